@@ -1,0 +1,178 @@
+"""Command lines: `parse_config(ConfigClass)` reads a recipe and its overrides into a checked dataclass.
+
+Precedence: the defaults of the dataclass, then `--config recipe.yaml` (which may say `extends: other.yaml`), then every
+other option, wherever it stands. A mistake is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+Config = TypeVar("Config")
+
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse_config(
+    config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None
+) -> Config:
+    """Read `--config`, overrides, `--print_config` and `--help`.
+
+    Args:
+        config_class: keyword-only dataclass whose `__post_init__` raises `ValueError` for values that cannot work.
+        args: command line without the program's name; None = `sys.argv[1:]`.
+        default_recipe: recipe that is read when no `--config` is given; None = the defaults of the dataclass.
+
+    Returns:
+        An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    parser = _build_parser(config_class)
+    with user_errors():
+        recipe, args = _take_recipe(args, default_recipe)
+        wants_config, args = "--print_config" in args, [arg for arg in args if arg != "--print_config"]
+        if recipe is not None:
+            options = yaml.safe_dump(load_recipe(recipe))
+            with _named_file(recipe):
+                _parse(parser, ["--config", options], ignore_missing=True)
+            args = ["--config", options, *args]
+        config = _instantiate(parser, config_class, _parse(parser, args))
+    if wants_config:
+        print(dump_config(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def load_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe and those it extends; a nested key of the recipe wins over the same key of what it extends.
+
+    Raises:
+        ValueError: the file is missing, is not a YAML mapping, or extends itself.
+    """
+    path = Path(path)
+    if path.resolve() in _seen:
+        raise ValueError(f"--config {_seen[0]}: `extends` leads back to {path}, break the circle")
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}, give the path of a recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: not readable as YAML, {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
+    parent = options.pop("extends", None)
+    if parent is None:
+        return options
+    return _merge(load_recipe(path.parent / str(parent), (*_seen, path.resolve())), options)
+
+
+def dump_config(config: Any) -> str:
+    """Write a config dataclass as YAML that `--config` reads back to an equal one."""
+    parser = _build_parser(type(config))
+    return parser.dump(_to_namespace(parser, config), skip_none=False)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn a `ValueError` into one line on stderr and exit code 2, Ctrl-C into one line and exit code 130.
+
+    With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if os.environ.get("HF_DDPM_TRACEBACK"):
+            raise
+        _exit(str(error), USAGE_EXIT_CODE)
+    except KeyboardInterrupt as interrupt:
+        _exit(str(interrupt) or "interrupted", INTERRUPTED_EXIT_CODE)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _build_parser(config_class: type) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=(config_class.__doc__ or "").strip().split("\n")[0]
+    )
+    parser.add_argument("--config", action="config", help="Recipe: a YAML file of the options below.")
+    parser.add_class_arguments(config_class, as_group=False)
+    return parser
+
+
+def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | None, list[str]]:
+    """Split `--config FILE` off the command line, wherever it stands."""
+    splitter = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    splitter.add_argument("--config", action="append", default=[])
+    try:
+        known, rest = splitter.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"--config: {error.message}, give the path of a recipe") from None
+    if len(known.config) > 1:
+        raise ValueError(f"--config is given {len(known.config)} times: give one recipe, it may say `extends: other.yaml`")
+    return (Path(known.config[0]) if known.config else default_recipe), rest
+
+
+def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False):
+    try:
+        return parser.parse_args(args)
+    except argparse.ArgumentError as error:
+        message = _readable(str(error))
+        if ignore_missing and "required" in message:
+            return None
+        raise ValueError(message) from None
+
+
+def _readable(message: str) -> str:
+    """Say a parser's message in the words of the command line."""
+    text = " ".join(message.split()).strip("'\"")
+    text = re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
+    text = re.sub(r"Expected a <class '(\w+)'>\.", r"expected \1.", text)
+    text = re.sub(r"typing\.Literal(\[.*?\])", r"one of \1", text)
+    text = re.sub(r"^unrecognized arguments: ", "unknown option ", text)
+    text = re.sub(r"^Option '([\w.]+)' is not accepted", r"unknown option \1", text)
+    text = re.sub(r"^Group '([\w.]+)' does not accept option '([\w.]+)'", r"unknown option \1.\2", text)
+    text = re.sub(r"^the following arguments are required: ([\w.]+)", r"--\1 is required", text)
+    return text + (", --help lists them all" if text.startswith("unknown option") else "")
+
+
+@contextlib.contextmanager
+def _named_file(recipe: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--config {recipe}: {error}") from None
+
+
+def _instantiate(parser: ArgumentParser, config_class: type[Config], namespace) -> Config:
+    options = vars(parser.instantiate(namespace))
+    return config_class(**{name: value for name, value in options.items() if name != "config"})
+
+
+def _to_namespace(parser: ArgumentParser, config: Any):
+    from dataclasses import asdict
+
+    return parser.parse_object(asdict(config))
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

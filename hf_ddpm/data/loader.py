@@ -1,0 +1,99 @@
+"""The order of the images in training, and what is done to a batch of them.
+
+stream = IndexStream(num_images=len(table), seed=0)
+clean_images = to_model_range(table.images(stream.indices(images_seen, total_batch_size)))
+"""
+
+import functools
+
+import numpy as np
+import torch
+
+
+def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
+    """Shuffle the images of one epoch, as a pure function of its arguments.
+
+    Args:
+        num_images: N, at least 1.
+        seed: seed of the run, at least 0.
+        epoch: epochs completed before this one, at least 0.
+
+    Returns:
+        (N,) int64, a permutation of 0..N-1.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    assert num_images >= 1 and epoch >= 0
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: give an integer of at least 0")
+    # spawn_key, and not [seed, epoch]: a seed above 32 bits would spill into the place of the epoch.
+    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
+    return torch.randperm(num_images, generator=torch.Generator().manual_seed(int(state[0])))
+
+
+class IndexStream:
+    """The endless concatenation of the epoch permutations; a position is a number of images seen.
+
+    The last two permutations are kept, so that reading onwards shuffles once an epoch.
+    """
+
+    def __init__(self, num_images: int, seed: int) -> None:
+        """
+        Args:
+            num_images: N, at least 1.
+            seed: seed of the run, at least 0.
+        """
+        if num_images < 1:
+            raise ValueError(
+                f"num_images {num_images} is impossible: an endless stream needs at least 1 image"
+            )
+        self.num_images = num_images
+        self._permutation = functools.lru_cache(maxsize=2)(
+            functools.partial(epoch_permutation, num_images, seed)
+        )
+
+    def indices(self, position: int, count: int) -> torch.Tensor:
+        """Read the stream.
+
+        Args:
+            position: images seen before the first one wanted, at least 0.
+            count: images wanted, at least 0; may exceed the number of images.
+
+        Returns:
+            (count,) int64 in [0, N): the stream at position .. position + count - 1.
+        """
+        assert position >= 0 and count >= 0
+        pieces = [torch.empty(0, dtype=torch.int64)]
+        while count > 0:
+            epoch, offset = divmod(position, self.num_images)
+            piece = self._permutation(epoch)[offset : offset + count]
+            pieces.append(piece)
+            position, count = position + len(piece), count - len(piece)
+        return torch.cat(pieces)
+
+
+def to_model_range(images: torch.Tensor) -> torch.Tensor:
+    """Map pixels to the range of the model.
+
+    Args:
+        images: (B, C, H, W) uint8 in [0, 255].
+
+    Returns:
+        (B, C, H, W) float32 in [-1, 1].
+    """
+    assert images.dtype == torch.uint8
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mirror left and right where the mask says so.
+
+    Args:
+        images: (B, C, H, W), any dtype and range.
+        mask: (B,) bool, True = mirror.
+
+    Returns:
+        (B, C, H, W), as `images`.
+    """
+    return torch.where(mask[:, None, None, None], images.flip(-1), images)

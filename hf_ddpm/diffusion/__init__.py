@@ -1,0 +1,1 @@
+"""The forward process and the training objective, as pure functions of tensors."""

@@ -1,0 +1,144 @@
+"""The training objective: noising, targets and their conversions, losses, weights and `diffusion_loss`.
+
+Notation: x_0 `clean_images`, epsilon `noise`, x_t `noisy_images`, alpha-bar `alphas_cumprod`, v `velocity`; images are
+(B, C, H, W) float32 in [-1, 1], `alphas_cumprod` here is the value at each sample's timestep, broadcastable to the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class DiffusionLoss:
+    """Loss of one batch."""
+
+    loss: Tensor  # () float32: weighted mean over the batch, the number that is differentiated
+    sample_losses: Tensor  # (B,) float32: unweighted loss of each sample, its mean over pixels
+
+
+def diffusion_loss(
+    model: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    clean_images: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    class_labels: Tensor | None,
+    *,
+    alphas_cumprod: Tensor,
+    prediction_type: PredictionType,
+    loss: str = "l2",
+    snr_gamma: float | None = None,
+) -> DiffusionLoss:
+    """Noise a batch, let the model predict its target, and score the prediction (Ho et al. 2020, eq. 14 and its kin).
+
+    Args:
+        model: `(noisy_images, timesteps, class_labels) -> model_output`, in whatever precision it runs.
+        clean_images: (B, C, H, W) float32 in [-1, 1].
+        noise: (B, C, H, W) float32, standard normal.
+        timesteps: (B,) int64 in [0, T).
+        class_labels: (B,) int64, the null label where the class is dropped; None = unconditional.
+        alphas_cumprod: (T,) float32, of the whole schedule.
+        prediction_type: what the model predicts.
+        loss: name in `LOSSES`.
+        snr_gamma: gamma of min-SNR weights; None = weight 1.
+    """
+    alphas_cumprod = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noisy_images = add_noise(clean_images, noise, alphas_cumprod)
+    target = target_of(prediction_type, clean_images, noise, alphas_cumprod)
+    model_output = model(noisy_images, timesteps, class_labels)
+    sample_losses = LOSSES[loss](model_output.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    weighted = sample_losses
+    if snr_gamma is not None:
+        weighted = sample_losses * min_snr_weights(prediction_type, alphas_cumprod.flatten(), snr_gamma)
+    return DiffusionLoss(loss=weighted.mean(), sample_losses=sample_losses)
+
+
+LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "huber": F.huber_loss}
+
+
+def add_noise(clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t, from q(x_t | x_0) (Ho et al. 2020, eq. 4)."""
+    return alphas_cumprod.sqrt() * clean_images + (1 - alphas_cumprod).sqrt() * noise
+
+
+def target_of(prediction_type: PredictionType, clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """What the model is asked to predict: (B, C, H, W) float32."""
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return clean_images
+    return velocity_of(clean_images, noise, alphas_cumprod)
+
+
+def velocity_of(clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """v (Salimans & Ho 2022, section 4)."""
+    return alphas_cumprod.sqrt() * noise - (1 - alphas_cumprod).sqrt() * clean_images
+
+
+def clean_images_from_noise(noise: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_0 from epsilon and x_t; undefined where alphas_cumprod is 0."""
+    return (noisy_images - (1 - alphas_cumprod).sqrt() * noise) / alphas_cumprod.sqrt()
+
+
+def noise_from_clean_images(clean_images: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """epsilon from x_0 and x_t; undefined where alphas_cumprod is 1."""
+    return (noisy_images - alphas_cumprod.sqrt() * clean_images) / (1 - alphas_cumprod).sqrt()
+
+
+def clean_images_from_velocity(velocity: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_0 from v and x_t (Salimans & Ho 2022, appendix D)."""
+    return alphas_cumprod.sqrt() * noisy_images - (1 - alphas_cumprod).sqrt() * velocity
+
+
+def noise_from_velocity(velocity: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """epsilon from v and x_t (Salimans & Ho 2022, appendix D)."""
+    return (1 - alphas_cumprod).sqrt() * noisy_images + alphas_cumprod.sqrt() * velocity
+
+
+def min_snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor, snr_gamma: float) -> Tensor:
+    """Weight of each sample's loss, (B,) in the same precision: min(snr, gamma) in the loss on x_0 (Hang et al. 2023, eq. 7).
+
+    The same weight on x_0 is min(snr, gamma) / snr on epsilon and / (snr + 1) on v. Written without the quotient, these
+    stay finite where snr is 0 or infinite.
+    """
+    # snr = alphas_cumprod / (1 - alphas_cumprod)
+    noise_level = 1 - alphas_cumprod
+    if prediction_type == "epsilon":
+        return (snr_gamma * noise_level / alphas_cumprod).clamp(max=1)
+    if prediction_type == "sample":
+        return (alphas_cumprod / noise_level).clamp(max=snr_gamma)
+    return torch.minimum(alphas_cumprod, snr_gamma * noise_level)
+
+
+def sample_timesteps(
+    count: int, num_train_timesteps: int, method: Literal["uniform", "stratified"], generator: torch.Generator
+) -> Tensor:
+    """Draw one timestep a sample: (count,) int64 in [0, num_train_timesteps), each marginally uniform.
+
+    `stratified` cuts [0, T) into `count` equal strata, draws one timestep from each and shuffles them: the batch covers all
+    noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, with independent draws in the strata).
+    """
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    if method == "stratified":
+        uniform = (torch.randperm(count, generator=generator) + uniform) / count
+    return (uniform * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+
+
+def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
+    """Replace each label by the null label with the given probability, sample by sample (Ho & Salimans 2022, algorithm 1).
+
+    Args:
+        class_labels: (B,) int64.
+        uniform: (B,) float32, uniform in [0, 1).
+        class_dropout_prob: p_uncond.
+        null_label: the label that stands for "no class".
+    """
+    return torch.where(uniform < class_dropout_prob, null_label, class_labels)

@@ -1,0 +1,102 @@
+"""Grids of images: `image_grid(images, columns=8).save("grid.png")`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_TILE = 32
+"""Height and width in pixels that tiny images are enlarged to."""
+PADDING = 2
+"""Pixels of white around each tile."""
+MAX_COLUMNS = 16
+MIN_FONT_SIZE, MAX_FONT_SIZE = 12, 20
+
+
+def image_grid(
+    images: np.ndarray, *, columns: int, row_names: Sequence[str] | None = None, scale: int | None = None
+) -> Image.Image:
+    """Lay images out row by row on white; the last row may be short.
+
+    Args:
+        images: (N, H, W, C) uint8, C = 1 (grayscale) or 3 (RGB).
+        columns: images in a row.
+        row_names: one name for each row, written on its left; None = no names.
+        scale: whole number by which each pixel is enlarged; None = as few as bring a tile to 32 pixels.
+
+    Returns:
+        RGB image.
+
+    Raises:
+        ValueError: the images are of another shape or type, or there are too few or too many names.
+    """
+    _check_images(images)
+    if columns < 1:
+        raise ValueError(f"columns is {columns}: give at least 1")
+    rows = math.ceil(len(images) / columns)
+    if row_names is not None and len(row_names) != rows:
+        raise ValueError(f"row_names has {len(row_names)} names: give one for each of {rows} rows")
+    if scale is None:
+        scale = max(1, math.ceil(MIN_TILE / min(images.shape[1:3])))
+    elif scale < 1:
+        raise ValueError(f"scale is {scale}: give at least 1, or None")
+
+    height, width = (scale * size for size in images.shape[1:3])
+    margin, names = (0, None) if row_names is None else _draw_names(row_names, height)
+    step_y, step_x = height + PADDING, width + PADDING
+    grid = Image.new("RGB", (margin + PADDING + columns * step_x, PADDING + rows * step_y), "white")
+    if names is not None:
+        grid.paste(names, (PADDING, PADDING))
+    for i, image in enumerate(images):
+        tile = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        tile = tile.resize((width, height), Image.Resampling.NEAREST)
+        grid.paste(tile, (margin + PADDING + i % columns * step_x, PADDING + i // columns * step_y))
+    return grid
+
+
+def samples_grid(
+    images: Iterable[np.ndarray],
+    *,
+    total: int,
+    row_length: int | None,
+    row_names: Sequence[str] | None = None,
+) -> Image.Image:
+    """Lay out as many of a stream of images as fit into a picture to look at.
+
+    Args:
+        images: `total` images (H, W, C) uint8, row after row; all of them are taken from the stream.
+        total: number of images.
+        row_length: images of one row, of which the first 16 are shown; None = a square of the first 256 at most.
+        row_names: as for `image_grid`.
+
+    Returns:
+        RGB image.
+    """
+    columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
+    row_length, max_rows = row_length or columns, total if row_length else columns
+    shown = [
+        image for i, image in enumerate(images) if i % row_length < columns and i // row_length < max_rows
+    ]
+    return image_grid(np.stack(shown), columns=columns, row_names=row_names)
+
+
+def _check_images(images: np.ndarray) -> None:
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images have the shape {images.shape}: give (N, H, W, 1) or (N, H, W, 3)")
+    if images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}: give uint8 in 0..255")
+
+
+def _draw_names(names: Sequence[str], row_height: int) -> tuple[int, Image.Image]:
+    """Write each name beside its row; return the width that the names take, and the picture of them."""
+    font = ImageFont.load_default(size=min(max(row_height // 2, MIN_FONT_SIZE), MAX_FONT_SIZE))
+    width = math.ceil(max(font.getlength(name) for name in names)) + 2 * PADDING
+    picture = Image.new("RGB", (width, len(names) * (row_height + PADDING)), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(names):
+        middle = row * (row_height + PADDING) + row_height / 2
+        draw.text((width - PADDING, middle), name, fill="black", font=font, anchor="rm")
+    return width, picture

@@ -1,0 +1,169 @@
+"""U-Nets: presets for diffusers' UNet2DModel and `build_unet`, which adds class embeddings with a null label."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+
+def _levels(letters: str) -> dict[str, tuple[str, ...]]:
+    """Block types of one level a letter, highest resolution first: "-" plain, "A" with self-attention."""
+    down, up = {"-": "DownBlock2D", "A": "AttnDownBlock2D"}, {"-": "UpBlock2D", "A": "AttnUpBlock2D"}
+    return {
+        "down_block_types": tuple(down[letter] for letter in letters),
+        "up_block_types": tuple(up[letter] for letter in reversed(letters)),
+    }
+
+
+# The U-Net of Ho et al. 2020 for CIFAR-10, as google/ddpm-cifar10-32 describes it to diffusers.
+_HO2020 = {
+    "attention_head_dim": None, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6, "downsample_padding": 0,
+    "dropout": 0.1,
+}  # fmt: skip
+
+# name: arguments of UNet2DModel, then the parameters of the unconditional model at the preset's size and channels.
+# fmt: off
+UNET_PRESETS: dict[str, dict[str, Any]] = {
+    "digits8":       dict(sample_size=8,  in_channels=1, block_out_channels=(32, 64),             layers_per_block=1, norm_num_groups=8,  **_levels("-A")),              # 0.70 M
+    "mnist28":       dict(sample_size=28, in_channels=1, block_out_channels=(32, 64, 128),        layers_per_block=1, norm_num_groups=32, **_levels("--A")),             # 2.73 M
+    "cifar32-small": dict(sample_size=32, in_channels=3, block_out_channels=(64, 128, 128),       layers_per_block=2, norm_num_groups=32, **_levels("--A")),             # 6.47 M
+    "cifar32":       dict(sample_size=32, in_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2, norm_num_groups=32, **_levels("-A--"), **_HO2020),  # 35.75 M
+}
+# fmt: on
+
+_FROM_DATA = {
+    "sample_size": "data.image_size",
+    "in_channels": "data.channels",
+    "out_channels": "data.channels",
+    "num_class_embeds": "data.class_conditional",
+    "class_embed_type": "data.class_conditional",
+}
+
+
+def read_architecture(preset: str) -> dict[str, Any]:
+    """Arguments of UNet2DModel for a preset's name, a folder with a config.json, or a Hub id.
+
+    Raises:
+        ValueError: no such preset, folder or model.
+    """
+    if preset in UNET_PRESETS:
+        return dict(UNET_PRESETS[preset])
+    if Path(preset).is_dir():
+        path = Path(preset) / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--model.preset {preset}: {path} is not readable JSON ({error})") from None
+    elif "/" in preset and preset.count("/") == 1 and not preset.startswith((".", "/", "~")):
+        config = _read_hub_config(preset)
+    else:
+        names = ", ".join(UNET_PRESETS)
+        raise ValueError(
+            f"--model.preset {preset}: no such preset ({names}) and no such folder with the config.json of a UNet2DModel"
+        )
+    if not isinstance(config, dict) or config.get("_class_name") != "UNet2DModel":
+        raise ValueError(f"--model.preset {preset}: its config.json is not that of a UNet2DModel")
+    return {name: value for name, value in config.items() if name in _argument_names()}
+
+
+def unet_arguments(
+    preset: str,
+    overrides: dict[str, Any] | None = None,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    num_class_embeds: int | None = None,
+) -> dict[str, Any]:
+    """Arguments of UNet2DModel for one run.
+
+    Args:
+        preset: see `read_architecture`.
+        overrides: arguments of UNet2DModel that win over the preset's; None = none.
+        image_size: height and width in pixels; None = the preset's.
+        channels: 1 or 3; None = the preset's. A model given by its config.json fixes it.
+        num_class_embeds: rows of the class embedding, the null label's among them; None = unconditional.
+
+    Raises:
+        ValueError: unknown argument, one that follows the data, or an image size the model cannot take.
+    """
+    arguments = read_architecture(preset)
+    fixed_channels = None if preset in UNET_PRESETS else arguments.get("in_channels", 3)
+    if channels is not None and fixed_channels is not None and channels != fixed_channels:
+        raise ValueError(f"--data.channels is {channels}: --model.preset {preset} takes {fixed_channels} channels")
+    for name in overrides or {}:
+        if name in _FROM_DATA:
+            raise ValueError(f"--model.overrides.{name}: it follows the data, say --{_FROM_DATA[name]}")
+        if name not in _argument_names():
+            near = difflib.get_close_matches(name, _argument_names(), n=3) or sorted(_argument_names())
+            raise ValueError(f"--model.overrides.{name}: UNet2DModel has no such argument, near ones: {', '.join(near)}")
+    arguments.update(overrides or {})
+    arguments["sample_size"] = image_size or arguments.get("sample_size")
+    arguments["in_channels"] = arguments["out_channels"] = channels or arguments.get("in_channels", 3)
+    arguments["num_class_embeds"] = num_class_embeds
+    _check_image_size(preset, arguments)
+    return arguments
+
+
+def build_unet(
+    arguments: dict[str, Any], *, null_label: int | None = None, null_embedding: Literal["learned", "zero"] = "learned"
+) -> UNet2DModel:
+    """Build a UNet2DModel with fresh weights.
+
+    Args:
+        arguments: of UNet2DModel, from `unet_arguments`.
+        null_label: row of the class embedding that stands for "no class"; None = there is none.
+        null_embedding: `zero` makes that row zero and keeps it so: it gets no gradient (`padding_idx`), and neither
+            weight decay nor a moving average moves a zero.
+
+    Raises:
+        ValueError: UNet2DModel refuses the arguments.
+    """
+    import torch
+    from diffusers import UNet2DModel
+
+    try:
+        unet = UNet2DModel(**arguments)
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"--model.overrides: UNet2DModel refuses them, {error}") from error
+    if null_label is not None and null_embedding == "zero":
+        rows, width = unet.class_embedding.weight.shape
+        padded = torch.nn.Embedding(rows, width, padding_idx=null_label)
+        with torch.no_grad():
+            padded.weight.copy_(unet.class_embedding.weight)
+            padded.weight[null_label] = 0
+        unet.class_embedding = padded
+    return unet
+
+
+def _argument_names() -> set[str]:
+    from diffusers import UNet2DModel
+
+    return set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"}
+
+
+def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
+    size = arguments["sample_size"]
+    if not isinstance(size, int):
+        raise ValueError(f"--data.image_size is {size!r}: --model.preset {preset} does not fix one, give it in pixels")
+    down = len(arguments.get("block_out_channels", (0,) * 4)) - 1
+    if size % 2**down:
+        raise ValueError(
+            f"--data.image_size is {size}: --model.preset {preset} halves images {down} times, "
+            f"give a multiple of {2**down}"
+        )
+
+
+def _read_hub_config(repo_id: str) -> dict[str, Any]:
+    from diffusers import UNet2DModel
+
+    try:
+        return UNet2DModel.load_config(repo_id)
+    except OSError as error:
+        cause = str(error).strip().split("\n")[0]
+        raise ValueError(f"--model.preset {repo_id}: its config.json cannot be had from the Hub ({cause})") from None

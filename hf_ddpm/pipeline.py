@@ -1,0 +1,419 @@
+"""CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance where the model knows classes.
+
+Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, so a saved model also
+loads where the package that trained it is not installed:
+
+    DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import numbers
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class CFGDDPMPipeline(DiffusionPipeline):
+    """Unconditional and class-conditional generation of small images in pixel space.
+
+    Args:
+        unet: network called like `UNet2DModel`, `(sample, timesteps, class_labels)`. Its config gives
+            `sample_size`, `in_channels` and `num_class_embeds` (None = unconditional).
+        scheduler: noise scheduler, one of `KarrasDiffusionSchedulers`.
+        id2label: class id to class name; None = the classes have no names.
+        null_label: label that was trained as "no class", the last of `num_class_embeds`; None = there is
+            none: the model needs class labels and cannot be guided.
+
+    Raises:
+        ValueError: `id2label` or `null_label` do not belong to this network.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin,
+        id2label: dict | None = None,
+        null_label: int | None = None,
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(id2label=id2label, null_label=null_label)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+
+        if self.is_conditional:
+            last = unet.config.num_class_embeds - 1
+            require(
+                null_label in (None, last), "null_label", null_label, f"must be the last embedding, {last}"
+            )
+            outside = set(self.id2label or ()) - set(range(self.num_classes))
+            require(not outside, "id2label", id2label, f"must name ids from 0 to {self.num_classes - 1}")
+        else:
+            for name in ("id2label", "null_label"):
+                require(
+                    self.config[name] is None,
+                    name,
+                    self.config[name],
+                    "the model is unconditional, leave it out",
+                )
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network takes class labels."""
+        return getattr(self.unet.config, "num_class_embeds", None) is not None
+
+    @property
+    def null_label(self) -> int | None:
+        """Label that means "no class"; None = the model was trained without one."""
+        return self.config.null_label
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes without the null label; None = unconditional."""
+        return (
+            self.unet.config.num_class_embeds - (self.null_label is not None) if self.is_conditional else None
+        )
+
+    @property
+    def id2label(self) -> dict[int, str] | None:
+        """Class id to class name in the order of the ids; None = no names."""
+        if self.config.id2label is None:
+            return None
+        # JSON turns the ids into strings and sorts them as such ("10" before "2").
+        return dict(sorted((int(label), str(name)) for label, name in self.config.id2label.items()))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: str | int | list[str | int] | Tensor | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float = 1.0,
+        use_original_formulation: bool = False,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[DiffusionPipeline, int, Tensor, dict], dict | None] | None = None,
+        callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple:
+        """Generate images.
+
+        Args:
+            class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes).
+                None = the rule on an unconditional model, the null label on a conditional one (there every
+                guidance scale gives the same images).
+            num_images_per_prompt: images of each label, side by side; without labels, images in all.
+            guidance_scale: s in `u + s (c - u)`, c being the output with the label and u with the null label.
+                1 runs the conditional model alone, 0 the unconditional one, at half the cost of the others.
+            use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
+            guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
+                low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
+            guidance_rescale: in [0, 1], how far the standard deviation of the guided output is brought back
+                to that of the conditional one; 0 = not at all.
+            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; 50 unless told.
+            eta: in [0, 1], noise of DDIM: 0 = deterministic, 1 = as DDPM; 0 with every other scheduler.
+            generator: one for the whole batch, or a list of one per image, which makes an image independent
+                of the others in its batch; None = torch's global generator.
+            latents: (B, C, H, W) float, the first noise, of unit variance; None = drawn from `generator`.
+            output_type: "pil" (list of `PIL.Image`), "np" ((B, H, W, C) float32 in [0, 1]), "pt" ((B, C, H,
+                W) float32 in [0, 1]) or "latent" ((B, C, H, W) float32 of the last step, about in [-1, 1]).
+            return_dict: False = return the tuple `(images,)`.
+            callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
+                {"latents": latents})`; latents in the dictionary it returns replace those of the step.
+            callback_on_step_end_tensor_inputs: keys of that dictionary; there is only "latents".
+
+        Returns:
+            `ImagePipelineOutput` with the field `images`, or a tuple of one.
+
+        Raises:
+            ValueError: a value cannot work with this model and scheduler; the message names it.
+        """
+        if use_original_formulation:
+            check_number("guidance_scale", guidance_scale)
+            guidance_scale = guidance_scale + 1
+        inputs = list(callback_on_step_end_tensor_inputs)
+        self.check_inputs(
+            class_labels, num_images_per_prompt, guidance_scale, guidance_interval, guidance_rescale,
+            num_inference_steps, eta, generator, latents, output_type, inputs,
+        )  # fmt: skip
+        device = self._execution_device
+        label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = self.prepare_latents(len(label_ids), generator, latents, device)
+        step_options = self.prepare_step_options(generator, eta)
+        if class_labels is None:
+            # Without a label c = u, so every scale gives u, and one call of the network is enough.
+            guidance_scale = 1.0
+
+        for step_index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            scale = guidance_scale if self.is_guided_at(t, guidance_interval) else 1.0
+            model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
+            latents = self.scheduler.step(model_output, t, latents, **step_options).prev_sample
+            if callback_on_step_end is not None:
+                returned = callback_on_step_end(self, step_index, t, dict.fromkeys(inputs, latents))
+                latents = (returned or {}).get("latents", latents)
+
+        images = latents
+        if output_type != "latent":
+            images = self.image_processor.postprocess(latents, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def check_inputs(
+        self,
+        class_labels=None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        num_inference_steps: int = 50,
+        eta: float = 0.0,
+        generator=None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        callback_on_step_end_tensor_inputs: Iterable[str] = (),
+    ) -> None:
+        """Refuse what `__call__` cannot do; the arguments are those of `__call__`, `guidance_scale` is s.
+
+        Raises:
+            ValueError: names the argument, its value and what it may be.
+        """
+        check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
+        self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale)
+        self._check_schedule(num_inference_steps, eta)
+        require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
+        inputs = callback_on_step_end_tensor_inputs
+        known = set(inputs) <= set(self._callback_tensor_inputs)
+        require(known, "callback_on_step_end_tensor_inputs", inputs, "there is only 'latents'")
+
+        num_labels = 1 if class_labels is None else len(self.get_label_ids(class_labels))
+        shape = self._latents_shape(num_labels * num_images_per_prompt)
+        if isinstance(generator, list):
+            require(
+                len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one an image"
+            )
+        if latents is not None:
+            got = tuple(latents.shape)
+            require(got == shape, "latents.shape", got, f"must be {shape}")
+
+    def get_label_ids(self, class_labels: str | int | list[str | int] | Tensor) -> list[int]:
+        """Look up class ids.
+
+        Args:
+            class_labels: one label or several; a str is a name in `id2label`, an int an id.
+
+        Returns:
+            One id for each label.
+
+        Raises:
+            ValueError: a label is neither a known name that one class bears nor an id within the range.
+        """
+        labels = _plain(class_labels)
+        labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+        require(len(labels) > 0, "class_labels", labels, "give one label or more")
+        return [self._get_label_id(_plain(label)) for label in labels]
+
+    def prepare_labels(self, class_labels, num_images_per_prompt: int, device: torch.device) -> Tensor:
+        """Return the label of each image, (B,) int64; the null label (or 0) where `class_labels` is None."""
+        ids = [self.null_label or 0] if class_labels is None else self.get_label_ids(class_labels)
+        return torch.tensor(ids, device=device).repeat_interleave(num_images_per_prompt)
+
+    def prepare_latents(self, batch_size: int, generator, latents, device: torch.device) -> Tensor:
+        """Return the first noise, (B, C, H, W) float32, scaled to what the scheduler starts from."""
+        if latents is None:
+            # In float32 whatever the network computes in: a seed means the same noise in every precision.
+            shape = self._latents_shape(batch_size)
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+
+    def prepare_step_options(self, generator, eta: float) -> dict:
+        """Return the keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
+        # DDIM that changes x_0 has to recompute epsilon from it: otherwise the two disagree about x_t.
+        if not (self.scheduler.config.get("clip_sample") or self.scheduler.config.get("thresholding")):
+            del options["use_clipped_model_output"]
+        return {name: value for name, value in options.items() if name in accepted}
+
+    def is_guided_at(self, t: Tensor, guidance_interval: tuple[float, float] | None) -> bool:
+        """Whether guidance acts at timestep t."""
+        low, high = guidance_interval or (-math.inf, math.inf)
+        return low <= float(t) / self.scheduler.config.num_train_timesteps < high
+
+    def predict(self, latents: Tensor, t: Tensor, label_ids: Tensor, scale: float, rescale: float) -> Tensor:
+        """Call the network once, and guide its output.
+
+        Args:
+            latents: (B, C, H, W) float32.
+            t: timestep of the scheduler, a scalar, int64 or float.
+            label_ids: (B,) int64 in [0, num_class_embeds); not used by an unconditional model.
+            scale: s; 1 and 0 call the network with B images, every other with 2 B.
+            rescale: in [0, 1], see `guided_output`.
+
+        Returns:
+            (B, C, H, W) float32; (B, 2 C, H, W) if network and scheduler both know a learned variance.
+        """
+        channels = latents.shape[1]
+        sample = self.scheduler.scale_model_input(latents, t)
+        if scale == 1:
+            model_output = self._run_unet(sample, t, label_ids)
+        elif scale == 0:
+            model_output = self._run_unet(sample, t, torch.full_like(label_ids, self.null_label))
+        else:
+            both_labels = torch.cat([label_ids, torch.full_like(label_ids, self.null_label)])
+            cond, uncond = self._run_unet(torch.cat([sample, sample]), t, both_labels).chunk(2)
+            guided = guided_output(cond[:, :channels], uncond[:, :channels], scale, rescale)
+            model_output = torch.cat([guided, cond[:, channels:]], dim=1)
+        # A network with a learned variance has 2 C channels out, and DDPM alone can use the second half.
+        learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
+        keep_all = learned and isinstance(self.scheduler, DDPMScheduler)
+        return model_output if keep_all else model_output[:, :channels]
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs
+    ) -> None:
+        """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` beside them.
+
+        Args:
+            save_directory: folder, made if it is not there.
+            safe_serialization: only True: pickled weights can run code when they are loaded.
+            **kwargs: see `DiffusionPipeline.save_pretrained`.
+
+        Raises:
+            ValueError: `safe_serialization` is False.
+        """
+        require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
+        # The code goes first, because an upload (push_to_hub) is the last thing that the superclass does.
+        os.makedirs(save_directory, exist_ok=True)
+        target = os.path.join(save_directory, "pipeline.py")
+        shutil.copyfile(__file__, target + ".tmp")
+        os.replace(target + ".tmp", target)
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def _run_unet(self, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
+        timesteps = torch.as_tensor(t, device=sample.device).expand(len(sample))
+        label_ids = label_ids if self.is_conditional else None
+        sample = sample.to(self.unet.dtype)
+        return self.unet(sample, timesteps, class_labels=label_ids, return_dict=False)[0].float()
+
+    def _latents_shape(self, batch_size: int) -> tuple[int, int, int, int]:
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return batch_size, self.unet.config.in_channels, height, width
+
+    def _check_guidance(self, class_labels, scale: float, interval, rescale: float) -> None:
+        check_number("guidance_scale", scale)
+        check_number("guidance_rescale", rescale, 0, 1)
+        if class_labels is not None:
+            self.get_label_ids(class_labels)
+        elif self.is_conditional:
+            has_null = self.null_label is not None
+            require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_ids}")
+        reason = "has no null label to guide away from" if self.is_conditional else "is unconditional"
+        can_guide = scale == 1 or self.null_label is not None
+        require(can_guide, "guidance_scale", scale, f"the model {reason}, leave it at s = 1 (w = 0)")
+        if interval is not None:
+            pair = isinstance(interval, (list, tuple)) and len(interval) == 2
+            require(pair, "guidance_interval", interval, "give (low, high) or None")
+            check_number("guidance_interval[0]", interval[0], 0, 1)
+            check_number("guidance_interval[1]", interval[1], interval[0], 1)
+
+    def _check_schedule(self, num_inference_steps: int, eta: float) -> None:
+        limit = self.scheduler.config.num_train_timesteps
+        check_number("num_inference_steps", num_inference_steps, 1, limit, integer=True)
+        self.scheduler.set_timesteps(num_inference_steps)
+        # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the
+        # scheduler would look up the noisiest entry of its tables.
+        fits = self.scheduler.timesteps.min() >= 0
+        require(
+            fits, "num_inference_steps", num_inference_steps, "cannot be spaced evenly, give a number near it"
+        )
+        check_number("eta", eta, 0, 1)
+        takes_eta = "eta" in inspect.signature(self.scheduler.step).parameters
+        require(
+            eta == 0 or takes_eta, "eta", eta, f"{type(self.scheduler).__name__} takes none, use DDIM or 0"
+        )
+
+    @property
+    def _valid_ids(self) -> str:
+        return f"ids from 0 to {self.num_classes - 1}"
+
+    def _get_label_id(self, label: str | int) -> int:
+        require(self.is_conditional, "class_labels", label, "the model is unconditional, leave it out")
+        if not isinstance(label, str):
+            in_range = type(label) is int and 0 <= label < self.num_classes
+            require(in_range, "class_labels", label, f"give names (str) or {self._valid_ids} (int)")
+            return label
+        names = self.id2label or {}
+        require(len(names) > 0, "class_labels", label, f"no class has a name, give {self._valid_ids}")
+        ids = [class_id for class_id, name in names.items() if name == label]
+        require(
+            len(ids) > 0, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}"
+        )
+        require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
+        return ids[0]
+
+
+def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+    """Combine the conditional and the unconditional output of the network.
+
+    Args:
+        cond: c, (B, C, H, W) float, output with the class label.
+        uncond: u, same shape, output with the null label.
+        scale: s = w + 1; 1 gives c, 0 gives u.
+        rescale: phi in [0, 1]; 0 = off, 1 = the output has the standard deviation of c.
+
+    Returns:
+        (B, C, H, W) float.
+    """
+    # Ho & Salimans 2022, eq. 6: (1 + w) c - w u, with w = s - 1.
+    guided = uncond + scale * (cond - uncond)
+    if rescale == 0:
+        return guided
+    # Lin et al. 2023, sec. 3.4, eq. 15 and 16.
+    std_cond, std_guided = (output.std(dim=(1, 2, 3), keepdim=True) for output in (cond, guided))
+    return rescale * guided * (std_cond / std_guided) + (1 - rescale) * guided
+
+
+def require(ok: bool, name: str, value: Any, remedy: str) -> None:
+    """Raise a `ValueError` "name is value: remedy" unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def check_number(name: str, value: Any, low=-math.inf, high=math.inf, *, integer: bool = False) -> None:
+    """Raise a `ValueError` unless `value` is a finite number in [low, high], and an integer if it must be."""
+    kind = numbers.Integral if integer else numbers.Real
+    is_kind = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    require(is_kind, name, value, "give an integer" if integer else "give a finite number")
+    limits = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
+    require(low <= value <= high, name, value, f"give {limits}")
+
+
+def _plain(value):
+    """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    likeness = {other: difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in names}
+    return ", ".join(sorted(likeness, key=likeness.get, reverse=True)[:3])

@@ -1,0 +1,343 @@
+"""Load a saved pipeline and generate images with it: `for batch in generate(load_pipeline(folder), ...)`.
+
+One image = one seed: an image depends on its seed and label, and neither on the batch size nor on the number
+of processes. Several processes share the work by slicing the lists of labels and seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from tqdm.auto import tqdm
+
+from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+
+# Name -> scheduler class, and the configuration that it needs whatever scheduler the model was saved with.
+SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "ddpm": (DDPMScheduler, {"clip_sample": True}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
+    ),
+}
+
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch:
+    """Generated images with what they were made from."""
+
+    images: np.ndarray
+    """(B, H, W, C) uint8."""
+    class_labels: list[int | None]
+    """B class ids; None = no class."""
+    seeds: list[int]
+    """B seeds."""
+
+
+def load_pipeline(
+    model: str,
+    *,
+    scheduler: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> CFGDDPMPipeline:
+    """Load a pipeline, its weights from safetensors only.
+
+    Args:
+        model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
+        scheduler: name in `SAMPLERS`; None = the saved scheduler, with trailing timesteps.
+        device: where the network goes; None = cuda if there is one, else the CPU.
+        dtype: what the network computes in.
+
+    Raises:
+        ValueError: there is no such model, it is not a pipeline, or `scheduler` or `device` is unknown.
+    """
+    if scheduler is not None:
+        _check_sampler(scheduler)
+    device = _find_device(device)
+    _check_model(model)
+    try:
+        with _no_loading_bar():
+            pipeline = CFGDDPMPipeline.from_pretrained(model, use_safetensors=True, dtype=dtype)
+    except (OSError, TypeError, ValueError) as error:
+        place = "the folder" if Path(model).is_dir() else "there is no such folder, and a model of the Hub"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model is {model!r}: {place} cannot be loaded: {reason}") from error
+    config = pipeline.scheduler.config
+    if scheduler is not None:
+        pipeline.scheduler = build_sampler(scheduler, config)
+    elif config.get("timestep_spacing", "trailing") != "trailing":
+        pipeline.scheduler = type(pipeline.scheduler).from_config(config, timestep_spacing="trailing")
+    return pipeline.to(device)
+
+
+def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Make the scheduler of this name for a model that was trained or saved with another one.
+
+    Args:
+        name: key of `SAMPLERS`.
+        config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    _check_sampler(name)
+    scheduler_class, options = SAMPLERS[name]
+    # `from_config` replaces a default of the other class by the default of this one, but only if the other has
+    # never been saved: without the list of the keys in question the result is the same before and after.
+    config = {key: value for key, value in dict(config).items() if key != "_use_default_values"}
+    # "leading", the usual default, starts below the last timestep, where no noise of variance 1 belongs.
+    return scheduler_class.from_config(config, timestep_spacing="trailing", **options)
+
+
+def generate(
+    pipeline: CFGDDPMPipeline,
+    *,
+    class_labels: Sequence[int | None],
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    batch_size: int = 64,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
+    eta: float = 0.0,
+    progress: bool = False,
+) -> Iterator[SampleBatch]:
+    """Generate one image for each label, in the order of the labels.
+
+    Args:
+        pipeline: to sample from.
+        class_labels: class id of each image; all None = no class (unconditional, or the null label).
+        seed: image i is drawn from seed + i.
+        seeds: seed of each image, in place of `seed`; None = seed, seed + 1, ...
+        batch_size: images at a time; has no influence on what they look like.
+        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`.
+        progress: show a bar on stderr that counts images.
+
+    Returns:
+        Iterator of batches. Options are checked in this call, each batch is made when it is asked for.
+
+    Raises:
+        ValueError: an option cannot work with this pipeline, or only some of the labels are None.
+    """
+    labels = list(class_labels)
+    unlabelled = labels.count(None)
+    require(len(labels) > 0, "class_labels", labels, "give one for each image")
+    require(unlabelled in (0, len(labels)), "class_labels", labels, "give None for all images or for none")
+    seeds = list(range(seed, seed + len(labels)) if seeds is None else seeds)
+    require(len(seeds) == len(labels), "len(seeds)", len(seeds), f"give {len(labels)}, one for each image")
+    for image_seed in seeds:
+        check_number("seed", image_seed, 0, MAX_SEED, integer=True)
+    check_number("batch_size", batch_size, 1, integer=True)
+    options = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "guidance_interval": guidance_interval,
+        "guidance_rescale": guidance_rescale,
+        "eta": eta,
+    }
+    pipeline.check_inputs(None if unlabelled else labels, **options)
+    return _batches(pipeline, labels, seeds, batch_size, options, progress)
+
+
+def resolve_labels(
+    pipeline: CFGDDPMPipeline,
+    tokens: Sequence[str | int] | None,
+    per_class: int | None,
+    num_images: int | None,
+) -> list[int | None]:
+    """Turn the options of a command line into the label of each image.
+
+    Args:
+        pipeline: whose classes are meant.
+        tokens: class names or ids (names are tried first); None = all classes.
+        per_class: images of each of these classes, those of the first class first.
+        num_images: images in all, going round the classes one after the other.
+
+    Returns:
+        One class id for each image (None if the model is unconditional). Tokens alone make one image each.
+
+    Raises:
+        ValueError: no or too many counts, a class that does not exist, or classes on an unconditional model.
+    """
+    for option, count in (("--per_class", per_class), ("--num_images", num_images)):
+        if count is not None:
+            check_number(option, count, 1, integer=True)
+    both = per_class is not None and num_images is not None
+    require(not both, "--num_images", num_images, "leave it out, --per_class is given too")
+    if not pipeline.is_conditional:
+        for option, value in (("--class_labels", tokens), ("--per_class", per_class)):
+            require(value is None, option, value, "the model is unconditional, give --num_images")
+    ids = (
+        range(pipeline.num_classes or 0)
+        if tokens is None
+        else [_token_id(pipeline, token) for token in tokens]
+    )
+    require(tokens is None or len(ids) > 0, "--class_labels", tokens, "name one class or more")
+    if num_images is not None:
+        return [ids[i % len(ids)] if pipeline.is_conditional else None for i in range(num_images)]
+    if per_class is not None:
+        return [class_id for class_id in ids for _ in range(per_class)]
+    remedy = (
+        "give --class_labels, --per_class or --num_images" if pipeline.is_conditional else "how many images?"
+    )
+    require(tokens is not None, "--num_images", None, remedy)
+    return list(ids)
+
+
+def save_samples(
+    batches: Iterable[SampleBatch],
+    folder: Path,
+    *,
+    file_format: Literal["png", "npz"] = "png",
+    id2label: Mapping[int, str] | None = None,
+) -> Iterator[SampleBatch]:
+    """Write batches as they come, and hand each of them on.
+
+    Args:
+        batches: from `generate`.
+        folder: made if it is not there.
+        file_format: "png" = a file an image, `00012_label-7_seed-12.png` (position, class if there is one, seed);
+            "npz" = samples.npz at the end: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none)
+            and `seeds` (N,) int64.
+        id2label: class names for the file names; None = ids.
+
+    Yields:
+        The batches.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[SampleBatch] = []
+    position = 0
+    for batch in batches:
+        if file_format == "npz":
+            written.append(batch)
+        else:
+            for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
+                name = (
+                    "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
+                )
+                pixels = image[:, :, 0] if image.shape[2] == 1 else image
+                Image.fromarray(pixels).save(folder / f"{position:05d}{name}_seed-{seed}.png")
+                position += 1
+        yield batch
+    if file_format == "npz":
+        _save_npz(written, folder / "samples.npz")
+
+
+def _save_npz(batches: list[SampleBatch], path: Path) -> None:
+    labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
+    seeds = [seed for batch in batches for seed in batch.seeds]
+    partial = path.with_suffix(".tmp")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            images=np.concatenate([batch.images for batch in batches]),
+            class_labels=np.array(labels, dtype=np.int64),
+            seeds=np.array(seeds, dtype=np.int64),
+        )
+    partial.replace(path)
+
+
+def _file_safe(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name)[:64]
+
+
+def _batches(pipeline, labels, seeds, batch_size, options, progress) -> Iterator[SampleBatch]:
+    with tqdm(total=len(labels), unit="image", disable=not progress) as bar:
+        for start in range(0, len(labels), batch_size):
+            part = slice(start, start + batch_size)
+            images = _generate_batch(pipeline, labels[part], seeds[part], options)
+            yield SampleBatch(images=images, class_labels=labels[part], seeds=seeds[part])
+            bar.update(len(images))
+
+
+def _generate_batch(pipeline, labels, seeds, options) -> np.ndarray:
+    # The noise is drawn on the CPU, so that a seed means the same image on every device.
+    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    if labels[0] is None:
+        options = {**options, "num_images_per_prompt": len(labels)}
+    else:
+        options = {**options, "class_labels": labels}
+    with _no_step_bar(pipeline):
+        images = pipeline(**options, generator=generators, output_type="np").images
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged"
+        )
+    return (images * 255).round().astype(np.uint8)
+
+
+def _token_id(pipeline: CFGDDPMPipeline, token: str | int) -> int:
+    token = str(token)
+    is_name = token in (pipeline.id2label or {}).values()
+    is_id = not is_name and token.lstrip("-").isdecimal()
+    return pipeline.get_label_ids(int(token) if is_id else token)[0]
+
+
+def _find_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"device is {str(device)!r}: torch cannot use it here, give cpu or another"
+        ) from error
+    return torch.device(device)
+
+
+def _check_sampler(name: str) -> None:
+    require(name in SAMPLERS, "scheduler", name, f"give one of {', '.join(SAMPLERS)}")
+
+
+def _check_model(model: str) -> None:
+    folder = Path(model)
+    if not folder.is_dir():
+        # A Hub id has one slash, and what stands before it is no folder of ours.
+        is_path = model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir()
+        require(not is_path, "model", model, "there is no such folder")
+    elif not (folder / "model_index.json").is_file():
+        inner = [folder / "pipeline", *sorted(folder.glob("checkpoints/step-*"), reverse=True)]
+        found = [path for path in inner if (path / "model_index.json").is_file()]
+        remedy = (
+            f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
+        )
+        require(False, "model", model, remedy)
+
+
+@contextlib.contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Keep diffusers' "Loading pipeline components" off stderr, where an error is to be one line."""
+    was_enabled = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            diffusers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _no_step_bar(pipeline: CFGDDPMPipeline) -> Iterator[None]:
+    """Hide the pipeline's own bar, which would begin anew with each batch."""
+    config = getattr(pipeline, "_progress_bar_config", {})
+    pipeline.set_progress_bar_config(**{**config, "disable": True})
+    try:
+        yield
+    finally:
+        pipeline.set_progress_bar_config(**config)

@@ -1,0 +1,47 @@
+"""What may change between a checkpoint and the run that continues it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Another network, another process or other data: the saved weights and moments would mean something else.
+_FATAL = ("model.", "schedule.", "objective.prediction_type", "data.image_size", "data.channels", "seed")
+_FATAL_EXCEPT = ("model.gradient_checkpointing",)
+_ALLOWED = ("output_dir", "resume", "max_train_steps", "num_train_epochs", "logging.", "checkpoint.", "data.source", "data.test_split")
+
+
+def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Compare the options of a checkpoint with those of the run that continues it.
+
+    Args:
+        saved: nested options, fingerprint and surroundings of the checkpoint.
+        current: the same of this run.
+
+    Returns:
+        Lines to warn with: differences after which the run goes on, though not as the uninterrupted one would have.
+
+    Raises:
+        ValueError: lists the differences that make it another model.
+    """
+    before, now = _flatten(saved), _flatten(current)
+    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    fatal = [name for name in changed if _matches(name, (*_FATAL, "data_fingerprint")) and name not in _FATAL_EXCEPT]
+    if fatal:
+        listed = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in fatal)
+        raise ValueError(f"--resume: the checkpoint is of another run, {listed}: undo that or name a new --output_dir")
+    warned = [name for name in changed if not _matches(name, _ALLOWED)]
+    return [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in warned]
+
+
+def _matches(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or (prefix.endswith(".") and name.startswith(prefix)) for prefix in prefixes)
+
+
+def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

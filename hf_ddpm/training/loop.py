@@ -1,0 +1,388 @@
+"""Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from hf_ddpm.cli import dump_config
+from hf_ddpm.config import DataConfig
+from hf_ddpm.data.cache import ImageTable, load_images
+from hf_ddpm.data.loader import IndexStream, flip_horizontally, to_model_range
+from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
+from hf_ddpm.diffusion.schedules import build_noise_scheduler
+from hf_ddpm.models.unet import build_unet, unet_arguments
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.training.changes import check_changes
+from hf_ddpm.training.checkpoints import (
+    checkpoint_path,
+    choose_checkpoint,
+    prune_checkpoints,
+    publish_directory,
+    write_manifest,
+)
+from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
+from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.preview import held_out_loss, save_sample_grid
+from hf_ddpm.training.randomness import draw_step_randomness, reseed_dropout, seeded_generator
+from hf_ddpm.training.speed import speed_up
+from hf_ddpm.training.state import TrainState, load_state, read_extra, save_state
+from hf_ddpm.training.tracking import RunLog, check_trackers, describe_environment, write_environment
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, checkpoint, sample and save.
+
+    Args:
+        config: every option of the run.
+
+    Returns:
+        The folder of the saved pipeline, `output_dir/pipeline`.
+
+    Raises:
+        ValueError: a mistake in the options or the data; nothing has been written then.
+        FloatingPointError: the loss or the gradient is not finite; the step is not applied.
+        KeyboardInterrupt: Ctrl-C, with a message that says how to go on.
+    """
+    run_dir = Path(config.output_dir)
+    check_trackers(config.logging.trackers)
+    checkpoint = choose_checkpoint(run_dir, config.resume)
+    accelerator = build_accelerator(config)
+    train_images, test_images = load_data(config, accelerator)
+    run = _Run(config, accelerator, train_images)
+    state = build_state(config, run)
+    if checkpoint is not None:
+        resume(state, run, checkpoint)
+    elif config.resume == "auto":
+        accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
+
+    log = open_log(run, state)
+    try:
+        for step in range(state.step, run.total_steps):
+            loss, grad_norm = train_step(state, run, step)
+            log.advance(run.total_batch_size)
+            done = state.step
+            if done % config.logging.every_steps == 0 or done == run.total_steps:
+                log_progress(log, state, run, loss, grad_norm)
+            if done == run.total_steps or _due(done, config.logging.sample_every_steps):
+                with _not_training(log):
+                    preview(state, run, test_images, log)
+            if done == run.total_steps or _due(done, config.checkpoint.every_steps):
+                with _not_training(log):
+                    save_checkpoint(state, run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
+        ) from None
+    finally:
+        log.close()
+    return finish(state, run)
+
+
+@dataclass
+class _Run:
+    """What stays the same while a model is trained."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    images: ImageTable
+
+    def __post_init__(self):
+        config, accelerator = self.config, self.accelerator
+        self.dir = Path(config.output_dir)
+        self.micro_steps = config.optim.gradient_accumulation_steps
+        self.batch_size = config.data.batch_size
+        self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
+        epoch_steps = len(self.images) / self.total_batch_size
+        epochs = config.num_train_epochs
+        self.total_steps = config.max_train_steps if epochs is None else math.ceil(epochs * epoch_steps)
+        self.steps_per_unit = 1 if epochs is None else epoch_steps
+        self.conditional = self.images.class_labels is not None
+        self.class_dropout_prob = config.resolve_class_dropout(self.conditional)
+        self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
+        self.image_shape = (self.images.channels, self.images.image_size, self.images.image_size)
+        self.stream = IndexStream(len(self.images), config.seed)
+
+    def identity(self) -> dict:
+        """What a checkpoint is compared with when it is resumed."""
+        surroundings = describe_environment(self.accelerator)
+        names = ("packages", "processor", "device", "num_processes", "num_threads")
+        return {
+            **asdict(self.config),
+            "data_fingerprint": self.images.fingerprint,
+            "environment": {name: surroundings[name] for name in names},
+        }
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
+
+    Raises:
+        ValueError: the launcher started more processes than can see each other.
+    """
+    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
+        cpu=not has_accelerator,
+        log_with=config.logging.trackers or None,
+        project_dir=config.output_dir,
+    )
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != accelerator.num_processes:
+        raise ValueError(f"the launcher started {world_size} processes, but this one sees {accelerator.num_processes}")
+    torch.set_num_threads(config.num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return accelerator
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable, ImageTable | None]:
+    """Read the train split and, where one is named, the held-out split; the first process of a machine fills the cache."""
+    arguments = unet_arguments(config.model.preset, config.model.overrides, image_size=config.data.image_size)
+    channels = config.data.channels
+    if os.path.isdir(config.model.preset):
+        channels = arguments["in_channels"]
+    read = partial(_load_split, config.data, image_size=arguments["sample_size"], channels=channels)
+    with accelerator.local_main_process_first():
+        train_images = read(config.data.train_split)
+        test_split = config.data.test_split
+        test_images = None if test_split is None else read(test_split)
+    if test_images is not None and test_images.class_names != train_images.class_names:
+        raise ValueError(f"--data.test_split is {test_split!r}: its classes are not those of {config.data.train_split!r}")
+    return train_images, test_images
+
+
+def _load_split(data: DataConfig, split: str, *, image_size: int, channels: int | None) -> ImageTable:
+    return load_images(
+        data.source,
+        split,
+        image_size=image_size,
+        channels=channels,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        labels=data.labels,
+        class_conditional=data.class_conditional,
+    )
+
+
+def build_state(config: TrainConfig, run: _Run) -> TrainState:
+    """Build everything that training changes, from the seed."""
+    images = run.images
+    num_class_embeds = None
+    if run.conditional:
+        num_class_embeds = len(images.class_names) + (run.null_label is not None)
+    arguments = unet_arguments(
+        config.model.preset,
+        config.model.overrides,
+        image_size=images.image_size,
+        channels=images.channels,
+        num_class_embeds=num_class_embeds,
+    )
+    torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
+    build = partial(build_unet, arguments, null_label=run.null_label, null_embedding=config.model.null_embedding)
+    unet, averaged_unet = build(), build()
+    for network in (unet, averaged_unet):
+        speed_up(network, run.accelerator.device, config.mixed_precision)
+        network.to(run.accelerator.device)
+    averaged_unet.eval().requires_grad_(False)
+    if config.model.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    optimizer = build_optimizer(unet.parameters(), config.optim)
+    lr_scheduler = build_lr_scheduler(
+        optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
+    )
+    ema = build_ema(unet.parameters(), config.ema)
+    model, optimizer = run.accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
+    model.train()
+    schedule = config.schedule
+    scheduler = build_noise_scheduler(
+        beta_schedule=schedule.beta_schedule,
+        num_train_timesteps=schedule.num_train_timesteps,
+        beta_start=schedule.beta_range[0],
+        beta_end=schedule.beta_range[1],
+        variance_type=schedule.variance_type,
+        prediction_type=config.objective.prediction_type,
+        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
+    )
+    id2label = dict(enumerate(images.class_names)) if run.conditional else None
+    pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
+    return TrainState(
+        unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline
+    )
+
+
+def resume(state: TrainState, run: _Run, checkpoint: Path) -> None:
+    """Continue from a checkpoint, after comparing its options with those of this run."""
+    saved = read_extra(checkpoint)["identity"]
+    for warning in check_changes(saved, run.identity()):
+        if run.accelerator.is_main_process:
+            print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
+    load_state(state, run.accelerator, checkpoint)
+    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
+
+
+def open_log(run: _Run, state: TrainState) -> RunLog:
+    """Create the run folder with its options, and open the log."""
+    accelerator = run.accelerator
+    if accelerator.is_main_process:
+        run.dir.mkdir(parents=True, exist_ok=True)
+        (run.dir / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
+        write_environment(run.dir / "environment.json", accelerator)
+    if run.config.logging.trackers:
+        accelerator.init_trackers("trackers")
+    accelerator.wait_for_everyone()
+    return RunLog(accelerator, run.dir, total_steps=run.total_steps, start_step=state.step)
+
+
+def train_step(state: TrainState, run: _Run, step: int) -> tuple[Tensor, Tensor]:
+    """One optimizer step over the total batch.
+
+    Returns:
+        Mean loss over this process's part, and the gradient's norm before clipping, both () float32.
+
+    Raises:
+        FloatingPointError: one of them is not finite on some process.
+    """
+    config, accelerator = run.config, run.accelerator
+    randomness = draw_step_randomness(
+        config.seed,
+        step,
+        run.total_batch_size,
+        run.image_shape,
+        config.schedule.num_train_timesteps,
+        config.objective.timestep_sampling,
+    )
+    indices = run.stream.indices(state.images_seen, run.total_batch_size)
+    loss = torch.zeros((), device=accelerator.device)
+    for micro_step in range(run.micro_steps):
+        start = (micro_step * accelerator.num_processes + accelerator.process_index) * run.batch_size
+        reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
+        last = micro_step == run.micro_steps - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(state.model):
+            part = randomness.slice(start, run.batch_size)
+            micro_loss = micro_batch_loss(state, run, indices[start : start + run.batch_size], part) / run.micro_steps
+            accelerator.backward(micro_loss)
+        loss += micro_loss.detach()
+    max_norm = config.optim.max_grad_norm
+    grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
+    loss = accelerator.reduce(loss, reduction="mean")
+    check_finite(step, loss, grad_norm, fp16=config.mixed_precision == "fp16")
+    state.optimizer.step()
+    state.lr_scheduler.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.step(state.unet.parameters())
+    state.step += 1
+    state.images_seen += run.total_batch_size
+    state.window_loss += loss.item()
+    state.window_steps += 1
+    return loss, grad_norm
+
+
+def micro_batch_loss(state: TrainState, run: _Run, indices: Tensor, randomness) -> Tensor:
+    """Loss of one micro-batch, () float32 with a gradient."""
+    objective, device = run.config.objective, run.accelerator.device
+    images = to_model_range(run.images.images(indices))
+    if run.config.data.horizontal_flip:
+        images = flip_horizontally(images, randomness.flip)
+    class_labels = None
+    if run.conditional:
+        class_labels = run.images.class_labels[indices]
+        if run.null_label is not None:
+            class_labels = drop_labels(class_labels, randomness.label_drop, run.class_dropout_prob, run.null_label)
+        class_labels = class_labels.to(device, non_blocking=True)
+    scheduler = state.pipeline.scheduler
+    return diffusion_loss(
+        lambda noisy_images, timesteps, labels: state.model(noisy_images, timesteps, class_labels=labels).sample,
+        images.to(device, non_blocking=True),
+        randomness.noise.to(device, non_blocking=True),
+        randomness.timesteps.to(device, non_blocking=True),
+        class_labels,
+        alphas_cumprod=scheduler.alphas_cumprod.to(device),
+        prediction_type=objective.prediction_type,
+        loss=objective.loss,
+        snr_gamma=objective.snr_gamma,
+    ).loss
+
+
+def check_finite(step: int, loss: Tensor, grad_norm: Tensor, *, fp16: bool) -> None:
+    """Raise `FloatingPointError` before a step that would ruin the weights; fp16 overflows are the loss scaler's business."""
+    if not torch.isfinite(loss) or not (fp16 or torch.isfinite(grad_norm)):
+        raise FloatingPointError(
+            f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, "
+            "the last checkpoint is good. Try a lower --optim.learning_rate, or --mixed_precision fp32"
+        )
+
+
+def log_progress(log: RunLog, state: TrainState, run: _Run, loss: Tensor, grad_norm: Tensor) -> None:
+    """Log the mean loss since the last logged step and what goes with it."""
+    values = {
+        "images_seen": state.images_seen,
+        "epoch": state.images_seen / len(run.images),
+        "loss": state.window_loss / state.window_steps,
+        "lr": state.lr_scheduler.get_last_lr()[0],
+        "grad_norm": float(grad_norm),
+    }
+    log.write(state.step, values, with_speed=True)
+    state.window_loss, state.window_steps = 0.0, 0
+
+
+def preview(state: TrainState, run: _Run, test_images: ImageTable | None, log: RunLog) -> None:
+    """Save a grid of samples with the averaged weights, and log the held-out loss."""
+    if run.accelerator.is_main_process:
+        pipeline = state.averaged_pipeline()
+        path = run.dir / "samples" / f"step-{state.step:08d}.png"
+        save_sample_grid(pipeline, path, seed=run.config.seed)
+        if test_images is not None:
+            loss = held_out_loss(pipeline, test_images, loss=run.config.objective.loss)
+            log.write(state.step, {"test_loss": loss})
+    run.accelerator.wait_for_everyone()
+
+
+def save_checkpoint(state: TrainState, run: _Run) -> None:
+    """Publish a checkpoint of this step, then remove old ones."""
+    if run.accelerator.is_main_process:
+
+        def write(directory: Path) -> None:
+            save_state(state, run.accelerator, directory, {"identity": run.identity()})
+            write_manifest(directory)
+
+        publish_directory(checkpoint_path(run.dir, state.step), write)
+        prune_checkpoints(run.dir, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
+    run.accelerator.wait_for_everyone()
+
+
+def finish(state: TrainState, run: _Run) -> Path:
+    """Publish `pipeline/` with the averaged weights and say how to use it."""
+    path = run.dir / "pipeline"
+    if run.accelerator.is_main_process:
+        publish_directory(path, state.averaged_pipeline().save_pretrained)
+        print(f"samples:  {run.dir / 'samples' / f'step-{state.step:08d}.png'}")
+        print(f"pipeline: {path}")
+        print(f'load it:  CFGDDPMPipeline.from_pretrained("{path}")   # from hf_ddpm import CFGDDPMPipeline')
+    run.accelerator.wait_for_everyone()
+    return path
+
+
+def _due(step: int, every_steps: int | None) -> bool:
+    return every_steps is not None and step % every_steps == 0
+
+
+@contextlib.contextmanager
+def _not_training(log: RunLog) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    log.pause_clock(time.perf_counter() - started)

@@ -1,0 +1,64 @@
+"""Optimizer, learning-rate schedule and moving average of the weights."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+
+import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import LambdaLR
+
+from hf_ddpm.config import EMAConfig, OptimConfig
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """Build Adam or AdamW, with the fused kernel where there is one (it does the whole update in one pass)."""
+    parameters = list(parameters)
+    optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return optimizer_class(
+        parameters,
+        lr=config.learning_rate,
+        betas=tuple(config.betas),
+        weight_decay=config.weight_decay,
+        fused=parameters[0].device.type in ("cpu", "cuda"),
+    )
+
+
+def build_lr_scheduler(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, *, total_steps: int, steps_per_unit: float
+) -> LambdaLR:
+    """Build the learning-rate schedule, stepped once an optimizer step.
+
+    Args:
+        optimizer: whose rate is scheduled.
+        config: names, warm-up and milestones.
+        total_steps: length of the run in optimizer steps.
+        steps_per_unit: optimizer steps in the unit of the run's length: 1, or those of an epoch.
+    """
+    warmup = config.lr_warmup_steps
+    if config.lr_scheduler == "multistep":
+        milestones = [milestone * steps_per_unit for milestone in config.lr_milestones]
+
+        def factor(step: int) -> float:
+            warmed = min(1.0, (step + 1) / warmup) if warmup else 1.0
+            return warmed * config.lr_gamma ** bisect.bisect_right(milestones, step)
+
+        return LambdaLR(optimizer, factor)
+    name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+
+
+def build_ema(parameters: Iterable[torch.nn.Parameter], config: EMAConfig) -> EMAModel | None:
+    """Build the moving average of the weights with its warm-up; None where it is off."""
+    if config.decay is None:
+        return None
+    return EMAModel(
+        parameters,
+        decay=config.decay,
+        use_ema_warmup=True,
+        inv_gamma=config.inv_gamma,
+        power=config.power,
+        foreach=True,
+    )

@@ -1,0 +1,71 @@
+"""A look at a model while it is trained: a grid of samples and the loss on held-out images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.data.loader import to_model_range
+from hf_ddpm.diffusion.objective import diffusion_loss
+from hf_ddpm.figures.grids import image_grid
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.sampling import build_sampler, generate
+from hf_ddpm.training.randomness import draw_step_randomness
+
+COLUMNS, MAX_CLASSES = 8, 10
+NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
+HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 128
+
+
+def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> None:
+    """Draw the same seeds and labels every time with 20 steps of DPM-Solver++, one row a class (the first 10), else 8 x 8."""
+    id2label = pipeline.id2label
+    labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
+    sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)
+    preview = CFGDDPMPipeline(pipeline.unet, sampler, id2label=id2label, null_label=pipeline.null_label)
+    batches = generate(
+        preview,
+        class_labels=[label for label in labels for _ in range(COLUMNS)],
+        seed=seed,
+        num_inference_steps=NUM_INFERENCE_STEPS,
+        guidance_scale=1.0 if pipeline.null_label is None else GUIDANCE_SCALE,
+    )
+    images = np.concatenate([batch.images for batch in batches])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row_names = [id2label[label] for label in labels] if id2label else None
+    image_grid(images, columns=COLUMNS, row_names=row_names).save(path)
+
+
+@torch.no_grad()
+def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -> float:
+    """Unweighted loss of the first 512 images, with noise and timesteps that are the same every time.
+
+    Args:
+        pipeline: with the averaged weights.
+        images: the held-out split.
+        loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
+    """
+    count, shape = min(len(images), HELD_OUT_IMAGES), (images.channels, images.image_size, images.image_size)
+    scheduler, unet, device = pipeline.scheduler, pipeline.unet, pipeline.device
+    fixed = draw_step_randomness(0, 0, count, shape, scheduler.config.num_train_timesteps, "stratified")
+    losses = []
+    for start in range(0, count, HELD_OUT_BATCH):
+        indices = torch.arange(start, min(start + HELD_OUT_BATCH, count))
+        part = fixed.slice(start, len(indices))
+        labels = None if images.class_labels is None else images.class_labels[indices].to(device)
+        losses.append(
+            diffusion_loss(
+                lambda noisy, timesteps, labels: unet(noisy, timesteps, class_labels=labels).sample,
+                to_model_range(images.images(indices)).to(device),
+                part.noise.to(device),
+                part.timesteps.to(device),
+                labels,
+                alphas_cumprod=scheduler.alphas_cumprod.to(device),
+                prediction_type=scheduler.config.prediction_type,
+                loss=loss,
+            ).sample_losses
+        )
+    return torch.cat(losses).mean().item()

@@ -1,0 +1,68 @@
+"""Everything random in a training step, as a function of (seed, step, position in the total batch) and of nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_ddpm.diffusion.objective import sample_timesteps
+
+
+@dataclass(frozen=True)
+class StepRandomness:
+    """What one optimizer step draws, for its total batch of N samples or a slice of it."""
+
+    timesteps: Tensor  # (N,) int64 in [0, T)
+    noise: Tensor  # (N, C, H, W) float32, standard normal
+    label_drop: Tensor  # (N,) float32, uniform in [0, 1): the label is dropped where it is below p_uncond
+    flip: Tensor  # (N,) bool, True with probability 0.5
+
+    def slice(self, start: int, count: int) -> StepRandomness:
+        """The part of one process and micro-step."""
+        return StepRandomness(*(getattr(self, field.name)[start : start + count] for field in fields(self)))
+
+
+def draw_step_randomness(
+    seed: int,
+    step: int,
+    total_batch_size: int,
+    image_shape: tuple[int, int, int],
+    num_train_timesteps: int,
+    timestep_sampling: Literal["uniform", "stratified"],
+) -> StepRandomness:
+    """Draw for the total batch, on the CPU, so that it is the same however the batch is split.
+
+    Args:
+        seed: of the run.
+        step: optimizer steps done before this one.
+        total_batch_size: N, images of all processes and micro-steps.
+        image_shape: (C, H, W).
+        num_train_timesteps: T.
+        timestep_sampling: see `sample_timesteps`.
+    """
+    generator = seeded_generator("step", seed, step)
+    return StepRandomness(
+        timesteps=sample_timesteps(total_batch_size, num_train_timesteps, timestep_sampling, generator),
+        noise=torch.randn(total_batch_size, *image_shape, generator=generator),
+        label_drop=torch.rand(total_batch_size, generator=generator),
+        flip=torch.rand(total_batch_size, generator=generator) < 0.5,
+    )
+
+
+def reseed_dropout(seed: int, step: int, rank: int, micro_step: int) -> None:
+    """Seed the global generators, from which dropout draws."""
+    torch.manual_seed(_derive_seed("dropout", seed, step, rank, micro_step))
+
+
+def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
+    """A CPU generator whose draws are unrelated to those of any other stream or numbers."""
+    return torch.Generator().manual_seed(_derive_seed(stream, *numbers))
+
+
+def _derive_seed(stream: str, *numbers: int) -> int:
+    entropy = [int.from_bytes(stream.encode(), "little"), *numbers]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

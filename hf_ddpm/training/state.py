@@ -1,0 +1,124 @@
+"""The state of a training run: all that the loop reads, and how it is written to a checkpoint and read back.
+
+A checkpoint is a pipeline folder (with the averaged weights, so that it can be sampled from) plus a folder `training/`:
+`model.safetensors`, `optimizer.safetensors` with `optimizer.json`, and `state.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DModel
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
+
+from hf_ddpm.pipeline import CFGDDPMPipeline
+
+
+@dataclass
+class TrainState:
+    """What changes while a model is trained."""
+
+    unet: UNet2DModel  # the weights that are trained
+    model: torch.nn.Module  # `unet` as Accelerate prepared it: compiled, distributed, autocast
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LambdaLR
+    ema: EMAModel | None  # None = no moving average
+    pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights
+    step: int = 0  # optimizer steps done
+    images_seen: int = 0  # position in the endless stream of epochs
+    window_loss: float = 0.0  # sum of the losses since the last logged step
+    window_steps: int = 0  # number of these losses
+
+    def averaged_pipeline(self) -> CFGDDPMPipeline:
+        """The pipeline with the averaged weights of this step (the trained ones where there is no average)."""
+        parameters = list(self.pipeline.unet.parameters())
+        if self.ema is not None:
+            self.ema.copy_to(parameters)
+        else:
+            with torch.no_grad():
+                for target, source in zip(parameters, self.unet.parameters(), strict=True):
+                    target.copy_(source)
+        return self.pipeline
+
+
+def save_state(state: TrainState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
+    """Write the state into an empty directory.
+
+    Args:
+        state: to write.
+        accelerator: whose fp16 loss scaler, if there is one, belongs to the state.
+        directory: the empty directory.
+        extra: JSON values that `load_state` gives back (options, fingerprint, versions).
+    """
+    state.averaged_pipeline().save_pretrained(directory)
+    training = directory / "training"
+    training.mkdir()
+    save_file(_contiguous(state.unet.state_dict()), training / "model.safetensors")
+    optimizer = state.optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for index, moments in optimizer["state"].items():
+        for name, value in moments.items():
+            is_tensor = isinstance(value, torch.Tensor)
+            (tensors if is_tensor else scalars)[f"{index}.{name}"] = value
+    save_file(_contiguous(tensors), training / "optimizer.safetensors")
+    _write_json(training / "optimizer.json", {"param_groups": optimizer["param_groups"], "scalars": scalars})
+    lr_state = {name: value for name, value in state.lr_scheduler.state_dict().items() if name != "lr_lambdas"}
+    _write_json(
+        training / "state.json",
+        {
+            "step": state.step,
+            "images_seen": state.images_seen,
+            "window_loss": state.window_loss,
+            "window_steps": state.window_steps,
+            "ema_step": None if state.ema is None else state.ema.optimization_step,
+            "lr_scheduler": lr_state,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            **extra,
+        },
+    )
+
+
+def read_extra(directory: Path) -> dict[str, Any]:
+    """All of a checkpoint's `state.json`: progress, and the `extra` that was saved with it."""
+    return json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
+
+
+def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
+    """Read a verified checkpoint back into a freshly built state, tensor for tensor."""
+    training, saved = directory / "training", read_extra(directory)
+    state.unet.load_state_dict(load_file(training / "model.safetensors"))
+    optimizer = json.loads((training / "optimizer.json").read_text(encoding="utf-8"))
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in (load_file(training / "optimizer.safetensors") | optimizer["scalars"]).items():
+        index, name = key.split(".", 1)
+        like = parameters[int(index)]
+        if isinstance(value, torch.Tensor) and value.shape == like.shape:
+            value = torch.empty_like(like).copy_(value)  # in the parameter's memory format
+        moments.setdefault(int(index), {})[name] = value
+    state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+    state.lr_scheduler.load_state_dict(saved["lr_scheduler"])
+    if state.ema is not None:
+        averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
+        for shadow, (name, _) in zip(state.ema.shadow_params, state.unet.named_parameters(), strict=True):
+            shadow.copy_(averaged[name])
+        state.ema.optimization_step = saved["ema_step"]
+    if accelerator.scaler is not None and saved["scaler"] is not None:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+    state.step, state.images_seen = saved["step"], saved["images_seen"]
+    state.window_loss, state.window_steps = saved["window_loss"], saved["window_steps"]
+
+
+def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,154 @@
+"""What a run tells the world while it goes on: progress bar, metrics.jsonl, trackers, environment.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+PACKAGES = ("hf_ddpm", "torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub", "safetensors", "numpy")
+
+
+class RunLog:
+    """Progress bar, `metrics.jsonl` and trackers of one run; on other processes than the first it does nothing."""
+
+    def __init__(self, accelerator: Accelerator, run_dir: Path, *, total_steps: int, start_step: int):
+        """Open the log, dropping the lines of steps that will be done again.
+
+        Args:
+            accelerator: whose trackers get the numbers.
+            run_dir: holds metrics.jsonl.
+            total_steps: length of the run in optimizer steps.
+            start_step: optimizer steps done already.
+        """
+        self._accelerator = accelerator
+        self._active = accelerator.is_main_process
+        self._start_step = start_step
+        self._file = run_dir / "metrics.jsonl"
+        if self._active:
+            self._forget_steps_after(start_step)
+        self._bar = tqdm(
+            total=total_steps, initial=start_step, desc="training", unit="step", disable=not self._active, dynamic_ncols=True
+        )
+        self._images_since, self._time_since = 0, time.perf_counter()
+
+    def advance(self, images: int) -> None:
+        """Count one optimizer step of so many images."""
+        self._images_since += images
+        self._bar.update()
+
+    def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
+        """Log one object: a line of metrics.jsonl, the trackers and, for the loss, the progress bar.
+
+        Args:
+            step: optimizer steps done.
+            values: JSON numbers by name.
+            with_speed: add `images_per_second` since the last time it was asked for.
+        """
+        if not self._active:
+            return
+        if with_speed:
+            now = time.perf_counter()
+            speed = self._images_since / (now - self._time_since)
+            values = {**values, "images_per_second": round(speed, 2)}
+            self._images_since, self._time_since = 0, now
+            self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "images/s": f"{speed:.0f}"})
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._accelerator.log(values, step=step)
+
+    def pause_clock(self, seconds: float) -> None:
+        """Leave out of the speed what was not training."""
+        self._time_since += seconds
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar."""
+        if self._active:
+            tqdm.write(message)
+
+    def close(self) -> None:
+        """Finish the bar and the trackers."""
+        self._bar.close()
+        self._accelerator.end_training()
+
+    def _forget_steps_after(self, step: int) -> None:
+        if not self._file.exists():
+            return
+        kept = []
+        for line in self._file.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # the line that a killed run was writing
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        self._file.write_text("".join(kept), encoding="utf-8")
+
+
+def check_trackers(trackers: list[str]) -> None:
+    """Raise `ValueError` for a tracker whose package is not installed."""
+    for tracker in trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise ValueError(f'--logging.trackers: {tracker} is not installed, pip install "hf_ddpm[track]" or {tracker}')
+
+
+def write_environment(path: Path, accelerator: Accelerator) -> None:
+    """Write `environment.json`: command, package versions, commit, hardware and threads."""
+    path.write_text(json.dumps(describe_environment(accelerator), indent=1) + "\n", encoding="utf-8")
+
+
+def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Everything outside the options that the bits of a run depend on."""
+    gpu = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None
+    return {
+        "command": sys.argv,
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cpu_count": os.cpu_count(),
+        "device": str(accelerator.device),
+        "gpu": gpu,
+        "num_processes": accelerator.num_processes,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this file lies in; None where it was installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

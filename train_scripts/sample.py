@@ -1,0 +1,93 @@
+"""Generate images with a saved pipeline: PNG files or one samples.npz, and always a grid.png.
+
+    python train_scripts/sample.py --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
+    python train_scripts/sample.py --model runs/digits/pipeline --class_labels '[3, 7]' --num_images 64 \
+        --guidance_scale 2 --scheduler dpmsolver++ --num_inference_steps 20 --output_dir runs/digits/threes
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.config import require
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    """Generate images with a saved pipeline."""
+
+    model: str
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    output_dir: Path
+    """New or empty folder for the images."""
+    class_labels: list[str | int] | None = None
+    """Classes by name or id, as in [3, 7]; None = all."""
+    per_class: int | None = None
+    """Images of each class; None = as `num_images` says, or one of each of `class_labels`."""
+    num_images: int | None = None
+    """Images in all, going round the classes; None = as `per_class` says."""
+    guidance_scale: float | None = None
+    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
+    scheduler: str | None = None
+    """ddpm, ddim or dpmsolver++; None = the scheduler that was saved with the model."""
+    num_inference_steps: int = 50
+    """Denoising steps."""
+    eta: float = 0.0
+    """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm)."""
+    seed: int = 0
+    """Seed of the first image; the next ones have seed + 1, seed + 2, ..."""
+    batch_size: int = 64
+    """Images at a time; has no influence on what they look like."""
+    format: Literal["png", "npz"] = "png"
+    """A PNG file an image, or one samples.npz with images, class_labels (-1 = none) and seeds."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
+
+    def __post_init__(self):
+        at_least = {"per_class": 1, "num_images": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0}
+        for option, low in at_least.items():
+            value = getattr(self, option)
+            require(value is None or value >= low, option, value, f"give at least {low}")
+        require(0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
+        folder = Path(self.output_dir)
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        require(is_free, "output_dir", str(folder), "give a new or an empty folder")
+
+
+def main(args: list[str] | None = None) -> None:
+    config = parse_config(SampleConfig, args)
+    with user_errors():
+        from hf_ddpm.figures.grids import samples_grid
+        from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_samples
+
+        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device)
+        labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
+        default_scale = 1.0 if pipeline.null_label is None else 1.5
+        batches = generate(
+            pipeline,
+            class_labels=labels,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=default_scale if config.guidance_scale is None else config.guidance_scale,
+            eta=config.eta,
+            progress=True,
+        )
+        batches = save_samples(
+            batches, config.output_dir, file_format=config.format, id2label=pipeline.id2label
+        )
+
+        images = (image for batch in batches for image in batch.images)
+        names = None
+        if config.per_class is not None:
+            names = [
+                (pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]
+            ]
+        grid = samples_grid(images, total=len(labels), row_length=config.per_class, row_names=names)
+        grid.save(config.output_dir / "grid.png")
+        print(f"{len(labels)} images: {config.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
