@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +22,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 Config = TypeVar("Config")
 
+DIVERGED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 
@@ -81,22 +84,23 @@ def load_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def dump_config(config: Any) -> str:
     """Write a config dataclass as YAML that `--config` reads back to an equal one."""
-    parser = _build_parser(type(config))
-    return parser.dump(_to_namespace(parser, config), skip_none=False)
+    plain = json.loads(json.dumps(asdict(config), default=str))  # tuples as lists, paths as strings
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a `ValueError` into one line on stderr and exit code 2, Ctrl-C into one line and exit code 130.
+    """Turn errors that a user can mend into one line on stderr and an exit code.
 
-    With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+    A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) with 1, Ctrl-C with 130. With
+    HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
     """
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):
             raise
-        _exit(str(error), USAGE_EXIT_CODE)
+        _exit(str(error), USAGE_EXIT_CODE if isinstance(error, ValueError) else DIVERGED_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
         _exit(str(interrupt) or "interrupted", INTERRUPTED_EXIT_CODE)
 
@@ -162,12 +166,6 @@ def _named_file(recipe: Path) -> Iterator[None]:
 def _instantiate(parser: ArgumentParser, config_class: type[Config], namespace) -> Config:
     options = vars(parser.instantiate(namespace))
     return config_class(**{name: value for name, value in options.items() if name != "config"})
-
-
-def _to_namespace(parser: ArgumentParser, config: Any):
-    from dataclasses import asdict
-
-    return parser.parse_object(asdict(config))
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

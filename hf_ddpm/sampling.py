@@ -22,18 +22,37 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 
-# Name -> scheduler class, and the configuration that it needs whatever scheduler the model was saved with.
-SAMPLERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, {"clip_sample": True}),
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "dpmsolver++": (
+MAX_SEED = 2**63 - 1
+# Beta schedules that every scheduler can compute; the betas of others (sigmoid) are handed over as numbers.
+KNOWN_EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler that a model can be sampled with, whatever scheduler it was saved with."""
+
+    scheduler_class: type[SchedulerMixin]
+    options: dict[str, Any]
+    """Configuration that does not come from the saved scheduler."""
+    clipping: dict[str, Any]
+    """Configuration over `options` that keeps the predicted x_0 within [-1, 1]."""
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(DDPMScheduler, {"clip_sample": True, "thresholding": False}, {}),
+    "ddim": Sampler(DDIMScheduler, {"clip_sample": False, "thresholding": False}, {"clip_sample": True}),
+    "dpmsolver++": Sampler(
         DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
+        {
+            "algorithm_type": "dpmsolver++",
+            "solver_order": 2,
+            "final_sigmas_type": "zero",
+            "thresholding": False,
+        },
+        # A threshold of at most 1 is a plain clip.
+        {"thresholding": True, "sample_max_value": 1.0},
     ),
 }
-
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +115,21 @@ def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         ValueError: the name is unknown.
     """
     _check_sampler(name)
-    scheduler_class, options = SAMPLERS[name]
-    # `from_config` replaces a default of the other class by the default of this one, but only if the other has
-    # never been saved: without the list of the keys in question the result is the same before and after.
-    config = {key: value for key, value in dict(config).items() if key != "_use_default_values"}
-    # "leading", the usual default, starts below the last timestep, where no noise of variance 1 belongs.
-    return scheduler_class.from_config(config, timestep_spacing="trailing", **options)
+    sampler = SAMPLERS[name]
+    # "leading", the usual default of `timestep_spacing`, starts below the timestep at which all is noise.
+    options = {"timestep_spacing": "trailing", **sampler.options}
+    # The cosine schedule ends with alpha = 5e-5, by which the first step divides the error of epsilon: on digits
+    # every fifth image is spoilt unless x_0 is clipped.
+    predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
+    if predicts_noise and config.get("beta_schedule") == "squaredcos_cap_v2":
+        options |= sampler.clipping
+    if config.get("beta_schedule") not in KNOWN_EVERYWHERE and config.get("trained_betas") is None:
+        betas = DDPMScheduler.from_config(config, rescale_betas_zero_snr=False).betas
+        options |= {"beta_schedule": "linear", "trained_betas": betas.tolist()}
+    # `from_config` replaces defaults of the other class by those of this one, but only if the other has never
+    # been saved: without the list of these keys the result is the same before and after.
+    config = {key: value for key, value in config.items() if key != "_use_default_values"}
+    return sampler.scheduler_class.from_config(config, **options)
 
 
 def generate(
@@ -212,7 +240,7 @@ def save_samples(
     Args:
         batches: from `generate`.
         folder: made if it is not there.
-        file_format: "png" = a file an image, `00012_label-7_seed-12.png` (position, class if there is one, seed);
+        file_format: "png" = a file an image, `00012_label-7_seed-12.png` (position, class if any, seed);
             "npz" = samples.npz at the end: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none)
             and `seeds` (N,) int64.
         id2label: class names for the file names; None = ids.

@@ -69,7 +69,7 @@ def samples_grid(
     Args:
         images: `total` images (H, W, C) uint8, row after row; all of them are taken from the stream.
         total: number of images.
-        row_length: images of one row, of which the first 16 are shown; None = a square of the first 256 at most.
+        row_length: images of a row, of which the first 16 are shown; None = a square of at most 256 images.
         row_names: as for `image_grid`.
 
     Returns:

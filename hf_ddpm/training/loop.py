@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
@@ -132,6 +133,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         ValueError: the launcher started more processes than can see each other.
     """
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+    AcceleratorState._reset_state()  # a second run in one process may want another precision
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
         cpu=not has_accelerator,

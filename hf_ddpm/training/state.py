@@ -69,7 +69,6 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
             (tensors if is_tensor else scalars)[f"{index}.{name}"] = value
     save_file(_contiguous(tensors), training / "optimizer.safetensors")
     _write_json(training / "optimizer.json", {"param_groups": optimizer["param_groups"], "scalars": scalars})
-    lr_state = {name: value for name, value in state.lr_scheduler.state_dict().items() if name != "lr_lambdas"}
     _write_json(
         training / "state.json",
         {
@@ -78,7 +77,7 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
             "window_loss": state.window_loss,
             "window_steps": state.window_steps,
             "ema_step": None if state.ema is None else state.ema.optimization_step,
-            "lr_scheduler": lr_state,
+            "lr_scheduler": state.lr_scheduler.state_dict(),
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             **extra,
         },

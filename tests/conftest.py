@@ -1,0 +1,56 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from a second thread, and tests may share their cores with others."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def private_datasets_cache(tmp_path, monkeypatch):
+    """Keep decoded data out of the user's cache."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """Import a file of train_scripts/, which is no package, by its name."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"train_scripts_{name}", ROOT / "train_scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """Options of a run on the embedded digits whose U-Net has so few parameters that a step takes milliseconds."""
+    return [
+        "--data.source=digits",
+        "--data.batch_size=8",
+        "--model.preset=digits8",
+        "--model.overrides.block_out_channels=[8, 16]",
+        "--model.overrides.norm_num_groups=4",
+        "--model.overrides.attention_head_dim=4",
+        "--logging.every_steps=1",
+        "--logging.sample_every_steps=null",
+        "--num_threads=1",
+    ]

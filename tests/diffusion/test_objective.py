@@ -1,0 +1,263 @@
+"""The objective against its formulas: inverses in float64, and equality with diffusers and torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+
+from hf_ddpm.diffusion.objective import (
+    LOSSES,
+    add_noise,
+    clean_images_from_noise,
+    clean_images_from_velocity,
+    diffusion_loss,
+    drop_labels,
+    min_snr_weights,
+    noise_from_clean_images,
+    noise_from_velocity,
+    sample_timesteps,
+    target_of,
+    velocity_of,
+)
+
+PREDICTION_TYPES = ["epsilon", "sample", "v_prediction"]
+SCHEDULER = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def batch(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clean images, noise and timesteps at all noise levels."""
+    clean_images = normal(6, 3, 4, 4, seed=1, dtype=dtype).clamp(-1, 1)
+    return clean_images, normal(6, 3, 4, 4, seed=2, dtype=dtype), torch.tensor([0, 1, 250, 500, 998, 999])
+
+
+def levels() -> torch.Tensor:
+    """alphas_cumprod strictly between 0 and 1, broadcastable to the images."""
+    return torch.tensor([1 - 1e-4, 0.9, 0.5, 0.1, 1e-2, 1e-4], dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+# Conversions
+
+
+def test_conversions_are_inverses_in_float64():
+    clean_images, noise, _ = batch(torch.float64)
+    noisy_images = add_noise(clean_images, noise, levels())
+    velocity = velocity_of(clean_images, noise, levels())
+    for got, expected in (
+        (clean_images_from_noise(noise, noisy_images, levels()), clean_images),
+        (noise_from_clean_images(clean_images, noisy_images, levels()), noise),
+        (clean_images_from_velocity(velocity, noisy_images, levels()), clean_images),
+        (noise_from_velocity(velocity, noisy_images, levels()), noise),
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("alphas_cumprod", [0.0, 1.0])
+def test_velocity_converts_at_pure_noise_and_at_no_noise(alphas_cumprod):
+    clean_images, noise, _ = batch(torch.float64)
+    level = torch.full((6, 1, 1, 1), alphas_cumprod, dtype=torch.float64)
+    noisy_images, velocity = add_noise(clean_images, noise, level), velocity_of(clean_images, noise, level)
+    assert torch.equal(clean_images_from_velocity(velocity, noisy_images, level), clean_images)
+    assert torch.equal(noise_from_velocity(velocity, noisy_images, level), noise)
+
+
+def test_noisy_images_are_those_of_diffusers():
+    clean_images, noise, timesteps = batch()
+    level = SCHEDULER.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    torch.testing.assert_close(
+        add_noise(clean_images, noise, level), SCHEDULER.add_noise(clean_images, noise, timesteps), rtol=0, atol=1e-6
+    )
+
+
+def test_targets_are_those_of_diffusers():
+    clean_images, noise, timesteps = batch()
+    level = SCHEDULER.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    assert torch.equal(target_of("epsilon", clean_images, noise, level), noise)
+    assert torch.equal(target_of("sample", clean_images, noise, level), clean_images)
+    torch.testing.assert_close(
+        target_of("v_prediction", clean_images, noise, level),
+        SCHEDULER.get_velocity(clean_images, noise, timesteps),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+# Loss
+
+
+class Tiny(torch.nn.Module):
+    """A network that sees all it is given, and keeps it."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.labels = torch.nn.Embedding(4, 3)
+        self.dtype = dtype
+
+    def forward(self, noisy_images, timesteps, class_labels):
+        self.seen = noisy_images, timesteps, class_labels
+        output = self.convolution(noisy_images) * (1 + timesteps.view(-1, 1, 1, 1) / 1000)
+        if class_labels is not None:
+            output = output + self.labels(class_labels)[:, :, None, None]
+        return output.to(self.dtype)
+
+
+def loss_of(model, prediction_type: str = "v_prediction", class_labels=None, **options):
+    clean_images, noise, timesteps = batch()
+    alphas_cumprod = SCHEDULER.alphas_cumprod
+    return diffusion_loss(
+        model,
+        clean_images,
+        noise,
+        timesteps,
+        class_labels,
+        alphas_cumprod=alphas_cumprod,
+        prediction_type=prediction_type,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize(
+    ("loss", "reference"), [("l2", F.mse_loss), ("l1", F.l1_loss), ("smooth_l1", F.smooth_l1_loss), ("huber", F.huber_loss)]
+)
+def test_losses_are_those_of_torch(prediction_type, loss, reference):
+    clean_images, noise, timesteps = batch()
+    model = Tiny()
+    result = loss_of(model, prediction_type, loss=loss)
+    target = {
+        "epsilon": noise,
+        "sample": clean_images,
+        "v_prediction": SCHEDULER.get_velocity(clean_images, noise, timesteps),
+    }[prediction_type]
+    output = model(SCHEDULER.add_noise(clean_images, noise, timesteps), timesteps, None)
+    torch.testing.assert_close(result.loss, reference(output, target))
+    each = torch.stack([reference(output[row], target[row]) for row in range(6)])
+    torch.testing.assert_close(result.sample_losses, each)
+
+
+def test_every_loss_has_a_test():
+    assert set(LOSSES) == {"l2", "l1", "smooth_l1", "huber"}
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_perfect_prediction_has_no_loss(prediction_type):
+    clean_images, noise, timesteps = batch()
+    target = target_of(prediction_type, clean_images, noise, SCHEDULER.alphas_cumprod[timesteps].view(-1, 1, 1, 1))
+    assert loss_of(lambda *_: target, prediction_type, snr_gamma=5.0).loss == 0
+
+
+def test_the_model_is_given_timesteps_and_labels():
+    model, class_labels = Tiny(), torch.tensor([0, 1, 2, 3, 0, 1])
+    loss_of(model, class_labels=class_labels)
+    assert torch.equal(model.seen[1], batch()[2]) and torch.equal(model.seen[2], class_labels)
+
+
+def test_noising_and_loss_are_float32_whatever_the_model_returns():
+    model = Tiny(torch.bfloat16)
+    result = loss_of(model, snr_gamma=5.0)
+    assert {model.seen[0].dtype, result.loss.dtype, result.sample_losses.dtype} == {torch.float32}
+    assert result.loss.shape == () and result.sample_losses.shape == (6,)
+    torch.manual_seed(0)
+    target = batch()[1]
+    rounded = loss_of(lambda *_: torch.zeros(6, 3, 4, 4, dtype=torch.bfloat16), "epsilon")
+    torch.testing.assert_close(rounded.loss, target.square().mean())
+
+
+def test_the_loss_has_the_gradient_of_its_formula():
+    clean_images, noise, timesteps = batch()
+    output = normal(6, 3, 4, 4, seed=3).requires_grad_()
+    loss_of(lambda *_: output, "epsilon", snr_gamma=5.0).loss.backward()
+    weights = min_snr_weights("epsilon", SCHEDULER.alphas_cumprod[timesteps], 5.0).view(-1, 1, 1, 1)
+    torch.testing.assert_close(output.grad, 2 * weights * (output.detach() - noise) / output.numel())
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_loss_reaches_every_weight(prediction_type):
+    model = Tiny()
+    loss_of(model, prediction_type, torch.tensor([0, 1, 2, 3, 0, 1])).loss.backward()
+    assert all((parameter.grad != 0).any() for parameter in model.parameters())
+
+
+def test_weights_change_the_loss_and_not_the_losses_of_the_samples():
+    model = Tiny()
+    plain, weighted = loss_of(model, "sample"), loss_of(model, "sample", snr_gamma=5.0)
+    weights = min_snr_weights("sample", SCHEDULER.alphas_cumprod[batch()[2]], 5.0)
+    assert torch.equal(plain.sample_losses, weighted.sample_losses)
+    torch.testing.assert_close(weighted.loss, (weights * plain.sample_losses).mean())
+    torch.testing.assert_close(plain.loss, plain.sample_losses.mean())
+
+
+# Min-SNR weights
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_min_snr_weights_are_the_quotients_where_those_are_defined(gamma):
+    alphas_cumprod = torch.linspace(1e-4, 1 - 1e-4, 1001, dtype=torch.float64)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    clipped = snr.clamp(max=gamma)
+    for prediction_type, expected in {"sample": clipped, "epsilon": clipped / snr, "v_prediction": clipped / (snr + 1)}.items():
+        got = min_snr_weights(prediction_type, alphas_cumprod, gamma)
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "at_snr_0", "at_infinite_snr"), [("sample", 0, 5), ("epsilon", 1, 0), ("v_prediction", 0, 0)]
+)
+def test_min_snr_weights_are_finite_at_both_ends(prediction_type, at_snr_0, at_infinite_snr):
+    weights = min_snr_weights(prediction_type, torch.tensor([0.0, 1.0]), 5.0)
+    assert weights.tolist() == [at_snr_0, at_infinite_snr]
+
+
+# Timesteps
+
+
+@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize(("count", "steps"), [(1, 2), (7, 1000), (5000, 10)])
+def test_timesteps_are_one_a_sample_and_in_range(method, count, steps):
+    timesteps = sample_timesteps(count, steps, method, torch.Generator().manual_seed(0))
+    assert timesteps.shape == (count,) and timesteps.dtype == torch.int64
+    assert 0 <= timesteps.min() and timesteps.max() < steps
+
+
+@pytest.mark.parametrize("method", ["uniform", "stratified"])
+def test_timesteps_are_a_function_of_the_generator(method):
+    draws = [sample_timesteps(64, 1000, method, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_timesteps_are_one_in_each_stratum(seed):
+    generator = torch.Generator().manual_seed(seed)
+    strata = sample_timesteps(50, 1000, "stratified", generator) // 20
+    assert torch.equal(strata.sort().values, torch.arange(50))
+    assert not torch.equal(strata, torch.arange(50))
+    counts = sample_timesteps(3000, 1000, "stratified", generator).bincount(minlength=1000)
+    assert (counts == 3).all()
+
+
+@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize("position", [0, 4])
+def test_each_sample_has_uniform_timesteps(method, position):
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([sample_timesteps(5, 8, method, generator) for _ in range(4000)])[:, position]
+    chi_squared = ((draws.bincount(minlength=8) - 500) ** 2 / 500).sum()
+    assert chi_squared < 24.3  # 99.9 % of the distribution with 7 degrees of freedom
+
+
+# Labels
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0), (1.0, 1), (0.1, 0.1), (0.5, 0.5)])
+def test_labels_are_dropped_sample_by_sample_at_the_given_rate(probability, expected):
+    class_labels = torch.arange(10).repeat(2000)
+    uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    labels = drop_labels(class_labels, uniform, probability, null_label=10)
+    dropped = labels == 10
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels[~dropped], class_labels[~dropped])
+    assert torch.equal(dropped, uniform < probability)
+    assert abs(dropped.double().mean() - expected) < 0.01

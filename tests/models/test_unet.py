@@ -1,0 +1,194 @@
+"""Presets, overrides and refusals of the U-Net, and a null embedding that stays zero."""
+
+import inspect
+import json
+import re
+
+import pytest
+import torch
+
+from hf_ddpm.config import EMAConfig, OptimConfig
+from hf_ddpm.models import unet as module
+from hf_ddpm.models.unet import UNET_PRESETS, build_unet, read_architecture, unet_arguments
+from hf_ddpm.training.optim import build_ema, build_optimizer
+
+NULL = 3
+
+
+def tiny_arguments(**options) -> dict:
+    overrides = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": None}
+    return unet_arguments("digits8", overrides, **options)
+
+
+# Presets
+
+
+def test_parameter_counts_are_those_of_the_comments():
+    stated = dict(re.findall(r'"([\w-]+)": +dict\(.*# ([\d.]+) M', inspect.getsource(module)))
+    assert stated.keys() == UNET_PRESETS.keys()
+    for name, millions in stated.items():
+        with torch.device("meta"):
+            unet = build_unet(unet_arguments(name))
+        assert f"{sum(parameter.numel() for parameter in unet.parameters()) / 1e6:.2f}" == millions
+
+
+@pytest.mark.parametrize("preset", ["digits8", "mnist28"])
+def test_small_presets_map_images_to_images(preset):
+    arguments = unet_arguments(preset, num_class_embeds=11)
+    unet = build_unet(arguments).eval()
+    size = arguments["sample_size"]
+    with torch.no_grad():
+        output = unet(torch.randn(2, 1, size, size), torch.tensor([0, 999]), class_labels=torch.tensor([0, 10])).sample
+    assert output.shape == (2, 1, size, size) and output.isfinite().all()
+
+
+def test_reading_a_preset_cannot_spoil_it():
+    read_architecture("digits8")["layers_per_block"] = 9
+    assert read_architecture("digits8")["layers_per_block"] == 1
+
+
+# Arguments
+
+
+def test_overrides_win_and_the_rest_follows_the_data():
+    arguments = unet_arguments("digits8", {"dropout": 0.1}, image_size=16, channels=3, num_class_embeds=11)
+    unet = build_unet(arguments)
+    assert (unet.config.dropout, unet.config.sample_size, unet.config.layers_per_block) == (0.1, 16, 1)
+    assert (unet.config.in_channels, unet.config.out_channels, unet.config.num_class_embeds) == (3, 3, 11)
+    assert unet.class_embedding.weight.shape[0] == 11
+
+
+def test_an_unconditional_model_has_no_class_embedding():
+    unet = build_unet(unet_arguments("digits8"))
+    assert unet.config.num_class_embeds is None and unet.class_embedding is None
+
+
+def test_an_unknown_override_is_refused_with_near_ones():
+    with pytest.raises(ValueError, match="--model.overrides.dropuot: .*near ones: dropout"):
+        unet_arguments("digits8", {"dropuot": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("sample_size", "--data.image_size"),
+        ("in_channels", "--data.channels"),
+        ("out_channels", "--data.channels"),
+        ("num_class_embeds", "--data.class_conditional"),
+    ],
+)
+def test_what_follows_the_data_is_no_override(name, option):
+    with pytest.raises(ValueError, match=f"--model.overrides.{name}: .*say {option}"):
+        unet_arguments("digits8", {name: 3})
+
+
+@pytest.mark.parametrize(("preset", "good", "bad"), [("digits8", 10, 9), ("mnist28", 32, 30), ("cifar32", 24, 20)])
+def test_image_sizes_that_do_not_halve_are_refused(preset, good, bad):
+    assert unet_arguments(preset, image_size=good)["sample_size"] == good
+    with pytest.raises(ValueError, match=f"--data.image_size is {bad}: .*give a multiple of"):
+        unet_arguments(preset, image_size=bad)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"block_out_channels": [30, 60]},
+        {"block_out_channels": [32, 64, 128]},
+        {"block_out_channels": [-32, 64]},
+        {"block_out_channels": "wide"},
+        {"layers_per_block": "many"},
+        {"norm_num_groups": 0},
+        {"act_fn": "bogus"},
+        {"down_block_types": ["DownBlock2D", "NoBlock2D"]},
+        {"dropout": 2},
+    ],
+    ids=str,
+)
+def test_what_diffusers_refuses_names_the_option(overrides):
+    with pytest.raises(ValueError, match="--model.overrides: UNet2DModel refuses them"):
+        build_unet(unet_arguments("digits8", overrides, image_size=8))
+
+
+# A folder with a config.json
+
+
+def test_a_saved_model_is_an_architecture(tmp_path):
+    build_unet(tiny_arguments(num_class_embeds=4)).save_pretrained(tmp_path)
+    arguments = unet_arguments(str(tmp_path), {"dropout": 0.2}, num_class_embeds=11)
+    again = build_unet(arguments)
+    assert (again.config.block_out_channels, again.config.dropout) == ([8, 16], 0.2)
+    assert (again.config.num_class_embeds, again.config.sample_size) == (11, 8)
+
+
+def test_a_saved_model_fixes_its_channels(tmp_path):
+    build_unet(tiny_arguments()).save_pretrained(tmp_path)
+    assert unet_arguments(str(tmp_path), channels=1)["in_channels"] == 1
+    with pytest.raises(ValueError, match="--data.channels is 3: .* takes 1 channels"):
+        unet_arguments(str(tmp_path), channels=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not readable JSON"),
+        ("{", "not readable JSON"),
+        ("[]", "not that of a UNet2DModel"),
+        (json.dumps({"_class_name": "AutoencoderKL"}), "not that of a UNet2DModel"),
+        (json.dumps({"_class_name": "UNet2DModel"}), "--data.image_size is None: .* does not fix one"),
+    ],
+)
+def test_folders_without_an_architecture_are_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        unet_arguments(str(tmp_path))
+
+
+@pytest.mark.parametrize("preset", ["digits9", "./missing", "/missing", "a/b/c", ""])
+def test_unknown_presets_are_refused(preset):
+    with pytest.raises(ValueError, match="--model.preset .*: no such preset"):
+        unet_arguments(preset)
+
+
+# The null embedding
+
+
+def train_embedding(null_embedding: str, optimizer: str):
+    """Five steps on labels 0, 1 and null: the class embedding before, after, and averaged."""
+    torch.manual_seed(0)
+    unet = build_unet(tiny_arguments(num_class_embeds=NULL + 1), null_label=NULL, null_embedding=null_embedding)
+    config = OptimConfig(optimizer=optimizer, weight_decay=0.1, learning_rate=1e-2)
+    optimizer, ema = build_optimizer(unet.parameters(), config), build_ema(unet.parameters(), EMAConfig())
+    position = [name for name, _ in unet.named_parameters()].index("class_embedding.weight")
+    before = unet.class_embedding.weight.detach().clone()
+    for _ in range(5):
+        output = unet(torch.randn(4, 1, 8, 8), torch.arange(4), class_labels=torch.tensor([0, 1, NULL, NULL])).sample
+        output.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(unet.parameters())
+    return before, unet.class_embedding.weight.detach(), ema.shadow_params[position]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_zero_null_embedding_stays_exactly_zero(optimizer):
+    rows = train_embedding("zero", optimizer)
+    assert all((row[NULL] == 0).all() for row in rows)
+    before, after, averaged = rows
+    assert (after[:2] != before[:2]).any(dim=1).all() and (averaged[:2] != before[:2]).any(dim=1).all()
+
+
+def test_a_learned_null_embedding_moves():
+    before, after, averaged = train_embedding("learned", "adamw")
+    assert (before[NULL] != 0).any()
+    assert (after[NULL] != before[NULL]).any() and (averaged[NULL] != before[NULL]).any()
+
+
+def test_a_zero_null_embedding_leaves_the_other_rows_as_they_were_drawn():
+    arguments = tiny_arguments(num_class_embeds=NULL + 1)
+    torch.manual_seed(0)
+    learned = build_unet(arguments, null_label=NULL).state_dict()
+    torch.manual_seed(0)
+    zero = build_unet(arguments, null_label=NULL, null_embedding="zero").state_dict()
+    assert learned.keys() == zero.keys()
+    assert torch.equal(learned["class_embedding.weight"][:NULL], zero["class_embedding.weight"][:NULL])

@@ -1,0 +1,254 @@
+"""A recipe and its overrides become a checked dataclass; a mistake is one line and exit code 2."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from hf_ddpm.cli import dump_config, load_recipe, parse_config, user_errors
+from hf_ddpm.training.options import TrainConfig
+
+
+@dataclass(kw_only=True)
+class Oven:
+    degrees: int = 180
+    """Celsius."""
+    fan: bool = False
+    """Whether the air moves."""
+    tuning: dict[str, Any] | None = None
+    """Anything else; None = nothing."""
+
+
+@dataclass(kw_only=True)
+class Cake:
+    """Bake a cake."""
+
+    name: str
+    """What it is called."""
+    layers: int | None = 2
+    """How many; None = flat."""
+    sugar: float = 0.5
+    """Share of sugar."""
+    flavour: Literal["plain", "lemon"] = "plain"
+    """Taste."""
+    tins: list[int] = field(default_factory=list)
+    """Sizes."""
+    oven: Oven = field(default_factory=Oven)
+
+    def __post_init__(self):
+        if self.layers is not None and self.layers < 0:
+            raise ValueError(f"--layers is {self.layers}: give 0 or more")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str, name: str = "recipe.yaml") -> str:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def mistake(capsys):
+    def run(*args: str, config_class: type = Cake) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            parse_config(config_class, list(args))
+        out, err = capsys.readouterr()
+        assert (stopped.value.code, out) == (2, "")
+        assert err.endswith("\n") and err.count("\n") == 1
+        return err
+
+    return run
+
+
+# Precedence
+
+
+def test_defaults_recipe_overrides(recipe):
+    path = recipe("layers: 5\noven:\n  degrees: 200\n")
+    cake = parse_config(Cake, ["--config", path, "--name", "a", "--oven.fan", "true"])
+    assert cake == Cake(name="a", layers=5, oven=Oven(degrees=200, fan=True))
+    assert isinstance(cake.oven, Oven)
+
+
+def test_overrides_win_wherever_they_stand(recipe):
+    path = recipe("name: a\nlayers: 5\noven:\n  degrees: 200\n")
+    override = ["--layers", "3", "--oven.degrees", "90"]
+    for args in ([*override, "--config", path], ["--config", path, *override], [*override, f"--config={path}"]):
+        assert parse_config(Cake, args) == Cake(name="a", layers=3, oven=Oven(degrees=90))
+
+
+def test_default_recipe_is_read_only_without_config(recipe):
+    default, other = Path(recipe("layers: 7\n", "default.yaml")), recipe("sugar: 0.25\n")
+    assert parse_config(Cake, ["--name", "a"], default_recipe=default).layers == 7
+    cake = parse_config(Cake, ["--name", "a", "--config", other], default_recipe=default)
+    assert (cake.layers, cake.sugar) == (2, 0.25)
+
+
+def test_null_is_none(recipe):
+    assert parse_config(Cake, ["--name", "a", "--layers", "null"]).layers is None
+    assert parse_config(Cake, ["--config", recipe("name: a\nlayers: null\n")]).layers is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.1", 0.1), ("1e-3", 1e-3), ("3", 3), ("true", True), ("silu", "silu"), ("[32, 64]", [32, 64])]
+)
+def test_free_options_are_typed_alike_on_the_command_line_and_in_a_recipe(recipe, text, value):
+    for args in (
+        ["--name", "a", "--oven.tuning.x", text],
+        ["--name", "a", "--oven.tuning", f"{{x: {text}}}"],
+        ["--config", recipe(f"name: a\noven:\n  tuning:\n    x: {text}\n")],
+    ):
+        tuning = parse_config(Cake, args).oven.tuning
+        assert tuning == {"x": value} and type(tuning["x"]) is type(value)
+
+
+def test_numbers_may_be_written_in_scientific_notation_in_a_recipe(recipe):
+    assert parse_config(Cake, ["--config", recipe("name: a\nsugar: 2e-3\n")]).sugar == 2e-3
+
+
+# extends
+
+
+def test_extends_merges_nested_keys(recipe):
+    recipe("name: a\ntins: [1, 2]\noven:\n  degrees: 200\n  fan: true\n", "base.yaml")
+    recipe("extends: base.yaml\nlayers: 4\n", "middle.yaml")
+    path = recipe("extends: middle.yaml\ntins: [3]\noven:\n  degrees: 90\n")
+    cake = parse_config(Cake, ["--config", path])
+    assert cake == Cake(name="a", layers=4, tins=[3], oven=Oven(degrees=90, fan=True))
+
+
+def test_extends_is_relative_to_the_recipe(recipe, tmp_path, monkeypatch):
+    recipe("name: a\n", "base.yaml")
+    recipe("extends: ../base.yaml\nlayers: 4\n", "folder/child.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_recipe(Path("../folder/child.yaml")) == {"name": "a", "layers": 4}
+
+
+@pytest.mark.parametrize("names", [["a.yaml"], ["a.yaml", "b.yaml"], ["a.yaml", "b.yaml", "c.yaml"]])
+def test_circles_are_refused(recipe, mistake, names):
+    for name, parent in zip(names, [*names[1:], names[0]], strict=True):
+        path = recipe(f"name: a\nextends: {parent}\n", name)
+    assert "circle" in mistake("--config", path)
+
+
+def test_missing_parent_is_named(recipe, mistake):
+    assert "gone.yaml: No such file" in mistake("--config", recipe("extends: gone.yaml\n"))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--colour", "red"], ["unknown option --colour"]),
+        (["--oven.colour", "red"], ["unknown option --oven.colour"]),
+        (["stray"], ["unknown option stray"]),
+        (["--layer", "3"], ["unknown option --layer"]),
+        (["--sugar", "much"], ["--sugar", "float", "much"]),
+        (["--oven.degrees", "1.5"], ["--oven.degrees", "int", "1.5"]),
+        (["--flavour", "mint"], ["--flavour", "plain", "lemon", "mint"]),
+        (["--layers", "-1"], ["--layers is -1: give 0 or more"]),
+        (["--sugar"], ["--sugar", "expected one argument"]),
+        (["--config"], ["--config", "give the path"]),
+        (["--config", "gone.yaml"], ["--config gone.yaml", "No such file"]),
+        (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given 2 times", "extends"]),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(mistake, args, words):
+    message = mistake("--name", "a", *args)
+    assert all(word in message for word in words)
+
+
+def test_missing_required_option_is_named(mistake):
+    assert "--name is required" in mistake()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("colour: red\n", "unknown option colour"),
+        ("oven:\n  colour: red\n", "colour"),
+        ("sugar: much\n", "--sugar"),
+        ("a: [1, 2\nb: {", "not readable as YAML"),
+        ("\t- a", "not readable as YAML"),
+        ("- a\n- b\n", "not a YAML mapping"),
+        ("", "not a YAML mapping"),
+    ],
+)
+def test_mistakes_in_a_recipe_name_the_file(recipe, mistake, text, words):
+    path = recipe(text)
+    message = mistake("--name", "a", "--config", path)
+    assert f"--config {path}" in message and words in message
+
+
+def test_unknown_keys_in_a_parent_name_the_recipe(recipe, mistake):
+    recipe("colour: red\n", "base.yaml")
+    path = recipe("extends: base.yaml\n")
+    assert f"--config {path}" in mistake("--name", "a", "--config", path)
+
+
+def test_a_folder_is_no_recipe(mistake, tmp_path):
+    assert "Is a directory" in mistake("--config", str(tmp_path))
+
+
+def test_mistakes_are_found_before_the_config_is_printed(mistake):
+    mistake("--name", "a", "--layers", "-1", "--print_config")
+
+
+# Ends
+
+
+def test_print_config_reloads_to_an_equal_config_and_creates_nothing(recipe, capsys, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    path = recipe("name: a\noven:\n  tuning: {rate: 0.1, sizes: [1, 2], deep: {on: true}}\n")
+    args = ["--config", path, "--sugar", "1e-5", "--layers", "null"]
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(Cake, [*args, "--print_config"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, err) == (0, "")
+    printed = recipe(out, "printed.yaml")
+    assert parse_config(Cake, ["--config", printed]) == parse_config(Cake, args)
+    assert list(Path().iterdir()) == []
+
+
+def test_dumped_training_options_reload_to_equal_ones(recipe):
+    config = TrainConfig(output_dir="runs/a", num_train_epochs=3)
+    config.data.labels = ["3", "seven"]
+    config.objective.snr_gamma, config.objective.loss_weighting = 5.0, "min_snr"
+    config.logging.trackers = ["tensorboard"]
+    again = parse_config(TrainConfig, ["--config", recipe(dump_config(config))])
+    assert again == config and asdict(again) == asdict(config)
+
+
+@pytest.mark.parametrize("config_class", [Cake, TrainConfig])
+def test_help_lists_the_options(capsys, config_class):
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(config_class, ["--help"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, err) == (0, "")
+    assert "--config" in out and ("Celsius" in out or "Run folder" in out)
+
+
+def test_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("HF_DDPM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="--layers is -1"):
+        parse_config(Cake, ["--name", "a", "--layers", "-1"])
+
+
+def test_interruption_is_one_line_and_exit_code_130(capsys):
+    with pytest.raises(SystemExit) as stopped, user_errors():
+        raise KeyboardInterrupt("stopped at\nstep 3")
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.endswith(": stopped at step 3\n")
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        raise ZeroDivisionError

@@ -1,0 +1,215 @@
+"""Option groups check themselves, and every refusal names the option as the command line writes it."""
+
+import math
+
+import pytest
+import torch
+
+from hf_ddpm.config import (
+    CheckpointConfig,
+    DataConfig,
+    EMAConfig,
+    LoggingConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from hf_ddpm.training.options import TrainConfig
+
+NAN, INFINITY = math.nan, math.inf
+IMPOSSIBLE = {
+    DataConfig: {"batch_size": [0, -1], "image_size": [0, -8], "labels": [[]]},
+    ScheduleConfig: {"num_train_timesteps": [-1, 0, 1, 100_001], "beta_start": [1e-4], "beta_end": [0.02]},
+    ObjectiveConfig: {"class_dropout_prob": [-0.1, 1.1, NAN], "snr_gamma": [-1.0, 0.0, NAN, INFINITY, 5.0]},
+    OptimConfig: {
+        "learning_rate": [0.0, -1e-3, NAN, INFINITY],
+        "betas": [(0.9, 1.0), (-0.1, 0.9), (NAN, 0.9)],
+        "weight_decay": [-0.1, NAN, INFINITY],
+        "lr_warmup_steps": [-1],
+        "max_grad_norm": [0.0, -1.0, NAN],
+        "gradient_accumulation_steps": [0, -1],
+    },
+    EMAConfig: {"decay": [-0.1, 1.0, NAN], "inv_gamma": [0.0, -1.0], "power": [0.0, NAN]},
+    CheckpointConfig: {"every_steps": [0, -1], "keep": [-1, 0, 1], "keep_every_steps": [0]},
+    LoggingConfig: {"every_steps": [0, -1], "sample_every_steps": [0]},
+}
+PREFIXES = {
+    DataConfig: "data",
+    ScheduleConfig: "schedule",
+    ObjectiveConfig: "objective",
+    OptimConfig: "optim",
+    EMAConfig: "ema",
+    CheckpointConfig: "checkpoint",
+    LoggingConfig: "logging",
+}
+
+
+def run_config(**options) -> RunConfig:
+    return RunConfig(**{"output_dir": "runs/a", "max_train_steps": 1} | options)
+
+
+def train_config(**options) -> TrainConfig:
+    return TrainConfig(**{"output_dir": "runs/a", "max_train_steps": 1} | options)
+
+
+@pytest.mark.parametrize("group", [*PREFIXES, ModelConfig])
+def test_defaults_are_possible(group):
+    group()
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [(group, name, value) for group, names in IMPOSSIBLE.items() for name, values in names.items() for value in values],
+)
+def test_impossible_values_are_refused_by_name(group, name, value):
+    with pytest.raises(ValueError) as refused:
+        group(**{name: value})
+    assert str(refused.value).startswith(f"--{PREFIXES[group]}.{name} is {value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("group", "options"),
+    [
+        (ObjectiveConfig, {"class_dropout_prob": 0.0}),
+        (ObjectiveConfig, {"class_dropout_prob": 1.0}),
+        (OptimConfig, {"max_grad_norm": None, "betas": (0.0, 0.0)}),
+        (EMAConfig, {"decay": None}),
+        (EMAConfig, {"decay": 0.0}),
+        (CheckpointConfig, {"every_steps": None, "keep_every_steps": 1}),
+        (ScheduleConfig, {"beta_schedule": "linear", "beta_start": 0.01, "beta_end": 0.01}),
+    ],
+)
+def test_values_at_the_edge_are_possible(group, options):
+    group(**options)
+
+
+# Schedule
+
+
+def test_cosine_is_an_alias():
+    assert ScheduleConfig(beta_schedule="cosine") == ScheduleConfig(beta_schedule="squaredcos_cap_v2")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, NAN])
+@pytest.mark.parametrize("name", ["beta_start", "beta_end"])
+def test_betas_are_variances(name, value):
+    with pytest.raises(ValueError, match=f"--schedule.{name} is"):
+        ScheduleConfig(beta_schedule="linear", **{name: value})
+
+
+def test_betas_rise():
+    with pytest.raises(ValueError, match="--schedule.beta_end is 0.01"):
+        ScheduleConfig(beta_schedule="linear", beta_start=0.02, beta_end=0.01)
+
+
+def test_beta_range_has_the_defaults_of_ho_et_al():
+    assert ScheduleConfig(beta_schedule="linear").beta_range == (1e-4, 0.02)
+    assert ScheduleConfig(beta_schedule="linear", beta_end=0.5).beta_range == (1e-4, 0.5)
+
+
+# Pairs
+
+
+def test_min_snr_and_its_gamma_go_together():
+    ObjectiveConfig(loss_weighting="min_snr", snr_gamma=5.0)
+    with pytest.raises(ValueError, match="--objective.snr_gamma is None: min_snr needs it"):
+        ObjectiveConfig(loss_weighting="min_snr")
+    with pytest.raises(ValueError, match="--objective.snr_gamma is 5.0: add --objective.loss_weighting min_snr"):
+        ObjectiveConfig(snr_gamma=5.0)
+
+
+@pytest.mark.parametrize("missing", ["lr_milestones", "lr_gamma"])
+def test_multistep_needs_milestones_and_gamma(missing):
+    options = {"lr_milestones": [2, 4], "lr_gamma": 0.1}
+    OptimConfig(lr_scheduler="multistep", **options)
+    with pytest.raises(ValueError, match=f"--optim.{missing} is None: multistep needs it"):
+        OptimConfig(lr_scheduler="multistep", **options | {missing: None})
+    with pytest.raises(ValueError, match=f"--optim.{missing} is .*add --optim.lr_scheduler multistep"):
+        OptimConfig(**{missing: options[missing]})
+
+
+@pytest.mark.parametrize("milestones", [[], [0], [-1, 2], [2, 2], [4, 2]])
+def test_milestones_rise_from_above_0(milestones):
+    with pytest.raises(ValueError, match="--optim.lr_milestones is"):
+        OptimConfig(lr_scheduler="multistep", lr_milestones=milestones, lr_gamma=0.1)
+
+
+# The run
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_train_steps": None}, "neither is given"),
+        ({"max_train_steps": 1, "num_train_epochs": 1}, "both are given"),
+    ],
+)
+def test_a_run_has_one_length(options, words):
+    with pytest.raises(ValueError, match=f"--max_train_steps or --num_train_epochs.*{words}"):
+        run_config(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("output_dir", ""), ("seed", -1), ("seed", 2**32), ("max_train_steps", 0), ("max_train_steps", -1), ("num_threads", 0)],
+)
+def test_impossible_runs_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"--{name} is "):
+        run_config(**{name: value})
+
+
+def test_epochs_are_positive():
+    with pytest.raises(ValueError, match="--num_train_epochs is 0"):
+        run_config(max_train_steps=None, num_train_epochs=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is possible on CUDA")
+def test_fp16_needs_cuda():
+    with pytest.raises(ValueError, match="--mixed_precision is 'fp16'"):
+        run_config(mixed_precision="fp16")
+
+
+# Across groups
+
+
+def test_epsilon_and_zero_terminal_snr_exclude_each_other():
+    zero_terminal = ScheduleConfig(rescale_zero_terminal_snr=True)
+    train_config(schedule=zero_terminal, objective=ObjectiveConfig(prediction_type="sample"))
+    with pytest.raises(ValueError, match="--objective.prediction_type is 'epsilon'"):
+        train_config(schedule=zero_terminal, objective=ObjectiveConfig(prediction_type="epsilon"))
+
+
+def test_the_model_is_checked_with_the_data():
+    train_config(data=DataConfig(image_size=6))
+    with pytest.raises(ValueError, match="--data.image_size is 7"):
+        train_config(data=DataConfig(image_size=7))
+    with pytest.raises(ValueError, match="--model.preset digits9: no such preset"):
+        train_config(model=ModelConfig(preset="digits9"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "conditional", "probability"), [(None, True, 0.1), (0.0, True, 0.0), (0.3, True, 0.3), (None, False, 0.0)]
+)
+def test_class_dropout_depends_on_whether_the_model_is_told_a_class(asked, conditional, probability):
+    config = train_config(objective=ObjectiveConfig(class_dropout_prob=asked))
+    assert config.resolve_class_dropout(conditional) == probability
+
+
+def test_class_dropout_without_classes_is_refused():
+    objective = ObjectiveConfig(class_dropout_prob=0.2)
+    with pytest.raises(ValueError, match="--objective.class_dropout_prob is 0.2"):
+        train_config(objective=objective).resolve_class_dropout(conditional=False)
+    with pytest.raises(ValueError, match="--objective.class_dropout_prob is 0.2"):
+        train_config(objective=objective, data=DataConfig(class_conditional=False))
+
+
+def test_a_zero_null_embedding_needs_a_null_label():
+    model = ModelConfig(null_embedding="zero")
+    assert train_config(model=model).resolve_class_dropout(conditional=True) == 0.1
+    with pytest.raises(ValueError, match="--model.null_embedding is 'zero'"):
+        train_config(model=model, data=DataConfig(class_conditional=False))
+    config = train_config(model=model, objective=ObjectiveConfig(class_dropout_prob=0.0))
+    with pytest.raises(ValueError, match="--model.null_embedding is 'zero'"):
+        config.resolve_class_dropout(conditional=True)

@@ -1,0 +1,543 @@
+"""CFGDDPMPipeline: guidance, randomness, refusals, saving, and the copy of its file that goes to the Hub."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+)
+
+import hf_ddpm.pipeline
+from hf_ddpm.pipeline import CFGDDPMPipeline, guided_output
+
+NAMES = {0: "cat", 1: "dog", 2: "frog"}
+NULL = 3
+SCHEDULERS = {
+    "ddpm": DDPMScheduler(timestep_spacing="trailing"),
+    "ddim": DDIMScheduler(timestep_spacing="trailing"),
+    "dpmsolver++": DPMSolverMultistepScheduler(timestep_spacing="trailing"),
+}
+OTHER_SCHEDULERS = [
+    "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+def tiny_unet(num_class_embeds: int | None = NULL + 1, channels: int = 1, **options) -> UNet2DModel:
+    torch.manual_seed(0)
+    arguments = {
+        "sample_size": 8,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "num_class_embeds": num_class_embeds,
+    }
+    return UNet2DModel(**{**arguments, **options}).eval()
+
+
+def quiet(pipeline: CFGDDPMPipeline) -> CFGDDPMPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_pipeline(scheduler: str = "ddim", **unet_options) -> CFGDDPMPipeline:
+    return quiet(CFGDDPMPipeline(tiny_unet(**unet_options), SCHEDULERS[scheduler], NAMES, NULL))
+
+
+def unconditional_pipeline(scheduler: str = "ddim") -> CFGDDPMPipeline:
+    return quiet(CFGDDPMPipeline(tiny_unet(num_class_embeds=None), SCHEDULERS[scheduler]))
+
+
+def pipeline_without_null_label() -> CFGDDPMPipeline:
+    return quiet(CFGDDPMPipeline(tiny_unet(num_class_embeds=3), SCHEDULERS["ddim"], NAMES))
+
+
+def generators(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+def latents_of(pipeline, labels=(0, 1, 2), steps: int = 4, **options) -> torch.Tensor:
+    labels = None if labels is None else list(labels)
+    count = options.get("num_images_per_prompt", 1) * (1 if labels is None else len(labels))
+    options = {"generator": generators(count), **options}
+    return pipeline(labels, num_inference_steps=steps, output_type="latent", **options).images
+
+
+def batch_sizes(pipeline) -> list[int]:
+    """Record the batch size of every call of the network from now on."""
+    sizes = []
+    pipeline.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def plain_loop(pipeline, label: int | None, latents: torch.Tensor, steps: int, rng) -> torch.Tensor:
+    """Sample as diffusers' documentation does it: one network, one scheduler, no guidance."""
+    scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(steps)
+    labels = None if label is None else torch.full((len(latents),), label)
+    options = {"use_clipped_model_output": True} if isinstance(scheduler, DDIMScheduler) else {}
+    latents = latents * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        with torch.no_grad():
+            model_output = pipeline.unet(
+                scheduler.scale_model_input(latents, t), t, class_labels=labels
+            ).sample
+        latents = scheduler.step(model_output, t, latents, generator=rng, **options).prev_sample
+    return latents
+
+
+# Guidance
+
+
+def test_guided_output_is_the_formula_of_the_paper():
+    cond, uncond = torch.randn(2, 5, 3, 8, 8, dtype=torch.float64)
+    for w in (-1, 0, 0.5, 3):
+        expected = (1 + w) * cond - w * uncond
+        torch.testing.assert_close(guided_output(cond, uncond, w + 1), expected)
+
+
+def test_full_rescale_restores_the_standard_deviation_of_the_conditional_output():
+    cond, uncond = torch.randn(2, 5, 3, 8, 8, dtype=torch.float64)
+    plain, half, full = (guided_output(cond, uncond, 4.0, rescale) for rescale in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(full.std(dim=(1, 2, 3)), cond.std(dim=(1, 2, 3)))
+    torch.testing.assert_close(half, (plain + full) / 2)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(("scale", "label"), [(1.0, 2), (0.0, NULL)])
+def test_scale_one_and_zero_are_plain_sampling_with_one_call_a_step(scheduler, scale, label):
+    pipeline = tiny_pipeline(scheduler)
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    expected = plain_loop(pipeline, label, noise, 5, torch.Generator().manual_seed(6))
+    sizes = batch_sizes(pipeline)
+    rng = torch.Generator().manual_seed(6)
+    images = latents_of(pipeline, (2, 2), steps=5, guidance_scale=scale, latents=noise, generator=rng)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    assert sizes == [2] * 5
+
+
+def test_other_scales_call_the_network_once_with_twice_the_images():
+    pipeline = tiny_pipeline()
+    sizes = batch_sizes(pipeline)
+    latents_of(pipeline, guidance_scale=2.0)
+    assert sizes == [6] * 4
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.5, 2.0])
+def test_original_formulation_is_scale_minus_one(w):
+    pipeline = tiny_pipeline()
+    ours = latents_of(pipeline, guidance_scale=w + 1)
+    theirs = latents_of(pipeline, guidance_scale=w, use_original_formulation=True)
+    assert torch.equal(ours, theirs)
+
+
+def test_guidance_is_linear_extrapolation_in_the_first_step():
+    pipeline = tiny_pipeline("ddpm")
+    pipeline.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    at = {scale: latents_of(pipeline, steps=1, guidance_scale=scale).double() for scale in (0.0, 1.0, 3.0)}
+    torch.testing.assert_close(at[3.0], at[0.0] + 3 * (at[1.0] - at[0.0]), rtol=1e-4, atol=1e-2)
+
+
+def test_guidance_interval():
+    pipeline = tiny_pipeline()
+    everywhere, nowhere = latents_of(pipeline, guidance_scale=3.0), latents_of(pipeline)
+    for interval, expected in (((0, 1), everywhere), ((0.5, 0.5), nowhere), ((1, 1), nowhere)):
+        images = latents_of(pipeline, guidance_scale=3.0, guidance_interval=interval)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    sizes = batch_sizes(pipeline)
+    # Timesteps 999, 749, 499, 249 of 1000.
+    latents_of(pipeline, guidance_scale=3.0, guidance_interval=(0.499, 0.749))
+    assert sizes == [3, 3, 6, 3]
+
+
+def test_guidance_rescale_changes_the_images():
+    pipeline = tiny_pipeline()
+    plain = latents_of(pipeline, guidance_scale=3.0)
+    assert not torch.allclose(
+        plain, latents_of(pipeline, guidance_scale=3.0, guidance_rescale=0.7), atol=1e-2
+    )
+
+
+def test_without_labels_the_null_label_is_sampled_at_any_scale_for_one_call_a_step():
+    pipeline = tiny_pipeline()
+    expected = latents_of(pipeline, (0, 1), guidance_scale=0.0)
+    sizes = batch_sizes(pipeline)
+    for scale in (1.0, 0.0, 4.0):
+        images = latents_of(pipeline, None, num_images_per_prompt=2, guidance_scale=scale)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    assert sizes == [2] * 12
+
+
+def test_unconditional_model():
+    pipeline = unconditional_pipeline("ddpm")
+    assert (pipeline.is_conditional, pipeline.num_classes, pipeline.null_label) == (False, None, None)
+    noise = torch.randn(2, 1, 8, 8)
+    expected = plain_loop(pipeline, None, noise, 4, torch.Generator().manual_seed(1))
+    options = {"latents": noise, "generator": torch.Generator().manual_seed(1)}
+    images = latents_of(pipeline, None, num_images_per_prompt=2, **options)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+
+
+def test_model_without_null_label_samples_its_classes():
+    pipeline = pipeline_without_null_label()
+    assert pipeline.num_classes == 3
+    assert latents_of(pipeline, ("cat", 2)).shape == (2, 1, 8, 8)
+
+
+# Randomness and schedulers
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_does_not_depend_on_its_batch(scheduler, channels):
+    pipeline = tiny_pipeline(scheduler, channels=channels)
+    # Of random weights epsilon is so wrong that x_0 = (x_t - sigma epsilon) / alpha runs into the hundreds, and
+    # rounding errors with it: v keeps it small.
+    options = {"prediction_type": "v_prediction"}
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options)
+    labels = [0, 1, 2, 0, 1, 2, 0, 1]
+
+    def sample(batch_size):
+        parts = []
+        for start in range(0, 8, batch_size):
+            part = labels[start : start + batch_size]
+            options = {"guidance_scale": 2.0, "num_inference_steps": 5, "output_type": "np"}
+            parts.append(pipeline(part, generator=generators(len(part), start), **options).images)
+        return np.concatenate(parts)
+
+    one, three, eight = sample(1), sample(3), sample(8)
+    assert one.shape == (8, 8, 8, channels)
+    np.testing.assert_allclose(one, eight, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(three, eight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHER_SCHEDULERS)
+def test_the_other_schedulers_run(name):
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    images = latents_of(pipeline, steps=6, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
+    assert images.isfinite().all()
+
+
+def test_latents_are_the_first_noise():
+    pipeline = tiny_pipeline()
+    noise = torch.cat([torch.randn(1, 1, 8, 8, generator=rng) for rng in generators(3)])
+    assert torch.equal(latents_of(pipeline, latents=noise), latents_of(pipeline))
+
+
+def test_the_first_noise_is_scaled_to_the_scheduler():
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing")
+    pipeline.scheduler.set_timesteps(4)
+    noise = torch.randn(1, 1, 8, 8)
+    prepared = pipeline.prepare_latents(1, None, noise, torch.device("cpu"))
+    assert pipeline.scheduler.init_noise_sigma > 20
+    torch.testing.assert_close(prepared, noise * pipeline.scheduler.init_noise_sigma)
+
+
+def test_eta_draws_noise_from_the_generators():
+    pipeline = tiny_pipeline()
+    noisy = latents_of(pipeline, eta=1.0)
+    assert not torch.allclose(noisy, latents_of(pipeline), atol=1e-2)
+    torch.testing.assert_close(noisy[:1], latents_of(pipeline, (0,), eta=1.0), rtol=0, atol=1e-5)
+
+
+def test_ddim_recomputes_epsilon_only_where_it_clips():
+    pipeline = tiny_pipeline()
+    assert pipeline.prepare_step_options(None, 0.0)["use_clipped_model_output"] is True
+    pipeline.scheduler = DDIMScheduler(clip_sample=False)
+    assert "use_clipped_model_output" not in pipeline.prepare_step_options(None, 0.0)
+
+
+def test_the_scheduler_computes_in_float32_when_the_network_does_not():
+    pipeline = tiny_pipeline()
+    reference = latents_of(pipeline, guidance_scale=2.0)
+    pipeline.unet.to(torch.bfloat16)
+    images = latents_of(pipeline, guidance_scale=2.0)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, reference, rtol=0, atol=0.3)
+    assert not torch.equal(images, images.bfloat16().float())
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_learned_variance(scheduler):
+    trained = DDPMScheduler(timestep_spacing="trailing", variance_type="learned_range")
+    pipeline = tiny_pipeline(out_channels=2)
+    pipeline.scheduler = type(SCHEDULERS[scheduler]).from_config(trained.config)
+    images = latents_of(pipeline, guidance_scale=2.0)
+    assert images.shape == (3, 1, 8, 8)
+    assert images.isfinite().all()
+
+
+# Arguments and output
+
+
+def test_labels_may_be_names_ids_tensors_and_arrays():
+    pipeline = tiny_pipeline()
+    forms = [
+        ["cat", 1, "frog"],
+        torch.arange(3),
+        np.arange(3),
+        (np.int64(0), torch.tensor(1), "frog"),
+        range(3),
+    ]
+    assert all(pipeline.get_label_ids(labels) == [0, 1, 2] for labels in forms)
+    assert pipeline.get_label_ids("dog") == pipeline.get_label_ids(1) == [1]
+
+
+def test_images_of_one_label_lie_side_by_side():
+    pipeline = tiny_pipeline()
+    pairs = latents_of(pipeline, (0, 2), num_images_per_prompt=2)
+    assert torch.equal(pairs, latents_of(pipeline, (0, 0, 2, 2)))
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_output_types(channels, mode):
+    pipeline = tiny_pipeline(channels=channels)
+
+    def sample(output_type):
+        return pipeline(
+            [0, 1], 1, num_inference_steps=2, generator=generators(2), output_type=output_type
+        ).images
+
+    latent, pt, array, pil = (sample(output_type) for output_type in ("latent", "pt", "np", "pil"))
+    assert latent.shape == pt.shape == (2, channels, 8, 8)
+    torch.testing.assert_close(pt, (latent / 2 + 0.5).clamp(0, 1))
+    np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
+    assert array.dtype == np.float32
+    assert [(image.mode, image.size) for image in pil] == [(mode, (8, 8))] * 2
+    np.testing.assert_array_equal(np.asarray(pil[0]), (array[0] * 255).round().astype(np.uint8).squeeze())
+
+
+def test_return_dict_false_returns_a_tuple():
+    result = tiny_pipeline()(0, num_inference_steps=1, return_dict=False, output_type="pt")
+    assert isinstance(result, tuple)
+    assert [images.shape for images in result] == [(1, 1, 8, 8)]
+
+
+def test_callback_sees_each_step_and_may_change_the_latents():
+    pipeline = tiny_pipeline()
+    seen = []
+
+    def watch(pipe, step_index, t, tensors):
+        seen.append((pipe is pipeline, step_index, int(t), tuple(tensors["latents"].shape)))
+
+    assert torch.equal(latents_of(pipeline, callback_on_step_end=watch), latents_of(pipeline))
+    assert seen == [(True, i, t, (3, 1, 8, 8)) for i, t in enumerate((999, 749, 499, 249))]
+
+    def erase(pipe, step_index, t, tensors):
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    assert not latents_of(pipeline, callback_on_step_end=erase).any()
+
+
+def test_the_documented_number_of_steps_is_the_default():
+    default = inspect.signature(CFGDDPMPipeline.__call__).parameters["num_inference_steps"].default
+    assert f"{default} unless told" in CFGDDPMPipeline.__call__.__doc__
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_labels": 99}, "class_labels is 99: .* ids from 0 to 2"),
+        ({"class_labels": -1}, "class_labels is -1: .* ids from 0 to 2"),
+        ({"class_labels": NULL}, "class_labels is 3: .* ids from 0 to 2"),
+        ({"class_labels": 1.0}, "class_labels is 1.0: "),
+        ({"class_labels": torch.ones(2)}, "class_labels is 1.0: "),
+        ({"class_labels": [0, True]}, "class_labels is True: "),
+        ({"class_labels": np.array([False])}, "class_labels is False: "),
+        ({"class_labels": [0, None]}, "class_labels is None: "),
+        ({"class_labels": [[0, 1]]}, r"class_labels is \[0, 1\]: "),
+        ({"class_labels": []}, r"class_labels is \[\]: "),
+        ({"class_labels": "dgo"}, "class_labels is 'dgo': no such name, nearest: dog"),
+        ({"guidance_scale": "2"}, "guidance_scale is '2'"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": None, "use_original_formulation": True}, "guidance_scale is None"),
+        ({"guidance_interval": 0.5}, "guidance_interval is 0.5"),
+        ({"guidance_interval": (0.7, 0.2)}, r"guidance_interval\[1\] is 0.2: .* from 0.7 to 1"),
+        ({"guidance_interval": (-0.1, 0.2)}, r"guidance_interval\[0\] is -0.1"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5: .* from 0 to 1"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0: give at least 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"num_inference_steps": 1001}, "num_inference_steps is 1001: .* from 1 to 1000"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5: give an integer"),
+        ({"num_inference_steps": 61}, "num_inference_steps is 61: cannot be spaced"),
+        ({"eta": -0.1}, "eta is -0.1"),
+        ({"generator": generators(2)}, r"len\(generator\) is 2: give 1"),
+        ({"latents": torch.zeros(2, 1, 8, 8)}, "latents.shape is .*: must be"),
+        ({"output_type": "jpg"}, "output_type is 'jpg'"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "there is only 'latents'"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny_pipeline()(**{"class_labels": 0, "num_inference_steps": 2, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (unconditional_pipeline, {"class_labels": 1}, "class_labels is 1: the model is unconditional"),
+        (
+            unconditional_pipeline,
+            {"guidance_scale": 2.0},
+            "guidance_scale is 2.0: the model is unconditional",
+        ),
+        (pipeline_without_null_label, {}, "class_labels is None: the model has no null label"),
+        (pipeline_without_null_label, {"class_labels": 1, "guidance_scale": 2.0}, "has no null label"),
+        (pipeline_without_null_label, {"class_labels": 1, "guidance_scale": 0}, "has no null label"),
+        (
+            pipeline_without_null_label,
+            {"class_labels": 1, "guidance_scale": 0.5, "use_original_formulation": True},
+            "guidance_scale is 1.5: the model has no null label",
+        ),
+        (
+            lambda: tiny_pipeline("ddpm"),
+            {"class_labels": 1, "eta": 0.5},
+            "eta is 0.5: DDPMScheduler takes none",
+        ),
+    ],
+)
+def test_refusals_that_depend_on_the_model(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build()(num_inference_steps=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("num_class_embeds", "id2label", "null_label", "message"),
+    [
+        (None, NAMES, None, "id2label is .*: the model is unconditional"),
+        (None, None, 3, "null_label is 3: the model is unconditional"),
+        (4, NAMES, 2, "null_label is 2: must be the last"),
+        (4, {0: "cat", 3: "none"}, 3, "id2label is .*: must name ids from 0 to 2"),
+    ],
+)
+def test_labels_must_belong_to_the_network(num_class_embeds, id2label, null_label, message):
+    unet = tiny_unet(num_class_embeds=num_class_embeds)
+    with pytest.raises(ValueError, match=message):
+        CFGDDPMPipeline(unet, SCHEDULERS["ddim"], id2label, null_label)
+
+
+def test_a_name_that_two_classes_bear_must_be_given_as_id():
+    pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], {0: "crane", 1: "crane"}, NULL)
+    with pytest.raises(ValueError, match=r"the classes \[0, 1\] share this name"):
+        pipeline.get_label_ids("crane")
+
+
+def test_names_need_id2label():
+    pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], None, NULL)
+    with pytest.raises(ValueError, match="no class has a name, give ids from 0 to 2"):
+        pipeline.get_label_ids("cat")
+
+
+# Saving
+
+
+def test_save_and_load_keeps_everything(tmp_path):
+    names = {label: f"class {label}" for label in range(12)}
+    unet = tiny_unet(num_class_embeds=13, channels=3)
+    saved = quiet(CFGDDPMPipeline(unet, SCHEDULERS["dpmsolver++"], names, 12))
+    saved.save_pretrained(tmp_path)
+    loaded = quiet(CFGDDPMPipeline.from_pretrained(tmp_path))
+    assert list(loaded.id2label.items()) == list(names.items())
+    assert (loaded.null_label, loaded.num_classes) == (12, 12)
+    assert loaded.get_label_ids("class 10") == [10]
+    options = {"guidance_scale": 2.0, "labels": ("class 10", 2)}
+    assert torch.equal(latents_of(saved, **options), latents_of(loaded, **options))
+
+    loaded.save_pretrained(tmp_path / "again")
+    assert list(CFGDDPMPipeline.from_pretrained(tmp_path / "again").id2label.items()) == list(names.items())
+
+
+def test_saved_files_are_safe_and_hold_the_code(tmp_path):
+    pipeline = unconditional_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert files == [
+        "model_index.json",
+        "pipeline.py",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ]
+    assert (tmp_path / "pipeline.py").read_bytes() == Path(hf_ddpm.pipeline.__file__).read_bytes()
+    with pytest.raises(ValueError, match="safe_serialization is False"):
+        pipeline.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_the_file_stands_on_its_own():
+    tree = ast.parse(Path(hf_ddpm.pipeline.__file__).read_text())
+    roots = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots |= {
+        name.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    assert roots - set(sys.stdlib_module_names) == {"torch", "diffusers"}
+    classes = [value for value in vars(hf_ddpm.pipeline).values() if inspect.isclass(value)]
+    here = [value for value in classes if value.__module__ == hf_ddpm.pipeline.__name__]
+    assert [value for value in here if issubclass(value, DiffusionPipeline)] == [CFGDDPMPipeline]
+
+
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_ddpm":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+
+torch.set_num_threads(1)
+folder, output, resaved = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+generators = [torch.Generator().manual_seed(i) for i in range(2)]
+options = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "np"}
+images = pipeline(["frog", 0], generator=generators, **options).images
+assert "hf_ddpm" not in sys.modules
+np.save(output, images)
+pipeline.save_pretrained(resaved)
+"""
+
+
+def test_a_saved_model_works_without_the_package(tmp_path):
+    pipeline = tiny_pipeline()
+    folder, output, resaved = tmp_path / "model", tmp_path / "images.npy", tmp_path / "resaved"
+    pipeline.save_pretrained(folder)
+    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, folder, output, resaved]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    options = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "np"}
+    expected = pipeline(["frog", 0], generator=generators(2), **options).images
+    np.testing.assert_allclose(np.load(output), expected, rtol=0, atol=1e-5)
+    assert (resaved / "pipeline.py").read_bytes() == (folder / "pipeline.py").read_bytes()
+    assert CFGDDPMPipeline.from_pretrained(resaved).id2label == NAMES

@@ -1,0 +1,189 @@
+"""train_scripts/sample.py: the files that it writes, and its one-line refusals."""
+
+import importlib.util
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from hf_ddpm.pipeline import CFGDDPMPipeline
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_scripts" / "sample.py"
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("sample_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    # The parser reads the docstrings of the options from the source, which inspect finds by the module's name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module.main
+    del sys.modules[spec.name]
+
+
+def save_model(folder: Path, *, num_class_embeds: int | None = 4, null_label: int | None = 3) -> str:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        num_class_embeds=num_class_embeds,
+    )
+    names = None if num_class_embeds is None else {0: "cat", 1: "dog", 2: "great dane"}
+    CFGDDPMPipeline(unet, DDPMScheduler(), names, null_label).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def options(model: str, output_dir: Path, *more: str) -> list[str]:
+    return [
+        "--model",
+        model,
+        "--output_dir",
+        str(output_dir),
+        "--num_inference_steps",
+        "2",
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+def test_png_files_and_a_grid_with_a_row_a_class(main, model, tmp_path, capsys):
+    folder = tmp_path / "new" / "images"
+    main(options(model, folder, "--per_class", "2", "--seed", "10"))
+    assert names_in(folder) == [
+        "00000_label-cat_seed-10.png",
+        "00001_label-cat_seed-11.png",
+        "00002_label-dog_seed-12.png",
+        "00003_label-dog_seed-13.png",
+        "00004_label-great-dane_seed-14.png",
+        "00005_label-great-dane_seed-15.png",
+        "grid.png",
+    ]
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.height == 2 + 3 * 34
+        assert grid.width > 2 + 2 * 34
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f"6 images: {folder}"
+    assert "6/6" in captured.err
+
+
+def test_npz_with_the_labels_that_were_asked_for(main, model, tmp_path):
+    more = [
+        "--class_labels",
+        "[dog, 0]",
+        "--num_images",
+        "5",
+        "--format",
+        "npz",
+        "--scheduler",
+        "dpmsolver++",
+    ]
+    main(options(model, tmp_path / "a", *more, "--batch_size", "2"))
+    main(options(model, tmp_path / "b", *more, "--batch_size", "5"))
+    assert names_in(tmp_path / "a") == ["grid.png", "samples.npz"]
+    with np.load(tmp_path / "a" / "samples.npz") as a, np.load(tmp_path / "b" / "samples.npz") as b:
+        assert a["class_labels"].tolist() == [1, 0, 1, 0, 1]
+        assert a["seeds"].tolist() == [0, 1, 2, 3, 4]
+        assert abs(a["images"].astype(int) - b["images"]).max() <= 1
+
+
+def test_the_default_scale_is_guided_where_the_model_can_be(main, model, tmp_path):
+    def images(name: str, *more: str) -> np.ndarray:
+        main(options(model, tmp_path / name, "--num_images", "2", "--format", "npz", *more))
+        with np.load(tmp_path / name / "samples.npz") as saved:
+            return saved["images"].astype(int)
+
+    default = images("default")
+    assert abs(default - images("1.5", "--guidance_scale", "1.5")).max() == 0
+    assert abs(default - images("1", "--guidance_scale", "1")).max() > 1
+
+
+def test_models_that_cannot_be_guided(main, tmp_path):
+    unconditional = save_model(tmp_path / "unconditional", num_class_embeds=None, null_label=None)
+    main(options(unconditional, tmp_path / "a", "--num_images", "2"))
+    assert names_in(tmp_path / "a") == ["00000_seed-0.png", "00001_seed-1.png", "grid.png"]
+    without_null = save_model(tmp_path / "without_null", num_class_embeds=3, null_label=None)
+    main(options(without_null, tmp_path / "b", "--per_class", "1"))
+    assert len(names_in(tmp_path / "b")) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--num_images", "-3"], "--num_images is -3: give at least 1"),
+        (["--per_class", "0"], "--per_class is 0"),
+        (["--num_inference_steps", "0"], "--num_inference_steps is 0"),
+        (["--batch_size", "0"], "--batch_size is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--eta", "2"], "--eta is 2.0"),
+        (["--format", "gif"], "--format"),
+        (["--no_such_option", "1"], "no_such_option"),
+        (["--num_images", "2", "--scheduler", "ddimm"], "scheduler is 'ddimm': give one of ddpm, ddim"),
+        (["--num_images", "2", "--model", "./no/such/folder"], "model is './no/such/folder'"),
+        (["--num_images", "2", "--device", "tpu9"], "device is 'tpu9'"),
+        (["--num_images", "2", "--guidance_scale", ".nan"], "guidance_scale is nan"),
+        (["--num_images", "2", "--num_inference_steps", "5000"], "num_inference_steps is 5000"),
+        (["--class_labels", "[dog, 9]"], "class_labels is 9: "),
+        (["--class_labels", "[dgo]"], "class_labels is 'dgo': no such name, nearest: dog"),
+        (["--num_images", "2", "--per_class", "2"], "--num_images is 2"),
+        ([], "--num_images is None"),
+    ],
+)
+def test_mistakes_are_one_line_before_the_folder_is_made(main, model, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as caught:
+        main(options(model, tmp_path / "images", *more))
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_folder_that_is_not_empty_is_refused(main, model, tmp_path, capsys):
+    (tmp_path / "old.png").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(options(model, tmp_path, "--num_images", "1"))
+    assert caught.value.code == 2
+    assert f"--output_dir is '{tmp_path}': give a new or an empty folder" in capsys.readouterr().err
+    assert names_in(tmp_path) == ["old.png"]
+
+
+def test_ctrl_c_ends_with_one_line_and_code_130(main, model, tmp_path, capsys):
+    folder = tmp_path / "images"
+
+    def press_when_images_come():
+        while not list(folder.glob("*.png")):
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=press_when_images_come, daemon=True).start()
+    with pytest.raises(SystemExit) as caught:
+        main(options(model, folder, "--num_images", "100000", "--batch_size", "1"))
+    assert caught.value.code == 130
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    assert "interrupted" in errors.splitlines()[-1]

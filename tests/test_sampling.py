@@ -1,0 +1,371 @@
+"""Loading a model, choosing a sampler, one image = one seed, and the label rules of the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from PIL import Image
+
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.sampling import SAMPLERS, build_sampler, generate, load_pipeline, resolve_labels, save_samples
+
+NAMES = {0: "2", 1: "dog", 2: "great dane"}
+
+
+def tiny_pipeline(
+    *, conditional: bool = True, channels: int = 1, null_label: int | None = 3, **scheduler_options
+):
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        num_class_embeds=(3 if null_label is None else 4) if conditional else None,
+    ).eval()
+    scheduler = DDPMScheduler(**scheduler_options)
+    if not conditional:
+        return CFGDDPMPipeline(unet, scheduler)
+    return CFGDDPMPipeline(unet, scheduler, NAMES, null_label)
+
+
+def all_images(pipeline, class_labels, **options) -> np.ndarray:
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, **options}
+    return np.concatenate(
+        [batch.images for batch in generate(pipeline, class_labels=class_labels, **options)]
+    )
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_samplers_keep_the_forward_process(name, beta_schedule, rescale):
+    options = {"beta_schedule": beta_schedule, "rescale_betas_zero_snr": rescale}
+    trained = DDPMScheduler(num_train_timesteps=200, prediction_type="v_prediction", **options)
+    sampler = build_sampler(name, trained.config)
+    assert sampler.config.prediction_type == "v_prediction"
+    torch.testing.assert_close(sampler.alphas_cumprod, trained.alphas_cumprod)
+    sampler.set_timesteps(4)
+    assert sampler.timesteps.tolist() == [199, 149, 99, 49]
+
+
+def test_samplers_are_set_up_as_their_papers_have_them():
+    config = DDPMScheduler(clip_sample=False).config
+    ddpm, ddim, solver = (build_sampler(name, config) for name in ("ddpm", "ddim", "dpmsolver++"))
+    assert isinstance(ddpm, DDPMScheduler)
+    assert ddpm.config.clip_sample is True
+    assert isinstance(ddim, DDIMScheduler)
+    assert ddim.config.clip_sample is False
+    assert isinstance(solver, DPMSolverMultistepScheduler)
+    assert (solver.config.algorithm_type, solver.config.solver_order) == ("dpmsolver++", 2)
+    assert (solver.config.final_sigmas_type, solver.config.thresholding) == ("zero", False)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver++"])
+def test_cosine_schedule_with_epsilon_is_clipped(name):
+    """A small error of epsilon at the last timestep must not spoil the image."""
+    config = DDPMScheduler(beta_schedule="squaredcos_cap_v2").config
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = build_sampler(name, config)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images = pipeline(0, num_inference_steps=10, generator=generator, output_type="latent").images
+    assert images.abs().max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_is_the_same_before_and_after_saving_and_switching(name, tmp_path):
+    def settings(scheduler):
+        expected = type(scheduler)().config
+        return {key: value for key, value in scheduler.config.items() if key in expected and key[0] != "_"}
+
+    trained = DDPMScheduler(beta_end=0.01)
+    trained.save_pretrained(tmp_path)
+    expected = settings(build_sampler(name, trained.config))
+    assert expected["beta_end"] == 0.01
+    assert settings(build_sampler(name, DDPMScheduler.from_pretrained(tmp_path).config)) == expected
+    for other in SAMPLERS:
+        assert settings(build_sampler(name, build_sampler(other, trained.config).config)) == expected
+
+
+def test_unknown_samplers_are_refused():
+    with pytest.raises(ValueError, match=r"scheduler is 'ddimm': give one of ddpm, ddim, dpmsolver\+\+"):
+        build_sampler("ddimm", DDPMScheduler().config)
+    with pytest.raises(ValueError, match="scheduler is 'ddimm'"):
+        load_pipeline("nowhere", scheduler="ddimm")
+
+
+# Loading
+
+
+def test_load_pipeline(tmp_path):
+    tiny_pipeline(prediction_type="v_prediction").save_pretrained(tmp_path)
+    loaded = load_pipeline(str(tmp_path), device="cpu")
+    assert isinstance(loaded.scheduler, DDPMScheduler)
+    assert loaded.scheduler.config.timestep_spacing == "trailing"
+    assert loaded.scheduler.config.prediction_type == "v_prediction"
+    assert loaded.id2label == NAMES
+    switched = load_pipeline(str(tmp_path), scheduler="ddim", device="cpu", dtype=torch.bfloat16)
+    assert isinstance(switched.scheduler, DDIMScheduler)
+    assert switched.unet.dtype == torch.bfloat16
+
+
+def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True, beta_end=0.01)
+    pipeline.save_pretrained(tmp_path)
+    config = load_pipeline(str(tmp_path), device="cpu").scheduler.config
+    assert (config.clip_sample, config.beta_end, config.timestep_spacing) == (True, 0.01, "trailing")
+
+
+def test_load_pipeline_reads_an_unconditional_ddpm_pipeline_of_diffusers(tmp_path):
+    pipeline = tiny_pipeline(conditional=False)
+    DDPMPipeline(pipeline.unet, pipeline.scheduler).save_pretrained(tmp_path)
+    assert not load_pipeline(str(tmp_path), device="cpu").is_conditional
+
+
+def test_missing_folders_are_refused(tmp_path):
+    for model in (str(tmp_path / "none"), "./none", "none", "runs/none/pipeline", "none/"):
+        with pytest.raises(ValueError, match="there is no such folder"):
+            load_pipeline(model)
+    with pytest.raises(ValueError, match=r"the folder has no model_index\.json"):
+        load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize("inner", ["pipeline", "checkpoints/step-00000200"])
+def test_a_run_directory_is_refused_with_the_folder_to_give(tmp_path, inner):
+    (tmp_path / "checkpoints" / "step-00000100").mkdir(parents=True)
+    (tmp_path / inner).mkdir(parents=True)
+    (tmp_path / inner / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"this is a run directory, give {tmp_path}/{inner}"):
+        load_pipeline(str(tmp_path))
+
+
+def test_broken_models_are_refused_in_one_line(tmp_path):
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def refusal() -> str:
+        with pytest.raises(ValueError, match="the folder cannot be loaded") as caught:
+            load_pipeline(str(tmp_path))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    tiny_pipeline().save_pretrained(tmp_path)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert weights.name in refusal()
+    weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
+    assert weights.name in refusal()
+    (tmp_path / "model_index.json").write_text("[]")
+    refusal()
+
+
+def test_a_model_cannot_name_a_class_of_another_library(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "unet": ["os", "system"]}))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "meta"])
+def test_devices_that_torch_cannot_use_are_refused(device, tmp_path):
+    with pytest.raises(ValueError, match=f"device is '{device}': torch cannot use it here"):
+        load_pipeline(str(tmp_path), device=device)
+
+
+# Generating
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_do_not_depend_on_the_batch_size(name, channels):
+    pipeline = tiny_pipeline(channels=channels)
+    pipeline.scheduler = build_sampler(name, pipeline.scheduler.config)
+    labels = [0, 1, 2, 0, 1, 2, 0, 1]
+    one, three, eight = (
+        all_images(pipeline, labels, seed=7, batch_size=size).astype(int) for size in (1, 3, 8)
+    )
+    assert one.shape == (8, 8, 8, channels)
+    assert abs(one - eight).max() <= 1
+    assert abs(three - eight).max() <= 1
+    assert abs(eight[0] - eight[3]).max() > 10
+
+
+def test_a_slice_of_the_list_is_the_work_of_one_process():
+    pipeline = tiny_pipeline()
+    labels = [0, 1, 2, 0, 1, 2, 0]
+    whole = all_images(pipeline, labels, seed=3)
+    for rank in range(2):
+        part = all_images(pipeline, labels[rank::2], seeds=list(range(3, 10))[rank::2], batch_size=2)
+        assert abs(part.astype(int) - whole[rank::2]).max() <= 1
+
+
+def test_batches_say_what_they_were_made_from():
+    batches = list(
+        generate(tiny_pipeline(), class_labels=[2, 1, 0], seed=5, batch_size=2, num_inference_steps=2)
+    )
+    assert [batch.class_labels for batch in batches] == [[2, 1], [0]]
+    assert [batch.seeds for batch in batches] == [[5, 6], [7]]
+    assert all(batch.images.dtype == np.uint8 for batch in batches)
+
+
+def test_images_are_rounded_to_uint8():
+    pipeline = tiny_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    rng = torch.Generator().manual_seed(4)
+    expected = pipeline(1, num_inference_steps=4, guidance_scale=2.0, generator=rng, output_type="np").images
+    np.testing.assert_array_equal(all_images(pipeline, [1], seed=4), (expected * 255).round())
+
+
+def test_unconditional_and_null_label():
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    assert all_images(tiny_pipeline(conditional=False), [None] * 3, batch_size=2, **options).shape == (
+        3,
+        8,
+        8,
+        1,
+    )
+    null = all_images(tiny_pipeline(), [None] * 2, **options)
+    assert abs(null.astype(int) - all_images(tiny_pipeline(), [1, 1], **options)).max() > 0
+    np.testing.assert_array_equal(
+        null, all_images(tiny_pipeline(), [1, 1], **{**options, "guidance_scale": 0.0})
+    )
+
+
+def test_the_step_bar_comes_back(capsys):
+    pipeline = tiny_pipeline()
+    all_images(pipeline, [0, 1])
+    assert capsys.readouterr().err == ""
+    pipeline(0, num_inference_steps=2)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_progress_counts_images(capsys):
+    all_images(tiny_pipeline(), [0, 1, 2], batch_size=2, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_labels": []}, "class_labels is"),
+        ({"class_labels": [0, None]}, "give None for all images or for none"),
+        ({"class_labels": [0, 9]}, "class_labels is 9"),
+        ({"seeds": [1]}, r"len\(seeds\) is 1: give 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seeds": [0, 0.5]}, "seed is 0.5: give an integer"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_inference_steps": 5000}, "num_inference_steps is 5000"),
+        ({"guidance_interval": (1, 0)}, "guidance_interval"),
+        ({"guidance_rescale": 2}, "guidance_rescale is 2"),
+        ({"eta": 0.5}, "eta is 0.5: DDPMScheduler takes none"),
+    ],
+)
+def test_generate_refuses_before_the_first_batch(options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(tiny_pipeline(), **{"class_labels": [0, 1], **options})
+
+
+def test_a_diverged_model_is_an_error():
+    pipeline = tiny_pipeline()
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="seeds 2 to 3 are not finite"):
+        all_images(pipeline, [0, 1], seed=2)
+
+
+# Labels of a command line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"tokens": ["dog", "0"]}, [1, 0]),
+        ({"tokens": ["2", 2, "great dane"]}, [0, 0, 2]),
+        ({"tokens": ["1", "0"], "per_class": 2}, [1, 1, 0, 0]),
+        ({"per_class": 2}, [0, 0, 1, 1, 2, 2]),
+        ({"tokens": ["1", "0"], "num_images": 5}, [1, 0, 1, 0, 1]),
+        ({"num_images": 4}, [0, 1, 2, 0]),
+    ],
+)
+def test_labels_of_a_conditional_model(options, expected):
+    options = {"tokens": None, "per_class": None, "num_images": None, **options}
+    assert resolve_labels(tiny_pipeline(), **options) == expected
+
+
+def test_labels_of_an_unconditional_model():
+    assert resolve_labels(tiny_pipeline(conditional=False), None, None, 3) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("conditional", "tokens", "per_class", "num_images", "message"),
+    [
+        (True, None, None, None, "--num_images is None: give --class_labels, --per_class or --num_images"),
+        (True, None, 2, 6, "--num_images is 6: leave it out, --per_class is given too"),
+        (True, None, 0, None, "--per_class is 0: give at least 1"),
+        (True, None, None, -3, "--num_images is -3: give at least 1"),
+        (True, [], None, None, r"--class_labels is \[\]"),
+        (True, ["dgo"], None, None, "class_labels is 'dgo': no such name, nearest: dog"),
+        (True, ["7"], None, None, "class_labels is 7: .* ids from 0 to 2"),
+        (True, ["-1"], None, None, "class_labels is -1: .* ids from 0 to 2"),
+        (True, ["1.0"], None, None, "class_labels is '1.0'"),
+        (False, ["1"], None, 3, r"--class_labels is \['1'\]: the model is unconditional"),
+        (False, None, 2, None, "--per_class is 2: the model is unconditional"),
+        (False, None, None, None, "--num_images is None"),
+    ],
+)
+def test_impossible_labels_are_refused(conditional, tokens, per_class, num_images, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_labels(tiny_pipeline(conditional=conditional), tokens, per_class, num_images)
+
+
+# Saving
+
+
+def test_png_files_hold_the_images_and_say_what_they_are(tmp_path):
+    batches = generate(tiny_pipeline(), class_labels=[0, 2, 1], seed=4, batch_size=2, num_inference_steps=2)
+    images = [image for batch in save_samples(batches, tmp_path, id2label=NAMES) for image in batch.images]
+    names = ["00000_label-2_seed-4.png", "00001_label-great-dane_seed-5.png", "00002_label-dog_seed-6.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name, image in zip(names, images, strict=True):
+        with Image.open(tmp_path / name) as file:
+            np.testing.assert_array_equal(np.asarray(file), image[:, :, 0])
+
+
+def test_class_names_become_safe_file_names(tmp_path):
+    batches = generate(tiny_pipeline(), class_labels=[0], num_inference_steps=1)
+    list(save_samples(batches, tmp_path, id2label={0: "../a/b: c?\n" + "x" * 300}))
+    (name,) = (path.name for path in tmp_path.iterdir())
+    assert name.startswith("00000_label--a-b-c-xxx")
+    assert len(name) < 100
+
+
+def test_npz_holds_everything_without_pickle(tmp_path):
+    pipeline = tiny_pipeline(channels=3)
+    batches = generate(pipeline, class_labels=[2, 0, 1], seed=4, batch_size=2, num_inference_steps=2)
+    images = np.concatenate([batch.images for batch in save_samples(batches, tmp_path, file_format="npz")])
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as saved:
+        np.testing.assert_array_equal(saved["images"], images)
+        assert saved["class_labels"].tolist() == [2, 0, 1]
+        assert saved["seeds"].tolist() == [4, 5, 6]
+        assert saved["images"].dtype == np.uint8
+
+
+def test_npz_of_an_unconditional_model_has_labels_of_minus_one(tmp_path):
+    pipeline = tiny_pipeline(conditional=False)
+    batches = generate(pipeline, class_labels=[None] * 2, num_inference_steps=1)
+    list(save_samples(batches, tmp_path, file_format="npz"))
+    with np.load(tmp_path / "samples.npz") as saved:
+        assert saved["class_labels"].tolist() == [-1, -1]

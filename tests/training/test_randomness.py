@@ -1,0 +1,77 @@
+"""All chance in a step is a function of (seed, step, position), however the batch is split."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout, seeded_generator
+
+SHAPE = (1, 4, 4)
+NAMES = [field.name for field in fields(StepRandomness)]
+
+
+def draw(seed: int = 0, step: int = 0, total: int = 12, method: str = "stratified") -> StepRandomness:
+    return draw_step_randomness(seed, step, total, SHAPE, 1000, method)
+
+
+def equal(first: StepRandomness, second: StepRandomness) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in NAMES)
+
+
+@pytest.mark.parametrize("method", ["uniform", "stratified"])
+def test_draws_are_a_pure_function_of_the_arguments(method):
+    first = draw(3, 5, method=method)
+    torch.manual_seed(1)
+    draw(4, 6, method=method)
+    before = torch.get_rng_state()
+    assert equal(first, draw(3, 5, method=method))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_draws_have_the_documented_shapes_dtypes_and_ranges():
+    drawn = draw(total=4000)
+    assert (drawn.timesteps.dtype, drawn.noise.dtype) == (torch.int64, torch.float32)
+    assert (drawn.label_drop.dtype, drawn.flip.dtype) == (torch.float32, torch.bool)
+    assert drawn.noise.shape == (4000, *SHAPE) and {len(getattr(drawn, name)) for name in NAMES} == {4000}
+    assert 0 <= drawn.timesteps.min() and drawn.timesteps.max() < 1000
+    assert 0 <= drawn.label_drop.min() and drawn.label_drop.max() < 1
+    assert abs(drawn.noise.mean()) < 0.02 and abs(drawn.noise.std() - 1) < 0.02
+    assert abs(drawn.flip.double().mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("other", [(0, 1), (1, 0), (1, 1), (2**32 - 1, 0)])
+def test_seeds_and_steps_have_draws_of_their_own(other):
+    first, second = draw(0, 0), draw(*other)
+    assert not any(torch.equal(getattr(first, name), getattr(second, name)) for name in NAMES)
+
+
+def test_samples_of_a_batch_differ():
+    noise = draw().noise.flatten(1)
+    assert len(noise.unique(dim=0)) == 12
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6, 12])
+def test_slices_tile_the_total_batch(count):
+    whole = draw()
+    parts = [whole.slice(start, count) for start in range(0, 12, count)]
+    for name in NAMES:
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+def test_streams_and_numbers_differ():
+    arguments = [("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("a", 0, 1), ("a", 2**32, 0), ("ab", 0, 0)]
+    draws = {torch.rand(4, generator=seeded_generator(*each)).numpy().tobytes() for each in arguments}
+    assert len(draws) == len(arguments)
+
+
+def mask(*numbers: int) -> tuple[float, ...]:
+    reseed_dropout(*numbers)
+    return tuple(torch.nn.functional.dropout(torch.ones(64), 0.5).tolist())
+
+
+def test_dropout_is_a_function_of_seed_step_rank_and_micro_step():
+    places = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    masks = [mask(*place) for place in places]
+    assert masks == [mask(*place) for place in places]
+    assert len(set(masks)) == len(places)
