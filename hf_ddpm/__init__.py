@@ -19,7 +19,18 @@ _HOMES = {
     "train": "hf_ddpm.training.loop",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "UNET_PRESETS",
+    "CFGDDPMPipeline",
+    "SampleBatch",
+    "TrainConfig",
+    "__version__",
+    "build_unet",
+    "generate",
+    "load_images",
+    "load_pipeline",
+    "train",
+]
 
 if TYPE_CHECKING:
     from hf_ddpm.data.cache import load_images

@@ -29,9 +29,7 @@ INTERRUPTED_EXIT_CODE = 130
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def parse_config(
-    config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None
-) -> Config:
+def parse_config(config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None) -> Config:
     """Read `--config`, overrides, `--print_config` and `--help`.
 
     Args:

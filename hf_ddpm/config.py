@@ -30,7 +30,7 @@ class DataConfig:
     """Which images a model learns, and how they are read."""
 
     source: str = "digits"
-    """`digits` (embedded, 8 x 8), a local folder (parquet, images or a saved data set) or the id of a data set on the Hub."""
+    """`digits` (embedded, 8 x 8), a local folder (parquet, images or a saved data set) or the id of a Hub data set."""
     train_split: str = "train"
     """Split that is trained on."""
     test_split: str | None = None
@@ -246,7 +246,7 @@ class RunConfig:
     num_train_epochs: int | None = None
     """Length of the run in passes over the data; None = given in steps."""
     resume: str = "none"
-    """`none`, `auto` (newest good checkpoint, else from the start), `latest` (fails if there is none) or a checkpoint folder."""
+    """`none`, `auto` (newest whole checkpoint, else from the start), `latest` (fails without one) or a checkpoint folder."""
     mixed_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the network's forward and backward pass; fp16 needs a CUDA device."""
     compile: bool = False

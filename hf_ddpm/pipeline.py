@@ -58,9 +58,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
         if self.is_conditional:
             last = unet.config.num_class_embeds - 1
-            require(
-                null_label in (None, last), "null_label", null_label, f"must be the last embedding, {last}"
-            )
+            require(null_label in (None, last), "null_label", null_label, f"must be the last embedding, {last}")
             outside = set(self.id2label or ()) - set(range(self.num_classes))
             require(not outside, "id2label", id2label, f"must name ids from 0 to {self.num_classes - 1}")
         else:
@@ -85,9 +83,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes without the null label; None = unconditional."""
-        return (
-            self.unet.config.num_class_embeds - (self.null_label is not None) if self.is_conditional else None
-        )
+        return self.unet.config.num_class_embeds - (self.null_label is not None) if self.is_conditional else None
 
     @property
     def id2label(self) -> dict[int, str] | None:
@@ -208,9 +204,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         num_labels = 1 if class_labels is None else len(self.get_label_ids(class_labels))
         shape = self._latents_shape(num_labels * num_images_per_prompt)
         if isinstance(generator, list):
-            require(
-                len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one an image"
-            )
+            require(len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one an image")
         if latents is not None:
             got = tuple(latents.shape)
             require(got == shape, "latents.shape", got, f"must be {shape}")
@@ -288,9 +282,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         keep_all = learned and isinstance(self.scheduler, DDPMScheduler)
         return model_output if keep_all else model_output[:, :channels]
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs
-    ) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` beside them.
 
         Args:
@@ -344,14 +336,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the
         # scheduler would look up the noisiest entry of its tables.
         fits = self.scheduler.timesteps.min() >= 0
-        require(
-            fits, "num_inference_steps", num_inference_steps, "cannot be spaced evenly, give a number near it"
-        )
+        require(fits, "num_inference_steps", num_inference_steps, "cannot be spaced evenly, give a number near it")
         check_number("eta", eta, 0, 1)
         takes_eta = "eta" in inspect.signature(self.scheduler.step).parameters
-        require(
-            eta == 0 or takes_eta, "eta", eta, f"{type(self.scheduler).__name__} takes none, use DDIM or 0"
-        )
+        require(eta == 0 or takes_eta, "eta", eta, f"{type(self.scheduler).__name__} takes none, use DDIM or 0")
 
     @property
     def _valid_ids(self) -> str:
@@ -366,9 +354,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         names = self.id2label or {}
         require(len(names) > 0, "class_labels", label, f"no class has a name, give {self._valid_ids}")
         ids = [class_id for class_id, name in names.items() if name == label]
-        require(
-            len(ids) > 0, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}"
-        )
+        require(len(ids) > 0, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
         return ids[0]
 

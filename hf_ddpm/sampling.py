@@ -118,8 +118,8 @@ def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     sampler = SAMPLERS[name]
     # "leading", the usual default of `timestep_spacing`, starts below the timestep at which all is noise.
     options = {"timestep_spacing": "trailing", **sampler.options}
-    # The cosine schedule ends with alpha = 5e-5, by which the first step divides the error of epsilon: on digits
-    # every fifth image is spoilt unless x_0 is clipped.
+    # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by that: on
+    # digits every fifth image is spoilt unless x_0 is clipped.
     predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
     if predicts_noise and config.get("beta_schedule") == "squaredcos_cap_v2":
         options |= sampler.clipping
@@ -211,19 +211,13 @@ def resolve_labels(
     if not pipeline.is_conditional:
         for option, value in (("--class_labels", tokens), ("--per_class", per_class)):
             require(value is None, option, value, "the model is unconditional, give --num_images")
-    ids = (
-        range(pipeline.num_classes or 0)
-        if tokens is None
-        else [_token_id(pipeline, token) for token in tokens]
-    )
+    ids = range(pipeline.num_classes or 0) if tokens is None else [_token_id(pipeline, token) for token in tokens]
     require(tokens is None or len(ids) > 0, "--class_labels", tokens, "name one class or more")
     if num_images is not None:
         return [ids[i % len(ids)] if pipeline.is_conditional else None for i in range(num_images)]
     if per_class is not None:
         return [class_id for class_id in ids for _ in range(per_class)]
-    remedy = (
-        "give --class_labels, --per_class or --num_images" if pipeline.is_conditional else "how many images?"
-    )
+    remedy = "give --class_labels, --per_class or --num_images" if pipeline.is_conditional else "how many images?"
     require(tokens is not None, "--num_images", None, remedy)
     return list(ids)
 
@@ -256,9 +250,7 @@ def save_samples(
             written.append(batch)
         else:
             for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-                name = (
-                    "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
-                )
+                name = "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
                 pixels = image[:, :, 0] if image.shape[2] == 1 else image
                 Image.fromarray(pixels).save(folder / f"{position:05d}{name}_seed-{seed}.png")
                 position += 1
@@ -304,9 +296,7 @@ def _generate_batch(pipeline, labels, seeds, options) -> np.ndarray:
     with _no_step_bar(pipeline):
         images = pipeline(**options, generator=generators, output_type="np").images
     if not np.isfinite(images).all():
-        raise ValueError(
-            f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged"
-        )
+        raise ValueError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
     return (images * 255).round().astype(np.uint8)
 
 
@@ -323,9 +313,7 @@ def _find_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.zeros(1, device=device).cpu()
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"device is {str(device)!r}: torch cannot use it here, give cpu or another"
-        ) from error
+        raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
     return torch.device(device)
 
 
@@ -342,9 +330,7 @@ def _check_model(model: str) -> None:
     elif not (folder / "model_index.json").is_file():
         inner = [folder / "pipeline", *sorted(folder.glob("checkpoints/step-*"), reverse=True)]
         found = [path for path in inner if (path / "model_index.json").is_file()]
-        remedy = (
-            f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
-        )
+        remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
         require(False, "model", model, remedy)
 
 

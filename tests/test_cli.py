@@ -207,7 +207,7 @@ def test_mistakes_are_found_before_the_config_is_printed(mistake):
 def test_print_config_reloads_to_an_equal_config_and_creates_nothing(recipe, capsys, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    path = recipe("name: a\noven:\n  tuning: {rate: 0.1, sizes: [1, 2], deep: {on: true}}\n")
+    path = recipe("name: a\noven:\n  tuning: {rate: 0.1, sizes: [1, 2], deep: {open: true}}\n")
     args = ["--config", path, "--sugar", "1e-5", "--layers", "null"]
     with pytest.raises(SystemExit) as stopped:
         parse_config(Cake, [*args, "--print_config"])

@@ -23,7 +23,7 @@ SCRIPT = ROOT / "train_scripts" / "sample.py"
 def main():
     spec = importlib.util.spec_from_file_location("sample_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    # The parser reads the docstrings of the options from the source, which inspect finds by the module's name.
+    # The parser reads the docstrings of the options from the source, which is found by the module's name.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield module.main

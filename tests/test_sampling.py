@@ -14,9 +14,7 @@ from hf_ddpm.sampling import SAMPLERS, build_sampler, generate, load_pipeline, r
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
 
 
-def tiny_pipeline(
-    *, conditional: bool = True, channels: int = 1, null_label: int | None = 3, **scheduler_options
-):
+def tiny_pipeline(*, conditional: bool = True, channels: int = 1, null_label: int | None = 3, **scheduler_options):
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
@@ -38,9 +36,7 @@ def tiny_pipeline(
 
 def all_images(pipeline, class_labels, **options) -> np.ndarray:
     options = {"num_inference_steps": 4, "guidance_scale": 2.0, **options}
-    return np.concatenate(
-        [batch.images for batch in generate(pipeline, class_labels=class_labels, **options)]
-    )
+    return np.concatenate([batch.images for batch in generate(pipeline, class_labels=class_labels, **options)])
 
 
 # Samplers
@@ -193,9 +189,7 @@ def test_images_do_not_depend_on_the_batch_size(name, channels):
     pipeline = tiny_pipeline(channels=channels)
     pipeline.scheduler = build_sampler(name, pipeline.scheduler.config)
     labels = [0, 1, 2, 0, 1, 2, 0, 1]
-    one, three, eight = (
-        all_images(pipeline, labels, seed=7, batch_size=size).astype(int) for size in (1, 3, 8)
-    )
+    one, three, eight = (all_images(pipeline, labels, seed=7, batch_size=size).astype(int) for size in (1, 3, 8))
     assert one.shape == (8, 8, 8, channels)
     assert abs(one - eight).max() <= 1
     assert abs(three - eight).max() <= 1
@@ -212,9 +206,7 @@ def test_a_slice_of_the_list_is_the_work_of_one_process():
 
 
 def test_batches_say_what_they_were_made_from():
-    batches = list(
-        generate(tiny_pipeline(), class_labels=[2, 1, 0], seed=5, batch_size=2, num_inference_steps=2)
-    )
+    batches = list(generate(tiny_pipeline(), class_labels=[2, 1, 0], seed=5, batch_size=2, num_inference_steps=2))
     assert [batch.class_labels for batch in batches] == [[2, 1], [0]]
     assert [batch.seeds for batch in batches] == [[5, 6], [7]]
     assert all(batch.images.dtype == np.uint8 for batch in batches)
@@ -238,9 +230,7 @@ def test_unconditional_and_null_label():
     )
     null = all_images(tiny_pipeline(), [None] * 2, **options)
     assert abs(null.astype(int) - all_images(tiny_pipeline(), [1, 1], **options)).max() > 0
-    np.testing.assert_array_equal(
-        null, all_images(tiny_pipeline(), [1, 1], **{**options, "guidance_scale": 0.0})
-    )
+    np.testing.assert_array_equal(null, all_images(tiny_pipeline(), [1, 1], **{**options, "guidance_scale": 0.0}))
 
 
 def test_the_step_bar_comes_back(capsys):

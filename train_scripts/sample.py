@@ -74,16 +74,12 @@ def main(args: list[str] | None = None) -> None:
             eta=config.eta,
             progress=True,
         )
-        batches = save_samples(
-            batches, config.output_dir, file_format=config.format, id2label=pipeline.id2label
-        )
+        batches = save_samples(batches, config.output_dir, file_format=config.format, id2label=pipeline.id2label)
 
         images = (image for batch in batches for image in batch.images)
         names = None
         if config.per_class is not None:
-            names = [
-                (pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]
-            ]
+            names = [(pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]]
         grid = samples_grid(images, total=len(labels), row_length=config.per_class, row_names=names)
         grid.save(config.output_dir / "grid.png")
         print(f"{len(labels)} images: {config.output_dir}")

@@ -1,8 +1,8 @@
 """Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline.
 
-    accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits
-    accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits --resume auto
-    torchrun --nproc_per_node 2 train_scripts/train.py --config ...        # several processes on a CPU
+accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits
+accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits --resume auto
+torchrun --nproc_per_node 2 train_scripts/train.py --config ...        # several processes on a CPU
 """
 
 from pathlib import Path

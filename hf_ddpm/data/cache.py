@@ -133,9 +133,7 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
     if image_size < 1:
         raise ValueError(f"--data.image_size {image_size} is impossible: give a size of at least 1 pixel")
     if channels not in (None, 1, 3):
-        raise ValueError(
-            f"--data.channels {channels} is impossible: give 1 (gray), 3 (RGB) or null (as the data)"
-        )
+        raise ValueError(f"--data.channels {channels} is impossible: give 1 (gray), 3 (RGB) or null (as the data)")
     records = source.dataset.select_columns([source.image_column])
     try:
         if channels is None:

@@ -45,13 +45,9 @@ class IndexStream:
             seed: seed of the run, at least 0.
         """
         if num_images < 1:
-            raise ValueError(
-                f"num_images {num_images} is impossible: an endless stream needs at least 1 image"
-            )
+            raise ValueError(f"num_images {num_images} is impossible: an endless stream needs at least 1 image")
         self.num_images = num_images
-        self._permutation = functools.lru_cache(maxsize=2)(
-            functools.partial(epoch_permutation, num_images, seed)
-        )
+        self._permutation = functools.lru_cache(maxsize=2)(functools.partial(epoch_permutation, num_images, seed))
 
     def indices(self, position: int, count: int) -> torch.Tensor:
         """Read the stream.

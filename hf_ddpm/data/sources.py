@@ -3,13 +3,14 @@
 source = open_source("digits", "train", labels=["3", 7])
 """
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 import PIL.Image
+
+from hf_ddpm.data.labels import settle_labels
 
 DIGITS_TEST_IMAGES = 360
 FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
@@ -87,15 +88,14 @@ def open_source(
     if class_conditional is False and labels is None:
         if label_column is not None:
             raise ValueError(
-                f"--data.label_column {label_column!r} has no use with --data.class_conditional false: "
-                "drop one of them"
+                f"--data.label_column {label_column!r} has no use with --data.class_conditional false: drop one of them"
             )
     else:
         label_column = _find_label_column(dataset, label_column)
         if label_column is None:
             _require_no_labels(dataset, labels, class_conditional)
         else:
-            dataset, class_names, kept_rows = _settle_labels(dataset, label_column, labels, split)
+            dataset, class_names, kept_rows = settle_labels(dataset, label_column, labels, split)
     return ImageSource(
         dataset=dataset,
         name=source,
@@ -118,9 +118,7 @@ def _open_splits(source: str) -> dict[str, datasets.Dataset]:
         raise ValueError(f"--data.source {source!r} is a file: give the folder that holds it")
     # load_dataset("imagefolder") and its like would read the files of the current folder.
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
-        raise ValueError(
-            f"--data.source {source!r} is no existing folder: give a folder, a Hub id or 'digits'"
-        )
+        raise ValueError(f"--data.source {source!r} is no existing folder: give a folder, a Hub id or 'digits'")
     try:
         return datasets.load_dataset(source)
     except Exception as error:
@@ -196,9 +194,12 @@ def _pick_split(splits: dict[str, datasets.Dataset], source: str, split: str) ->
     """Return one split, not empty and in datasets' plain format."""
     if split not in splits:
         names = ", ".join(map(str, splits))
-        raise ValueError(f"--data.split {split!r} does not exist in {source!r}: choose from {names}")
+        raise ValueError(
+            f"split {split!r} of --data.source {source!r} does not exist: name one with --data.train_split or "
+            f"--data.test_split, there is {names}"
+        )
     if len(splits[split]) == 0:
-        raise ValueError(f"--data.split {split!r} of {source!r} has no rows: choose another split or source")
+        raise ValueError(f"split {split!r} of --data.source {source!r} has no rows: choose another split or source")
     return splits[split].with_format(None)
 
 
@@ -215,13 +216,9 @@ def _find_image_column(dataset: datasets.Dataset, image_column: str | None) -> s
         return image_column
     if not candidates:
         columns = ", ".join(f"{name} ({_type_name(dataset, name)})" for name in dataset.column_names)
-        raise ValueError(
-            f"--data.source has no column of type datasets.Image, only {columns}: use another source"
-        )
+        raise ValueError(f"--data.source has no column of type datasets.Image, only {columns}: use another source")
     if len(candidates) > 1:
-        raise ValueError(
-            f"the images could be in {' or '.join(candidates)}: name one with --data.image_column"
-        )
+        raise ValueError(f"the images could be in {' or '.join(candidates)}: name one with --data.image_column")
     return candidates[0]
 
 
@@ -235,14 +232,10 @@ def _find_label_column(dataset: datasets.Dataset, label_column: str | None) -> s
                 "expected ClassLabel, integers or strings"
             )
         return label_column
-    candidates = [
-        name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
-    ]
+    candidates = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
     candidates = candidates or [name for name in LABEL_COLUMN_NAMES if name in dataset.features]
     if len(candidates) > 1:
-        raise ValueError(
-            f"the labels could be in {' or '.join(candidates)}: name one with --data.label_column"
-        )
+        raise ValueError(f"the labels could be in {' or '.join(candidates)}: name one with --data.label_column")
     if candidates and not _can_be_labels(dataset, candidates[0]):
         raise ValueError(
             f"the column {candidates[0]!r} is of type {_type_name(dataset, candidates[0])}, not ClassLabel, "
@@ -254,9 +247,7 @@ def _find_label_column(dataset: datasets.Dataset, label_column: str | None) -> s
 def _require_column(dataset: datasets.Dataset, column: str, option: str) -> None:
     """Refuse a column that does not exist."""
     if column not in dataset.features:
-        raise ValueError(
-            f"{option} {column!r} does not exist: the columns are {', '.join(dataset.column_names)}"
-        )
+        raise ValueError(f"{option} {column!r} does not exist: the columns are {', '.join(dataset.column_names)}")
 
 
 def _can_be_labels(dataset: datasets.Dataset, column: str) -> bool:
@@ -271,9 +262,7 @@ def _type_name(dataset: datasets.Dataset, column: str) -> str:
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
-def _require_no_labels(
-    dataset: datasets.Dataset, labels: list[str | int] | None, class_conditional: bool | None
-) -> None:
+def _require_no_labels(dataset: datasets.Dataset, labels: list[str | int] | None, class_conditional: bool | None) -> None:
     """Refuse options that need labels where there is no label column."""
     if labels is not None or class_conditional:
         option = "--data.class_conditional true" if labels is None else "--data.labels"
@@ -281,115 +270,3 @@ def _require_no_labels(
             f"{option} needs labels, but no column is a ClassLabel or called label among "
             f"{', '.join(dataset.column_names)}: name one with --data.label_column"
         )
-
-
-def _settle_labels(
-    dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str
-) -> tuple[datasets.Dataset, list[str], list[int] | None]:
-    """Check the labels, keep the classes named by `labels` and number the classes from 0.
-
-    Args:
-        dataset: one whole split.
-        column: its label column.
-        labels: classes to keep, in their new order; None = all.
-        split: name of the split, for messages.
-
-    Returns:
-        The dataset, the class names, and for each row of the dataset its row in the split (None = the whole
-        split).
-
-    Raises:
-        ValueError: a label is missing or out of range, or `labels` does not fit the classes.
-    """
-    class_ids, class_names = _read_labels(dataset, column, split)
-    if labels is None:
-        if isinstance(dataset.features[column], datasets.ClassLabel):
-            return dataset, class_names, None
-        return _replace_labels(dataset, column, class_ids), class_names, None
-    wanted = _match_classes(labels, class_names)
-    present = set(class_ids)
-    for class_id in wanted:
-        if class_id not in present:
-            name = class_names[class_id]
-            raise ValueError(f"--data.labels {name!r} has no image in split {split!r}: leave it out")
-    new_ids = {class_id: new_id for new_id, class_id in enumerate(wanted)}
-    kept_rows = [row for row, class_id in enumerate(class_ids) if class_id in new_ids]
-    dataset = _replace_labels(dataset, column, [new_ids.get(class_id, -1) for class_id in class_ids])
-    return dataset.select(kept_rows), [class_names[class_id] for class_id in wanted], kept_rows
-
-
-def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]) -> datasets.Dataset:
-    """Put other class ids, int64, into the label column."""
-    ids = np.array(class_ids, dtype=np.int64)
-    return dataset.remove_columns(column).add_column(column, ids, feature=datasets.Value("int64"))
-
-
-def _read_labels(dataset: datasets.Dataset, column: str, split: str) -> tuple[list[int], list[str]]:
-    """Scan the label column once.
-
-    A ClassLabel column knows its classes; in one of integers or strings they are the sorted values.
-
-    Returns:
-        class id of each row in [0, num_classes), and the class names.
-
-    Raises:
-        ValueError: a label is missing or out of range.
-    """
-    values = dataset[column][:]
-    feature = dataset.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        class_names = list(feature.names)
-        class_ids = {class_id: class_id for class_id in range(len(class_names))}
-        problem = f"is outside 0..{len(class_names) - 1}"
-    else:
-        present = {value for value in values if value is not None}
-        known = sorted(value for value in present if isinstance(value, str) or value >= 0)
-        class_names = [str(value) for value in known]
-        class_ids = {value: class_id for class_id, value in enumerate(known)}
-        problem = "is negative, the mark of an image without a class"
-    for row, value in enumerate(values):
-        if value not in class_ids:
-            problem = "is missing" if value is None else problem
-            raise ValueError(
-                f"label {value} at row {row} of split {split!r} {problem}: "
-                f"mend the column {column!r}, or give --data.label_column or --data.class_conditional false"
-            )
-    return [class_ids[value] for value in values], class_names
-
-
-def _match_classes(labels: list[str | int], names: list[str]) -> list[int]:
-    """Return the class id of each token of `labels`: class names first, then ids."""
-    if not labels:
-        raise ValueError("--data.labels is empty: name at least one class, or leave it out to keep all")
-    wanted = []
-    for token in labels:
-        class_id = _match_class(token, names)
-        if class_id in wanted:
-            raise ValueError(
-                f"--data.labels names class {names[class_id]!r} (id {class_id}) twice: name it once"
-            )
-        wanted.append(class_id)
-    return wanted
-
-
-def _match_class(token: str | int, names: list[str]) -> int:
-    """Return the class id of one token."""
-    if str(token) in names:
-        return names.index(str(token))
-    if not str(token).removeprefix("-").isdecimal():
-        nearest = difflib.get_close_matches(str(token), names, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {_shorten(names)}"
-        raise ValueError(
-            f"--data.labels {token!r} is no class name, nor an id in 0..{len(names) - 1}: {hint}"
-        )
-    class_id = int(token)
-    if not 0 <= class_id < len(names):
-        raise ValueError(
-            f"--data.labels {token!r} is outside 0..{len(names) - 1}: the names are {_shorten(names)}"
-        )
-    return class_id
-
-
-def _shorten(names: list[str]) -> str:
-    """Return the first ten names as text."""
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -104,7 +104,7 @@ def noise_from_velocity(velocity: Tensor, noisy_images: Tensor, alphas_cumprod: 
 
 
 def min_snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor, snr_gamma: float) -> Tensor:
-    """Weight of each sample's loss, (B,) in the same precision: min(snr, gamma) in the loss on x_0 (Hang et al. 2023, eq. 7).
+    """Weight of each sample's loss, (B,): min(snr, gamma) in the loss on x_0 (Hang et al. 2023, eq. 7).
 
     The same weight on x_0 is min(snr, gamma) / snr on epsilon and / (snr + 1) on v. Written without the quotient, these
     stay finite where snr is 0 or infinite.

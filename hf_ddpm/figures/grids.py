@@ -77,9 +77,7 @@ def samples_grid(
     """
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns
-    shown = [
-        image for i, image in enumerate(images) if i % row_length < columns and i // row_length < max_rows
-    ]
+    shown = [image for i, image in enumerate(images) if i % row_length < columns and i // row_length < max_rows]
     return image_grid(np.stack(shown), columns=columns, row_names=row_names)
 
 

@@ -29,6 +29,7 @@ _HO2020 = {
 
 # name: arguments of UNet2DModel, then the parameters of the unconditional model at the preset's size and channels.
 # fmt: off
+# ruff: noqa: E501
 UNET_PRESETS: dict[str, dict[str, Any]] = {
     "digits8":       dict(sample_size=8,  in_channels=1, block_out_channels=(32, 64),             layers_per_block=1, norm_num_groups=8,  **_levels("-A")),              # 0.70 M
     "mnist28":       dict(sample_size=28, in_channels=1, block_out_channels=(32, 64, 128),        layers_per_block=1, norm_num_groups=32, **_levels("--A")),             # 2.73 M
@@ -154,8 +155,7 @@ def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
     down = len(arguments.get("block_out_channels", (0,) * 4)) - 1
     if size % 2**down:
         raise ValueError(
-            f"--data.image_size is {size}: --model.preset {preset} halves images {down} times, "
-            f"give a multiple of {2**down}"
+            f"--data.image_size is {size}: --model.preset {preset} halves images {down} times, give a multiple of {2**down}"
         )
 
 

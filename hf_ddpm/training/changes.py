@@ -7,7 +7,16 @@ from typing import Any
 # Another network, another process or other data: the saved weights and moments would mean something else.
 _FATAL = ("model.", "schedule.", "objective.prediction_type", "data.image_size", "data.channels", "seed")
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
-_ALLOWED = ("output_dir", "resume", "max_train_steps", "num_train_epochs", "logging.", "checkpoint.", "data.source", "data.test_split")
+_ALLOWED = (
+    "output_dir",
+    "resume",
+    "max_train_steps",
+    "num_train_epochs",
+    "logging.",
+    "checkpoint.",
+    "data.source",
+    "data.test_split",
+)
 
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
     if resume == "none":
         if run_dir.exists() and any(run_dir.iterdir()):
             raise ValueError(
-                f"--output_dir is {str(run_dir)!r}: it is not empty, continue its run with --resume auto or name a new folder"
+                f"--output_dir is {str(run_dir)!r}: not empty, continue its run with --resume auto or name a new folder"
             )
         return None
     if resume == "auto":

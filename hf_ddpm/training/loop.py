@@ -221,9 +221,7 @@ def build_state(config: TrainConfig, run: _Run) -> TrainState:
     )
     id2label = dict(enumerate(images.class_names)) if run.conditional else None
     pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
-    return TrainState(
-        unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline
-    )
+    return TrainState(unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline)
 
 
 def resume(state: TrainState, run: _Run, checkpoint: Path) -> None:
@@ -321,7 +319,7 @@ def micro_batch_loss(state: TrainState, run: _Run, indices: Tensor, randomness) 
 
 
 def check_finite(step: int, loss: Tensor, grad_norm: Tensor, *, fp16: bool) -> None:
-    """Raise `FloatingPointError` before a step that would ruin the weights; fp16 overflows are the loss scaler's business."""
+    """Raise `FloatingPointError` before a step that would ruin the weights; fp16 overflows are the scaler's business."""
     if not torch.isfinite(loss) or not (fp16 or torch.isfinite(grad_norm)):
         raise FloatingPointError(
             f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, "

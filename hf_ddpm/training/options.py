@@ -22,9 +22,7 @@ class TrainConfig(RunConfig):
         remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, take v_prediction or sample"
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
-        unet_arguments(
-            self.model.preset, self.model.overrides, image_size=self.data.image_size, channels=self.data.channels
-        )
+        unet_arguments(self.model.preset, self.model.overrides, image_size=self.data.image_size, channels=self.data.channels)
         if self.data.class_conditional is False:
             self.resolve_class_dropout(conditional=False)
 

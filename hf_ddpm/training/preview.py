@@ -21,7 +21,7 @@ HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 128
 
 
 def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> None:
-    """Draw the same seeds and labels every time with 20 steps of DPM-Solver++, one row a class (the first 10), else 8 x 8."""
+    """Draw the same seeds and labels every time, 20 steps of DPM-Solver++: one row a class (the first 10), else 8 x 8."""
     id2label = pipeline.id2label
     labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
     sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)

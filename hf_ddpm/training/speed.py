@@ -15,7 +15,9 @@ class Float32Attention:
     def __init__(self, processor):
         self.processor = processor
 
-    def __call__(self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, temb=None):
+    def __call__(
+        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, temb=None
+    ):
         with torch.autocast(hidden_states.device.type, enabled=False):
             return self.processor(attn, hidden_states.float(), encoder_hidden_states, attention_mask, temb)
 

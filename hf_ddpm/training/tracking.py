@@ -17,7 +17,17 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-PACKAGES = ("hf_ddpm", "torch", "diffusers", "accelerate", "datasets", "transformers", "huggingface_hub", "safetensors", "numpy")
+PACKAGES = (
+    "hf_ddpm",
+    "torch",
+    "diffusers",
+    "accelerate",
+    "datasets",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+)
 
 
 class RunLog:

@@ -34,9 +34,7 @@ def make_dataset(arrays: list[np.ndarray], names: tuple[str, ...] = ("a", "b")) 
         "label": [row % len(names) for row in range(len(arrays))],
     }
     dataset = datasets.Dataset.from_dict(columns)
-    return dataset.cast_column("image", datasets.Image()).cast_column(
-        "label", datasets.ClassLabel(names=list(names))
-    )
+    return dataset.cast_column("image", datasets.Image()).cast_column("label", datasets.ClassLabel(names=list(names)))
 
 
 def save(folder: Path, arrays: list[np.ndarray], **kwargs) -> str:
@@ -142,9 +140,7 @@ def test_resizing_equals_a_resized_whole_image_cropped(tmp_path, width, height):
 
 
 def test_long_strips_are_not_blown_up(tmp_path):
-    table = load_images(
-        write_images(tmp_path / "data", random_arrays(1, (1, 20_000))), "train", image_size=64
-    )
+    table = load_images(write_images(tmp_path / "data", random_arrays(1, (1, 20_000))), "train", image_size=64)
     assert everything(table).shape == (1, 1, 64, 64)
 
 
@@ -231,13 +227,9 @@ def test_digits_need_no_cache_file(private_cache):
 def test_changed_data_are_decoded_again(tmp_path, write):
     arrays = random_arrays(4)
     folder = tmp_path / "data"
-    assert torch.equal(
-        everything(load_images(write(folder, arrays), "train", image_size=6)), expected_images(arrays)
-    )
+    assert torch.equal(everything(load_images(write(folder, arrays), "train", image_size=6)), expected_images(arrays))
     arrays[2] = 255 - arrays[2]
-    assert torch.equal(
-        everything(load_images(write(folder, arrays), "train", image_size=6)), expected_images(arrays)
-    )
+    assert torch.equal(everything(load_images(write(folder, arrays), "train", image_size=6)), expected_images(arrays))
 
 
 # Fingerprint
@@ -280,11 +272,7 @@ def test_corrupt_image_file_is_named(tmp_path):
     broken = Path(folder) / "002.png"
     broken.write_bytes(b"this is no image")
     message = refusal(folder, "train", image_size=6)
-    assert (
-        "row 2 of split 'train'" in message
-        and str(broken) in message
-        and f"--data.source {folder!r}" in message
-    )
+    assert "row 2 of split 'train'" in message and str(broken) in message and f"--data.source {folder!r}" in message
 
 
 @pytest.mark.parametrize("row", [0, 3])
@@ -302,9 +290,7 @@ def test_image_inside_a_file_is_named_by_its_row_in_the_split(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     datasets.Dataset.from_dict(records, features=features).save_to_disk(str(tmp_path / "data"))
     for labels in (None, ["b"]):
-        assert "row 3 of split 'train' cannot" in refusal(
-            str(tmp_path / "data"), "train", image_size=6, labels=labels
-        )
+        assert "row 3 of split 'train' cannot" in refusal(str(tmp_path / "data"), "train", image_size=6, labels=labels)
     load_images(str(tmp_path / "data"), "train", image_size=6, labels=["a"])
 
 

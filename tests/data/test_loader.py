@@ -70,9 +70,7 @@ def test_model_range_is_exact_at_its_ends_and_invertible():
 
 
 def test_flip_mirrors_where_the_mask_says():
-    images = torch.randint(
-        0, 256, (4, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([True, False, True, False])
     flipped = flip_horizontally(images, mask)
     assert flipped.dtype == images.dtype

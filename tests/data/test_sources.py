@@ -124,13 +124,11 @@ def test_parquet_folder(tmp_path):
     source = open_source(str(tmp_path / "shop"), "test")
     assert (source.image_column, source.class_names, read_labels(source)) == ("img", COLOURS, [2, 0, 1])
     message = refusal(str(tmp_path / "shop"), "val")
-    assert "--data.split 'val'" in message and message.endswith("test")
+    assert "split 'val' of --data.source" in message and message.endswith("test")
 
 
 def test_saved_dataset_and_saved_splits(tmp_path):
-    dataset = make_dataset({"label": datasets.ClassLabel(names=COLOURS)}, label=[2, 0, 1]).with_format(
-        "numpy"
-    )
+    dataset = make_dataset({"label": datasets.ClassLabel(names=COLOURS)}, label=[2, 0, 1]).with_format("numpy")
     both = datasets.DatasetDict(train=dataset, val=dataset.select([1]))
     both.save_to_disk(str(tmp_path / "both"))
     assert read_labels(open_source(save(tmp_path / "one", dataset), "train")) == [2, 0, 1]
@@ -147,9 +145,7 @@ def test_home_and_relative_folders(tmp_path, monkeypatch):
     assert names == [COLOURS] * 3
 
 
-@pytest.mark.parametrize(
-    "source", ["./missing", "/missing", "~/missing", "a/b/c", "", "imagefolder", "parquet"]
-)
+@pytest.mark.parametrize("source", ["./missing", "/missing", "~/missing", "a/b/c", "", "imagefolder", "parquet"])
 def test_missing_folder_is_refused(source):
     message = refusal(source, "train")
     assert f"--data.source {source!r}" in message and "give a folder" in message

@@ -199,7 +199,11 @@ def test_min_snr_weights_are_the_quotients_where_those_are_defined(gamma):
     alphas_cumprod = torch.linspace(1e-4, 1 - 1e-4, 1001, dtype=torch.float64)
     snr = alphas_cumprod / (1 - alphas_cumprod)
     clipped = snr.clamp(max=gamma)
-    for prediction_type, expected in {"sample": clipped, "epsilon": clipped / snr, "v_prediction": clipped / (snr + 1)}.items():
+    for prediction_type, expected in {
+        "sample": clipped,
+        "epsilon": clipped / snr,
+        "v_prediction": clipped / (snr + 1),
+    }.items():
         got = min_snr_weights(prediction_type, alphas_cumprod, gamma)
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
 
@@ -220,7 +224,7 @@ def test_min_snr_weights_are_finite_at_both_ends(prediction_type, at_snr_0, at_i
 def test_timesteps_are_one_a_sample_and_in_range(method, count, steps):
     timesteps = sample_timesteps(count, steps, method, torch.Generator().manual_seed(0))
     assert timesteps.shape == (count,) and timesteps.dtype == torch.int64
-    assert 0 <= timesteps.min() and timesteps.max() < steps
+    assert timesteps.min() >= 0 and timesteps.max() < steps
 
 
 @pytest.mark.parametrize("method", ["uniform", "stratified"])

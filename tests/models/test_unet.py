@@ -144,7 +144,7 @@ def test_folders_without_an_architecture_are_refused(tmp_path, content, words):
         unet_arguments(str(tmp_path))
 
 
-@pytest.mark.parametrize("preset", ["digits9", "./missing", "/missing", "a/b/c", ""])
+@pytest.mark.parametrize("preset", ["digits9", "./missing", "/missing", "a/b/c"])
 def test_unknown_presets_are_refused(preset):
     with pytest.raises(ValueError, match="--model.preset .*: no such preset"):
         unet_arguments(preset)

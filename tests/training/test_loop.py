@@ -75,9 +75,19 @@ def losses(folder: Path) -> torch.Tensor:
 class TestRunFolder:
     def test_holds_what_it_promises(self, run_training):
         folder = run_training(
-            "run", "--max_train_steps=6", "--checkpoint.every_steps=2", "--data.test_split=test", "--logging.sample_every_steps=3"
+            "run",
+            "--max_train_steps=6",
+            "--checkpoint.every_steps=2",
+            "--data.test_split=test",
+            "--logging.sample_every_steps=3",
         )
-        for name in ("config.yaml", "environment.json", "metrics.jsonl", "pipeline/model_index.json", "pipeline/pipeline.py"):
+        for name in (
+            "config.yaml",
+            "environment.json",
+            "metrics.jsonl",
+            "pipeline/model_index.json",
+            "pipeline/pipeline.py",
+        ):
             assert (folder / name).is_file(), name
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
         assert sorted(path.name for path in (folder / "samples").iterdir()) == ["step-00000003.png", "step-00000006.png"]
@@ -200,9 +210,10 @@ class TestEquivalence:
         plain = run_training("plain", "--max_train_steps=3")
         compiled = run_training("compiled", "--max_train_steps=3", "--compile=true")
         assert torch.allclose(losses(plain), losses(compiled), atol=1e-4, rtol=0)
-        assert load_pipeline(str(compiled / "pipeline")).unet.state_dict().keys() == load_pipeline(
-            str(plain / "pipeline")
-        ).unet.state_dict().keys()
+        assert (
+            load_pipeline(str(compiled / "pipeline")).unet.state_dict().keys()
+            == load_pipeline(str(plain / "pipeline")).unet.state_dict().keys()
+        )
 
     def test_sample_grids_do_not_disturb_training(self, run_training):
         quiet = run_training("quiet", "--max_train_steps=4", "--model.overrides.dropout=0.1")
@@ -228,7 +239,9 @@ class TestObjectives:
         ],
     )
     def test_training_lowers_the_loss(self, run_training, options):
-        folder = run_training("run", "--max_train_steps=60", "--optim.learning_rate=0.004", "--logging.every_steps=20", *options)
+        folder = run_training(
+            "run", "--max_train_steps=60", "--optim.learning_rate=0.004", "--logging.every_steps=20", *options
+        )
         values = losses(folder)
         assert values.isfinite().all()
         assert values[-1] < 0.9 * values[0]

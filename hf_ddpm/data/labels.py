@@ -1,0 +1,112 @@
+"""Check the labels of a dataset, keep the classes that are wanted and number them from 0."""
+
+import difflib
+
+import datasets
+import numpy as np
+
+
+def settle_labels(
+    dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str
+) -> tuple[datasets.Dataset, list[str], list[int] | None]:
+    """Check the labels, keep the classes named by `labels` and number the classes from 0.
+
+    Args:
+        dataset: one whole split.
+        column: its label column.
+        labels: classes to keep, in their new order; None = all.
+        split: name of the split, for messages.
+
+    Returns:
+        The dataset, the class names, and for each row of the dataset its row in the split (None = the whole
+        split).
+
+    Raises:
+        ValueError: a label is missing or out of range, or `labels` does not fit the classes.
+    """
+    class_ids, class_names = _read_labels(dataset, column, split)
+    if labels is None:
+        if isinstance(dataset.features[column], datasets.ClassLabel):
+            return dataset, class_names, None
+        return _replace_labels(dataset, column, class_ids), class_names, None
+    wanted = _match_classes(labels, class_names)
+    present = set(class_ids)
+    for class_id in wanted:
+        if class_id not in present:
+            name = class_names[class_id]
+            raise ValueError(f"--data.labels {name!r} has no image in split {split!r}: leave it out")
+    new_ids = {class_id: new_id for new_id, class_id in enumerate(wanted)}
+    kept_rows = [row for row, class_id in enumerate(class_ids) if class_id in new_ids]
+    dataset = _replace_labels(dataset, column, [new_ids.get(class_id, -1) for class_id in class_ids])
+    return dataset.select(kept_rows), [class_names[class_id] for class_id in wanted], kept_rows
+
+
+def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]) -> datasets.Dataset:
+    """Put other class ids, int64, into the label column."""
+    ids = np.array(class_ids, dtype=np.int64)
+    return dataset.remove_columns(column).add_column(column, ids, feature=datasets.Value("int64"))
+
+
+def _read_labels(dataset: datasets.Dataset, column: str, split: str) -> tuple[list[int], list[str]]:
+    """Scan the label column once.
+
+    A ClassLabel column knows its classes; in one of integers or strings they are the sorted values.
+
+    Returns:
+        class id of each row in [0, num_classes), and the class names.
+
+    Raises:
+        ValueError: a label is missing or out of range.
+    """
+    values = dataset[column][:]
+    feature = dataset.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        class_names = list(feature.names)
+        class_ids = {class_id: class_id for class_id in range(len(class_names))}
+        problem = f"is outside 0..{len(class_names) - 1}"
+    else:
+        present = {value for value in values if value is not None}
+        known = sorted(value for value in present if isinstance(value, str) or value >= 0)
+        class_names = [str(value) for value in known]
+        class_ids = {value: class_id for class_id, value in enumerate(known)}
+        problem = "is negative, the mark of an image without a class"
+    for row, value in enumerate(values):
+        if value not in class_ids:
+            problem = "is missing" if value is None else problem
+            raise ValueError(
+                f"label {value} at row {row} of split {split!r} {problem}: "
+                f"mend the column {column!r}, or give --data.label_column or --data.class_conditional false"
+            )
+    return [class_ids[value] for value in values], class_names
+
+
+def _match_classes(labels: list[str | int], names: list[str]) -> list[int]:
+    """Return the class id of each token of `labels`: class names first, then ids."""
+    if not labels:
+        raise ValueError("--data.labels is empty: name at least one class, or leave it out to keep all")
+    wanted = []
+    for token in labels:
+        class_id = _match_class(token, names)
+        if class_id in wanted:
+            raise ValueError(f"--data.labels names class {names[class_id]!r} (id {class_id}) twice: name it once")
+        wanted.append(class_id)
+    return wanted
+
+
+def _match_class(token: str | int, names: list[str]) -> int:
+    """Return the class id of one token."""
+    if str(token) in names:
+        return names.index(str(token))
+    if not str(token).removeprefix("-").isdecimal():
+        nearest = difflib.get_close_matches(str(token), names, n=3)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {_shorten(names)}"
+        raise ValueError(f"--data.labels {token!r} is no class name, nor an id in 0..{len(names) - 1}: {hint}")
+    class_id = int(token)
+    if not 0 <= class_id < len(names):
+        raise ValueError(f"--data.labels {token!r} is outside 0..{len(names) - 1}: the names are {_shorten(names)}")
+    return class_id
+
+
+def _shorten(names: list[str]) -> str:
+    """Return the first ten names as text."""
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -1,0 +1,53 @@
+"""The main job, whole: the default recipe learns real digits, and a classifier reads its samples as what was asked for."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from hf_ddpm.data.cache import ImageTable, load_images
+from hf_ddpm.sampling import generate, load_pipeline
+
+SAMPLES_PER_CLASS = 50
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(load_script, tmp_path_factory) -> str:
+    """The pipeline that `train.py` saves when it is told nothing but where to."""
+    folder = tmp_path_factory.mktemp("main_job") / "digits"
+    started = time.perf_counter()
+    load_script("train").main([f"--output_dir={folder}"])
+    print(f"training took {time.perf_counter() - started:.0f} s")
+    return str(folder / "pipeline")
+
+
+def flat_images(table: ImageTable) -> np.ndarray:
+    """(N, 64) float in [0, 1]."""
+    return table.images(torch.arange(len(table))).flatten(1).numpy() / 255
+
+
+def mean_class_spread(images: np.ndarray, labels: np.ndarray) -> float:
+    """Root mean squared distance of an image to the mean of its class, averaged over the classes."""
+    distances = [images[labels == label] - images[labels == label].mean(axis=0) for label in np.unique(labels)]
+    return float(np.mean([np.sqrt((d**2).sum(axis=1).mean()) for d in distances]))
+
+
+def test_digits_are_learnt(pipeline_folder):
+    from sklearn.svm import SVC
+
+    train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
+    real, real_labels = flat_images(train), train.class_labels.numpy()
+    classifier = SVC(gamma="scale").fit(real, real_labels)
+    accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
+    labels = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
+    pipeline = load_pipeline(pipeline_folder)
+    batches = generate(pipeline, class_labels=labels.tolist(), batch_size=250, num_inference_steps=50, guidance_scale=1.5)
+    samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255
+    agreement = float((classifier.predict(samples) == labels).mean())
+    spread = mean_class_spread(samples, labels) / mean_class_spread(real, real_labels)
+    print(f"the classifier is right on {accuracy:.1%} of the test images and agrees with {agreement:.1%} of {len(labels)}")
+    print(f"samples; their spread within a class is {spread:.2f} of the real one")
+    assert accuracy > 0.97
+    assert agreement >= 0.95
+    assert spread >= 0.7
