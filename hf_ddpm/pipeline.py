@@ -354,7 +354,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         names = self.id2label or {}
         require(len(names) > 0, "class_labels", label, f"no class has a name, give {self._valid_ids}")
         ids = [class_id for class_id, name in names.items() if name == label]
-        require(len(ids) > 0, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}")
+        if not ids:
+            require(False, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
         return ids[0]
 

@@ -289,12 +289,9 @@ def _batches(pipeline, labels, seeds, batch_size, options, progress) -> Iterator
 def _generate_batch(pipeline, labels, seeds, options) -> np.ndarray:
     # The noise is drawn on the CPU, so that a seed means the same image on every device.
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
-    if labels[0] is None:
-        options = {**options, "num_images_per_prompt": len(labels)}
-    else:
-        options = {**options, "class_labels": labels}
+    what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
-        images = pipeline(**options, generator=generators, output_type="np").images
+        images = pipeline(**what, **options, generator=generators, output_type="np").images
     if not np.isfinite(images).all():
         raise ValueError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
     return (images * 255).round().astype(np.uint8)

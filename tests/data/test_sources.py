@@ -133,7 +133,7 @@ def test_saved_dataset_and_saved_splits(tmp_path):
     both.save_to_disk(str(tmp_path / "both"))
     assert read_labels(open_source(save(tmp_path / "one", dataset), "train")) == [2, 0, 1]
     assert read_labels(open_source(str(tmp_path / "both"), "val")) == [0]
-    assert "choose from train, val" in refusal(str(tmp_path / "both"), "test")
+    assert "there is train, val" in refusal(str(tmp_path / "both"), "test")
     assert "choose from train" in refusal(str(tmp_path / "one"), "test")
 
 
