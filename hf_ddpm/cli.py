@@ -13,12 +13,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 Config = TypeVar("Config")
 
@@ -74,6 +74,8 @@ def load_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"--config {path}: not readable as YAML, {error}") from None
     if not isinstance(options, dict):
         raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
+    if "config" in options:
+        raise ValueError(f"--config {path}: a recipe has no key `config`, it may say `extends: other.yaml`")
     parent = options.pop("extends", None)
     if parent is None:
         return options
@@ -142,9 +144,16 @@ def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False
 
 def _readable(message: str) -> str:
     """Say a parser's message in the words of the command line."""
-    text = " ".join(message.split()).strip("'\"")
+    text = " ".join(message.split())
+    if text[:1] in "'\"" and text[-1:] == text[:1]:  # the repr of a KeyError
+        text = text[1:-1]
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
+    if match := re.search(union, text):
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", match[1]).replace("NoneType", "null").replace(", null", " or null")
+        text = f"{text[: match.start()]}expected {kinds}. Got value: {match[2]}"
     text = re.sub(r'^Parser key "([\w.]+)": ', r"--\1: ", text)
     text = re.sub(r"Expected a <class '(\w+)'>\.", r"expected \1.", text)
+    text = text.replace("Expected a typing.", "expected typing.")
     text = re.sub(r"typing\.Literal(\[.*?\])", r"one of \1", text)
     text = re.sub(r"^unrecognized arguments: ", "unknown option ", text)
     text = re.sub(r"^Option '([\w.]+)' is not accepted", r"unknown option \1", text)
@@ -162,6 +171,10 @@ def _named_file(recipe: Path) -> Iterator[None]:
 
 
 def _instantiate(parser: ArgumentParser, config_class: type[Config], namespace) -> Config:
+    for option in fields(config_class):
+        value = namespace.get(option.name)
+        if is_dataclass(option.default_factory) and not isinstance(value, Namespace):
+            raise ValueError(f"--{option.name} is {value!r}: it is a group, give its options or leave it out")
     options = vars(parser.instantiate(namespace))
     return config_class(**{name: value for name, value in options.items() if name != "config"})
 

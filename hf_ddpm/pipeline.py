@@ -18,7 +18,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -46,7 +53,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: ModelMixin,
+        unet: UNet2DModel | ModelMixin,  # both, because `from_pipe` wants the very class named here
         scheduler: SchedulerMixin,
         id2label: dict | None = None,
         null_label: int | None = None,

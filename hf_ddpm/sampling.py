@@ -132,6 +132,15 @@ def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return sampler.scheduler_class.from_config(config, **options)
 
 
+def fitting_steps(sampler: SchedulerMixin, num_inference_steps: int) -> int:
+    """The largest number of steps, at most the one asked for, that the sampler can space out over its timesteps."""
+    for steps in range(min(num_inference_steps, sampler.config.num_train_timesteps), 1, -1):
+        sampler.set_timesteps(steps)
+        if sampler.timesteps.min() >= 0:
+            return steps
+    return 1
+
+
 def generate(
     pipeline: CFGDDPMPipeline,
     *,

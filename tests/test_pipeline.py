@@ -470,6 +470,13 @@ def test_save_and_load_keeps_everything(tmp_path):
     assert list(CFGDDPMPipeline.from_pretrained(tmp_path / "again").id2label.items()) == list(names.items())
 
 
+def test_from_pipe_shares_the_network():
+    pipeline = tiny_pipeline()
+    other = CFGDDPMPipeline.from_pipe(pipeline, scheduler=SCHEDULERS["dpmsolver++"])
+    assert other.unet is pipeline.unet
+    assert (other.id2label, other.null_label) == (NAMES, NULL)
+
+
 def test_saved_files_are_safe_and_hold_the_code(tmp_path):
     pipeline = unconditional_pipeline()
     pipeline.save_pretrained(tmp_path)

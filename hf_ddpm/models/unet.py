@@ -55,7 +55,7 @@ def read_architecture(preset: str) -> dict[str, Any]:
     """
     if preset in UNET_PRESETS:
         return dict(UNET_PRESETS[preset])
-    if Path(preset).is_dir():
+    if preset and Path(preset).is_dir():
         path = Path(preset) / "config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -121,17 +121,11 @@ def build_unet(
         null_label: row of the class embedding that stands for "no class"; None = there is none.
         null_embedding: `zero` makes that row zero and keeps it so: it gets no gradient (`padding_idx`), and neither
             weight decay nor a moving average moves a zero.
-
-    Raises:
-        ValueError: UNet2DModel refuses the arguments.
     """
     import torch
     from diffusers import UNet2DModel
 
-    try:
-        unet = UNet2DModel(**arguments)
-    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"--model.overrides: UNet2DModel refuses them, {error}") from error
+    unet = UNet2DModel(**arguments)
     if null_label is not None and null_embedding == "zero":
         rows, width = unet.class_embedding.weight.shape
         padded = torch.nn.Embedding(rows, width, padding_idx=null_label)
@@ -140,6 +134,24 @@ def build_unet(
             padded.weight[null_label] = 0
         unet.class_embedding = padded
     return unet
+
+
+def check_unet(arguments: dict[str, Any]) -> None:
+    """Build a UNet2DModel and run it on one image, on the meta device: no memory, no arithmetic, all the errors.
+
+    Raises:
+        ValueError: UNet2DModel refuses the arguments, or cannot run with them.
+    """
+    import torch
+    from diffusers import UNet2DModel
+
+    size, channels = arguments["sample_size"], arguments["in_channels"]
+    try:
+        with torch.device("meta"):
+            unet = UNet2DModel(**arguments)
+            unet(torch.empty(1, channels, size, size), torch.zeros(1), return_dict=False)
+    except Exception as error:
+        raise ValueError(f"--model.overrides: UNet2DModel cannot work with them, {type(error).__name__}: {error}") from error
 
 
 def _argument_names() -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Another network, another process or other data: the saved weights and moments would mean something else.
-_FATAL = ("model.", "schedule.", "objective.prediction_type", "data.image_size", "data.channels", "seed")
+_FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.channels", "seed")
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
     "output_dir",

@@ -67,6 +67,14 @@ def prune_checkpoints(run_dir: Path, keep: int, keep_every_steps: int | None) ->
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def drop_checkpoints_after(run_dir: Path, step: int) -> list[Path]:
+    """Remove the checkpoints of steps that will be done again, and return their paths."""
+    dropped = [path for path in find_checkpoints(run_dir) if checkpoint_step(path) > step]
+    for path in dropped:
+        shutil.rmtree(path)
+    return dropped
+
+
 def find_checkpoints(run_dir: Path) -> list[Path]:
     """Published checkpoints of a run, oldest first."""
     found = (run_dir / "checkpoints").glob(f"{_PREFIX}*")
@@ -81,16 +89,17 @@ def verify_checkpoint(path: Path) -> None:
     """
     manifest = path / MANIFEST
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
+        files = {name: (expected["size"], expected["sha256"]) for name, expected in listed}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"checkpoint {path}: {MANIFEST} is missing or damaged") from None
-    for name, expected in files.items():
+    for name, (size, sha256) in files.items():
         file = path / name
         if not file.is_file():
             raise ValueError(f"checkpoint {path}: {name} is missing")
-        if file.stat().st_size != expected["size"]:
-            raise ValueError(f"checkpoint {path}: {name} has {file.stat().st_size} bytes instead of {expected['size']}")
-        if sha256_of(file) != expected["sha256"]:
+        if file.stat().st_size != size:
+            raise ValueError(f"checkpoint {path}: {name} has {file.stat().st_size} bytes instead of {size}")
+        if sha256_of(file) != sha256:
             raise ValueError(f"checkpoint {path}: the content of {name} has changed since it was saved")
 
 

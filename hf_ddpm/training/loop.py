@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
-from hf_ddpm.config import DataConfig
-from hf_ddpm.data.cache import ImageTable, load_images
-from hf_ddpm.data.loader import IndexStream, flip_horizontally, to_model_range
+from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.data.loader import flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
-from hf_ddpm.diffusion.schedules import build_noise_scheduler
-from hf_ddpm.models.unet import build_unet, unet_arguments
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.training.changes import check_changes
 from hf_ddpm.training.checkpoints import (
     checkpoint_path,
     choose_checkpoint,
+    drop_checkpoints_after,
     prune_checkpoints,
     publish_directory,
     write_manifest,
 )
-from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.preview import held_out_loss, save_sample_grid
-from hf_ddpm.training.randomness import draw_step_randomness, reseed_dropout, seeded_generator
-from hf_ddpm.training.speed import speed_up
+from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
+from hf_ddpm.training.setup import Run, build_accelerator, build_state, load_data
 from hf_ddpm.training.state import TrainState, load_state, read_extra, save_state
-from hf_ddpm.training.tracking import RunLog, check_trackers, describe_environment, write_environment
+from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
 
 
 def train(config: TrainConfig) -> Path:
@@ -61,7 +52,7 @@ def train(config: TrainConfig) -> Path:
     checkpoint = choose_checkpoint(run_dir, config.resume)
     accelerator = build_accelerator(config)
     train_images, test_images = load_data(config, accelerator)
-    run = _Run(config, accelerator, train_images)
+    run = Run(config, accelerator, train_images)
     state = build_state(config, run)
     if checkpoint is not None:
         resume(state, run, checkpoint)
@@ -91,163 +82,34 @@ def train(config: TrainConfig) -> Path:
     return finish(state, run)
 
 
-@dataclass
-class _Run:
-    """What stays the same while a model is trained."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    images: ImageTable
-
-    def __post_init__(self):
-        config, accelerator = self.config, self.accelerator
-        self.dir = Path(config.output_dir)
-        self.micro_steps = config.optim.gradient_accumulation_steps
-        self.batch_size = config.data.batch_size
-        self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
-        epoch_steps = len(self.images) / self.total_batch_size
-        epochs = config.num_train_epochs
-        self.total_steps = config.max_train_steps if epochs is None else math.ceil(epochs * epoch_steps)
-        self.steps_per_unit = 1 if epochs is None else epoch_steps
-        self.conditional = self.images.class_labels is not None
-        self.class_dropout_prob = config.resolve_class_dropout(self.conditional)
-        self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
-        self.image_shape = (self.images.channels, self.images.image_size, self.images.image_size)
-        self.stream = IndexStream(len(self.images), config.seed)
-
-    def identity(self) -> dict:
-        """What a checkpoint is compared with when it is resumed."""
-        surroundings = describe_environment(self.accelerator)
-        names = ("packages", "processor", "device", "num_processes", "num_threads")
-        return {
-            **asdict(self.config),
-            "data_fingerprint": self.images.fingerprint,
-            "environment": {name: surroundings[name] for name in names},
-        }
-
-
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
-
-    Raises:
-        ValueError: the launcher started more processes than can see each other.
-    """
-    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
-    AcceleratorState._reset_state()  # a second run in one process may want another precision
-    accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
-        cpu=not has_accelerator,
-        log_with=config.logging.trackers or None,
-        project_dir=config.output_dir,
-    )
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != accelerator.num_processes:
-        raise ValueError(f"the launcher started {world_size} processes, but this one sees {accelerator.num_processes}")
-    torch.set_num_threads(config.num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    return accelerator
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable, ImageTable | None]:
-    """Read the train split and, where one is named, the held-out split; the first process of a machine fills the cache."""
-    arguments = unet_arguments(config.model.preset, config.model.overrides, image_size=config.data.image_size)
-    channels = config.data.channels
-    if os.path.isdir(config.model.preset):
-        channels = arguments["in_channels"]
-    read = partial(_load_split, config.data, image_size=arguments["sample_size"], channels=channels)
-    with accelerator.local_main_process_first():
-        train_images = read(config.data.train_split)
-        test_split = config.data.test_split
-        test_images = None if test_split is None else read(test_split)
-    if test_images is not None and test_images.class_names != train_images.class_names:
-        raise ValueError(f"--data.test_split is {test_split!r}: its classes are not those of {config.data.train_split!r}")
-    return train_images, test_images
-
-
-def _load_split(data: DataConfig, split: str, *, image_size: int, channels: int | None) -> ImageTable:
-    return load_images(
-        data.source,
-        split,
-        image_size=image_size,
-        channels=channels,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        labels=data.labels,
-        class_conditional=data.class_conditional,
-    )
-
-
-def build_state(config: TrainConfig, run: _Run) -> TrainState:
-    """Build everything that training changes, from the seed."""
-    images = run.images
-    num_class_embeds = None
-    if run.conditional:
-        num_class_embeds = len(images.class_names) + (run.null_label is not None)
-    arguments = unet_arguments(
-        config.model.preset,
-        config.model.overrides,
-        image_size=images.image_size,
-        channels=images.channels,
-        num_class_embeds=num_class_embeds,
-    )
-    torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
-    build = partial(build_unet, arguments, null_label=run.null_label, null_embedding=config.model.null_embedding)
-    unet, averaged_unet = build(), build()
-    for network in (unet, averaged_unet):
-        speed_up(network, run.accelerator.device, config.mixed_precision)
-        network.to(run.accelerator.device)
-    averaged_unet.eval().requires_grad_(False)
-    if config.model.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    optimizer = build_optimizer(unet.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(
-        optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
-    )
-    ema = build_ema(unet.parameters(), config.ema)
-    model, optimizer = run.accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
-    model.train()
-    schedule = config.schedule
-    scheduler = build_noise_scheduler(
-        beta_schedule=schedule.beta_schedule,
-        num_train_timesteps=schedule.num_train_timesteps,
-        beta_start=schedule.beta_range[0],
-        beta_end=schedule.beta_range[1],
-        variance_type=schedule.variance_type,
-        prediction_type=config.objective.prediction_type,
-        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
-    )
-    id2label = dict(enumerate(images.class_names)) if run.conditional else None
-    pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
-    return TrainState(unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline)
-
-
-def resume(state: TrainState, run: _Run, checkpoint: Path) -> None:
+def resume(state: TrainState, run: Run, checkpoint: Path) -> None:
     """Continue from a checkpoint, after comparing its options with those of this run."""
-    saved = read_extra(checkpoint)["identity"]
-    for warning in check_changes(saved, run.identity()):
+    saved = read_extra(checkpoint)
+    if saved["step"] > run.total_steps:
+        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
+    for warning in check_changes(saved["identity"], run.identity()):
         if run.accelerator.is_main_process:
             print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
     load_state(state, run.accelerator, checkpoint)
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
 
 
-def open_log(run: _Run, state: TrainState) -> RunLog:
+def open_log(run: Run, state: TrainState) -> RunLog:
     """Create the run folder with its options, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
         run.dir.mkdir(parents=True, exist_ok=True)
         (run.dir / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
         write_environment(run.dir / "environment.json", accelerator)
+        for path in drop_checkpoints_after(run.dir, state.step):
+            print(f"removed {path}: the run goes on from step {state.step}")
     if run.config.logging.trackers:
         accelerator.init_trackers("trackers")
     accelerator.wait_for_everyone()
     return RunLog(accelerator, run.dir, total_steps=run.total_steps, start_step=state.step)
 
 
-def train_step(state: TrainState, run: _Run, step: int) -> tuple[Tensor, Tensor]:
+def train_step(state: TrainState, run: Run, step: int) -> tuple[Tensor, Tensor]:
     """One optimizer step over the total batch.
 
     Returns:
@@ -292,7 +154,7 @@ def train_step(state: TrainState, run: _Run, step: int) -> tuple[Tensor, Tensor]
     return loss, grad_norm
 
 
-def micro_batch_loss(state: TrainState, run: _Run, indices: Tensor, randomness) -> Tensor:
+def micro_batch_loss(state: TrainState, run: Run, indices: Tensor, randomness: StepRandomness) -> Tensor:
     """Loss of one micro-batch, () float32 with a gradient."""
     objective, device = run.config.objective, run.accelerator.device
     images = to_model_range(run.images.images(indices))
@@ -327,20 +189,20 @@ def check_finite(step: int, loss: Tensor, grad_norm: Tensor, *, fp16: bool) -> N
         )
 
 
-def log_progress(log: RunLog, state: TrainState, run: _Run, loss: Tensor, grad_norm: Tensor) -> None:
+def log_progress(log: RunLog, state: TrainState, run: Run, loss: Tensor, grad_norm: Tensor) -> None:
     """Log the mean loss since the last logged step and what goes with it."""
     values = {
         "images_seen": state.images_seen,
         "epoch": state.images_seen / len(run.images),
         "loss": state.window_loss / state.window_steps,
-        "lr": state.lr_scheduler.get_last_lr()[0],
+        "lr": state.optimizer.param_groups[0]["lr"],
         "grad_norm": float(grad_norm),
     }
     log.write(state.step, values, with_speed=True)
     state.window_loss, state.window_steps = 0.0, 0
 
 
-def preview(state: TrainState, run: _Run, test_images: ImageTable | None, log: RunLog) -> None:
+def preview(state: TrainState, run: Run, test_images: ImageTable | None, log: RunLog) -> None:
     """Save a grid of samples with the averaged weights, and log the held-out loss."""
     if run.accelerator.is_main_process:
         pipeline = state.averaged_pipeline()
@@ -352,7 +214,7 @@ def preview(state: TrainState, run: _Run, test_images: ImageTable | None, log: R
     run.accelerator.wait_for_everyone()
 
 
-def save_checkpoint(state: TrainState, run: _Run) -> None:
+def save_checkpoint(state: TrainState, run: Run) -> None:
     """Publish a checkpoint of this step, then remove old ones."""
     if run.accelerator.is_main_process:
 
@@ -365,7 +227,7 @@ def save_checkpoint(state: TrainState, run: _Run) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def finish(state: TrainState, run: _Run) -> Path:
+def finish(state: TrainState, run: Run) -> Path:
     """Publish `pipeline/` with the averaged weights and say how to use it."""
     path = run.dir / "pipeline"
     if run.accelerator.is_main_process:

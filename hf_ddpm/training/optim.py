@@ -42,12 +42,19 @@ def build_lr_scheduler(
         milestones = [milestone * steps_per_unit for milestone in config.lr_milestones]
 
         def factor(step: int) -> float:
-            warmed = min(1.0, (step + 1) / warmup) if warmup else 1.0
+            warmed = min(1.0, step / warmup) if warmup else 1.0
             return warmed * config.lr_gamma ** bisect.bisect_right(milestones, step)
 
         return LambdaLR(optimizer, factor)
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+
+
+def resume_lr_schedule(optimizer: torch.optim.Optimizer, lr_scheduler: LambdaLR, step: int) -> None:
+    """Move a fresh schedule, which is a function of the step alone, to an optimizer step."""
+    lr_scheduler.last_epoch = step
+    for group, base, factor in zip(optimizer.param_groups, lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(step)
 
 
 def build_ema(parameters: Iterable[torch.nn.Parameter], config: EMAConfig) -> EMAModel | None:

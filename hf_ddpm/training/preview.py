@@ -12,11 +12,11 @@ from hf_ddpm.data.loader import to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.sampling import build_sampler, generate
+from hf_ddpm.sampling import build_sampler, fitting_steps, generate
 from hf_ddpm.training.randomness import draw_step_randomness
 
 COLUMNS, MAX_CLASSES = 8, 10
-NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
+MAX_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
 HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 128
 
 
@@ -30,7 +30,7 @@ def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> Non
         preview,
         class_labels=[label for label in labels for _ in range(COLUMNS)],
         seed=seed,
-        num_inference_steps=NUM_INFERENCE_STEPS,
+        num_inference_steps=fitting_steps(sampler, MAX_INFERENCE_STEPS),
         guidance_scale=1.0 if pipeline.null_label is None else GUIDANCE_SCALE,
     )
     images = np.concatenate([batch.images for batch in batches])

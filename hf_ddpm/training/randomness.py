@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -64,5 +65,6 @@ def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
 
 
 def _derive_seed(stream: str, *numbers: int) -> int:
-    entropy = [int.from_bytes(stream.encode(), "little"), *numbers]
+    assert all(0 <= number < 2**32 for number in numbers)
+    entropy = [zlib.crc32(stream.encode()), len(numbers), *numbers]  # one 32-bit word each, so no two calls are alike
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

@@ -25,13 +25,18 @@ class Float32Attention:
 def speed_up(network: UNet2DModel, device: torch.device, mixed_precision: str) -> None:
     """Prepare a network in place for training on `device` in `mixed_precision` (fp32, bf16 or fp16).
 
-    In bf16 on a CPU, wide convolutions are faster in channels_last (1.3 times at 64 channels, 32 x 32), narrow ones slower,
-    as their group norms are (half the speed at 32 channels, 28 x 28): `train_scripts/benchmark.py` measures both.
+    In bf16 on a CPU, attention runs in float32, and networks with wide convolutions keep their images in channels_last;
+    narrow ones are slower that way, as their group norms are. `train_scripts/benchmark.py` measures both.
     """
     if device.type != "cpu" or mixed_precision != "bf16":
         return
+    use_float32_attention(network)
+    if min(network.config.block_out_channels) >= CHANNELS_LAST_FROM:
+        network.to(memory_format=torch.channels_last)
+
+
+def use_float32_attention(network: UNet2DModel) -> None:
+    """Let every attention of the network leave autocast."""
     for module in network.modules():
         if isinstance(module, Attention):
             module.set_processor(Float32Attention(module.processor))
-    if min(network.config.block_out_channels) >= CHANNELS_LAST_FROM:
-        network.to(memory_format=torch.channels_last)

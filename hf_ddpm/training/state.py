@@ -1,7 +1,7 @@
 """The state of a training run: all that the loop reads, and how it is written to a checkpoint and read back.
 
 A checkpoint is a pipeline folder (with the averaged weights, so that it can be sampled from) plus a folder `training/`:
-`model.safetensors`, `optimizer.safetensors` with `optimizer.json`, and `state.json`.
+`model.safetensors`, `optimizer.safetensors` and `state.json`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.training.optim import resume_lr_schedule
 
 
 @dataclass
@@ -61,14 +62,12 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
     training = directory / "training"
     training.mkdir()
     save_file(_contiguous(state.unet.state_dict()), training / "model.safetensors")
-    optimizer = state.optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for index, moments in optimizer["state"].items():
-        for name, value in moments.items():
-            is_tensor = isinstance(value, torch.Tensor)
-            (tensors if is_tensor else scalars)[f"{index}.{name}"] = value
-    save_file(_contiguous(tensors), training / "optimizer.safetensors")
-    _write_json(training / "optimizer.json", {"param_groups": optimizer["param_groups"], "scalars": scalars})
+    moments = {
+        f"{index}.{name}": tensor
+        for index, parameter_state in state.optimizer.state_dict()["state"].items()
+        for name, tensor in parameter_state.items()
+    }
+    save_file(_contiguous(moments), training / "optimizer.safetensors")
     _write_json(
         training / "state.json",
         {
@@ -77,7 +76,6 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
             "window_loss": state.window_loss,
             "window_steps": state.window_steps,
             "ema_step": None if state.ema is None else state.ema.optimization_step,
-            "lr_scheduler": state.lr_scheduler.state_dict(),
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             **extra,
         },
@@ -90,25 +88,27 @@ def read_extra(directory: Path) -> dict[str, Any]:
 
 
 def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
-    """Read a verified checkpoint back into a freshly built state, tensor for tensor."""
+    """Read a verified checkpoint back into a freshly built state, tensor for tensor.
+
+    Learning rate, betas and the like are those of the fresh state: what the options say now, applies.
+    """
     training, saved = directory / "training", read_extra(directory)
     state.unet.load_state_dict(load_file(training / "model.safetensors"))
-    optimizer = json.loads((training / "optimizer.json").read_text(encoding="utf-8"))
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    moments: dict[int, dict[str, Any]] = {}
-    for key, value in (load_file(training / "optimizer.safetensors") | optimizer["scalars"]).items():
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(training / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
-        if isinstance(value, torch.Tensor) and value.shape == like.shape:
+        if value.shape == like.shape:
             value = torch.empty_like(like).copy_(value)  # in the parameter's memory format
         moments.setdefault(int(index), {})[name] = value
-    state.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
-    state.lr_scheduler.load_state_dict(saved["lr_scheduler"])
+    state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
+    resume_lr_schedule(state.optimizer, state.lr_scheduler, saved["step"])
     if state.ema is not None:
         averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
         for shadow, (name, _) in zip(state.ema.shadow_params, state.unet.named_parameters(), strict=True):
             shadow.copy_(averaged[name])
-        state.ema.optimization_step = saved["ema_step"]
+        state.ema.optimization_step = saved["ema_step"] or 0
     if accelerator.scaler is not None and saved["scaler"] is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     state.step, state.images_seen = saved["step"], saved["images_seen"]
