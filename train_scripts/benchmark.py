@@ -54,9 +54,8 @@ def main(args: list[str] | None = None) -> None:
                 started = time.perf_counter()
                 step()
                 seconds[name].append(time.perf_counter() - started)
-        print(
-            f"{config.preset}, batch {config.batch_size}, {config.mixed_precision}, {device}, {torch.get_num_threads()} threads"
-        )
+        threads = torch.get_num_threads()
+        print(f"{config.preset}, batch {config.batch_size}, {config.mixed_precision}, {device}, {threads} threads")
         for name, values in seconds.items():
             images = config.batch_size / statistics.median(values[2:])
             ratio = statistics.median(a / b for a, b in zip(seconds["as trained"][2:], values[2:], strict=True))
