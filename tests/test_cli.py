@@ -252,3 +252,34 @@ def test_interruption_is_one_line_and_exit_code_130(capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), user_errors():
         raise ZeroDivisionError
+
+
+# What a parser says, in words
+
+
+def test_a_group_left_empty_is_named(recipe, mistake):
+    assert "--oven is None: it is a group" in mistake("--config", recipe("name: x\noven:\n"))
+
+
+def test_a_group_that_is_a_number_is_named(recipe, mistake):
+    assert "oven" in mistake("--config", recipe("name: x\noven: 3\n"))
+
+
+def test_a_recipe_has_no_config_key(recipe, mistake):
+    other = recipe("name: y\n", "other.yaml")
+    assert "no key `config`" in mistake("--config", recipe(f"name: x\nconfig: {other}\n"))
+
+
+def test_a_union_is_said_in_short(mistake):
+    assert "--layers: expected int or null. Got value: many" in mistake("--name=x", "--layers=many")
+
+
+def test_a_literal_lists_its_words(mistake):
+    assert "--flavour: expected one of ['plain', 'lemon']. Got value: mud" in mistake("--name=x", "--flavour=mud")
+
+
+def test_a_diverged_run_is_one_line_and_another_exit_code(capsys):
+    with pytest.raises(SystemExit) as stopped, user_errors():
+        raise FloatingPointError("step 3: the loss is nan")
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.endswith("step 3: the loss is nan\n")

@@ -27,7 +27,7 @@ def commands(markdown: str) -> list[list[str]]:
             for part in re.split(r"&&|;", line.removeprefix("$ ")):
                 if re.search(r"train_scripts/\w+\.py", part):
                     found.append(_words(part))
-    return [words for words in found if words and words[0] in LAUNCHERS]
+    return [words for words in found if words and Path(words[0]).name in LAUNCHERS]
 
 
 def _words(part: str) -> list[str]:

@@ -42,10 +42,13 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
     write(partial)
     for written in (*partial.rglob("*"), partial):
         _flush(written)
+    replaced = path.parent / f".{path.name}.replaced"
+    shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(replaced)
     partial.rename(path)
     _flush(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_manifest(directory: Path) -> None:
@@ -63,8 +66,8 @@ def prune_checkpoints(run_dir: Path, keep: int, keep_every_steps: int | None) ->
     for path in find_checkpoints(run_dir)[:-keep]:
         if keep_every_steps is None or checkpoint_step(path) % keep_every_steps:
             shutil.rmtree(path)
-    for partial in (run_dir / "checkpoints").glob(f".{_PREFIX}*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def drop_checkpoints_after(run_dir: Path, step: int) -> list[Path]:

@@ -82,11 +82,6 @@ class RunLog:
         """Leave out of the speed what was not training."""
         self._time_since += seconds
 
-    def say(self, message: str) -> None:
-        """Print a line above the progress bar."""
-        if self._active:
-            tqdm.write(message)
-
     def close(self) -> None:
         """Finish the bar and the trackers."""
         self._bar.close()

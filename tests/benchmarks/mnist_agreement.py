@@ -18,6 +18,7 @@ from torch import nn
 from hf_ddpm.data.cache import ImageTable, load_images
 from hf_ddpm.data.loader import IndexStream
 from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.training.speed import speed_up
 
 SAMPLERS = [("ddim", 50), ("dpmsolver++", 20)]
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--num_images", type=int, default=1000)
     parser.add_argument("--guidance_scale", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="run the network under bf16 autocast, as in training")
     options = parser.parse_args()
 
     train_images, test_images = (load_images(options.source, split, image_size=28) for split in ("train", "test"))
@@ -36,10 +38,13 @@ def main() -> None:
     accuracy = agreement(classifier, test_images.images(torch.arange(len(test_images))), test_images.class_labels)
     print(f"classifier: {accuracy:.2%} of {len(test_images)} test images")
     labels = [i % 10 for i in range(options.num_images)]
+    precision = "bf16" if options.bf16 else "fp32"
     for name, steps in SAMPLERS:
         started = time.perf_counter()
+        pipeline = load_pipeline(options.model, scheduler=name)
+        speed_up(pipeline.unet, pipeline.device, precision)
         batches = generate(
-            load_pipeline(options.model, scheduler=name),
+            pipeline,
             class_labels=labels,
             seed=options.seed,
             batch_size=100,
@@ -47,11 +52,12 @@ def main() -> None:
             guidance_scale=options.guidance_scale,
             progress=True,
         )
-        images = torch.cat([torch.from_numpy(batch.images).permute(0, 3, 1, 2) for batch in batches])
+        with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=options.bf16):
+            images = torch.cat([torch.from_numpy(batch.images).permute(0, 3, 1, 2) for batch in batches])
         share = agreement(classifier, images, torch.tensor(labels))
         seconds = time.perf_counter() - started
         print(
-            f"{name}, {steps} steps, s = {options.guidance_scale}, seeds from {options.seed}: "
+            f"{name}, {steps} steps, s = {options.guidance_scale}, {precision}, seeds from {options.seed}: "
             f"agrees with {share:.1%} of {len(labels)} samples ({seconds:.0f} s)",
             flush=True,
         )

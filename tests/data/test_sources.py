@@ -134,7 +134,7 @@ def test_saved_dataset_and_saved_splits(tmp_path):
     assert read_labels(open_source(save(tmp_path / "one", dataset), "train")) == [2, 0, 1]
     assert read_labels(open_source(str(tmp_path / "both"), "val")) == [0]
     assert "there is train, val" in refusal(str(tmp_path / "both"), "test")
-    assert "choose from train" in refusal(str(tmp_path / "one"), "test")
+    assert "there is train" in refusal(str(tmp_path / "one"), "test")
 
 
 def test_home_and_relative_folders(tmp_path, monkeypatch):

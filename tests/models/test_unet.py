@@ -9,7 +9,7 @@ import torch
 
 from hf_ddpm.config import EMAConfig, OptimConfig
 from hf_ddpm.models import unet as module
-from hf_ddpm.models.unet import UNET_PRESETS, build_unet, read_architecture, unet_arguments
+from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, read_architecture, unet_arguments
 from hf_ddpm.training.optim import build_ema, build_optimizer
 
 NULL = 3
@@ -101,12 +101,27 @@ def test_image_sizes_that_do_not_halve_are_refused(preset, good, bad):
         {"act_fn": "bogus"},
         {"down_block_types": ["DownBlock2D", "NoBlock2D"]},
         {"dropout": 2},
+        {"norm_eps": "x"},
+        {"freq_shift": "x"},
+        {"layers_per_block": -1},
+        {"upsample_type": "bogus"},
+        {"time_embedding_type": "bogus"},
     ],
     ids=str,
 )
 def test_what_diffusers_refuses_names_the_option(overrides):
-    with pytest.raises(ValueError, match="--model.overrides: UNet2DModel refuses them"):
-        build_unet(unet_arguments("digits8", overrides, image_size=8))
+    with pytest.raises(ValueError, match="--model.overrides: UNet2DModel cannot work with them"):
+        check_unet(unet_arguments("digits8", overrides, image_size=8))
+
+
+@pytest.mark.parametrize("preset", UNET_PRESETS)
+def test_presets_pass_the_check(preset):
+    check_unet(unet_arguments(preset))
+
+
+def test_the_check_allocates_no_memory():
+    overrides = {"block_out_channels": [2**20, 2**20], "norm_num_groups": 8, "add_attention": False}
+    check_unet(unet_arguments("digits8", overrides))  # 10^14 parameters
 
 
 # A folder with a config.json

@@ -216,3 +216,26 @@ def test_pruning_removes_what_a_killed_run_was_writing(tmp_path):
     (tmp_path / "checkpoints" / ".step-00000020.partial").mkdir()
     prune_checkpoints(tmp_path, 2, None)
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+def test_every_bit_of_the_manifest_matters(tmp_path):
+    """A flipped bit is a damaged checkpoint, never another error, or it is a change that JSON does not mean."""
+    directory = tmp_path / "step-00000001"
+    publish_directory(directory, write_one_file)
+    manifest = directory / "manifest.json"
+    whole = manifest.read_bytes()
+    damaged = 0
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(flipped)
+        try:
+            verify_checkpoint(directory)
+        except ValueError:
+            damaged += 1
+    assert damaged > 0.9 * 8 * len(whole)
+
+
+def write_one_file(directory):
+    (directory / "weights").write_bytes(b"0123")
+    write_manifest(directory)

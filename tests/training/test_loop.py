@@ -175,10 +175,41 @@ class TestResume:
         with pytest.raises(ValueError, match="data_fingerprint"):
             run_training("run", "--max_train_steps=4", "--resume=auto", "--data.train_split=test")
 
-    def test_another_learning_rate_is_warned_about(self, run_training, capsys):
-        run_training("run", "--max_train_steps=2")
-        run_training("run", "--max_train_steps=3", "--resume=auto", "--optim.learning_rate=0.5")
+    def test_another_learning_rate_is_warned_about_and_takes_effect(self, run_training, capsys):
+        constant = "--optim.lr_scheduler=constant"
+        run_training("run", "--max_train_steps=2", constant)
+        folder = run_training("run", "--max_train_steps=3", constant, "--resume=auto", "--optim.learning_rate=0.5")
         assert "optim.learning_rate was 0.001 and is now 0.5" in capsys.readouterr().err
+        assert [record["lr"] for record in metrics(folder)] == [0.001, 0.001, 0.5]
+
+    def test_a_moving_average_can_start_late(self, run_training):
+        run_training("run", "--max_train_steps=2", "--ema.decay=null")
+        folder = run_training("run", "--max_train_steps=3", "--resume=auto")
+        state = json.loads((folder / "checkpoints/step-00000003/training/state.json").read_text())
+        assert state["ema_step"] == 1
+
+    def test_a_null_label_cannot_come_later(self, run_training):
+        run_training("run", "--max_train_steps=1", "--objective.class_dropout_prob=0")
+        with pytest.raises(ValueError, match="null_label was None and is 10"):
+            run_training("run", "--max_train_steps=2", "--resume=auto")
+
+    def test_rewinding_drops_the_steps_that_are_done_again(self, run_training, tmp_path):
+        options = ["--max_train_steps=6", "--checkpoint.every_steps=2", "--checkpoint.keep=3"]
+        folder = run_training("run", *options)
+        before = tensor_hashes(folder / "checkpoints/step-00000006")
+        run_training("run", *options, f"--resume={folder / 'checkpoints/step-00000002'}")
+        assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+            "step-00000002",
+            "step-00000004",
+            "step-00000006",
+        ]
+        assert [record["step"] for record in metrics(folder)] == [1, 2, 3, 4, 5, 6]
+        assert tensor_hashes(folder / "checkpoints/step-00000006") == before
+
+    def test_a_shorter_run_is_refused(self, run_training):
+        run_training("run", "--max_train_steps=4")
+        with pytest.raises(ValueError, match="past the end"):
+            run_training("run", "--max_train_steps=2", "--resume=auto")
 
 
 class TestEquivalence:
@@ -245,6 +276,18 @@ class TestObjectives:
         values = losses(folder)
         assert values.isfinite().all()
         assert values[-1] < 0.9 * values[0]
+
+    def test_few_timesteps_train_and_preview(self, run_training):
+        folder = run_training(
+            "run", "--max_train_steps=2", "--schedule.num_train_timesteps=7", "--logging.sample_every_steps=1"
+        )
+        assert len(list((folder / "samples").iterdir())) == 2
+
+    def test_a_model_from_a_config_json(self, run_training):
+        first = run_training("first", "--max_train_steps=1")
+        folder = run_training("run", "--max_train_steps=1", f"--model.preset={first / 'pipeline' / 'unet'}")
+        saved = load_pipeline(str(folder / "pipeline")).unet.config
+        assert saved.block_out_channels == [8, 16]
 
     def test_unconditional_model(self, run_training):
         folder = run_training("run", "--max_train_steps=2", "--data.class_conditional=false")
