@@ -172,7 +172,7 @@ def test_fp16_on_a_cpu(mistake):
     assert "--mixed_precision is 'fp16'" in mistake("--mixed_precision", "fp16")
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "trackio", "wandb"])
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
 def test_a_tracker_that_is_not_installed(mistake, tracker):
     if importlib.util.find_spec(tracker):
         pytest.skip(f"{tracker} is installed")
