@@ -1,5 +1,6 @@
 """The main job, whole: the default recipe learns real digits, and a classifier reads its samples as what was asked for."""
 
+import os
 import time
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_digits_are_learnt(pipeline_folder):
     classifier = SVC(gamma="scale").fit(real, real_labels)
     accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
     labels = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
+    torch.set_num_threads(os.cpu_count())
     pipeline = load_pipeline(pipeline_folder)
     batches = generate(pipeline, class_labels=labels.tolist(), batch_size=250, num_inference_steps=50, guidance_scale=1.5)
     samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255

@@ -172,6 +172,15 @@ def test_a_folder_that_is_not_empty_is_refused(main, model, tmp_path, capsys):
     assert names_in(tmp_path) == ["old.png"]
 
 
+@pytest.fixture
+def listening_to_ctrl_c():
+    """A process that a shell put into the background ignores SIGINT, and so would the test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 def test_ctrl_c_ends_with_one_line_and_code_130(main, model, tmp_path, capsys):
     folder = tmp_path / "images"
 
@@ -182,7 +191,7 @@ def test_ctrl_c_ends_with_one_line_and_code_130(main, model, tmp_path, capsys):
 
     threading.Thread(target=press_when_images_come, daemon=True).start()
     with pytest.raises(SystemExit) as caught:
-        main(options(model, folder, "--num_images", "100000", "--batch_size", "1"))
+        main(options(model, folder, "--num_images", "1000", "--batch_size", "1"))
     assert caught.value.code == 130
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
