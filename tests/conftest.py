@@ -21,11 +21,13 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def private_datasets_cache(tmp_path, monkeypatch):
+def private_datasets_cache(tmp_path, monkeypatch) -> Path:
     """Keep decoded data out of the user's cache."""
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    folder = tmp_path / "datasets_cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """train_scripts/sample.py: the files that it writes, and its one-line refusals."""
 
-import importlib.util
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,19 +13,10 @@ from PIL import Image
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "train_scripts" / "sample.py"
 
-
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("sample_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # The parser reads the docstrings of the options from the source, which is found by the module's name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module.main
-    del sys.modules[spec.name]
+@pytest.fixture
+def main(load_script):
+    return load_script("sample").main
 
 
 def save_model(folder: Path, *, num_class_embeds: int | None = 4, null_label: int | None = 3) -> str:

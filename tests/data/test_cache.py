@@ -15,13 +15,6 @@ from hf_ddpm.data import cache
 from hf_ddpm.data.cache import ImageTable, load_images
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch) -> Path:
-    """Keep away from the user's cache."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def random_arrays(count: int, shape: tuple[int, ...] = (6, 6), seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(count)]
@@ -170,19 +163,19 @@ def cached_files(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "hf_ddpm_pixels").glob("*")}
 
 
-def test_decoded_once(tmp_path, private_cache, monkeypatch):
+def test_decoded_once(tmp_path, private_datasets_cache, monkeypatch):
     folder = save(tmp_path / "data", random_arrays(5))
     before = {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
     first = load_images(folder, "train", image_size=6)
-    files = cached_files(private_cache)
+    files = cached_files(private_datasets_cache)
     assert len(files) == 1
     monkeypatch.setattr(cache, "_decode", None)
     assert torch.equal(everything(load_images(folder, "train", image_size=6)), everything(first))
-    assert cached_files(private_cache) == files
+    assert cached_files(private_datasets_cache) == files
     assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == before
 
 
-def test_another_process_reuses_the_cache(tmp_path, private_cache):
+def test_another_process_reuses_the_cache(tmp_path, private_datasets_cache):
     folder = write_images(tmp_path / "data", random_arrays(5))
     program = (
         "import sys; from hf_ddpm.data.cache import load_images; "
@@ -191,18 +184,18 @@ def test_another_process_reuses_the_cache(tmp_path, private_cache):
     root = str(Path(cache.__file__).parents[2])
     run = subprocess.run(
         [sys.executable, "-c", program, folder],
-        env=os.environ | {"HF_DATASETS_CACHE": str(private_cache), "PYTHONPATH": root},
+        env=os.environ | {"HF_DATASETS_CACHE": str(private_datasets_cache), "PYTHONPATH": root},
         capture_output=True,
         text=True,
         check=True,
     )
-    files = cached_files(private_cache)
+    files = cached_files(private_datasets_cache)
     assert len(files) == 1
     assert load_images(folder, "train", image_size=4).fingerprint == run.stdout.strip()
-    assert cached_files(private_cache) == files
+    assert cached_files(private_datasets_cache) == files
 
 
-def test_cache_depends_on_all_that_pixels_depend_on(tmp_path, private_cache, monkeypatch):
+def test_cache_depends_on_all_that_pixels_depend_on(tmp_path, private_datasets_cache, monkeypatch):
     folder = save(tmp_path / "data", random_arrays(5))
     variants = [
         {"image_size": 6},
@@ -212,15 +205,15 @@ def test_cache_depends_on_all_that_pixels_depend_on(tmp_path, private_cache, mon
     ]
     for count, options in enumerate(variants, start=1):
         load_images(folder, "train", **options)
-        assert len(cached_files(private_cache)) == count
+        assert len(cached_files(private_datasets_cache)) == count
     monkeypatch.setattr(cache, "DECODER_VERSION", cache.DECODER_VERSION + 1)
     load_images(folder, "train", **variants[0])
-    assert len(cached_files(private_cache)) == len(variants) + 1
+    assert len(cached_files(private_datasets_cache)) == len(variants) + 1
 
 
-def test_digits_need_no_cache_file(private_cache):
+def test_digits_need_no_cache_file(private_datasets_cache):
     load_images("digits", "test", image_size=8)
-    assert cached_files(private_cache) == {}
+    assert cached_files(private_datasets_cache) == {}
 
 
 @pytest.mark.parametrize("write", [save, write_images])
@@ -313,8 +306,8 @@ def test_suspiciously_large_image_is_refused(tmp_path, monkeypatch, limit):
     assert "row 1 of split 'train'" in message and "DecompressionBomb" in message
 
 
-def test_broken_image_leaves_no_cache_file(tmp_path, private_cache):
+def test_broken_image_leaves_no_cache_file(tmp_path, private_datasets_cache):
     folder = write_images(tmp_path / "data", random_arrays(4))
     (Path(folder) / "002.png").write_bytes(b"")
     refusal(folder, "train", image_size=6)
-    assert cached_files(private_cache) == {}
+    assert cached_files(private_datasets_cache) == {}

@@ -15,13 +15,12 @@ COLOURS = ["red", "green", "blue"]
 
 
 @pytest.fixture(autouse=True)
-def offline_private_cache(tmp_path, monkeypatch):
-    """Keep away from the user's cache and from the network."""
+def offline(monkeypatch):
+    """Keep away from the network."""
 
     def refuse(*_):
         raise AssertionError("the network was touched")
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -218,8 +218,8 @@ def test_pruning_removes_what_a_killed_run_was_writing(tmp_path):
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
-def test_every_bit_of_the_manifest_matters(tmp_path):
-    """A flipped bit is a damaged checkpoint, never another error, or it is a change that JSON does not mean."""
+def test_a_flipped_bit_of_the_manifest_is_damage_and_no_other_error(tmp_path):
+    """Only bits that JSON gives no meaning, as in white space, may go unnoticed."""
     directory = tmp_path / "step-00000001"
     publish_directory(directory, write_one_file)
     manifest = directory / "manifest.json"
