@@ -62,11 +62,11 @@ def train(config: TrainConfig) -> Path:
     log = open_log(run, state)
     try:
         for step in range(state.step, run.total_steps):
-            loss, grad_norm = train_step(state, run, step)
+            grad_norm = train_step(state, run, step)
             log.advance(run.total_batch_size)
             done = state.step
             if done % config.logging.every_steps == 0 or done == run.total_steps:
-                log_progress(log, state, run, loss, grad_norm)
+                log_progress(log, state, run, grad_norm)
             if done == run.total_steps or _due(done, config.logging.sample_every_steps):
                 with _not_training(log):
                     preview(state, run, test_images, log)
@@ -109,14 +109,14 @@ def open_log(run: Run, state: TrainState) -> RunLog:
     return RunLog(accelerator, run.dir, total_steps=run.total_steps, start_step=state.step)
 
 
-def train_step(state: TrainState, run: Run, step: int) -> tuple[Tensor, Tensor]:
+def train_step(state: TrainState, run: Run, step: int) -> Tensor:
     """One optimizer step over the total batch.
 
     Returns:
-        Mean loss over this process's part, and the gradient's norm before clipping, both () float32.
+        The gradient's norm before clipping, () float32.
 
     Raises:
-        FloatingPointError: one of them is not finite on some process.
+        FloatingPointError: the norm or the loss is not finite.
     """
     config, accelerator = run.config, run.accelerator
     randomness = draw_step_randomness(
@@ -151,7 +151,7 @@ def train_step(state: TrainState, run: Run, step: int) -> tuple[Tensor, Tensor]:
     state.images_seen += run.total_batch_size
     state.window_loss += loss.item()
     state.window_steps += 1
-    return loss, grad_norm
+    return grad_norm
 
 
 def micro_batch_loss(state: TrainState, run: Run, indices: Tensor, randomness: StepRandomness) -> Tensor:
@@ -189,7 +189,7 @@ def check_finite(step: int, loss: Tensor, grad_norm: Tensor, *, fp16: bool) -> N
         )
 
 
-def log_progress(log: RunLog, state: TrainState, run: Run, loss: Tensor, grad_norm: Tensor) -> None:
+def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
     """Log the mean loss since the last logged step and what goes with it."""
     values = {
         "images_seen": state.images_seen,
