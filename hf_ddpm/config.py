@@ -47,6 +47,12 @@ class DataConfig:
     """Height and width in pixels, by resizing and centre crop; None = the size of the model preset."""
     channels: Literal[1, 3] | None = None
     """1 = grayscale, 3 = RGB; None = as the first image is, or as a model given by its config.json demands."""
+    max_images: int | None = None
+    """Images to train on, evenly spread over the split (of a stream: the first ones); None = all."""
+    streaming: bool = False
+    """Read the images while training, decoding each as it comes, in place of decoding all of them before."""
+    shuffle_buffer: int | None = None
+    """Images that a stream is shuffled within; None = 10000. Only with streaming."""
     horizontal_flip: bool = False
     """Mirror each image left to right with probability 0.5."""
     batch_size: int = 128
@@ -55,6 +61,10 @@ class DataConfig:
     def __post_init__(self):
         _require_positive("data.batch_size", self.batch_size, "images")
         _require_positive("data.image_size", self.image_size, "pixels")
+        _require_positive("data.max_images", self.max_images, "images")
+        _require_positive("data.shuffle_buffer", self.shuffle_buffer, "images")
+        has_buffer = self.streaming or self.shuffle_buffer is None
+        require(has_buffer, "data.shuffle_buffer", self.shuffle_buffer, "add --data.streaming true, or leave it out")
         require(self.labels is None or len(self.labels) > 0, "data.labels", self.labels, "name at least one class")
 
 
@@ -85,8 +95,9 @@ class ScheduleConfig:
     """beta at t = 0; None = 1e-4. Not used by the cosine schedule."""
     beta_end: float | None = None
     """beta at t = T - 1; None = 0.02. Not used by the cosine schedule."""
-    variance_type: Literal["fixed_small", "fixed_large"] = "fixed_small"
-    """Variance of the reverse process when sampling with DDPM: the posterior's, or beta."""
+    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_small"
+    """Variance of the reverse process when sampling with DDPM: the posterior's, beta, or learnt between the two by twice
+    the output channels and the hybrid loss of Nichol & Dhariwal 2021."""
     rescale_zero_terminal_snr: bool = False
     """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023)."""
 
@@ -119,8 +130,9 @@ class ObjectiveConfig:
     """The noise, the clean image, or the velocity of Salimans & Ho 2022."""
     loss: Literal["l2", "l1", "smooth_l1", "huber"] = "l2"
     """Distance of prediction and target. smooth_l1 (beta = 1) and huber (delta = 1) are one function under two names."""
-    loss_weighting: Literal["simple", "min_snr"] = "simple"
-    """The same weight for each timestep, or min-SNR-gamma (Hang et al. 2023)."""
+    loss_weighting: Literal["simple", "min_snr", "vlb"] = "simple"
+    """The same weight for each timestep, min-SNR-gamma (Hang et al. 2023), or the variational bound of Ho et al. 2020
+    (eq. 5), in bits per dimension."""
     snr_gamma: float | None = None
     """gamma of min_snr; None = off, as `simple` needs it."""
     class_dropout_prob: float | None = None
@@ -136,6 +148,8 @@ class ObjectiveConfig:
         else:
             off = self.snr_gamma is None
             require(off, "objective.snr_gamma", self.snr_gamma, "add --objective.loss_weighting min_snr")
+        if self.loss_weighting == "vlb":
+            require(self.loss == "l2", "objective.loss", self.loss, "the bound has its own distance, take l2 with vlb")
 
 
 @dataclass(kw_only=True)
@@ -234,6 +248,26 @@ class LoggingConfig:
 
 
 @dataclass(kw_only=True)
+class HubConfig:
+    """Publishing of the trained pipeline with its model card."""
+
+    push_to_hub: bool = False
+    """Upload the pipeline folder, in one commit, when training has ended."""
+    repo_id: str | None = None
+    """Repository on the Hub, as NAME or OWNER/NAME, made if it is not there; None = no push."""
+    private: bool | None = None
+    """Whether a repository that is made is private; None = as the account's default is."""
+
+    def __post_init__(self):
+        if self.push_to_hub:
+            require(bool(self.repo_id), "hub.repo_id", self.repo_id, "say where to push, as OWNER/NAME")
+        else:
+            for name in ("repo_id", "private"):
+                value = getattr(self, name)
+                require(value is None, f"hub.{name}", value, "add --hub.push_to_hub true, or leave it out")
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """What every training program is told, whatever it trains."""
 
@@ -259,6 +293,7 @@ class RunConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self):
         require(self.output_dir != "", "output_dir", self.output_dir, "name a folder")
@@ -271,6 +306,9 @@ class RunConfig:
         if len(given) != 1:
             both = f"both are given ({lengths}): set the other to null" if given else "neither is given"
             raise ValueError(f"--max_train_steps or --num_train_epochs, exactly one, says how long to train: {both}")
+        epochs, streaming = self.num_train_epochs, self.data.streaming
+        remedy = "the length of a stream is not known, give --max_train_steps"
+        require(epochs is None or not streaming, "num_train_epochs", epochs, remedy)
         if self.mixed_precision == "fp16":
             import torch
 
