@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_ddpm.diffusion.likelihood import VarianceType, model_log_variance, posterior_of, vlb_terms
+
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
+LossWeighting = Literal["simple", "min_snr", "vlb"]
+
+HYBRID_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, section 3.1, for a bound in bits per dimension
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class DiffusionLoss:
     """Loss of one batch."""
 
     loss: Tensor  # () float32: weighted mean over the batch, the number that is differentiated
-    sample_losses: Tensor  # (B,) float32: unweighted loss of each sample, its mean over pixels
+    sample_losses: Tensor  # (B,) float32: unweighted loss of each sample's prediction, its mean over pixels
+    vlb: Tensor | None  # (B,) float32: T times each sample's term of the bound, in bits per dimension; None = not computed
 
 
 def diffusion_loss(
@@ -36,11 +42,17 @@ def diffusion_loss(
     prediction_type: PredictionType,
     loss: str = "l2",
     snr_gamma: float | None = None,
+    variance_type: VarianceType = "fixed_small",
+    loss_weighting: LossWeighting = "simple",
 ) -> DiffusionLoss:
     """Noise a batch, let the model predict its target, and score the prediction (Ho et al. 2020, eq. 14 and its kin).
 
+    With a learned variance the loss is L_simple + 0.001 L_vlb, where the bound trains the variance alone (Nichol & Dhariwal
+    2021, eq. 16 and section 3.1). L_vlb is the sum over the timesteps, so T times the mean over uniform ones.
+
     Args:
-        model: `(noisy_images, timesteps, class_labels) -> model_output`, in whatever precision it runs.
+        model: `(noisy_images, timesteps, class_labels) -> model_output`, in whatever precision it runs: C channels, and
+            C more of variance with `learned_range`.
         clean_images: (B, C, H, W) float32 in [-1, 1].
         noise: (B, C, H, W) float32, standard normal.
         timesteps: (B,) int64 in [0, T).
@@ -48,17 +60,36 @@ def diffusion_loss(
         alphas_cumprod: (T,) float32, of the whole schedule.
         prediction_type: what the model predicts.
         loss: name in `LOSSES`.
-        snr_gamma: gamma of min-SNR weights; None = weight 1.
+        snr_gamma: gamma of min-SNR weights, which the bound does not get; None = weight 1.
+        variance_type: variance of the reverse process.
+        loss_weighting: `vlb` = the loss is the bound, of mean and variance; the others = as `snr_gamma` says.
+
+    Raises:
+        ValueError: the schedule has no bound, see `posterior_of`.
     """
-    alphas_cumprod = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    noisy_images = add_noise(clean_images, noise, alphas_cumprod)
-    target = target_of(prediction_type, clean_images, noise, alphas_cumprod)
-    model_output = model(noisy_images, timesteps, class_labels)
-    sample_losses = LOSSES[loss](model_output.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    channels, learned = clean_images.shape[1], variance_type == "learned_range"
+    levels = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noisy_images = add_noise(clean_images, noise, levels)
+    target = target_of(prediction_type, clean_images, noise, levels)
+    model_output = model(noisy_images, timesteps, class_labels).float()
+    assert model_output.shape[1] == channels * (1 + learned), f"{model_output.shape[1]} channels with {variance_type}"
+    prediction, variance_values = model_output[:, :channels], model_output[:, channels:]
+    sample_losses = LOSSES[loss](prediction, target, reduction="none").mean(dim=(1, 2, 3))
     weighted = sample_losses
     if snr_gamma is not None:
-        weighted = sample_losses * min_snr_weights(prediction_type, alphas_cumprod.flatten(), snr_gamma)
-    return DiffusionLoss(loss=weighted.mean(), sample_losses=sample_losses)
+        weighted = sample_losses * min_snr_weights(prediction_type, levels.flatten(), snr_gamma)
+    if loss_weighting != "vlb" and not learned:
+        return DiffusionLoss(loss=weighted.mean(), sample_losses=sample_losses, vlb=None)
+
+    posterior = posterior_of(alphas_cumprod)
+    pred_images = clean_images_of(prediction_type, prediction, noisy_images, levels)
+    pred_images = pred_images if loss_weighting == "vlb" else pred_images.detach()
+    log_variance = model_log_variance(posterior, variance_type, timesteps, variance_values)
+    vlb = len(alphas_cumprod) * vlb_terms(
+        posterior, clean_images, noisy_images, timesteps, pred_original_sample=pred_images, log_variance=log_variance
+    )
+    total = vlb.mean() if loss_weighting == "vlb" else weighted.mean() + HYBRID_WEIGHT * vlb.mean()
+    return DiffusionLoss(loss=total, sample_losses=sample_losses, vlb=vlb)
 
 
 LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "huber": F.huber_loss}
@@ -81,6 +112,17 @@ def target_of(prediction_type: PredictionType, clean_images: Tensor, noise: Tens
 def velocity_of(clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """v (Salimans & Ho 2022, section 4)."""
     return alphas_cumprod.sqrt() * noise - (1 - alphas_cumprod).sqrt() * clean_images
+
+
+def clean_images_of(
+    prediction_type: PredictionType, prediction: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor
+) -> Tensor:
+    """x_0 from what the model predicted, not clipped: (B, C, H, W)."""
+    if prediction_type == "epsilon":
+        return clean_images_from_noise(prediction, noisy_images, alphas_cumprod)
+    if prediction_type == "sample":
+        return prediction
+    return clean_images_from_velocity(prediction, noisy_images, alphas_cumprod)
 
 
 def clean_images_from_noise(noise: Tensor, noisy_images: Tensor, alphas_cumprod: Tensor) -> Tensor:

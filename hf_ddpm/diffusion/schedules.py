@@ -6,6 +6,8 @@ from typing import Literal
 
 from diffusers import DDPMScheduler
 
+from hf_ddpm.diffusion.likelihood import VarianceType
+
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
@@ -16,7 +18,7 @@ def build_noise_scheduler(
     num_train_timesteps: int,
     beta_start: float,
     beta_end: float,
-    variance_type: Literal["fixed_small", "fixed_large"],
+    variance_type: VarianceType,
     prediction_type: PredictionType,
     rescale_zero_terminal_snr: bool,
 ) -> DDPMScheduler:

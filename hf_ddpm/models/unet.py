@@ -31,10 +31,16 @@ _HO2020 = {
 # fmt: off
 # ruff: noqa: E501
 UNET_PRESETS: dict[str, dict[str, Any]] = {
-    "digits8":       dict(sample_size=8,  in_channels=1, block_out_channels=(32, 64),             layers_per_block=1, norm_num_groups=8,  **_levels("-A")),              # 0.70 M
-    "mnist28":       dict(sample_size=28, in_channels=1, block_out_channels=(32, 64, 128),        layers_per_block=1, norm_num_groups=32, **_levels("--A")),             # 2.73 M
-    "cifar32-small": dict(sample_size=32, in_channels=3, block_out_channels=(64, 128, 128),       layers_per_block=2, norm_num_groups=32, **_levels("--A")),             # 6.47 M
-    "cifar32":       dict(sample_size=32, in_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2, norm_num_groups=32, **_levels("-A--"), **_HO2020),  # 35.75 M
+    "digits8":         dict(sample_size=8,   in_channels=1, block_out_channels=(32, 64),               layers_per_block=1, norm_num_groups=8,  **_levels("-A")),               # 0.70 M
+    "mnist28":         dict(sample_size=28,  in_channels=1, block_out_channels=(32, 64, 128),          layers_per_block=1, norm_num_groups=32, **_levels("--A")),              # 2.73 M
+    "mnist32":         dict(sample_size=32,  in_channels=1, block_out_channels=(32, 64, 128),          layers_per_block=1, norm_num_groups=32, **_levels("--A")),              # 2.73 M
+    "unet-2xud-half":  dict(sample_size=32,  in_channels=3, block_out_channels=(32, 64, 128),          layers_per_block=1, norm_num_groups=32, **_levels("AAA")),              # 2.80 M
+    "unet-2xud":       dict(sample_size=32,  in_channels=3, block_out_channels=(64, 128, 256),         layers_per_block=1, norm_num_groups=32, **_levels("AAA")),              # 11.17 M
+    "unet-3xblocks":   dict(sample_size=32,  in_channels=3, block_out_channels=(64, 128, 256, 320),    layers_per_block=1, norm_num_groups=32, **_levels("AAAA")),             # 23.32 M
+    "cifar32-small":   dict(sample_size=32,  in_channels=3, block_out_channels=(64, 128, 128),         layers_per_block=2, norm_num_groups=32, **_levels("--A")),              # 6.47 M
+    "cifar32":         dict(sample_size=32,  in_channels=3, block_out_channels=(128, 256, 256, 256),   layers_per_block=2, norm_num_groups=32, **_levels("-A--"), **_HO2020),  # 35.75 M
+    "tiny-imagenet64": dict(sample_size=64,  in_channels=3, block_out_channels=(64, 128, 256, 256),    layers_per_block=2, norm_num_groups=32, **_levels("--AA")),             # 26.62 M
+    "cars128":         dict(sample_size=128, in_channels=3, block_out_channels=(32, 64, 64, 128, 128), layers_per_block=1, norm_num_groups=32, **_levels("----A")),            # 4.74 M
 }
 # fmt: on
 
@@ -80,6 +86,7 @@ def unet_arguments(
     image_size: int | None = None,
     channels: int | None = None,
     num_class_embeds: int | None = None,
+    learned_variance: bool = False,
 ) -> dict[str, Any]:
     """Arguments of UNet2DModel for one run.
 
@@ -89,14 +96,18 @@ def unet_arguments(
         image_size: height and width in pixels; None = the preset's.
         channels: 1 or 3; None = the preset's. A model given by its config.json fixes it.
         num_class_embeds: rows of the class embedding, the null label's among them; None = unconditional.
+        learned_variance: twice as many channels come out as go in, the second half for the variance. It alone decides:
+            the number that a config.json has is not read, as the weights are not.
 
     Raises:
         ValueError: unknown argument, one that follows the data, or an image size the model cannot take.
     """
     arguments = read_architecture(preset)
-    fixed_channels = None if preset in UNET_PRESETS else arguments.get("in_channels", 3)
-    if channels is not None and fixed_channels is not None and channels != fixed_channels:
-        raise ValueError(f"--data.channels is {channels}: --model.preset {preset} takes {fixed_channels} channels")
+    own_channels = arguments.get("in_channels", 3)
+    if own_channels not in (1, 3):
+        raise ValueError(f"--model.preset {preset} takes {own_channels!r} channels: give a model of 1 or 3, as images have")
+    if preset not in UNET_PRESETS and channels not in (None, own_channels):
+        raise ValueError(f"--data.channels is {channels}: --model.preset {preset} takes {own_channels} channels")
     for name in overrides or {}:
         if name in _FROM_DATA:
             raise ValueError(f"--model.overrides.{name}: it follows the data, say --{_FROM_DATA[name]}")
@@ -105,7 +116,8 @@ def unet_arguments(
             raise ValueError(f"--model.overrides.{name}: UNet2DModel has no such argument, near ones: {', '.join(near)}")
     arguments.update(overrides or {})
     arguments["sample_size"] = image_size or arguments.get("sample_size")
-    arguments["in_channels"] = arguments["out_channels"] = channels or arguments.get("in_channels", 3)
+    arguments["in_channels"] = channels or own_channels
+    arguments["out_channels"] = arguments["in_channels"] * (1 + learned_variance)
     arguments["num_class_embeds"] = num_class_embeds
     _check_image_size(preset, arguments)
     return arguments
@@ -164,7 +176,8 @@ def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
     size = arguments["sample_size"]
     if not isinstance(size, int):
         raise ValueError(f"--data.image_size is {size!r}: --model.preset {preset} does not fix one, give it in pixels")
-    down = len(arguments.get("block_out_channels", (0,) * 4)) - 1
+    widths = arguments.get("block_out_channels", (0,) * 4)
+    down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # what is no list, UNet2DModel refuses
     if size % 2**down:
         raise ValueError(
             f"--data.image_size is {size}: --model.preset {preset} halves images {down} times, give a multiple of {2**down}"

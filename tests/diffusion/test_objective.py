@@ -1,15 +1,19 @@
 """The objective against its formulas: inverses in float64, and equality with diffusers and torch."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
+from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_of, vlb_terms
 from hf_ddpm.diffusion.objective import (
     LOSSES,
     add_noise,
     clean_images_from_noise,
     clean_images_from_velocity,
+    clean_images_of,
     diffusion_loss,
     drop_labels,
     min_snr_weights,
@@ -85,16 +89,27 @@ def test_targets_are_those_of_diffusers():
     )
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_target_gives_back_its_clean_images(prediction_type):
+    clean_images, noise, _ = batch(torch.float64)
+    target, noisy_images = (
+        target_of(prediction_type, clean_images, noise, levels()),
+        add_noise(clean_images, noise, levels()),
+    )
+    got = clean_images_of(prediction_type, target, noisy_images, levels())
+    torch.testing.assert_close(got, clean_images, rtol=0, atol=1e-10)
+
+
 # Loss
 
 
 class Tiny(torch.nn.Module):
     """A network that sees all it is given, and keeps it."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32):
+    def __init__(self, dtype: torch.dtype = torch.float32, channels: int = 3):
         super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1)
-        self.labels = torch.nn.Embedding(4, 3)
+        self.convolution = torch.nn.Conv2d(3, channels, 3, padding=1)
+        self.labels = torch.nn.Embedding(4, channels)
         self.dtype = dtype
 
     def forward(self, noisy_images, timesteps, class_labels):
@@ -187,6 +202,117 @@ def test_weights_change_the_loss_and_not_the_losses_of_the_samples():
     assert torch.equal(plain.sample_losses, weighted.sample_losses)
     torch.testing.assert_close(weighted.loss, (weights * plain.sample_losses).mean())
     torch.testing.assert_close(plain.loss, plain.sample_losses.mean())
+
+
+def test_the_plain_loss_is_its_formula_bit_for_bit():
+    clean_images, noise, timesteps = batch()
+    model, level = Tiny(), SCHEDULER.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    result = loss_of(model, "epsilon")
+    output = model(level.sqrt() * clean_images + (1 - level).sqrt() * noise, timesteps, None)
+    assert torch.equal(result.loss, F.mse_loss(output, noise, reduction="none").mean(dim=(1, 2, 3)).mean())
+    assert result.vlb is None
+    assert torch.equal(result.loss, loss_of(model, "epsilon", variance_type="fixed_large").loss)
+
+
+# The variational bound
+
+
+def bound_of(output: torch.Tensor, prediction_type: str, variance_type: str) -> torch.Tensor:
+    """T times each term of the bound, put together from its parts."""
+    clean_images, noise, timesteps = batch()
+    level = SCHEDULER.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    noisy_images, posterior = add_noise(clean_images, noise, level), posterior_of(SCHEDULER.alphas_cumprod)
+    terms = vlb_terms(
+        posterior,
+        clean_images,
+        noisy_images,
+        timesteps,
+        pred_original_sample=clean_images_of(prediction_type, output[:, :3], noisy_images, level),
+        log_variance=model_log_variance(posterior, variance_type, timesteps, output[:, 3:]),
+    )
+    return 1000 * terms
+
+
+def random_output(variance_type: str) -> torch.Tensor:
+    return normal(6, 6 if variance_type == "learned_range" else 3, 4, 4, seed=3).requires_grad_()
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_learned_variance_adds_a_thousandth_of_the_bound(prediction_type):
+    output = random_output("learned_range")
+    options = dict(loss="l1", snr_gamma=5.0)
+    hybrid = loss_of(lambda *_: output, prediction_type, variance_type="learned_range", **options)
+    simple = loss_of(lambda *_: output[:, :3], prediction_type, **options)
+    bound = bound_of(output, prediction_type, "learned_range")
+    assert torch.equal(hybrid.sample_losses, simple.sample_losses)
+    torch.testing.assert_close(hybrid.vlb, bound)
+    torch.testing.assert_close(hybrid.loss, simple.loss + 0.001 * bound.mean())
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_hybrid_bound_trains_the_variance_alone(prediction_type):
+    output = random_output("learned_range")
+    hybrid = loss_of(lambda *_: output, prediction_type, variance_type="learned_range")
+    (of_bound,) = torch.autograd.grad(hybrid.vlb.sum(), output, retain_graph=True)
+    assert (of_bound[:, :3] == 0).all() and (of_bound[:, 3:] != 0).any(dim=(1, 2, 3)).all()
+    (of_loss,) = torch.autograd.grad(hybrid.loss, output)
+    (of_simple,) = torch.autograd.grad(loss_of(lambda *_: output[:, :3], prediction_type).loss, output)
+    assert torch.equal(of_loss[:, :3], of_simple[:, :3])
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_bound_is_a_loss_of_its_own(prediction_type, variance_type):
+    output = random_output(variance_type)
+    result = loss_of(lambda *_: output, prediction_type, variance_type=variance_type, loss_weighting="vlb")
+    torch.testing.assert_close(result.vlb, bound_of(output, prediction_type, variance_type))
+    assert torch.equal(result.loss, result.vlb.mean())
+    assert torch.equal(result.sample_losses, loss_of(lambda *_: output[:, :3], prediction_type).sample_losses)
+    result.loss.backward()
+    assert output.grad.isfinite().all() and (output.grad[:, :3] != 0).any(dim=(1, 2, 3)).all()
+    if variance_type == "learned_range":
+        assert (output.grad[:, 3:] != 0).any(dim=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range"])
+def test_the_bound_is_finite_where_the_last_step_is_pure_noise(prediction_type, variance_type):
+    alphas_cumprod = DDPMScheduler(beta_schedule="linear", rescale_betas_zero_snr=True).alphas_cumprod
+    output, timesteps = random_output(variance_type), torch.tensor([0, 1, 2, 500, 998, 999])
+    result = diffusion_loss(
+        lambda *_: output, *batch()[:2], timesteps, None, alphas_cumprod=alphas_cumprod, prediction_type=prediction_type,
+        variance_type=variance_type, loss_weighting="vlb",
+    )  # fmt: skip
+    result.loss.backward()
+    assert alphas_cumprod[999] == 0 and result.vlb.isfinite().all() and output.grad.isfinite().all()
+
+
+def test_the_bound_of_bfloat16_outputs_is_float32():
+    model = Tiny(torch.bfloat16, channels=6)
+    result = loss_of(model, variance_type="learned_range", loss_weighting="vlb")
+    assert {result.loss.dtype, result.vlb.dtype} == {torch.float32} and result.vlb.shape == (6,)
+    result.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_the_bound_falls_when_it_is_trained():
+    torch.manual_seed(0)
+    model = Tiny(channels=6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    bounds = []
+    for _ in range(40):
+        result = loss_of(model, "epsilon", variance_type="learned_range", loss_weighting="vlb")
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        bounds.append(result.loss.item())
+    assert all(math.isfinite(bound) for bound in bounds) and bounds[-1] < 0.5 * bounds[0]
+
+
+@pytest.mark.parametrize(("channels", "variance_type"), [(6, "fixed_small"), (3, "learned_range")])
+def test_a_model_with_another_number_of_channels_is_a_programming_error(channels, variance_type):
+    with pytest.raises(AssertionError, match=f"{channels} channels with {variance_type}"):
+        loss_of(Tiny(channels=channels), variance_type=variance_type)
 
 
 # Min-SNR weights

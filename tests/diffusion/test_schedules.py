@@ -64,10 +64,11 @@ def test_sampling_starts_at_the_last_timestep(num_inference_steps):
     assert (scheduler.timesteps.diff() < 0).all()
 
 
-def test_what_was_asked_for_is_saved_for_sampling(tmp_path):
-    scheduler = build("linear", prediction_type="sample", variance_type="fixed_large", num_train_timesteps=40)
+@pytest.mark.parametrize("variance_type", ["fixed_large", "learned_range"])
+def test_what_was_asked_for_is_saved_for_sampling(tmp_path, variance_type):
+    scheduler = build("linear", prediction_type="sample", variance_type=variance_type, num_train_timesteps=40)
     scheduler.save_pretrained(tmp_path)
     again = type(scheduler).from_pretrained(tmp_path)
-    assert (again.config.prediction_type, again.config.variance_type) == ("sample", "fixed_large")
+    assert (again.config.prediction_type, again.config.variance_type) == ("sample", variance_type)
     assert again.config.clip_sample
     assert torch.equal(again.alphas_cumprod, scheduler.alphas_cumprod)

@@ -58,6 +58,15 @@ def test_overrides_win_and_the_rest_follows_the_data():
     assert unet.class_embedding.weight.shape[0] == 11
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_learned_variance_doubles_the_channels_that_come_out(channels):
+    arguments = tiny_arguments(channels=channels, learned_variance=True)
+    with torch.no_grad():
+        output = build_unet(arguments)(torch.randn(2, channels, 8, 8), torch.tensor([0, 999])).sample
+    assert output.shape == (2, 2 * channels, 8, 8)
+    check_unet(arguments)
+
+
 def test_an_unconditional_model_has_no_class_embedding():
     unet = build_unet(unet_arguments("digits8"))
     assert unet.config.num_class_embeds is None and unet.class_embedding is None
@@ -96,6 +105,7 @@ def test_image_sizes_that_do_not_halve_are_refused(preset, good, bad):
         {"block_out_channels": [32, 64, 128]},
         {"block_out_channels": [-32, 64]},
         {"block_out_channels": "wide"},
+        {"block_out_channels": 32},
         {"layers_per_block": "many"},
         {"norm_num_groups": 0},
         {"act_fn": "bogus"},
@@ -140,6 +150,21 @@ def test_a_saved_model_fixes_its_channels(tmp_path):
     assert unet_arguments(str(tmp_path), channels=1)["in_channels"] == 1
     with pytest.raises(ValueError, match="--data.channels is 3: .* takes 1 channels"):
         unet_arguments(str(tmp_path), channels=3)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_saved_model_does_not_decide_on_a_learned_variance(tmp_path, saved, asked):
+    build_unet(tiny_arguments(learned_variance=saved)).save_pretrained(tmp_path)
+    again = build_unet(unet_arguments(str(tmp_path), learned_variance=asked))
+    assert (again.config.in_channels, again.config.out_channels) == (1, 2 if asked else 1)
+
+
+@pytest.mark.parametrize("channels", [6, None, 0])
+def test_a_model_of_other_than_images_is_refused(tmp_path, channels):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "in_channels": channels}))
+    with pytest.raises(ValueError, match=f"--model.preset .* takes {channels} channels: give a model of 1 or 3"):
+        unet_arguments(str(tmp_path), image_size=8)
 
 
 @pytest.mark.parametrize(
