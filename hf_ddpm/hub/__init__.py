@@ -1,0 +1,1 @@
+"""Publishing: model cards rendered from run folders, and their upload to the Hub in one commit."""

@@ -1,0 +1,66 @@
+"""Put strings that come from data sets and machines into Markdown: escaped, on one line, and without paths."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# The start of an absolute path, of one in the home folder, or of one that leads out of the working folder.
+_PATH_START = r"(?:~|/|\\\\|\.\.[/\\]|[A-Za-z]:[/\\])"
+
+
+def escaped(text: Any) -> str:
+    """Plain text for a paragraph or a cell: on one line, without HTML, links, emphasis or cell borders."""
+    one_line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:])", r"\\\1", html.escape(one_line, quote=False))
+
+
+def code(value: Any) -> str:
+    """A value as inline code, also within a cell of a table."""
+    text = " ".join(str(value).split()).replace("|", r"\|")
+    ticks = "`" * (_longest_run(text) + 1)
+    pad = " " if len(ticks) > 1 else ""
+    return f"{ticks}{pad}{text}{pad}{ticks}"
+
+
+def code_block(text: str, language: str) -> str:
+    """A fenced block that the text cannot close."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def python_literal(value: str | int) -> str:
+    """A string or number as Python (and JSON) writes it, on one line and in ASCII."""
+    return json.dumps(value)
+
+
+def without_paths(value: Any) -> Any:
+    """Replace each path of this machine within a string, list or dict by its last part; `a/b`, which is relative, stays."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    # `PATH`, `--option=PATH` or `judge:PATH`, where the path may hold spaces; then any that stand in the midst.
+    if whole := re.fullmatch(rf"((?![A-Za-z]:[/\\])[\w.-]*[=:])?({_PATH_START}.*)", value, re.DOTALL):
+        return (whole[1] or "") + _last_part(whole[2])
+    return re.sub(rf"(?<![\w.~/\\:-]){_PATH_START}[^\s,'\"\])]+", lambda found: _last_part(found[0]), value)
+
+
+def _last_part(path: str) -> str:
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..", "~")]
+    return parts[-1] if parts else "."
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -1,0 +1,259 @@
+"""Upload a saved pipeline with its card to the Hub, in one commit or not at all.
+
+    push_folder("runs/digits/pipeline", "me/digits")
+
+A push waits for a Hub that is slow or busy, but not for ever, and says at the end how to try again. Tokens are read by
+huggingface_hub (HF_TOKEN, or `hf auth login`) and shown to nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+# The client library's own base of "the connection failed", whichever HTTP package it is built on.
+from huggingface_hub.errors import HTTPError as TransportError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_ddpm.hub.card import files_to_publish
+from hf_ddpm.hub.facts import read_pipeline
+
+PUBLISHED = {".safetensors", ".json", ".py", ".md", ".png", ".yaml"}
+PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
+EVAL_RESULTS = ".eval_results"
+
+Result = TypeVar("Result")
+
+
+class HubError(ValueError):
+    """The Hub did not take a push; the message says why, and the command that tries again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a push waits for the Hub."""
+
+    timeout: float = 60.0
+    """Seconds in which a request must connect, and in which it may stay silent."""
+    tries: int = 5
+    """Tries of each of the few calls that make a push."""
+    first_wait: float = 1.0
+    """Seconds before the second try; doubled before each next one, unless the Hub says how long to wait (Retry-After)."""
+    longest_wait: float = 60.0
+    """The push is given up when the Hub asks for a longer wait than so many seconds."""
+
+
+class _TryAgain(Exception):
+    """The Hub is busy or broken, which may pass.
+
+    Args:
+        reason: for the message.
+        wait: seconds that the Hub asked to wait; None = it did not say.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    api: HfApi | None = None,
+    patience: Patience | None = None,
+) -> str:
+    """Make the repository if it is not there, and upload pipeline and card in one commit.
+
+    Args:
+        folder: a saved pipeline; of the `pipeline/` of a run, the card is rendered anew from that run.
+        repo_id: OWNER/NAME, or NAME for the account that is logged in.
+        private: whether a repository that is made is private; None = as the account's default is.
+        commit_message: None = one that names the class of the pipeline.
+        api: client with endpoint and token; None = those of the environment.
+        patience: None = the defaults of `Patience`.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        ValueError: the folder is no saved pipeline with safetensors, or the name cannot be one.
+        HubError: a ValueError too; the Hub could not be reached or refused.
+    """
+    folder, api, patience = Path(folder), api or HfApi(), patience or Patience()
+    _check_repo_id(repo_id)
+    files = pipeline_files(folder)
+    message = commit_message or f"Upload {read_pipeline(folder).class_name}"
+    try:
+        if "/" not in repo_id:
+            repo_id = f"{_patiently(lambda: api.whoami(), patience)['name']}/{repo_id}"
+        url = _patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True), patience)
+        contents: dict[str, Path | bytes] = {**files, **files_to_publish(folder, repo_id)}
+
+        def commit() -> None:
+            # New operations at each try, because the client writes its progress into them.
+            operations = [
+                CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()
+            ]
+            api.create_commit(repo_id, operations, commit_message=message)
+
+        # A try whose answer got lost has made its commit: the next one finds no file changed, and makes none.
+        _patiently(commit, patience)
+    except _HubTrouble as trouble:
+        command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
+        command += [] if private is None else ["--private", str(private).lower()]
+        text = f"--repo_id is {repo_id!r}: not pushed, {trouble}. {folder} is untouched; to try again: {shlex.join(command)}"
+        raise HubError(_without_tokens(text, api)) from None
+    return str(url)
+
+
+def try_push(folder: str | Path, repo_id: str, **options) -> str | None:
+    """Push at the end of a run, which no trouble with the Hub may spoil.
+
+    Args:
+        folder, repo_id, options: see `push_folder`.
+
+    Returns:
+        Address of the repository; None = not pushed, and stderr says why and how to try again.
+    """
+    try:
+        url = push_folder(folder, repo_id, **options)
+    except (ValueError, OSError) as error:
+        print(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
+        return None
+    print(f"pushed:   {url}")
+    return url
+
+
+def pipeline_files(folder: Path) -> dict[str, Path]:
+    """Find the files of a saved pipeline: those at its top and in the folders of its components.
+
+    Returns:
+        Path on the disk by path in the repository.
+
+    Raises:
+        ValueError: the folder is no saved pipeline, or weights are there as pickles only.
+    """
+    components = read_pipeline(folder).components
+    for component in components:
+        suffixes = {path.suffix for path in (folder / component).glob("*")}
+        if suffixes & PICKLED and ".safetensors" not in suffixes:
+            raise ValueError(
+                f"--model is {str(folder)!r}: the weights in {component}/ are no safetensors, "
+                "load the pipeline and save it with save_pretrained"
+            )
+    # The state of a checkpoint (training/, manifest.json) and whatever else lies about is nobody's business.
+    inside = [path for name in (*components, EVAL_RESULTS) for path in sorted((folder / name).rglob("*"))]
+    found = [path for path in (*sorted(folder.iterdir()), *inside) if path.is_file() and path.suffix in PUBLISHED]
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in found
+        if path.name != "manifest.json" and not path.name.startswith(".")
+    }
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
+
+
+class _HubTrouble(Exception):
+    """A call failed for good, and this says why."""
+
+
+def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
+    """Call until it succeeds, fails for good or has been tried often enough."""
+    wait = patience.first_wait
+    for attempt in range(1, patience.tries + 1):
+        try:
+            with _watched_requests(patience.timeout):
+                return call()
+        # Whatever the client makes of a strange answer is trouble with the Hub and not with us.
+        except Exception as error:
+            if not _may_pass(error):
+                raise _HubTrouble(_explain(error)) from error
+            asked = getattr(error, "wait", None)
+            if asked is not None and asked > patience.longest_wait:
+                raise _HubTrouble(f"{error} and asks to wait {asked:g} seconds") from error
+            if attempt == patience.tries:
+                raise _HubTrouble(f"{_explain(error)}, {attempt} times") from error
+        time.sleep(wait if asked is None else asked)
+        wait *= 2
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def _watched_requests(timeout: float) -> Iterator[None]:
+    """Give every request of the shared client a time limit, and raise `_TryAgain` for answers that may be better later.
+
+    The client waits for ever by default, and where it tries again by itself (for as long as the Hub says), it would do so
+    within each of our tries.
+    """
+    session = get_session()
+    hooks = session.event_hooks
+    unanswered: set[tuple[int, str, str]] = set()
+
+    def key(request) -> tuple[int, str, str]:
+        return threading.get_ident(), request.method, str(request.url)
+
+    def before(request) -> None:
+        if key(request) in unanswered:
+            raise _TryAgain("the Hub did not answer")
+        unanswered.add(key(request))
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+
+    def after(response) -> None:
+        unanswered.discard(key(response.request))
+        status = response.status_code
+        if status in (408, 429) or status >= 500:
+            retry_after = response.headers.get("Retry-After", "")
+            raise _TryAgain(f"the Hub answered {status}", float(retry_after) if retry_after.isdecimal() else None)
+
+    session.event_hooks = {"request": [*hooks["request"], before], "response": [*hooks["response"], after]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, OfflineModeIsEnabled | HfHubHTTPError):
+        return False
+    return isinstance(error, _TryAgain | TransportError | ConnectionError | TimeoutError)
+
+
+def _explain(error: Exception) -> str:
+    """Say in a few words what a call failed of."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return "you are not logged in, or the token is wrong: run `hf auth login`, or set HF_TOKEN"
+    if status == 403:
+        return (
+            "the token may not write there (403): give OWNER/NAME of your own, or run `hf auth login` with a token that may"
+        )
+    if isinstance(error, _TryAgain):
+        return str(error)
+    detail = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, TransportError) and status is None:
+        return f"the Hub did not answer ({type(error).__name__}: {detail})"
+    return f"the Hub did not take it ({type(error).__name__}: {detail})"
+
+
+def _without_tokens(text: str, api: HfApi) -> str:
+    for token in (api.token, get_token()):
+        text = text.replace(token, "TOKEN") if isinstance(token, str) and token else text
+    return text

@@ -1,0 +1,122 @@
+"""A Hub on this machine, and tiny saved pipelines with the folder of a run around them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+
+from hf_ddpm.pipeline import CFGDDPMPipeline
+
+MODULE = "tests_hub_hub_server"
+
+
+def build_pipeline(names: dict[int, str] | None, null_label: int | None) -> CFGDDPMPipeline:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        num_class_embeds=None if names is None else len(names) + (null_label is not None),
+    )
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    return CFGDDPMPipeline(unet, scheduler, names, null_label)
+
+
+def write_run(run_dir: Path, **data_options) -> None:
+    """Write a run folder of 300 steps over 1000 images, all but its `pipeline/`."""
+    run_dir.mkdir(exist_ok=True)
+    config = {
+        "output_dir": str(run_dir),
+        "seed": 7,
+        "max_train_steps": 300,
+        "mixed_precision": "bf16",
+        "data": {"source": "digits", "train_split": "train", "batch_size": 20, **data_options},
+        "objective": {"prediction_type": "v_prediction", "loss": "l2", "class_dropout_prob": None},
+    }
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    environment = {
+        "command": [
+            "/home/ada/code/train_scripts/train.py",
+            "--data.source=/home/ada/my pictures",
+            "--output_dir",
+            str(run_dir),
+        ],
+        "commit": "0123456789abcdef",
+        "python": "3.11.7",
+        "packages": {"torch": "2.14.1", "datasets": None},
+        "processor": "A|B (R) Processor",
+        "gpu": None,
+        "num_processes": 2,
+        "num_threads": 1,
+    }
+    (run_dir / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    lines = [
+        {"step": 150, "images_seen": 6000, "epoch": 6.0, "loss": 0.5, "images_per_second": 100.0},
+        {"step": 300, "images_seen": 12000, "epoch": 12.0, "loss": 0.25, "images_per_second": 300.0},
+        {"step": 300, "test_loss": 0.375},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 450, "los'  # as a killed run leaves it
+    (run_dir / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (run_dir / "samples").mkdir()
+    for step in (150, 300):
+        Image.new("L", (8, 8), step // 2).save(run_dir / "samples" / f"step-{step:08d}.png")
+
+
+@pytest.fixture(scope="session")
+def saved_pipeline(tmp_path_factory) -> Callable[..., Path]:
+    """Save a pipeline of these classes, once a session."""
+    saved: dict[str, Path] = {}
+
+    def save(names: dict[int, str] | None, null_label: int | None) -> Path:
+        key = repr((names, null_label))
+        if key not in saved:
+            saved[key] = tmp_path_factory.mktemp("pipeline")
+            build_pipeline(names, null_label).save_pretrained(saved[key])
+        return saved[key]
+
+    return save
+
+
+@pytest.fixture
+def make_run(saved_pipeline, tmp_path) -> Callable[..., Path]:
+    """Make a run folder, and return its `pipeline/`."""
+
+    def make(names: dict[int, str] | None = None, null_label: int | None = None, **data_options) -> Path:
+        folder = shutil.copytree(saved_pipeline(names, null_label), tmp_path / "run" / "pipeline")
+        write_run(tmp_path / "run", **data_options)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def hub_server_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(MODULE, Path(__file__).with_name("hub_server.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE] = module  # dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def hub(hub_server_module) -> Iterator:
+    with hub_server_module.HubServer() as server:
+        yield server
+        assert server.refusals == []

@@ -1,0 +1,294 @@
+"""What a model card says, what it leaves out, and that its snippets run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
+
+from hf_ddpm.cli import parse_config
+from hf_ddpm.hub import sections
+from hf_ddpm.hub.card import MARKER, NO_NAME, card_files, files_to_publish, find_run, write_card
+from hf_ddpm.hub.facts import read_pipeline, source_kind
+from hf_ddpm.training.options import TrainConfig
+
+PETS = {0: "cat", 1: "great dane", 2: "cat"}
+DIGITS_PAIR = {0: "zero", 1: "one"}
+RESULT = {
+    "metrics": {
+        "accuracy": {"mean": 0.9375, "stderr": 0.0125, "n": 1000, "values": [0.93, 0.945]},
+        "diverged": {"mean": float("nan"), "stderr": 0.0, "n": 10, "values": []},
+    },
+    "floor": {"accuracy": 0.1},
+    "ceiling": {"accuracy": 0.99},
+    "protocol": {"features": "judge:/home/ada/judge", "num_inference_steps": 50},
+}
+
+
+def card_of(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> str:
+    return card_files(pipeline_dir, run_dir, repo_id)["README.md"].decode()
+
+
+def headings(card: str) -> list[str]:
+    return re.findall(r"^## (.*)$", card, re.MULTILINE)
+
+
+def blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)\n```$", card, re.MULTILINE | re.DOTALL)
+
+
+def add_result(pipeline_dir: Path, name: str = "eval", result: dict = RESULT) -> None:
+    folder = pipeline_dir.parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def check_whole(card: str, tmp_path: Path) -> ModelCard:
+    """Read a card back, and refuse what no card may hold."""
+    for mark in ("TODO", "[More Information Needed]", "None", "nan", "{{", "{%", str(tmp_path), "/home/ada", "\n\n\n"):
+        assert mark not in card
+    loaded = ModelCard(card)
+    assert ModelCard(str(loaded)).data.to_dict() == loaded.data.to_dict()
+    assert loaded.data.library_name == "diffusers"
+    assert loaded.data.license is None
+    return loaded
+
+
+def test_a_conditional_run_tells_what_is_in_its_files(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    card = card_of(pipeline_dir, pipeline_dir.parent, "ada/pets")
+    loaded = check_whole(card, tmp_path)
+    assert loaded.data.pipeline_tag == "unconditional-image-generation"
+    assert {"ddpm", "classifier-free-guidance", "class-conditional", "hf_ddpm"} <= set(loaded.data.tags)
+    assert loaded.data.datasets is None
+    assert headings(card) == ["Use", "Classes", "Data", "Training", "Limits", "Reproduce", "References"]
+    assert "# pets\n" in card
+    for said in (
+        "images of 8 x 8 pixels in 3 classes, trained for classifier-free guidance",
+        "Images: 1,000 (`images_seen / epoch` in `metrics.jsonl`)",
+        "| Batch | 40 images a step = 20 x 2 processes x 1 micro-steps |",
+        "| Length | 300 steps, 12,000 images, 12 epochs | `metrics.jsonl` |",
+        "0.25 at step 300",
+        "| Held-out `test_loss` | 0.375 at step 300 | `metrics.jsonl` |",
+        "| Hardware | A\\|B (R) Processor, 2 processes of 1 thread |".replace("(R)", "\\(R\\)"),
+        "torch 2.14.1",
+        "after step 300 (`samples/step-00000300.png`): one row a class, ",
+        "DPM-Solver++, 20 steps, guidance scale 1.5, seeds 7 to 30, ",
+        "torchrun --nproc_per_node 2 train_scripts/train.py '--data.source=my pictures' --output_dir run",
+        "Classifier-Free Diffusion Guidance",
+    ):
+        assert said in card
+    assert "DDPMPipeline.from_pretrained" not in card.replace("CFGDDPMPipeline", "")
+
+
+def test_an_unconditional_run_says_nothing_of_classes_and_guidance(make_run, tmp_path):
+    pipeline_dir = make_run()
+    card = card_of(pipeline_dir, pipeline_dir.parent, "ada/blobs")
+    loaded = check_whole(card, tmp_path)
+    assert "Classes" not in headings(card)
+    assert not {"classifier-free-guidance", "class-conditional"} & set(loaded.data.tags)
+    assert "guidance_scale" not in card
+    assert "class_labels" not in card
+    assert "no guidance, seeds 7 to 70" in card
+
+
+def test_a_pipeline_without_its_run_has_fewer_sections(make_run, tmp_path):
+    card = card_of(make_run(PETS, 3))
+    check_whole(card, tmp_path)
+    assert headings(card) == ["Use", "Classes", "Limits", "References"]
+    assert "# 8 x 8 class-conditional diffusion model\n" in card
+    assert "samples.png" not in card
+    assert NO_NAME in card
+
+
+def test_pipelines_of_strangers_get_a_card_too(tmp_path):
+    unet = UNet2DModel(sample_size=8, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2, attention_head_dim=4,
+                       down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "plain")
+    card = card_of(tmp_path / "plain", repo_id="eve/plain")
+    check_whole(card, tmp_path)
+    assert 'DiffusionPipeline.from_pretrained("eve/plain")' in card
+    assert "hf_ddpm" not in card.replace(MARKER, "")
+
+    (tmp_path / "other").mkdir()
+    index = {"_class_name": "OtherPipeline", "decoder": ["diffusers", "AutoencoderKL"]}
+    (tmp_path / "other" / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    card = card_of(tmp_path / "other")
+    assert check_whole(card, tmp_path).data.pipeline_tag is None
+    assert headings(card) == ["Use", "Limits"]
+
+
+@pytest.mark.parametrize(("names", "null_label"), [(PETS, 3), (DIGITS_PAIR, None), (None, None)])
+def test_every_snippet_runs(make_run, names, null_label):
+    pipeline_dir = make_run(names, null_label)
+    snippets = blocks(card_of(pipeline_dir, repo_id="ada/model"), "python")
+    assert len(snippets) == (4 if names is None else 3)
+    for snippet in snippets:
+        program = re.sub(
+            r"num_inference_steps=\d+", "num_inference_steps=2", snippet.replace("ada/model", str(pipeline_dir))
+        )
+        space: dict = {}
+        exec(program, space)
+        assert len(space["images"]) == 2
+
+
+def test_the_printed_recipe_is_read_by_the_training_script(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3, labels=["/odd", "b"], source="/home/ada/pictures")
+    (recipe,) = blocks(card_of(pipeline_dir, pipeline_dir.parent), "yaml")
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    config = parse_config(TrainConfig, ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", "again"])
+    assert config.max_train_steps == 300
+    assert config.data.labels == ["/odd", "b"]
+    assert config.data.source == sections.LOCAL_SOURCE
+
+
+def test_a_network_given_by_a_path_is_told_by_its_last_part(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    config = pipeline_dir.parent / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8") + "model:\n  preset: /home/ada/networks/small\n", encoding="utf-8")
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    check_whole(card, tmp_path)
+    assert "  preset: small\n" in card
+    assert "preset `small`" in card
+
+
+def test_a_section_goes_when_its_file_is_not_there(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    run_dir = pipeline_dir.parent
+    for name in ("environment.json", "metrics.jsonl", "samples/step-00000150.png", "samples/step-00000300.png"):
+        (run_dir / name).unlink()
+    files = card_files(pipeline_dir, run_dir)
+    card = files["README.md"].decode()
+    check_whole(card, tmp_path)
+    assert set(files) == {"README.md"}
+    for absent in ("samples.png", "| outcome |", "| machine |", "torchrun", "Images: ", "learnt from"):
+        assert absent not in card
+
+
+def test_results_come_with_metadata_that_reads_back(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3, source="ylecun/mnist")
+    add_result(pipeline_dir)
+    files = card_files(pipeline_dir, pipeline_dir.parent, "ada/mnist")
+    card = files["README.md"].decode()
+    loaded = check_whole(card, tmp_path)
+    assert loaded.data.datasets == ["ylecun/mnist"]
+    assert "| `accuracy` | 0.9375 ± 0.013 | 1000 | 0.1 | 0.99 |" in card
+    assert "- features: `judge:judge`" in card
+    assert "was not measured; the losses" not in card
+    (result,) = loaded.data.eval_results
+    assert isinstance(result, EvalResult)
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("ylecun/mnist", "accuracy", 0.9375)
+    assert result.metric_args == {"stderr": 0.0125, "n": 1000}
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/eval.yaml"]))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("ylecun/mnist", "accuracy", 0.9375)
+    assert "/home/ada" not in entry.notes
+
+
+def test_results_on_data_that_is_not_on_the_hub_stay_in_the_card(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    add_result(pipeline_dir)
+    files = card_files(pipeline_dir, pipeline_dir.parent, "ada/digits")
+    assert check_whole(files["README.md"].decode(), tmp_path).data.eval_results[0].dataset_type == "digits"
+    assert set(files) == {"README.md", "samples.png"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "x\n---\ny: 1", "<img src=x onerror=alert(1)>", "```\n# Owned", '"\\', "{{ 7 * 7 }}", ""]
+)
+def test_hostile_class_names_break_neither_table_nor_snippets(make_run, name):
+    pipeline_dir = make_run({0: name, 1: "tame"}, 2)
+    card = card_of(pipeline_dir, pipeline_dir.parent, "ada/model")
+    assert headings(card) == headings(card_of(pipeline_dir, pipeline_dir.parent, "ada/other"))
+    assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
+    assert "<img" not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    rows = re.findall(r"^\| [01] \|.*$", card, re.MULTILINE)
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3]
+    for snippet in blocks(card, "python"):
+        compile(snippet, "snippet", "exec")
+    assert "49" not in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("digits", "digits"), ("ylecun/mnist", "hub"), ("mnist", "hub"), ("./digits", "local"), ("/data/mnist", "local"),
+     ("../data/mnist", "local"), ("~/mnist", "local"), ("a/b/c", "local"), ("data/mnist", "local"), ("a b", "local")],
+)  # fmt: skip
+def test_only_an_id_of_the_hub_counts_as_a_data_set(tmp_path, source, kind):
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    assert source_kind(source, tmp_path / "runs" / "a") == kind
+
+
+def test_a_long_list_of_classes_is_cut(make_run):
+    card = card_of(make_run({i: f"name{i}" for i in range(150)}, 150))
+    assert "| 99 | name99 |" in card
+    assert "name100" not in card
+    assert "The first 100 of 150; all are in `model_index.json`." in card
+
+
+def test_writing_the_card_twice_gives_the_same_files(make_run):
+    pipeline_dir = make_run(PETS, 3)
+    write_card(pipeline_dir, pipeline_dir.parent)
+    newest = (pipeline_dir.parent / "samples" / "step-00000300.png").read_bytes()
+    assert (pipeline_dir / "samples.png").read_bytes() == newest
+    before = (pipeline_dir / "README.md").read_bytes()
+    write_card(pipeline_dir, pipeline_dir.parent)
+    assert (pipeline_dir / "README.md").read_bytes() == before
+
+
+def test_what_is_published_is_fresh_but_never_undoes_a_change_by_hand(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    write_card(pipeline_dir, pipeline_dir.parent)
+    add_result(pipeline_dir)
+    fresh = files_to_publish(pipeline_dir, "ada/pets")["README.md"].decode()
+    assert "## Evaluation" in fresh
+    assert NO_NAME not in fresh
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(pipeline_dir, moved)
+    alone = files_to_publish(moved, "ada/pets")["README.md"].decode()
+    assert "## Training" in alone
+    assert 'from_pretrained("ada/pets")' in alone
+    assert NO_NAME not in alone
+
+    (pipeline_dir / "README.md").write_text("# Mine\n", encoding="utf-8")
+    assert files_to_publish(pipeline_dir, "ada/pets") == {}
+
+
+def test_a_run_is_found_from_its_pipeline_folder_only(make_run):
+    pipeline_dir = make_run()
+    assert find_run(pipeline_dir) == pipeline_dir.parent
+    (pipeline_dir.parent / "config.yaml").unlink()
+    assert find_run(pipeline_dir) is None
+
+
+def test_folders_that_are_no_pipeline_are_refused(make_run, tmp_path):
+    pipeline_dir = make_run()
+    with pytest.raises(ValueError, match=r"--model is .*: this is a run directory, give .*run/pipeline"):
+        read_pipeline(pipeline_dir.parent)
+    with pytest.raises(ValueError, match="no saved pipeline, there is no model_index.json"):
+        read_pipeline(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("config.yaml", "a: [1"), ("config.yaml", "[]"), ("environment.json", "{"), ("results/eval.json", '{"metrics": 3}')],
+)
+def test_a_damaged_file_of_the_run_is_named(make_run, path, content):
+    pipeline_dir = make_run()
+    (pipeline_dir.parent / "results").mkdir()
+    (pipeline_dir.parent / path).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=path):
+        card_files(pipeline_dir, pipeline_dir.parent)
+
+
+def test_the_caption_tells_how_training_draws_its_samples():
+    from hf_ddpm.training import preview
+
+    assert sections.GRID_COLUMNS == preview.COLUMNS
+    assert sections.GRID_CLASSES == preview.MAX_CLASSES
+    assert sections.GRID_STEPS == preview.MAX_INFERENCE_STEPS
+    assert sections.GRID_GUIDANCE == preview.GUIDANCE_SCALE

@@ -1,0 +1,267 @@
+"""Pushing to a Hub on this machine: one commit, what happens when it fails, and what comes back from it."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import HfApi
+
+from hf_ddpm.hub.push import HubError, Patience, pipeline_files, push_folder, try_push
+
+QUICK = Patience(timeout=20.0, tries=3, first_wait=0.01, longest_wait=2.0)
+IMPATIENT = replace(QUICK, timeout=0.4, tries=2)
+NAMES = {0: "cat", 1: "dog"}
+PIPELINE_FILES = {
+    "README.md",
+    "model_index.json",
+    "pipeline.py",
+    "samples.png",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.fixture
+def pipeline_dir(make_run) -> Path:
+    return make_run(NAMES, 2)
+
+
+@pytest.fixture
+def api(hub, monkeypatch):
+    """The real client, pointed at the stand-in."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
+    yield HfApi(endpoint=hub.address, token=hub.token)
+    assert huggingface_hub.get_session().event_hooks["response"] == []
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def push(api, pipeline_dir):
+    return lambda repo_id="ada/pets", **options: push_folder(
+        pipeline_dir, repo_id, **{"api": api, "patience": QUICK, **options}
+    )
+
+
+def test_a_push_is_one_commit_of_the_pipeline_and_its_card(hub, push, pipeline_dir):
+    before = {path: path.read_bytes() for path in pipeline_dir.rglob("*") if path.is_file()}
+    assert push(private=True) == f"{hub.address}/ada/pets"
+    repository = hub.repositories["ada/pets"]
+    assert repository.private
+    assert repository.messages == ["Upload CFGDDPMPipeline"]
+    assert set(repository.files) == PIPELINE_FILES
+    assert (
+        repository.files["unet/diffusion_pytorch_model.safetensors"]
+        == (pipeline_dir / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    )
+    assert 'CFGDDPMPipeline.from_pretrained("ada/pets")' in repository.files["README.md"].decode()
+    assert {path: path.read_bytes() for path in pipeline_dir.rglob("*") if path.is_file()} == before
+
+    (pipeline_dir / "README.md").write_text("---\nlibrary_name: diffusers\n---\n# Mine\n", encoding="utf-8")
+    push(commit_message="My own card")
+    assert repository.messages == ["Upload CFGDDPMPipeline", "My own card"]
+    assert set(repository.commits[1]) == {"README.md"}
+    push()
+    assert len(repository.commits) == 2
+
+
+def test_a_name_without_owner_is_completed(hub, push):
+    assert push("pets") == f"{hub.address}/ada/pets"
+    assert 'from_pretrained("ada/pets")' in hub.repositories["ada/pets"].files["README.md"].decode()
+
+
+@pytest.mark.parametrize("place", ["/repos/create", "/validate-yaml", "/preupload/", "/commit/", "/whoami"])
+def test_trouble_that_passes_is_waited_for(hub, push, place):
+    hub.fail(place, 500, 429)
+    push("pets")
+    assert len(hub.repositories["ada/pets"].commits) == 1
+    assert set(hub.repositories["ada/pets"].files) == PIPELINE_FILES
+
+
+@pytest.mark.parametrize("place", ["/repos/create", "/preupload/", "/commit/"])
+def test_an_answer_that_does_not_come_is_asked_for_again(hub, push, place):
+    hub.fail(place, "hang")
+    push(patience=IMPATIENT)
+    assert len(hub.repositories["ada/pets"].commits) == 1
+
+
+def test_a_push_of_nothing_new_does_not_hang_either(hub, push):
+    push()
+    hub.fail("/revision/main", "hang")  # what the client asks for when there is nothing to commit
+    push(patience=IMPATIENT)
+    assert len(hub.repositories["ada/pets"].commits) == 1
+    assert [path for _, path in hub.requests].count("/api/models/ada/pets/revision/main") == 2
+
+
+def test_the_wait_is_as_long_as_the_hub_asks_for(hub, push):
+    hub.fail("/commit/", 429, headers={"Retry-After": "1"})
+    started = time.perf_counter()
+    push()
+    assert 1 <= time.perf_counter() - started < 5
+    hub.fail("/preupload/", 429, headers={"Retry-After": "3600"})
+    started = time.perf_counter()
+    with pytest.raises(HubError, match="answered 429 and asks to wait 3600 seconds"):
+        push("ada/other")
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(("place", "answer"), [("/repos/create", 500), ("/commit/", 502), ("/preupload/", "hang")])
+def test_trouble_that_does_not_pass_ends_with_the_command_to_retry(hub, push, pipeline_dir, place, answer):
+    hub.fail(place, *[answer] * 10)
+    started = time.perf_counter()
+    with pytest.raises(HubError) as raised:
+        push(private=False, patience=IMPATIENT)
+    # The client waits a second by itself before it asks again where it was told nothing.
+    assert time.perf_counter() - started < 2 * (0.4 + 1) + 5
+    command = f"python train_scripts/push_to_hub.py --model {pipeline_dir} --repo_id ada/pets --private false"
+    assert str(raised.value).endswith(f"to try again: {command}")
+    assert "2 times" in str(raised.value)
+    assert len([path for _, path in hub.requests if place in path]) == 2
+    assert not any(repository.commits for repository in hub.repositories.values())
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("place", ["/repos/create", "/commit/", "/whoami"])
+def test_a_refusal_is_not_tried_again_and_shows_no_token(hub, push, capsys, status, place):
+    # The client looks whether the repository is there when it may not make one.
+    hub.fail(place, status)
+    hub.fail("/api/models/", *[status] * (place == "/repos/create"))
+    with pytest.raises(HubError, match="hf auth login") as raised:
+        push("pets")
+    assert len([path for _, path in hub.requests if place in path]) == 1
+    assert hub.token not in str(raised.value) + capsys.readouterr().err
+    assert "\n" not in str(raised.value)
+
+
+def test_a_token_in_an_answer_is_not_repeated(hub, push):
+    hub.fail("/commit/", 422)
+    with pytest.raises(HubError, match="did not take it") as raised:
+        push()
+    assert hub.token not in str(raised.value)
+
+
+def test_a_missing_token_is_told(hub, pipeline_dir, api):
+    with pytest.raises(HubError, match="not logged in, or the token is wrong"):
+        push_folder(pipeline_dir, "ada/pets", api=HfApi(endpoint=hub.address, token=False), patience=QUICK)
+    assert hub.repositories == {}
+
+
+def test_a_metadata_error_of_a_card_is_told(hub, push, pipeline_dir):
+    (pipeline_dir / "README.md").write_text("---\nlibrary_name: abacus\n---\n", encoding="utf-8")
+    with pytest.raises(HubError, match='"library_name" is not known'):
+        push()
+    assert hub.repositories["ada/pets"].commits == []
+
+
+def test_training_goes_on_whatever_the_hub_does(hub, api, pipeline_dir, capsys):
+    options = {"api": api, "patience": QUICK}
+    hub.fail("/commit/", *[502] * 3)
+    assert try_push(pipeline_dir, "ada/pets", **options) is None
+    error = capsys.readouterr().err
+    assert error.startswith("warning: --repo_id is 'ada/pets': not pushed, the Hub answered 502, 3 times.")
+    assert error.count("\n") == 1
+    assert try_push(pipeline_dir, "no good name", **options) is None
+    assert try_push(pipeline_dir, "ada/pets", **{**options, "api": HfApi(endpoint="http://127.0.0.1:1")}) is None
+    assert "did not answer" in capsys.readouterr().err
+    assert try_push(pipeline_dir, "ada/pets", **options) == f"{hub.address}/ada/pets"
+    assert capsys.readouterr().out == f"pushed:   {hub.address}/ada/pets\n"
+
+
+def test_an_address_where_no_hub_answers_json(hub, pipeline_dir, api):
+    stray = HfApi(endpoint=f"{hub.address}/elsewhere", token=hub.token)
+    with pytest.raises(HubError, match="did not take it"):
+        push_folder(pipeline_dir, "ada/pets", api=stray, patience=QUICK)
+    hub.refusals.clear()
+
+
+def test_only_files_of_a_pipeline_are_taken(pipeline_dir):
+    for name in (
+        "training/optimizer.safetensors",
+        "training/state.json",
+        "manifest.json",
+        "unet/old.bin",
+        "unet/.hidden.json",
+        ".cache/token.json",
+        "notes.txt",
+        "checkpoints/step-1/model_index.json",
+    ):
+        path = pipeline_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    assert set(pipeline_files(pipeline_dir)) == PIPELINE_FILES - {"README.md", "samples.png"}
+
+
+def test_pickled_weights_are_refused(pipeline_dir):
+    weights = pipeline_dir / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ValueError, match="the weights in unet/ are no safetensors"):
+        pipeline_files(pipeline_dir)
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "-x", "with space", "x" * 200, "../up"])
+def test_an_impossible_name_is_refused_before_any_request(hub, push, repo_id):
+    with pytest.raises(ValueError, match="--repo_id is "):
+        push(repo_id)
+    assert hub.requests == []
+
+
+def test_the_script_refuses_in_one_line(load_script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_script("push_to_hub").main(["--model", str(tmp_path), "--repo_id", "ada/pets"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+READ_BACK = """
+import runpy, sys
+import numpy as np, torch
+
+script, folder = sys.argv[1:]
+sys.argv = [script, "--model", folder, "--repo_id", "pets", "--private", "true"]
+runpy.run_path(script, run_name="__main__")
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard
+from hf_ddpm.pipeline import CFGDDPMPipeline
+
+def draw(pipeline):
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    options = {"guidance_scale": 2.0, "num_inference_steps": 3, "generator": generators, "output_type": "np"}
+    return pipeline(class_labels=["cat", 1], **options).images
+
+repo = "ada/pets"
+local = draw(CFGDDPMPipeline.from_pretrained(folder))
+ours = draw(CFGDDPMPipeline.from_pretrained(repo))
+generic = draw(DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True))
+assert np.abs(ours - local).max() == 0 == np.abs(generic - local).max()
+card = ModelCard.load(repo)
+card.validate()
+assert "hf_ddpm" in card.data.tags
+print("read back")
+"""
+
+
+def test_the_script_pushes_and_every_loader_reads_it_back(hub, pipeline_dir, tmp_path):
+    hub.fail("/commit/", 500)
+    script = Path(__file__).parents[2] / "train_scripts" / "push_to_hub.py"
+    done = subprocess.run(
+        [sys.executable, "-c", READ_BACK, str(script), str(pipeline_dir)],
+        env={**os.environ, **hub.environment(tmp_path / "hf_home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{hub.address}/ada/pets", "read back"]
+    assert hub.token not in done.stdout + done.stderr
+    repository = hub.repositories["ada/pets"]
+    assert len(repository.commits) == 1
+    assert repository.private

@@ -1,0 +1,38 @@
+"""Publish a saved pipeline with its model card on the Hub, in one commit.
+
+hf auth login
+python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER/NAME
+python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER/NAME --private true
+"""
+
+from dataclasses import dataclass
+
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.config import require
+
+
+@dataclass(kw_only=True)
+class PushConfig:
+    """Publish a saved pipeline with its model card on the Hub."""
+
+    model: str
+    """Folder of a saved pipeline; for `pipeline/` of a run, the card is rendered anew from that run."""
+    repo_id: str
+    """Repository on the Hub, as NAME or OWNER/NAME, made if it is not there."""
+    private: bool | None = None
+    """Whether a repository that is made is private; None = as the account's default is."""
+
+    def __post_init__(self):
+        require(self.repo_id != "", "repo_id", self.repo_id, "say where to push, as OWNER/NAME")
+
+
+def main(args: list[str] | None = None) -> None:
+    config = parse_config(PushConfig, args)
+    with user_errors():
+        from hf_ddpm.hub.push import push_folder
+
+        print(push_folder(config.model, config.repo_id, private=config.private))
+
+
+if __name__ == "__main__":
+    main()
