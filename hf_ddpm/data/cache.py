@@ -6,27 +6,21 @@ batch = table.images(torch.tensor([5, 0, 5]))          # (3, 1, 8, 8) uint8
 
 import functools
 import hashlib
-import io
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 import torch
 
+from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
+from hf_ddpm.data.loader import TableReader
 from hf_ddpm.data.sources import ImageSource, open_source
 
-# Part of the name of every cache file: raise it whenever the same image would decode to other pixels.
-DECODER_VERSION = 1
 DECODING_BATCH = 256  # images
 HASHING_BATCH = 512  # images
-GRAY_MODES = ("1", "L", "I", "I;16", "F")
-ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +43,15 @@ class ImageTable:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of images."""
+        return len(self.pixels)
+
+    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> TableReader:
+        """Return what reads batches of this table for training: see `TableReader`."""
+        return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def images(self, indices: torch.Tensor) -> torch.Tensor:
         """Read images by their position in the table.
@@ -88,11 +91,12 @@ def load_images(
     label_column: str | None = None,
     labels: list[str | int] | None = None,
     class_conditional: bool | None = None,
+    max_images: int | None = None,
 ) -> ImageTable:
     """Open one split of a dataset and decode it: `open_source`, then `decode_images`.
 
     Args:
-        source, split, image_column, label_column, labels, class_conditional: see `open_source`.
+        source, split, image_column, label_column, labels, class_conditional, max_images: see `open_source`.
         image_size, channels: see `decode_images`.
 
     Returns:
@@ -109,6 +113,7 @@ def load_images(
             label_column=label_column,
             labels=labels,
             class_conditional=class_conditional,
+            max_images=max_images,
         ),
         image_size=image_size,
         channels=channels,
@@ -120,8 +125,7 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
 
     Args:
         source: an opened source.
-        image_size: height and width in pixels. The shorter side is resized to it (bicubic, antialiased; not
-            at all if it has that size), then the centre is cropped.
+        image_size: height and width in pixels; see `decode_image` for what is done to an image.
         channels: 1 (gray) or 3 (RGB); None = as the first image is.
 
     Returns:
@@ -130,14 +134,11 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
     Raises:
         ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
     """
-    if image_size < 1:
-        raise ValueError(f"--data.image_size {image_size} is impossible: give a size of at least 1 pixel")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"--data.channels {channels} is impossible: give 1 (gray), 3 (RGB) or null (as the data)")
+    check_pixel_options(image_size, channels)
     records = source.dataset.select_columns([source.image_column])
     try:
         if channels is None:
-            channels = _count_channels(records[0][source.image_column])
+            channels = count_channels(records[0][source.image_column])
         pixels = records.map(
             _decode_batch,
             batched=True,
@@ -148,10 +149,12 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
             features=datasets.Features({"pixels": datasets.Value("binary")}),
             fn_kwargs={"image_size": image_size, "channels": channels},
             desc=f"decoding {source.split}",
-            **_cache_place(records, image_size, channels),
+            **_cache_place(records, source.image_column, image_size, channels),
         )
-    except _UndecodableImage as error:
-        raise ValueError(_describe(error, source)) from error.__cause__
+    except UndecodableImage as error:
+        position = error.position or 0
+        row = position if source.kept_rows is None else source.kept_rows[position]
+        raise ValueError(error.describe(source.name, source.split, row)) from error.__cause__
     assert len(pixels) == len(records), "a cache file that is complete has one row an image"
     has_labels = source.label_column is not None
     return ImageTable(
@@ -163,16 +166,16 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
     )
 
 
-def _cache_place(records: datasets.Dataset, image_size: int, channels: int) -> dict[str, str | None]:
+def _cache_place(records: datasets.Dataset, image_column: str, image_size: int, channels: int) -> dict[str, str | None]:
     """Name the cache file of decoded pixels by all that they depend on.
 
     By itself `Dataset.map` would hash an importable function by its name only, and would write beside the
     source, which may be a read-only folder.
 
     Returns:
-        keyword arguments of `Dataset.map`; no file for a dataset that is in memory.
+        keyword arguments of `Dataset.map`; no file for images that are in memory.
     """
-    files = [Path(file["filename"]) for file in records.cache_files]
+    files = [Path(file["filename"]) for file in records.cache_files] or _image_files(records, image_column)
     if not files:
         return {"cache_file_name": None}
     stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -183,80 +186,20 @@ def _cache_place(records: datasets.Dataset, image_size: int, channels: int) -> d
     return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key}
 
 
-class _UndecodableImage(Exception):
-    """An image that Pillow refuses; the position in the decoded dataset, the file if known, and the cause."""
-
-    def __init__(self, position: int, path: str | None) -> None:
-        super().__init__(position, path)
-        self.position = position
-        self.path = path
-
-
-def _describe(error: _UndecodableImage, source: ImageSource) -> str:
-    """Say which image is wrong, and why, on one line."""
-    row = error.position if source.kept_rows is None else source.kept_rows[error.position]
-    file = f" (file {error.path!r})" if error.path else ""
-    cause = f"{type(error.__cause__).__name__}: {' '.join(str(error.__cause__).split())}"
-    return (
-        f"--data.source {source.name!r}: the image at row {row} of split {source.split!r}{file} "
-        f"cannot be decoded ({cause}): replace or remove it"
-    )
+def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
+    """Return the files of images that are files of their own, [] if some are in memory."""
+    images = records[image_column][:]
+    return [Path(image["path"]) for image in images] if all(i and i["bytes"] is None for i in images) else []
 
 
 def _decode_batch(
     records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int
 ) -> dict[str, list[bytes]]:
     """Decode a batch of undecoded images to CHW bytes."""
-    return {
-        "pixels": [
-            _decode(record, position, image_size=image_size, channels=channels)
-            for record, position in zip(records, positions, strict=True)
-        ]
-    }
-
-
-def _decode(record: dict[str, Any] | None, position: int, *, image_size: int, channels: int) -> bytes:
-    """Decode one image to channels * image_size**2 bytes in CHW order."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with _open(record) as image:
-                # The orientation that a camera noted, as datasets.Image applies it.
-                if image.getexif().get(ORIENTATION_TAG) is not None:
-                    image = PIL.ImageOps.exif_transpose(image)
-                image = _centre_square(image.convert("L" if channels == 1 else "RGB"), image_size)
-    # Pillow raises a dozen unrelated types on damaged files.
-    except Exception as error:
-        raise _UndecodableImage(position, (record or {}).get("path")) from error
-    pixels = np.asarray(image).reshape(image_size, image_size, channels)
-    return pixels.transpose(2, 0, 1).tobytes()
-
-
-def _open(record: dict[str, Any] | None) -> PIL.Image.Image:
-    """Open an undecoded image: bytes, or else the file at path."""
-    if record is None or (record["bytes"] is None and record["path"] is None):
-        raise ValueError("the row has no image")
-    return PIL.Image.open(record["path"] if record["bytes"] is None else io.BytesIO(record["bytes"]))
-
-
-def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:
-    """Resize the shorter side to image_size and crop the centre."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if side == image_size:
-        left, top = int(left), int(top)
-        return image.crop((left, top, left + side, top + side))
-    # With `box` only the square is resampled: a strip of 1 x 10,000 pixels is not first blown up whole.
-    box = (left, top, left + side, top + side)
-    return image.resize((image_size, image_size), PIL.Image.Resampling.BICUBIC, box=box)
-
-
-def _count_channels(record: dict[str, Any] | None) -> int:
-    """Return 1 if the first image is gray, else 3."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with _open(record) as image:
-                return 1 if image.mode in GRAY_MODES else 3
-    except Exception as error:
-        raise _UndecodableImage(0, (record or {}).get("path")) from error
+    pixels = []
+    for record, position in zip(records, positions, strict=True):
+        try:
+            pixels.append(decode_image(record, image_size=image_size, channels=channels))
+        except UndecodableImage as error:
+            raise UndecodableImage(error.path, error.reason, position) from error.__cause__
+    return {"pixels": pixels}

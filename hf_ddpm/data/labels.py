@@ -7,7 +7,7 @@ import numpy as np
 
 
 def settle_labels(
-    dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str
+    dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str, image_column: str
 ) -> tuple[datasets.Dataset, list[str], list[int] | None]:
     """Check the labels, keep the classes named by `labels` and number the classes from 0.
 
@@ -16,6 +16,7 @@ def settle_labels(
         column: its label column.
         labels: classes to keep, in their new order; None = all.
         split: name of the split, for messages.
+        image_column: its image column, undecoded, for messages.
 
     Returns:
         The dataset, the class names, and for each row of the dataset its row in the split (None = the whole
@@ -24,12 +25,12 @@ def settle_labels(
     Raises:
         ValueError: a label is missing or out of range, or `labels` does not fit the classes.
     """
-    class_ids, class_names = _read_labels(dataset, column, split)
+    class_ids, class_names = _read_labels(dataset, column, split, image_column)
     if labels is None:
         if isinstance(dataset.features[column], datasets.ClassLabel):
             return dataset, class_names, None
         return _replace_labels(dataset, column, class_ids), class_names, None
-    wanted = _match_classes(labels, class_names)
+    wanted = match_classes(labels, class_names)
     present = set(class_ids)
     for class_id in wanted:
         if class_id not in present:
@@ -47,7 +48,7 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
     return dataset.remove_columns(column).add_column(column, ids, feature=datasets.Value("int64"))
 
 
-def _read_labels(dataset: datasets.Dataset, column: str, split: str) -> tuple[list[int], list[str]]:
+def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
     """Scan the label column once.
 
     A ClassLabel column knows its classes; in one of integers or strings they are the sorted values.
@@ -72,15 +73,22 @@ def _read_labels(dataset: datasets.Dataset, column: str, split: str) -> tuple[li
         problem = "is negative, the mark of an image without a class"
     for row, value in enumerate(values):
         if value not in class_ids:
+            path = (dataset[row][image_column] or {}).get("path")
             problem = "is missing" if value is None else problem
-            raise ValueError(
-                f"label {value} at row {row} of split {split!r} {problem}: "
-                f"mend the column {column!r}, or give --data.label_column or --data.class_conditional false"
-            )
+            raise ValueError(describe_label(value, column, f"row {row} of split {split!r}", path, problem))
     return [class_ids[value] for value in values], class_names
 
 
-def _match_classes(labels: list[str | int], names: list[str]) -> list[int]:
+def describe_label(value: int | str | None, column: str, place: str, path: str | None, problem: str) -> str:
+    """Say which label is wrong, and why, on one line."""
+    file = f" (file {path!r})" if path else ""
+    return (
+        f"label {value} at {place}{file} {problem}: "
+        f"mend the column {column!r}, or give --data.label_column or --data.class_conditional false"
+    )
+
+
+def match_classes(labels: list[str | int], names: list[str]) -> list[int]:
     """Return the class id of each token of `labels`: class names first, then ids."""
     if not labels:
         raise ValueError("--data.labels is empty: name at least one class, or leave it out to keep all")

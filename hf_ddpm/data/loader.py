@@ -1,13 +1,78 @@
 """The order of the images in training, and what is done to a batch of them.
 
-stream = IndexStream(num_images=len(table), seed=0)
-clean_images = to_model_range(table.images(stream.indices(images_seen, total_batch_size)))
+reader = table.reader(seed=0, batch_size=128)
+clean_images = to_model_range(reader.read(images_seen, micro_step=0).images)
 """
 
+from __future__ import annotations
+
 import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from hf_ddpm.data.cache import ImageTable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageBatch:
+    """What one process trains on in one micro-step.
+
+    Attributes:
+        images: (B, C, H, W) uint8 in [0, 255].
+        class_labels: (B,) int64 in [0, num_classes), None = no labels.
+    """
+
+    images: torch.Tensor
+    class_labels: torch.Tensor | None
+
+
+class TableReader:
+    """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
+
+    def __init__(
+        self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
+    ) -> None:
+        """
+        Args:
+            table: the decoded images.
+            seed: seed of the run, at least 0.
+            batch_size: B, images a process and micro-step.
+            num_processes, process_index: how many processes read together, and which of them this is.
+        """
+        self.table = table
+        self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
+        self._stream = IndexStream(len(table), seed)
+
+    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
+        """Read a batch.
+
+        Args:
+            images_seen: images that all processes have trained on before this optimizer step.
+            micro_step: micro-steps before this one in the same optimizer step.
+
+        Returns:
+            The images at the positions images_seen + (micro_step * num_processes + process_index) * B onwards.
+        """
+        start = (micro_step * self.num_processes + self.process_index) * self.batch_size
+        indices = self._stream.indices(images_seen + start, self.batch_size)
+        labels = self.table.class_labels
+        return ImageBatch(images=self.table.images(indices), class_labels=None if labels is None else labels[indices])
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Derive the seed of one epoch, an integer below 2**64, from that of the run.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: give an integer of at least 0")
+    # spawn_key, and not [seed, epoch]: a seed above 32 bits would spill into the place of the epoch.
+    return int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)[0])
 
 
 def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
@@ -25,11 +90,7 @@ def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
         ValueError: the seed is negative.
     """
     assert num_images >= 1 and epoch >= 0
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative: give an integer of at least 0")
-    # spawn_key, and not [seed, epoch]: a seed above 32 bits would spill into the place of the epoch.
-    state = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)
-    return torch.randperm(num_images, generator=torch.Generator().manual_seed(int(state[0])))
+    return torch.randperm(num_images, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
 class IndexStream:

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 
-from hf_ddpm.data import cache
+from hf_ddpm.data import cache, decode
 from hf_ddpm.data.cache import ImageTable, load_images
 
 
@@ -100,6 +100,45 @@ def test_rows_of_a_subset_stay_with_their_labels(tmp_path):
     assert table.class_labels is None and table.class_names is None
 
 
+@pytest.mark.parametrize("labels", [None, ["c", "a"]])
+@pytest.mark.parametrize("max_images", [1, 2, 5, 6, 8, 9, 100])
+def test_max_images_are_evenly_spread(tmp_path, labels, max_images):
+    arrays = random_arrays(9)
+    folder = save(tmp_path / "data", arrays, names=("a", "b", "c"))
+    kept = [row for row in range(9) if labels is None or row % 3 != 1]
+    count = min(max_images, len(kept))
+    rows = [kept[i * len(kept) // count] for i in range(count)]
+    table = load_images(folder, "train", image_size=6, labels=labels, max_images=max_images)
+    assert table.num_images == len(table) == count
+    assert torch.equal(everything(table), expected_images(arrays)[rows])
+    assert [table.class_names[label] for label in table.class_labels] == ["abc"[row % 3] for row in rows]
+
+
+def test_max_images_keep_the_classes_of_a_sorted_folder(tmp_path):
+    for name in "abcd":
+        write_images(tmp_path / "data" / name, random_arrays(10))
+    table = load_images(str(tmp_path / "data"), "train", image_size=6, max_images=8)
+    assert torch.bincount(table.class_labels).tolist() == [2, 2, 2, 2]
+    assert "--data.max_images 0" in refusal(str(tmp_path / "data"), "train", image_size=6, max_images=0)
+
+
+def test_broken_image_is_named_by_its_row_in_the_split_with_max_images(tmp_path):
+    folder = write_images(tmp_path / "data", random_arrays(10))
+    (Path(folder) / "006.png").write_bytes(b"this is no image")
+    assert "row 6 of split 'train'" in refusal(folder, "train", image_size=6, max_images=5)
+    assert len(load_images(folder, "train", image_size=6, max_images=2)) == 2
+
+
+def test_mixed_modes_and_sizes_in_one_folder(tmp_path):
+    gray, colour = random_arrays(1, (6, 9))[0], random_arrays(1, (12, 6, 4))[0]
+    colour[..., 3] = 255
+    folder = write_images(tmp_path / "data", [colour, gray, gray > 99, gray.astype(np.uint16) * 257])
+    images = everything(load_images(folder, "train", image_size=6))
+    middle = gray[:, 1:7]
+    expected = [colour[3:9, :, :3]] + [np.dstack([each] * 3) for each in (middle, (middle > 99) * np.uint8(255), middle)]
+    assert torch.equal(images, expected_images(expected))
+
+
 def test_channels_can_be_chosen(tmp_path):
     gray, colour = random_arrays(2), random_arrays(2, (6, 6, 3))
     folder = save(tmp_path / "mixed", gray + colour)
@@ -142,7 +181,7 @@ def test_orientation_of_a_camera_is_applied(tmp_path):
     folder.mkdir()
     array = random_arrays(1)[0]
     exif = PIL.Image.Exif()
-    exif[cache.ORIENTATION_TAG] = 3  # turned by 180 degrees
+    exif[decode.ORIENTATION_TAG] = 3  # turned by 180 degrees
     PIL.Image.fromarray(array).save(folder / "0.png", exif=exif)
     table = load_images(str(folder), "train", image_size=6)
     assert torch.equal(everything(table), expected_images([array[::-1, ::-1].copy()]))
@@ -169,7 +208,7 @@ def test_decoded_once(tmp_path, private_datasets_cache, monkeypatch):
     first = load_images(folder, "train", image_size=6)
     files = cached_files(private_datasets_cache)
     assert len(files) == 1
-    monkeypatch.setattr(cache, "_decode", None)
+    monkeypatch.setattr(cache, "decode_image", None)
     assert torch.equal(everything(load_images(folder, "train", image_size=6)), everything(first))
     assert cached_files(private_datasets_cache) == files
     assert {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")} == before

@@ -1,9 +1,22 @@
 """The order of the images, and the two functions that a batch goes through."""
 
+import datasets
 import pytest
 import torch
 
+from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.loader import IndexStream, epoch_permutation, flip_horizontally, to_model_range
+
+
+def make_table(count: int, *, labelled: bool = True) -> ImageTable:
+    """Images of 1 x 1 whose pixel is their position, and whose label is twice their position."""
+    return ImageTable(
+        pixels=datasets.Dataset.from_dict({"pixels": [bytes([row]) for row in range(count)]}),
+        channels=1,
+        image_size=1,
+        class_names=[str(row) for row in range(2 * count)] if labelled else None,
+        class_labels=2 * torch.arange(count) if labelled else None,
+    )
 
 
 def test_epoch_permutation_is_a_permutation_and_pure():
@@ -54,6 +67,27 @@ def test_stream_cannot_be_spoilt_through_what_it_returns():
     expected = stream.indices(0, 5).clone()
     stream.indices(0, 5).zero_()
     assert torch.equal(stream.indices(0, 5), expected)
+
+
+@pytest.mark.parametrize(("num_processes", "batch_size", "micro_steps"), [(1, 12, 1), (1, 4, 3), (2, 3, 2), (3, 2, 2)])
+def test_processes_and_micro_steps_divide_the_stream(num_processes, batch_size, micro_steps):
+    table, total = make_table(7), 12
+    expected = IndexStream(7, seed=5).indices(0, 5 * total)
+    for images_seen in (0, 24, 12, 48):
+        pixels, labels = [], []
+        for micro_step in range(micro_steps):
+            for index in range(num_processes):
+                options = {"num_processes": num_processes, "process_index": index}
+                batch = table.reader(seed=5, batch_size=batch_size, **options).read(images_seen, micro_step)
+                assert batch.images.shape == (batch_size, 1, 1, 1) and batch.images.dtype == torch.uint8
+                pixels += batch.images.flatten().tolist()
+                labels += batch.class_labels.tolist()
+        assert pixels == expected[images_seen : images_seen + total].tolist()
+        assert labels == [2 * pixel for pixel in pixels]
+
+
+def test_reader_of_a_table_without_labels():
+    assert make_table(3, labelled=False).reader(seed=0, batch_size=2).read(0, 0).class_labels is None
 
 
 def test_stream_without_images_is_refused():

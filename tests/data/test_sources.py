@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.stream import open_stream
 
 COLOURS = ["red", "green", "blue"]
 
@@ -124,6 +125,39 @@ def test_parquet_folder(tmp_path):
     assert (source.image_column, source.class_names, read_labels(source)) == ("img", COLOURS, [2, 0, 1])
     message = refusal(str(tmp_path / "shop"), "val")
     assert "split 'val' of --data.source" in message and message.endswith("test")
+
+
+# The columns and splits of data sets on the Hub that recipes name, and the names of their files.
+HUB_SCHEMAS = {
+    "cifar100": ("img", {"fine_label": 100, "coarse_label": 20}, "cifar100", {"train": "", "test": ""}),
+    "fashion_mnist": ("image", {"label": 10}, "fashion_mnist", {"train": "", "test": ""}),
+    "tiny-imagenet": ("image", {"label": 200}, "data", {"train": "-1359597a978bc4fa", "valid": "-70d52db3c749a935"}),
+    "stanford_cars": ("image", {"label": 196}, "data", {"train": "", "test": "", "gaussian_noise": ""}),
+}
+
+
+@pytest.mark.parametrize("name", HUB_SCHEMAS)
+def test_schemas_of_the_hub(tmp_path, name):
+    image_column, label_columns, subfolder, splits = HUB_SCHEMAS[name]
+    folder = str(tmp_path / "copy")
+    (tmp_path / "copy" / subfolder).mkdir(parents=True)
+    features = {column: datasets.ClassLabel(num_classes=count) for column, count in label_columns.items()}
+    for row, (split, suffix) in enumerate(splits.items()):
+        dataset = make_dataset(features, **{column: [row, 5] for column in label_columns})
+        file = tmp_path / "copy" / subfolder / f"{split}-00000-of-00001{suffix}.parquet"
+        (dataset if image_column == "image" else dataset.rename_column("image", image_column)).to_parquet(str(file))
+    for row, split in enumerate(splits):
+        options = {}
+        if len(label_columns) > 1:
+            assert "fine_label or coarse_label: name one with --data.label_column" in refusal(folder, split)
+            with pytest.raises(ValueError, match="fine_label or coarse_label: name one with --data.label_column"):
+                open_stream(folder, split, image_size=4)
+            options = {"label_column": "fine_label"}
+        source = open_source(folder, split, **options)
+        assert source.image_column == image_column and read_labels(source) == [row, 5]
+        assert len(source.class_names) == next(iter(label_columns.values()))
+        head = open_stream(folder, split, image_size=4, **options).head(9)
+        assert head.class_labels.tolist() == [row, 5] and head.class_names == source.class_names
 
 
 def test_saved_dataset_and_saved_splits(tmp_path):

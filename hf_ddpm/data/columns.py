@@ -1,0 +1,113 @@
+"""Choose the image column and the label column of a dataset, by the types of its columns."""
+
+import datasets
+
+LABEL_COLUMN_NAMES = ("label", "labels")
+LABEL_DTYPES = (
+    "string",
+    "large_string",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
+
+
+def choose_columns(
+    features: datasets.Features,
+    *,
+    image_column: str | None,
+    label_column: str | None,
+    labels: list[str | int] | None,
+    class_conditional: bool | None,
+) -> tuple[str, str | None]:
+    """Find the columns of a dataset and check that the options fit them.
+
+    Args:
+        features: type of each column.
+        image_column, label_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
+
+    Returns:
+        The image column and the label column; None = there are no labels, or none are wanted.
+
+    Raises:
+        ValueError: a column is missing, of the wrong type or not the only candidate.
+    """
+    image_column = _find_image_column(features, image_column)
+    if class_conditional is False and labels is None:
+        if label_column is not None:
+            raise ValueError(
+                f"--data.label_column {label_column!r} has no use with --data.class_conditional false: drop one of them"
+            )
+        return image_column, None
+    label_column = _find_label_column(features, label_column)
+    if label_column is None and (labels is not None or class_conditional):
+        option = "--data.class_conditional true" if labels is None else "--data.labels"
+        raise ValueError(
+            f"{option} needs labels, but no column is a ClassLabel or called label among "
+            f"{', '.join(features)}: name one with --data.label_column"
+        )
+    return image_column, label_column
+
+
+def type_name(features: datasets.Features, column: str) -> str:
+    """Return the type of a column in the words of the datasets library."""
+    feature = features[column]
+    return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
+
+
+def can_be_labels(features: datasets.Features, column: str) -> bool:
+    """Tell whether the type of a column is one that labels can have."""
+    feature = features[column]
+    return isinstance(feature, datasets.ClassLabel) or getattr(feature, "dtype", None) in LABEL_DTYPES
+
+
+def _find_image_column(features: datasets.Features, image_column: str | None) -> str:
+    """Return the named image column, or the only one."""
+    candidates = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if image_column is not None:
+        _require_column(features, image_column, "--data.image_column")
+        if image_column not in candidates:
+            raise ValueError(
+                f"--data.image_column {image_column!r} is of type {type_name(features, image_column)}: "
+                "expected datasets.Image (see Dataset.cast_column)"
+            )
+        return image_column
+    if not candidates:
+        columns = ", ".join(f"{name} ({type_name(features, name)})" for name in features)
+        raise ValueError(f"--data.source has no column of type datasets.Image, only {columns}: use another source")
+    if len(candidates) > 1:
+        raise ValueError(f"the images could be in {' or '.join(candidates)}: name one with --data.image_column")
+    return candidates[0]
+
+
+def _find_label_column(features: datasets.Features, label_column: str | None) -> str | None:
+    """Return the named label column, or the only one, or None when there is none."""
+    if label_column is not None:
+        _require_column(features, label_column, "--data.label_column")
+        if not can_be_labels(features, label_column):
+            raise ValueError(
+                f"--data.label_column {label_column!r} is of type {type_name(features, label_column)}: "
+                "expected ClassLabel, integers or strings"
+            )
+        return label_column
+    candidates = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    candidates = candidates or [name for name in LABEL_COLUMN_NAMES if name in features]
+    if len(candidates) > 1:
+        raise ValueError(f"the labels could be in {' or '.join(candidates)}: name one with --data.label_column")
+    if candidates and not can_be_labels(features, candidates[0]):
+        raise ValueError(
+            f"the column {candidates[0]!r} is of type {type_name(features, candidates[0])}, not ClassLabel, "
+            "integers or strings: give --data.label_column or --data.class_conditional false"
+        )
+    return candidates[0] if candidates else None
+
+
+def _require_column(features: datasets.Features, column: str, option: str) -> None:
+    """Refuse a column that does not exist."""
+    if column not in features:
+        raise ValueError(f"{option} {column!r} does not exist: the columns are {', '.join(features)}")
