@@ -19,10 +19,13 @@ from typing import Any
 
 import torch
 from diffusers import (
+    DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
     ImagePipelineOutput,
     ModelMixin,
+    PNDMScheduler,
     SchedulerMixin,
     UNet2DModel,
 )
@@ -31,6 +34,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# Schedulers of diffusers whose `step` does not know prediction_type "sample".
+WITHOUT_SAMPLE_PREDICTION = (
+    "DPMSolverSDEScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+)
 
 
 class CFGDDPMPipeline(DiffusionPipeline):
@@ -60,7 +71,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        self.register_to_config(id2label=id2label, null_label=null_label)
+        # What is None stays away, so that an unconditional model is one of diffusers' own DDPMPipeline, too.
+        known = {"id2label": id2label, "null_label": null_label}
+        self.register_to_config(**{name: value for name, value in known.items() if value is not None})
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
 
         if self.is_conditional:
@@ -69,13 +82,13 @@ class CFGDDPMPipeline(DiffusionPipeline):
             outside = set(self.id2label or ()) - set(range(self.num_classes))
             require(not outside, "id2label", id2label, f"must name ids from 0 to {self.num_classes - 1}")
         else:
-            for name in ("id2label", "null_label"):
-                require(
-                    self.config[name] is None,
-                    name,
-                    self.config[name],
-                    "the model is unconditional, leave it out",
-                )
+            for name, value in known.items():
+                require(value is None, name, value, "the model is unconditional, leave it out")
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that a second pipeline is made from: `CFGDDPMPipeline(**pipeline.components)`."""
+        return {**super().components, "id2label": self.id2label, "null_label": self.null_label}
 
     @property
     def is_conditional(self) -> bool:
@@ -85,7 +98,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def null_label(self) -> int | None:
         """Label that means "no class"; None = the model was trained without one."""
-        return self.config.null_label
+        return self.config.get("null_label")
 
     @property
     def num_classes(self) -> int | None:
@@ -95,10 +108,19 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def id2label(self) -> dict[int, str] | None:
         """Class id to class name in the order of the ids; None = no names."""
-        if self.config.id2label is None:
-            return None
+        names = self.config.get("id2label")
         # JSON turns the ids into strings and sorts them as such ("10" before "2").
-        return dict(sorted((int(label), str(name)) for label, name in self.config.id2label.items()))
+        return names and dict(sorted((int(label), str(name)) for label, name in names.items()))
+
+    @property
+    def guidance_scale(self) -> float:
+        """s of the call that runs; a callback may change `_guidance_scale` for the steps that follow."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the scheduler in the call that runs; more than `num_inference_steps` where one takes two calls."""
+        return self._num_timesteps
 
     @torch.no_grad()
     def __call__(
@@ -160,17 +182,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
         )  # fmt: skip
         device = self._execution_device
         label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.prepare_timesteps(num_inference_steps, device)
         latents = self.prepare_latents(len(label_ids), generator, latents, device)
-        step_options = self.prepare_step_options(generator, eta)
-        if class_labels is None:
-            # Without a label c = u, so every scale gives u, and one call of the network is enough.
-            guidance_scale = 1.0
+        step_options = self.prepare_step_options(generator, eta, len(label_ids))
+        self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
 
         for step_index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            scale = guidance_scale if self.is_guided_at(t, guidance_interval) else 1.0
+            # Without a label c = u, so every scale gives u, and one call of the network is enough.
+            is_guided = class_labels is not None and self.is_guided_at(t, guidance_interval)
+            scale = self.guidance_scale if is_guided else 1.0
             model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
-            latents = self.scheduler.step(model_output, t, latents, **step_options).prev_sample
+            step = self.scheduler.step(model_output, t, latents, **step_options)
+            # Spaced out, DDPM ends at a timestep above 0, where diffusers would still add noise to the mean, which is x_0.
+            is_end_of_ddpm = isinstance(self.scheduler, DDPMScheduler) and step_index == self.num_timesteps - 1
+            latents = step.pred_original_sample if is_end_of_ddpm else step.prev_sample
             if callback_on_step_end is not None:
                 returned = callback_on_step_end(self, step_index, t, dict.fromkeys(inputs, latents))
                 latents = (returned or {}).get("latents", latents)
@@ -246,8 +271,22 @@ class CFGDDPMPipeline(DiffusionPipeline):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
 
-    def prepare_step_options(self, generator, eta: float) -> dict:
+    def prepare_timesteps(self, num_inference_steps: int, device: torch.device | None = None) -> None:
+        """Space out the timesteps of the scheduler and make it forget the call before."""
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        if hasattr(self.scheduler, "set_begin_index"):
+            # Left alone, a scheduler begins at the second of two equal timesteps, as rounding can make them.
+            self.scheduler.set_begin_index(0)
+        if isinstance(self.scheduler, EulerAncestralDiscreteScheduler):
+            # It takes the root of a difference of squared sigmas, which float32 rounds below 0 where the first is 20,000.
+            self.scheduler.sigmas = self.scheduler.sigmas.double()
+
+    def prepare_step_options(self, generator, eta: float, batch_size: int) -> dict:
         """Return the keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
+        if hasattr(self.scheduler, "noise_sampler_seed"):
+            # DPM-Solver SDE takes no generator, but one seed an image.
+            rngs = generator if isinstance(generator, list) else [generator] * batch_size
+            self.scheduler.noise_sampler_seed = [_draw_seed(rng) for rng in rngs]
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
         # DDIM that changes x_0 has to recompute epsilon from it: otherwise the two disagree about x_t.
@@ -337,16 +376,33 @@ class CFGDDPMPipeline(DiffusionPipeline):
             check_number("guidance_interval[1]", interval[1], interval[0], 1)
 
     def _check_schedule(self, num_inference_steps: int, eta: float) -> None:
+        self._check_scheduler()
         limit = self.scheduler.config.num_train_timesteps
         check_number("num_inference_steps", num_inference_steps, 1, limit, integer=True)
-        self.scheduler.set_timesteps(num_inference_steps)
-        # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the
-        # scheduler would look up the noisiest entry of its tables.
-        fits = self.scheduler.timesteps.min() >= 0
-        require(fits, "num_inference_steps", num_inference_steps, "cannot be spaced evenly, give a number near it")
+        nearest = limit // math.ceil(limit / num_inference_steps)
+        remedy = f"cannot be spaced evenly, give {'more' if nearest == num_inference_steps else nearest}"
+        require(spaces_evenly(self.scheduler, num_inference_steps), "num_inference_steps", num_inference_steps, remedy)
         check_number("eta", eta, 0, 1)
         takes_eta = "eta" in inspect.signature(self.scheduler.step).parameters
         require(eta == 0 or takes_eta, "eta", eta, f"{type(self.scheduler).__name__} takes none, use DDIM or 0")
+
+    def _check_scheduler(self) -> None:
+        """Refuse schedulers that run, or seem to, and make images of something else than what was trained."""
+        config, name = self.scheduler.config, type(self.scheduler).__name__
+        follows = isinstance(getattr(self.scheduler, "alphas_cumprod", None), Tensor)
+        require(follows, "scheduler", name, "it does not follow the betas of the training, set another")
+        prediction, last = config.prediction_type, float(self.scheduler.alphas_cumprod[-1])
+        able = prediction != "sample" or name not in WITHOUT_SAMPLE_PREDICTION
+        require(able, "prediction_type", prediction, f"{name} cannot use it, set another scheduler, such as DDIM")
+        rescaled = bool(config.get("rescale_betas_zero_snr"))
+        message = f"{name} cannot do it, give it betas as trained_betas that end with almost no signal, or set DDIM"
+        require(not rescaled or last < 1e-6, "rescale_betas_zero_snr", True, message)
+        message = "with rescale_betas_zero_snr the last timestep has no signal to predict it from, train v_prediction"
+        require(prediction != "epsilon" or not (rescaled or last == 0), "prediction_type", prediction, message)
+        if isinstance(self.scheduler, DDPMScheduler):
+            message = "DDPMScheduler takes the root of what is no variance, set fixed_large or learned_range"
+            works = config.variance_type not in ("fixed_large_log", "learned")
+            require(works, "variance_type", config.variance_type, message)
 
     @property
     def _valid_ids(self) -> str:
@@ -388,6 +444,20 @@ def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0
     return rescale * guided * (std_cond / std_guided) + (1 - rescale) * guided
 
 
+def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
+    """Whether the timesteps of so many steps are what the scheduler's steps lead through."""
+    scheduler.set_timesteps(num_inference_steps)
+    # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the scheduler would
+    # look up the noisiest entry of its tables. KDPM2Ancestral has timesteps of NaN where two sigmas lie too far apart.
+    if not scheduler.timesteps.min() >= 0:
+        return False
+    # DDIM and PNDM go down by T // n, whatever lies between two timesteps: of 1000 with n = 501 by 1 in place of 2, and
+    # half of the noise stays in the image.
+    total = scheduler.config.num_train_timesteps
+    leftover = total % num_inference_steps if isinstance(scheduler, (DDIMScheduler, PNDMScheduler)) else 0
+    return leftover <= 0.05 * total
+
+
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:
     """Raise a `ValueError` "name is value: remedy" unless `ok`."""
     if not ok:
@@ -401,6 +471,11 @@ def check_number(name: str, value: Any, low=-math.inf, high=math.inf, *, integer
     require(is_kind, name, value, "give an integer" if integer else "give a finite number")
     limits = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
     require(low <= value <= high, name, value, f"give {limits}")
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    device = None if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 def _plain(value):

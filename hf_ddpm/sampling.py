@@ -11,48 +11,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+from hf_ddpm.samplers import build_sampler, check_sampler
 
 MAX_SEED = 2**63 - 1
-# Beta schedules that every scheduler can compute; the betas of others (sigmoid) are handed over as numbers.
-KNOWN_EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """A scheduler that a model can be sampled with, whatever scheduler it was saved with."""
-
-    scheduler_class: type[SchedulerMixin]
-    options: dict[str, Any]
-    """Configuration that does not come from the saved scheduler."""
-    clipping: dict[str, Any]
-    """Configuration over `options` that keeps the predicted x_0 within [-1, 1]."""
-
-
-SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(DDPMScheduler, {"clip_sample": True, "thresholding": False}, {}),
-    "ddim": Sampler(DDIMScheduler, {"clip_sample": False, "thresholding": False}, {"clip_sample": True}),
-    "dpmsolver++": Sampler(
-        DPMSolverMultistepScheduler,
-        {
-            "algorithm_type": "dpmsolver++",
-            "solver_order": 2,
-            "final_sigmas_type": "zero",
-            "thresholding": False,
-        },
-        # A threshold of at most 1 is a plain clip.
-        {"thresholding": True, "sample_max_value": 1.0},
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +47,7 @@ def load_pipeline(
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
-        scheduler: name in `SAMPLERS`; None = the saved scheduler, with trailing timesteps.
+        scheduler: name in `hf_ddpm.samplers.SAMPLERS`; None = the saved scheduler, with trailing timesteps.
         device: where the network goes; None = cuda if there is one, else the CPU.
         dtype: what the network computes in.
 
@@ -86,7 +55,7 @@ def load_pipeline(
         ValueError: there is no such model, it is not a pipeline, or `scheduler` or `device` is unknown.
     """
     if scheduler is not None:
-        _check_sampler(scheduler)
+        check_sampler(scheduler)
     device = _find_device(device)
     _check_model(model)
     try:
@@ -102,43 +71,6 @@ def load_pipeline(
     elif config.get("timestep_spacing", "trailing") != "trailing":
         pipeline.scheduler = type(pipeline.scheduler).from_config(config, timestep_spacing="trailing")
     return pipeline.to(device)
-
-
-def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """Make the scheduler of this name for a model that was trained or saved with another one.
-
-    Args:
-        name: key of `SAMPLERS`.
-        config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    _check_sampler(name)
-    sampler = SAMPLERS[name]
-    # "leading", the usual default of `timestep_spacing`, starts below the timestep at which all is noise.
-    options = {"timestep_spacing": "trailing", **sampler.options}
-    # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by that: on
-    # digits every fifth image is spoilt unless x_0 is clipped.
-    predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
-    if predicts_noise and config.get("beta_schedule") == "squaredcos_cap_v2":
-        options |= sampler.clipping
-    if config.get("beta_schedule") not in KNOWN_EVERYWHERE and config.get("trained_betas") is None:
-        betas = DDPMScheduler.from_config(config, rescale_betas_zero_snr=False).betas
-        options |= {"beta_schedule": "linear", "trained_betas": betas.tolist()}
-    # `from_config` replaces defaults of the other class by those of this one, but only if the other has never
-    # been saved: without the list of these keys the result is the same before and after.
-    config = {key: value for key, value in config.items() if key != "_use_default_values"}
-    return sampler.scheduler_class.from_config(config, **options)
-
-
-def fitting_steps(sampler: SchedulerMixin, num_inference_steps: int) -> int:
-    """The largest number of steps, at most the one asked for, that the sampler can space out over its timesteps."""
-    for steps in range(min(num_inference_steps, sampler.config.num_train_timesteps), 1, -1):
-        sampler.set_timesteps(steps)
-        if sampler.timesteps.min() >= 0:
-            return steps
-    return 1
 
 
 def generate(
@@ -159,7 +91,8 @@ def generate(
 
     Args:
         pipeline: to sample from.
-        class_labels: class id of each image; all None = no class (unconditional, or the null label).
+        class_labels: class id of each image; all None = no class (unconditional, or the null label). An empty list makes
+            no image, as where there are more processes than images.
         seed: image i is drawn from seed + i.
         seeds: seed of each image, in place of `seed`; None = seed, seed + 1, ...
         batch_size: images at a time; has no influence on what they look like.
@@ -174,7 +107,6 @@ def generate(
     """
     labels = list(class_labels)
     unlabelled = labels.count(None)
-    require(len(labels) > 0, "class_labels", labels, "give one for each image")
     require(unlabelled in (0, len(labels)), "class_labels", labels, "give None for all images or for none")
     seeds = list(range(seed, seed + len(labels)) if seeds is None else seeds)
     require(len(seeds) == len(labels), "len(seeds)", len(seeds), f"give {len(labels)}, one for each image")
@@ -188,6 +120,8 @@ def generate(
         "guidance_rescale": guidance_rescale,
         "eta": eta,
     }
+    if not labels:
+        return iter(())
     pipeline.check_inputs(None if unlabelled else labels, **options)
     return _batches(pipeline, labels, seeds, batch_size, options, progress)
 
@@ -231,47 +165,42 @@ def resolve_labels(
     return list(ids)
 
 
-def save_samples(
-    batches: Iterable[SampleBatch],
-    folder: Path,
-    *,
-    file_format: Literal["png", "npz"] = "png",
-    id2label: Mapping[int, str] | None = None,
+def save_pngs(
+    batches: Iterable[SampleBatch], folder: Path, *, first_position: int = 0, id2label: Mapping[int, str] | None = None
 ) -> Iterator[SampleBatch]:
-    """Write batches as they come, and hand each of them on.
+    """Write a PNG file an image as the batches come, `00012_label-7_seed-12.png`, and hand each batch on.
 
     Args:
         batches: from `generate`.
         folder: made if it is not there.
-        file_format: "png" = a file an image, `00012_label-7_seed-12.png` (position, class if any, seed);
-            "npz" = samples.npz at the end: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none)
-            and `seeds` (N,) int64.
+        first_position: number of the first image, with which its file name begins.
         id2label: class names for the file names; None = ids.
 
     Yields:
         The batches.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[SampleBatch] = []
-    position = 0
+    position = first_position
     for batch in batches:
-        if file_format == "npz":
-            written.append(batch)
-        else:
-            for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-                name = "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
-                pixels = image[:, :, 0] if image.shape[2] == 1 else image
-                Image.fromarray(pixels).save(folder / f"{position:05d}{name}_seed-{seed}.png")
-                position += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
+            name = "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
+            pixels = image[:, :, 0] if image.shape[2] == 1 else image
+            Image.fromarray(pixels).save(folder / f"{position:05d}{name}_seed-{seed}.png")
+            position += 1
         yield batch
-    if file_format == "npz":
-        _save_npz(written, folder / "samples.npz")
 
 
-def _save_npz(batches: list[SampleBatch], path: Path) -> None:
+def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
+    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64.
+
+    Args:
+        batches: from `generate`, at least one.
+        folder: made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
     seeds = [seed for batch in batches for seed in batch.seeds]
-    partial = path.with_suffix(".tmp")
+    partial = folder / "samples.tmp"
     with partial.open("wb") as file:
         np.savez_compressed(
             file,
@@ -279,7 +208,7 @@ def _save_npz(batches: list[SampleBatch], path: Path) -> None:
             class_labels=np.array(labels, dtype=np.int64),
             seeds=np.array(seeds, dtype=np.int64),
         )
-    partial.replace(path)
+    partial.replace(folder / "samples.npz")
 
 
 def _file_safe(name: str) -> str:
@@ -321,10 +250,6 @@ def _find_device(device: str | torch.device | None) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
     return torch.device(device)
-
-
-def _check_sampler(name: str) -> None:
-    require(name in SAMPLERS, "scheduler", name, f"give one of {', '.join(SAMPLERS)}")
 
 
 def _check_model(model: str) -> None:

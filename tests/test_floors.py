@@ -20,11 +20,15 @@ PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 FLOORS = {
     "config": 0, "cli": 0, "pipeline": 0,
     "models": 1, "diffusion": 1, "data": 1,
-    "sampling": 2, "figures": 2, "hub": 2,
+    "processes": 2, "samplers": 2, "sampling": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,
     "demo": 4,
 }  # fmt: skip
-TOOLS_OF = {"figures": {"sampling"}, "hub": {"sampling", "figures"}}
+TOOLS_OF = {
+    "sampling": {"samplers"},
+    "figures": {"samplers", "sampling"},
+    "hub": {"samplers", "sampling", "figures"},
+}
 HEAVY = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "sklearn", "torch", "transformers"}
 
 
@@ -229,7 +233,8 @@ def plant(house: Path, path: str, code: str) -> None:
         ("hf_ddpm/pipeline.py", "from hf_ddpm.config import require"),
         ("hf_ddpm/models/unet.py", "from hf_ddpm.diffusion import objective"),
         ("hf_ddpm/data/loader.py", "def late():\n    from hf_ddpm.sampling import generate"),
-        ("hf_ddpm/sampling.py", "if TYPE_CHECKING:\n    from hf_ddpm.figures.grids import samples_grid"),
+        ("hf_ddpm/samplers.py", "from hf_ddpm.sampling import generate"),
+        ("hf_ddpm/sampling.py", "if TYPE_CHECKING:\n    from hf_ddpm.figures.grids import image_grid"),
         ("hf_ddpm/figures/grids.py", "import hf_ddpm.hub.card"),
         ("hf_ddpm/training/optim.py", "from hf_ddpm.evaluation.frechet import frechet_distance"),
         ("hf_ddpm/evaluation/sweep.py", "from hf_ddpm.training.loop import train"),
@@ -251,7 +256,7 @@ def test_the_checker_sees_a_planted_import(house, path, code):
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("hf_ddpm/hub/card.py", "from hf_ddpm.figures.grids import samples_grid"),
+        ("hf_ddpm/hub/card.py", "from hf_ddpm.figures.grids import image_grid"),
         ("hf_ddpm/figures/strips.py", "from hf_ddpm.sampling import generate"),
         ("hf_ddpm/demo/app.py", "from hf_ddpm.sampling import generate"),
         ("hf_ddpm/evaluation/sweep.py", "from hf_ddpm.hub import card"),

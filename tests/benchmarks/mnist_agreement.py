@@ -1,76 +1,124 @@
-"""How many MNIST samples a digit classifier reads as the digit that was asked for.
+"""How many MNIST samples a digit classifier reads as the digit that was asked for, for each scheduler.
 
     python tests/benchmarks/mnist_agreement.py --model runs/mnist_cpu/pipeline --source ylecun/mnist
+    python tests/benchmarks/mnist_agreement.py --model runs/mnist_cpu/pipeline --schedulers dpmsolver++ ddim \
+        --guidance_scales 1 1.5 2 3
 
 Trains a small convolutional classifier on the real training images, prints its accuracy on the real test images, then
-samples the same seeds and labels with each sampler and prints the share of samples that it agrees with.
+samples the same seeds and labels with each scheduler and guidance scale, and prints a row of a Markdown table each: the
+share of samples that the classifier agrees with, and how much they differ from one another.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_ddpm.data.cache import ImageTable, load_images
 from hf_ddpm.data.loader import IndexStream
+from hf_ddpm.samplers import SAMPLERS, check_sampler
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.training.speed import speed_up
 
-SAMPLERS = [("ddim", 50), ("dpmsolver++", 20)]
+# First order or noisy: these need more steps than the others, which take 20.
+STEPS = {"ddpm": 50, "ddim": 50, "euler": 50, "euler_ancestral": 50, "kdpm2_ancestral": 50, "dpmsolver_sde": 50}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--source", default="ylecun/mnist")
+    parser.add_argument("--schedulers", nargs="+", help="names; all that are installed unless told")
+    parser.add_argument("--num_inference_steps", type=int, help="20 unless told, 50 for the first order and noisy ones")
+    parser.add_argument("--guidance_scales", type=float, nargs="+", default=[1.5], help="s = w + 1")
     parser.add_argument("--num_images", type=int, default=1000)
-    parser.add_argument("--guidance_scale", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="run the network under bf16 autocast, as in training")
+    parser.add_argument("--num_threads", type=int, help="threads of torch; as many as it likes unless told")
+    parser.add_argument("--classifier", type=Path, help="safetensors file to read the classifier from, or to write it to")
     options = parser.parse_args()
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
 
-    train_images, test_images = (load_images(options.source, split, image_size=28) for split in ("train", "test"))
-    classifier = train_classifier(train_images)
+    classifier = get_classifier(options.source, options.classifier)
+    test_images = load_images(options.source, "test", image_size=28)
     accuracy = agreement(classifier, test_images.images(torch.arange(len(test_images))), test_images.class_labels)
-    print(f"classifier: {accuracy:.2%} of {len(test_images)} test images")
-    labels = [i % 10 for i in range(options.num_images)]
     precision = "bf16" if options.bf16 else "fp32"
-    for name, steps in SAMPLERS:
-        started = time.perf_counter()
-        pipeline = load_pipeline(options.model, scheduler=name)
-        speed_up(pipeline.unet, pipeline.device, precision)
+    print(f"Classifier: right on {accuracy:.2%} of {len(test_images)} test images. Samples: {precision}, "
+          f"{options.num_images} a row, seeds from {options.seed}.\n")  # fmt: skip
+    print("| scheduler | steps | network calls | s | w | agreement | standard error | spread | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for scale in options.guidance_scales:
+        for name in options.schedulers or installed_schedulers():
+            print_row(options, classifier, name, scale, precision)
+
+
+def installed_schedulers() -> list[str]:
+    names = []
+    for name in SAMPLERS:
+        try:
+            check_sampler(name)
+        except ValueError as error:
+            print(f"left out: {error}")
+        else:
+            names.append(name)
+    return names
+
+
+def print_row(options: argparse.Namespace, classifier: nn.Module, name: str, scale: float, precision: str) -> None:
+    """Sample with one scheduler and guidance scale, and print what the classifier makes of it."""
+    started = time.perf_counter()
+    steps = options.num_inference_steps or STEPS.get(name, 20)
+    labels = torch.arange(options.num_images) % 10
+    pipeline = load_pipeline(options.model, scheduler=name)
+    speed_up(pipeline.unet, pipeline.device, precision)
+    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=options.bf16):
         batches = generate(
             pipeline,
-            class_labels=labels,
+            class_labels=labels.tolist(),
             seed=options.seed,
             batch_size=100,
             num_inference_steps=steps,
-            guidance_scale=options.guidance_scale,
-            progress=True,
+            guidance_scale=scale,
         )
-        with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=options.bf16):
-            images = torch.cat([torch.from_numpy(batch.images).permute(0, 3, 1, 2) for batch in batches])
-        share = agreement(classifier, images, torch.tensor(labels))
-        seconds = time.perf_counter() - started
-        print(
-            f"{name}, {steps} steps, s = {options.guidance_scale}, {precision}, seeds from {options.seed}: "
-            f"agrees with {share:.1%} of {len(labels)} samples ({seconds:.0f} s)",
-            flush=True,
-        )
+        images = torch.from_numpy(np.concatenate([batch.images for batch in batches])).permute(0, 3, 1, 2)
+    share = agreement(classifier, images, labels)
+    error = math.sqrt(share * (1 - share) / len(labels))
+    pixels = images.double() / 255
+    # Root mean squared distance of a sample to the mean sample of its class.
+    distances = [(part - part.mean(dim=0)).square().sum(dim=(1, 2, 3)) for part in (pixels[labels == i] for i in range(10))]
+    spread = torch.cat(distances).mean().sqrt().item()
+    measured = f"{share:.1%} | {error:.1%} | {spread:.2f} | {time.perf_counter() - started:.0f}"
+    print(f"| {name} | {steps} | {pipeline.num_timesteps} | {scale:g} | {scale - 1:g} | {measured} |", flush=True)
 
 
-def train_classifier(images: ImageTable, *, epochs: int = 3, batch_size: int = 128) -> nn.Module:
-    """Train on every image, shifted by up to 2 pixels, with a learning rate that decays to 0."""
+def get_classifier(source: str, path: Path | None) -> nn.Module:
+    """Read the classifier from `path` if it is there, else train it, and write it there."""
     torch.manual_seed(0)
     classifier = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10),
     )  # fmt: skip
+    if path is not None and path.is_file():
+        classifier.load_state_dict(load_file(path))
+    else:
+        train_classifier(classifier, load_images(source, "train", image_size=28))
+        if path is not None:
+            save_file(classifier.state_dict(), path)
+    return classifier.eval()
+
+
+def train_classifier(classifier: nn.Module, images: ImageTable, *, epochs: int = 3, batch_size: int = 128) -> None:
+    """Train on every image, shifted by up to 2 pixels, with a learning rate that decays to 0."""
     steps = epochs * len(images) // batch_size
     optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
@@ -84,7 +132,6 @@ def train_classifier(images: ImageTable, *, epochs: int = 3, batch_size: int = 1
         loss.backward()
         optimizer.step()
         schedule.step()
-    return classifier.eval()
 
 
 @torch.no_grad()

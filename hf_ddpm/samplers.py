@@ -1,0 +1,154 @@
+"""Schedulers by name, switched safely: `pipeline.scheduler = build_sampler("dpmsolver++", pipeline.scheduler.config)`.
+
+A diffusers scheduler made from the configuration of another runs, but may take other betas, timesteps or clipping than
+the model was trained with. What each needs stands in `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import is_torchsde_available
+
+from hf_ddpm.pipeline import require, spaces_evenly
+
+# Beta schedules that every scheduler can compute; the betas of others (sigmoid) are handed over as numbers.
+KNOWN_EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
+# What a saved scheduler may have switched on, and what none is to inherit. "leading", the usual default of
+# `timestep_spacing`, starts below the timestep at which all is noise.
+COMMON = {
+    "timestep_spacing": "trailing",
+    "steps_offset": 0,
+    "thresholding": False,
+    "clip_sample": False,
+    "final_sigmas_type": "zero",
+    "lower_order_final": True,
+    "solver_order": 2,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_flow_sigmas": False,
+    "use_lu_lambdas": False,
+}
+# A threshold of at most 1 is a plain clip.
+THRESHOLD = {"thresholding": True, "sample_max_value": 1.0}
+# Even steps of log sigma. In even steps of t a cosine schedule falls from sigma 20,000 to 13 in the first step of 20.
+LOG_SIGMA = {"use_exponential_sigmas": True}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler that a model can be sampled with, whatever scheduler it was saved with."""
+
+    scheduler_class: type[SchedulerMixin]
+    options: dict[str, Any] = field(default_factory=dict)
+    """Configuration that does not come from the saved scheduler, over `COMMON`."""
+    steep: dict[str, Any] | None = field(default_factory=dict)
+    """Configuration over `options` for epsilon prediction with the cosine schedule; None = it cannot work."""
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(DDPMScheduler, {"clip_sample": True}),
+    "ddim": Sampler(DDIMScheduler, {"set_alpha_to_one": True}, {"clip_sample": True}),
+    "dpmsolver++": Sampler(DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
+    "dpmsolver++_single": Sampler(DPMSolverSinglestepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
+    "deis": Sampler(DEISMultistepScheduler, {"algorithm_type": "deis"}, THRESHOLD),
+    "unipc": Sampler(UniPCMultistepScheduler, {"predict_x0": True}, THRESHOLD),
+    "euler": Sampler(EulerDiscreteScheduler, {}, LOG_SIGMA),
+    "euler_ancestral": Sampler(EulerAncestralDiscreteScheduler),
+    # The mean of the slopes at both ends of such a first step is far off: half of the digits are spoilt.
+    "heun": Sampler(HeunDiscreteScheduler, LOG_SIGMA, {"clip_sample": True}),
+    "kdpm2": Sampler(KDPM2DiscreteScheduler, {}, LOG_SIGMA),
+    # Nor does it come down from such a sigma in float32.
+    "kdpm2_ancestral": Sampler(KDPM2AncestralDiscreteScheduler, LOG_SIGMA),
+    "lms": Sampler(LMSDiscreteScheduler, {}, LOG_SIGMA),
+    # The Runge-Kutta steps at the start need four steps or more and their half steps miss the trailing timesteps.
+    "pndm": Sampler(PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}, None),
+    "dpmsolver_sde": Sampler(DPMSolverSDEScheduler, {}, LOG_SIGMA),
+}
+
+
+def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Make the scheduler of this name for a model that was trained or saved with another one.
+
+    Args:
+        name: key of `SAMPLERS`.
+        config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
+
+    Raises:
+        ValueError: the name is unknown, its library is not installed, the other scheduler has no betas, or the two cannot
+            work together.
+    """
+    check_sampler(name)
+    # `from_config` replaces defaults of the other class by those of this one, but only if the other has never
+    # been saved: without the list of these keys the result is the same before and after.
+    config = {key: value for key, value in config.items() if key != "_use_default_values"}
+    has_betas = config.get("beta_schedule") is not None
+    saved = config.get("_class_name")
+    require(has_betas, "the saved scheduler", saved, "it has no beta schedule to sample with, save a DDPMScheduler")
+    sampler = SAMPLERS[name]
+    options = {**COMMON, **sampler.options}
+    # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by that: the images are
+    # spoilt unless x_0 is clipped or the first steps are short.
+    predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
+    if predicts_noise and config["beta_schedule"] == "squaredcos_cap_v2":
+        works = sampler.steep is not None
+        require(works, "scheduler", name, "it spoils images of epsilon prediction with the cosine schedule, give another")
+        options |= sampler.steep
+    known = inspect.signature(sampler.scheduler_class.__init__).parameters
+    options = {key: value for key, value in options.items() if key in known}
+    options |= _betas_as_numbers(config, known)
+    return sampler.scheduler_class.from_config(config, **options)
+
+
+def check_sampler(name: str) -> None:
+    """Raise a `ValueError` unless `name` is in `SAMPLERS` and what it needs is installed."""
+    require(name in SAMPLERS, "scheduler", name, f"give one of {', '.join(SAMPLERS)}")
+    usable = name != "dpmsolver_sde" or is_torchsde_available()
+    require(usable, "scheduler", name, "its noise comes from torchsde, pip install torchsde or give another")
+
+
+def fitting_steps(sampler: SchedulerMixin, num_inference_steps: int) -> int:
+    """The largest number of steps, at most the one asked for, that the sampler can space out over its timesteps."""
+    for steps in range(min(num_inference_steps, sampler.config.num_train_timesteps), 1, -1):
+        if spaces_evenly(sampler, steps):
+            return steps
+    return 1
+
+
+def _betas_as_numbers(config: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Betas that a scheduler with the options `known` cannot compute itself, as its configuration."""
+    rescaled = config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known
+    computable = config["beta_schedule"] in KNOWN_EVERYWHERE or config.get("trained_betas") is not None
+    if computable and not rescaled:
+        return {}
+    if not rescaled:
+        betas = DDPMScheduler.from_config(config, rescale_betas_zero_snr=False).betas
+    else:
+        trained = DDPMScheduler.from_config(config)
+        betas, before_last = trained.betas.clone(), trained.alphas_cumprod[-2]
+        # A signal of 0 at the last timestep is an infinite sigma. 2**-24 is what Euler takes in its place; less where
+        # the timestep before it has as little, because sigma has to grow with t.
+        betas[-1] = 1 - torch.minimum(torch.tensor(2.0**-24), before_last / 4) / before_last
+    return {"beta_schedule": "linear", "trained_betas": betas.tolist()}
