@@ -106,7 +106,8 @@ def user_errors() -> Iterator[None]:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    rank = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{Path(sys.argv[0]).name}{rank}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 

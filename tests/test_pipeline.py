@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMPipeline,
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
@@ -231,8 +232,6 @@ def test_an_image_does_not_depend_on_its_batch(scheduler, channels):
     np.testing.assert_allclose(three, eight, rtol=0, atol=1e-5)
 
 
-# DEIS and KDPM2 call numpy functions on tensors, in a way that numpy 2 deprecates.
-@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
 @pytest.mark.parametrize("name", OTHER_SCHEDULERS)
 def test_the_other_schedulers_run(name):
     pipeline = tiny_pipeline()
@@ -381,7 +380,8 @@ def test_the_documented_number_of_steps_is_the_default():
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001: .* from 1 to 1000"),
         ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5: give an integer"),
-        ({"num_inference_steps": 61}, "num_inference_steps is 61: cannot be spaced"),
+        ({"num_inference_steps": 61}, "num_inference_steps is 61: cannot be spaced evenly, give 58"),
+        ({"num_inference_steps": 501}, "num_inference_steps is 501: cannot be spaced evenly, give 500"),
         ({"eta": -0.1}, "eta is -0.1"),
         ({"generator": generators(2)}, r"len\(generator\) is 2: give 1"),
         ({"latents": torch.zeros(2, 1, 8, 8)}, "latents.shape is .*: must be"),
@@ -449,6 +449,123 @@ def test_names_need_id2label():
     pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], None, NULL)
     with pytest.raises(ValueError, match="no class has a name, give ids from 0 to 2"):
         pipeline.get_label_ids("cat")
+
+
+# What diffusers asks of every pipeline
+
+
+def test_the_call_has_the_optional_arguments_of_every_pipeline():
+    parameters = inspect.signature(CFGDDPMPipeline.__call__).parameters
+    names = {"num_inference_steps", "num_images_per_prompt", "generator", "latents", "output_type", "return_dict"}
+    names |= {"guidance_scale", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+    assert all(parameters[name].default is not inspect.Parameter.empty for name in names)
+
+
+@pytest.mark.parametrize("labels", [["cat"], ["cat", 2]])
+@pytest.mark.parametrize("per_label", [1, 2])
+def test_num_images_per_prompt(labels, per_label):
+    assert len(tiny_pipeline()(labels, per_label, num_inference_steps=1, output_type="np").images) == len(labels) * per_label
+
+
+def test_the_tuple_holds_the_images_of_the_dataclass():
+    pipeline = tiny_pipeline()
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    (first,) = pipeline(0, generator=generators(1), return_dict=False, **options)
+    np.testing.assert_array_equal(first, pipeline(0, generator=generators(1), **options)[0])
+
+
+def test_a_callback_gets_what_it_asks_for_and_may_return_it():
+    pipeline = tiny_pipeline()
+
+    def erase_at_the_end(pipe, step_index, t, tensors):
+        if step_index == pipe.num_timesteps - 1:
+            tensors["latents"] = torch.zeros_like(tensors["latents"])
+        return tensors
+
+    inputs = pipeline._callback_tensor_inputs
+    options = {"callback_on_step_end": erase_at_the_end, "callback_on_step_end_tensor_inputs": inputs}
+    assert not latents_of(pipeline, **options).any()
+    seen = []
+    nothing = {"callback_on_step_end": lambda pipe, i, t, tensors: seen.append(tensors)}
+    latents_of(pipeline, callback_on_step_end_tensor_inputs=[], **nothing)
+    assert seen == [{}] * 4
+
+
+def test_a_callback_may_change_the_guidance():
+    pipeline = tiny_pipeline()
+
+    def more(pipe, step_index, t, tensors):
+        pipe._guidance_scale += 1.0
+
+    changed = latents_of(pipeline, guidance_scale=2.0, callback_on_step_end=more)
+    assert pipeline.guidance_scale == 2.0 + pipeline.num_timesteps
+    assert not torch.allclose(changed, latents_of(pipeline, guidance_scale=2.0), atol=1e-2)
+    assert pipeline.guidance_scale == 2.0
+    pipeline.scheduler = diffusers.HeunDiscreteScheduler()
+    latents_of(pipeline)
+    assert pipeline.num_timesteps == 7
+
+
+@pytest.mark.parametrize("build", [tiny_pipeline, unconditional_pipeline, pipeline_without_null_label])
+def test_components_make_a_second_pipeline(build):
+    pipeline = build()
+    assert set(pipeline.components) == {"unet", "scheduler", "id2label", "null_label"}
+    labels = [0, 1] if pipeline.is_conditional else None
+    options = {"labels": labels, "num_images_per_prompt": 1 if labels else 2, "generator": None}
+    options["latents"] = torch.randn(2, 1, 8, 8)
+    for second in (CFGDDPMPipeline(**pipeline.components), CFGDDPMPipeline.from_pipe(pipeline)):
+        assert (second.id2label, second.null_label) == (pipeline.id2label, pipeline.null_label)
+        assert second.unet is pipeline.unet
+        assert torch.equal(latents_of(quiet(second), **options), latents_of(pipeline, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_device_and_dtype_are_those_of_the_network(dtype, tmp_path):
+    pipeline = tiny_pipeline().to("cpu", dtype)
+    assert pipeline.unet.dtype == pipeline.dtype == dtype
+    assert pipeline.device == torch.device("cpu")
+    pipeline.save_pretrained(tmp_path, variant="other")
+    loaded = quiet(
+        CFGDDPMPipeline.from_pretrained(tmp_path, variant="other", dtype={"unet": dtype, "default": torch.float16})
+    )
+    assert loaded.unet.dtype == dtype
+    assert torch.equal(latents_of(loaded, guidance_scale=2.0), latents_of(pipeline, guidance_scale=2.0))
+
+
+def test_the_hooks_of_offloading_are_renewed_after_each_call():
+    pipeline = tiny_pipeline()
+    expected = latents_of(pipeline)
+    # Without an accelerator the network stays where it is, but hooks are set and renewed all the same.
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        before = pipeline._all_hooks
+        assert torch.equal(latents_of(pipeline), expected)
+        assert len(pipeline._all_hooks) == 1
+        assert pipeline._all_hooks[0] is not before[0]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offloading_does_not_change_the_images(offload):
+    expected = latents_of(tiny_pipeline().to("cuda")).cpu()
+    pipeline = tiny_pipeline()
+    getattr(pipeline, offload)()
+    for _ in range(2):
+        torch.testing.assert_close(latents_of(pipeline).cpu(), expected, rtol=0, atol=1e-4)
+    assert {weight.device.type for weight in pipeline.unet.parameters()} <= {"cpu", "meta"}
+
+
+def test_an_unconditional_model_is_one_of_diffusers_too(tmp_path, capfd):
+    pipeline = unconditional_pipeline("ddpm")
+    pipeline.save_pretrained(tmp_path)
+    theirs = DDPMPipeline.from_pretrained(tmp_path)
+    assert "ignored" not in capfd.readouterr().err
+    options = {"num_inference_steps": 4, "output_type": "np"}
+    rng = torch.Generator()
+    expected = theirs(batch_size=2, generator=rng.manual_seed(0), **options).images
+    images = pipeline(num_images_per_prompt=2, generator=rng.manual_seed(0), **options).images
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
+    assert not CFGDDPMPipeline.from_pretrained(tmp_path).is_conditional
 
 
 # Saving

@@ -3,6 +3,7 @@
     python train_scripts/sample.py --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
     python train_scripts/sample.py --model runs/digits/pipeline --class_labels '[3, 7]' --num_images 64 \
         --guidance_scale 2 --scheduler dpmsolver++ --num_inference_steps 20 --output_dir runs/digits/threes
+    torchrun --nproc_per_node 2 train_scripts/sample.py ...        # the processes share the images
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class SampleConfig:
     guidance_scale: float | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
     scheduler: str | None = None
-    """ddpm, ddim or dpmsolver++; None = the scheduler that was saved with the model."""
+    """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
+    pndm or dpmsolver_sde (with torchsde); None = the scheduler that was saved with the model."""
     num_inference_steps: int = 50
     """Denoising steps."""
     eta: float = 0.0
@@ -58,31 +60,40 @@ class SampleConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SampleConfig, args)
     with user_errors():
-        from hf_ddpm.figures.grids import samples_grid
-        from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_samples
+        import numpy as np
 
-        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device)
+        from hf_ddpm.figures.grids import grid_positions, image_grid
+        from hf_ddpm.processes import gather, join_processes, share
+        from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
+
+        processes = join_processes()
+        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
         labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
+        mine = share(len(labels), processes)
         default_scale = 1.0 if pipeline.null_label is None else 1.5
         batches = generate(
             pipeline,
-            class_labels=labels,
-            seed=config.seed,
+            class_labels=labels[mine],
+            seed=config.seed + mine.start,
             batch_size=config.batch_size,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=default_scale if config.guidance_scale is None else config.guidance_scale,
             eta=config.eta,
-            progress=True,
+            progress=processes.is_main_process,
         )
-        batches = save_samples(batches, config.output_dir, file_format=config.format, id2label=pipeline.id2label)
-
-        images = (image for batch in batches for image in batch.images)
-        names = None
-        if config.per_class is not None:
-            names = [(pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]]
-        grid = samples_grid(images, total=len(labels), row_length=config.per_class, row_names=names)
-        grid.save(config.output_dir / "grid.png")
-        print(f"{len(labels)} images: {config.output_dir}")
+        if config.format == "png":
+            batches = save_pngs(batches, config.output_dir, first_position=mine.start, id2label=pipeline.id2label)
+        batches = gather(list(batches), processes)
+        if processes.is_main_process:
+            if config.format == "npz":
+                save_npz(batches, config.output_dir)
+            names = None
+            if config.per_class is not None:
+                names = [(pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]]
+            positions, columns = grid_positions(len(labels), config.per_class)
+            images = np.concatenate([batch.images for batch in batches])[positions]
+            image_grid(images, columns=columns, row_names=names).save(config.output_dir / "grid.png")
+            print(f"{len(labels)} images: {config.output_dir}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -57,28 +57,19 @@ def image_grid(
     return grid
 
 
-def samples_grid(
-    images: Iterable[np.ndarray],
-    *,
-    total: int,
-    row_length: int | None,
-    row_names: Sequence[str] | None = None,
-) -> Image.Image:
-    """Lay out as many of a stream of images as fit into a picture to look at.
+def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
+    """Choose as many of `total` images as fit into a picture to look at.
 
     Args:
-        images: `total` images (H, W, C) uint8, row after row; all of them are taken from the stream.
-        total: number of images.
+        total: number of images, which follow each other row after row.
         row_length: images of a row, of which the first 16 are shown; None = a square of at most 256 images.
-        row_names: as for `image_grid`.
 
     Returns:
-        RGB image.
+        Positions of the images that are shown, and how many of them make a row of the picture.
     """
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns
-    shown = [image for i, image in enumerate(images) if i % row_length < columns and i // row_length < max_rows]
-    return image_grid(np.stack(shown), columns=columns, row_names=row_names)
+    return [i for i in range(total) if i % row_length < columns and i // row_length < max_rows], columns
 
 
 def _check_images(images: np.ndarray) -> None:

@@ -16,6 +16,8 @@ _ALLOWED = (
     "checkpoint.",
     "data.source",
     "data.test_split",
+    "data.streaming",  # a stream has another fingerprint
+    "hub.",
 )
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.loader import flip_horizontally, to_model_range
+from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
+from hf_ddpm.hub.card import write_card
+from hf_ddpm.hub.push import try_push
 from hf_ddpm.training.changes import check_changes
 from hf_ddpm.training.checkpoints import (
     checkpoint_path,
@@ -127,15 +129,15 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
         config.schedule.num_train_timesteps,
         config.objective.timestep_sampling,
     )
-    indices = run.stream.indices(state.images_seen, run.total_batch_size)
     loss = torch.zeros((), device=accelerator.device)
     for micro_step in range(run.micro_steps):
         start = (micro_step * accelerator.num_processes + accelerator.process_index) * run.batch_size
         reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
         last = micro_step == run.micro_steps - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(state.model):
+            batch = run.reader.read(state.images_seen, micro_step)
             part = randomness.slice(start, run.batch_size)
-            micro_loss = micro_batch_loss(state, run, indices[start : start + run.batch_size], part) / run.micro_steps
+            micro_loss = micro_batch_loss(state, run, batch, part) / run.micro_steps
             accelerator.backward(micro_loss)
         loss += micro_loss.detach()
     max_norm = config.optim.max_grad_norm
@@ -154,15 +156,15 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
     return grad_norm
 
 
-def micro_batch_loss(state: TrainState, run: Run, indices: Tensor, randomness: StepRandomness) -> Tensor:
+def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness: StepRandomness) -> Tensor:
     """Loss of one micro-batch, () float32 with a gradient."""
     objective, device = run.config.objective, run.accelerator.device
-    images = to_model_range(run.images.images(indices))
+    images = to_model_range(batch.images)
     if run.config.data.horizontal_flip:
         images = flip_horizontally(images, randomness.flip)
     class_labels = None
     if run.conditional:
-        class_labels = run.images.class_labels[indices]
+        class_labels = batch.class_labels
         if run.null_label is not None:
             class_labels = drop_labels(class_labels, randomness.label_drop, run.class_dropout_prob, run.null_label)
         class_labels = class_labels.to(device, non_blocking=True)
@@ -177,6 +179,8 @@ def micro_batch_loss(state: TrainState, run: Run, indices: Tensor, randomness: S
         prediction_type=objective.prediction_type,
         loss=objective.loss,
         snr_gamma=objective.snr_gamma,
+        variance_type=scheduler.config.variance_type,
+        loss_weighting=objective.loss_weighting,
     ).loss
 
 
@@ -193,7 +197,7 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     """Log the mean loss since the last logged step and what goes with it."""
     values = {
         "images_seen": state.images_seen,
-        "epoch": state.images_seen / len(run.images),
+        **({"epoch": state.images_seen / run.images.num_images} if run.images.num_images else {}),
         "loss": state.window_loss / state.window_steps,
         "lr": state.optimizer.param_groups[0]["lr"],
         "grad_norm": float(grad_norm),
@@ -204,13 +208,11 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
 
 def preview(state: TrainState, run: Run, test_images: ImageTable | None, log: RunLog) -> None:
     """Save a grid of samples with the averaged weights, and log the held-out loss."""
-    if run.accelerator.is_main_process:
-        pipeline = state.averaged_pipeline()
-        path = run.dir / "samples" / f"step-{state.step:08d}.png"
-        save_sample_grid(pipeline, path, seed=run.config.seed)
-        if test_images is not None:
-            loss = held_out_loss(pipeline, test_images, loss=run.config.objective.loss)
-            log.write(state.step, {"test_loss": loss})
+    pipeline = state.averaged_pipeline()
+    save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=run.config.seed)
+    if run.accelerator.is_main_process and test_images is not None:
+        loss = held_out_loss(pipeline, test_images, loss=run.config.objective.loss)
+        log.write(state.step, {"test_loss": loss})
     run.accelerator.wait_for_everyone()
 
 
@@ -228,13 +230,20 @@ def save_checkpoint(state: TrainState, run: Run) -> None:
 
 
 def finish(state: TrainState, run: Run) -> Path:
-    """Publish `pipeline/` with the averaged weights and say how to use it."""
-    path = run.dir / "pipeline"
+    """Publish `pipeline/` with the averaged weights and its model card, say how to use it, and push it if asked to."""
+    path, hub = run.dir / "pipeline", run.config.hub
     if run.accelerator.is_main_process:
-        publish_directory(path, state.averaged_pipeline().save_pretrained)
+
+        def write(directory: Path) -> None:
+            state.averaged_pipeline().save_pretrained(directory)
+            write_card(directory, run.dir)
+
+        publish_directory(path, write)
         print(f"samples:  {run.dir / 'samples' / f'step-{state.step:08d}.png'}")
         print(f"pipeline: {path}")
         print(f'load it:  CFGDDPMPipeline.from_pretrained("{path}")   # from hf_ddpm import CFGDDPMPipeline')
+        if hub.push_to_hub:
+            try_push(path, hub.repo_id, private=hub.private)
     run.accelerator.wait_for_everyone()
     return path
 

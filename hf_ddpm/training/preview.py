@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.loader import to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.sampling import build_sampler, fitting_steps, generate
+from hf_ddpm.processes import gather, share
+from hf_ddpm.samplers import build_sampler, fitting_steps
+from hf_ddpm.sampling import generate
 from hf_ddpm.training.randomness import draw_step_randomness
 
 COLUMNS, MAX_CLASSES = 8, 10
@@ -21,19 +24,27 @@ HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 128
 
 
 def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> None:
-    """Draw the same seeds and labels every time, 20 steps of DPM-Solver++: one row a class (the first 10), else 8 x 8."""
+    """Draw the same seeds and labels every time, 20 steps of DPM-Solver++: one row a class (the first 10), else 8 x 8.
+
+    The processes share the work, so all of them have to call it; the first one writes the picture.
+    """
+    processes = PartialState()
     id2label = pipeline.id2label
     labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
     sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)
     preview = CFGDDPMPipeline(pipeline.unet, sampler, id2label=id2label, null_label=pipeline.null_label)
+    labels_of_images = [label for label in labels for _ in range(COLUMNS)]
+    mine = share(len(labels_of_images), processes)
     batches = generate(
         preview,
-        class_labels=[label for label in labels for _ in range(COLUMNS)],
-        seed=seed,
+        class_labels=labels_of_images[mine],
+        seed=seed + mine.start,
         num_inference_steps=fitting_steps(sampler, MAX_INFERENCE_STEPS),
         guidance_scale=1.0 if pipeline.null_label is None else GUIDANCE_SCALE,
     )
-    images = np.concatenate([batch.images for batch in batches])
+    images = np.concatenate(gather([batch.images for batch in batches], processes))
+    if not processes.is_main_process:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     row_names = [id2label[label] for label in labels] if id2label else None
     image_grid(images, columns=COLUMNS, row_names=row_names).save(path)
@@ -65,6 +76,7 @@ def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -
                 labels,
                 alphas_cumprod=scheduler.alphas_cumprod.to(device),
                 prediction_type=scheduler.config.prediction_type,
+                variance_type=scheduler.config.variance_type,
                 loss=loss,
             ).sample_losses
         )

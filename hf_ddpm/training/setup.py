@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.cache import ImageTable, decode_images
-from hf_ddpm.data.loader import IndexStream
-from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.stream import ImageStream, open_stream
+from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.processes import has_accelerator, join_processes
 from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.preview import HELD_OUT_IMAGES
 from hf_ddpm.training.randomness import seeded_generator
 from hf_ddpm.training.speed import speed_up
 from hf_ddpm.training.state import TrainState
@@ -33,7 +35,7 @@ class Run:
 
     config: TrainConfig
     accelerator: Accelerator
-    images: ImageTable
+    images: ImageTable | ImageStream
 
     def __post_init__(self):
         config, accelerator = self.config, self.accelerator
@@ -41,15 +43,20 @@ class Run:
         self.micro_steps = config.optim.gradient_accumulation_steps
         self.batch_size = config.data.batch_size
         self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
-        epoch_steps = len(self.images) / self.total_batch_size
-        epochs = config.num_train_epochs
-        self.total_steps = config.max_train_steps if epochs is None else math.ceil(epochs * epoch_steps)
-        self.steps_per_unit = 1 if epochs is None else epoch_steps
-        self.conditional = self.images.class_labels is not None
+        self.total_steps, self.steps_per_unit = config.max_train_steps, 1.0
+        if config.num_train_epochs is not None:
+            self.steps_per_unit = self.images.num_images / self.total_batch_size
+            self.total_steps = math.ceil(config.num_train_epochs * self.steps_per_unit)
+        self.conditional = self.images.class_names is not None
         self.class_dropout_prob = config.resolve_class_dropout(self.conditional)
         self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
         self.image_shape = (self.images.channels, self.images.image_size, self.images.image_size)
-        self.stream = IndexStream(len(self.images), config.seed)
+        self.reader = self.images.reader(
+            seed=config.seed,
+            batch_size=self.batch_size,
+            num_processes=accelerator.num_processes,
+            process_index=accelerator.process_index,
+        )
 
     def identity(self) -> dict:
         """What a checkpoint is compared with when it is resumed."""
@@ -69,26 +76,16 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ValueError: the launcher started more processes than can see each other.
     """
-    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
-    AcceleratorState._reset_state()  # a second run in one process may want another precision
-    accelerator = Accelerator(
+    join_processes(config.num_threads)
+    return Accelerator(
         mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
-        cpu=not has_accelerator,
+        cpu=not has_accelerator(),
         log_with=config.logging.trackers or None,
         project_dir=config.output_dir,
     )
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != accelerator.num_processes:
-        raise ValueError(f"the launcher started {world_size} processes, but this one sees {accelerator.num_processes}")
-    torch.set_num_threads(config.num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    return accelerator
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable, ImageTable | None]:
+def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable | ImageStream, ImageTable | None]:
     """Read the train split and, where one is named, the held-out split; the first process of a machine fills the cache.
 
     What can be refused without decoding an image is refused before.
@@ -97,25 +94,43 @@ def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable
     arguments = unet_arguments(config.model.preset, config.model.overrides, image_size=data.image_size)
     check_unet(arguments)
     channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
+    size = {"image_size": arguments["sample_size"], "channels": channels}
     with accelerator.local_main_process_first():
-        splits = [split for split in (data.train_split, data.test_split) if split is not None]
-        sources = [_open_split(data, split) for split in splits]
-        config.resolve_class_dropout(conditional=sources[0].class_names is not None)
-        if any(source.class_names != sources[0].class_names for source in sources):
-            raise ValueError(f"--data.test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
-        tables = [decode_images(source, image_size=arguments["sample_size"], channels=channels) for source in sources]
+        return (_stream_splits if data.streaming else _decode_splits)(config, size)
+
+
+def _decode_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageTable, ImageTable | None]:
+    data = config.data
+    sources = [open_source(data.source, data.train_split, max_images=data.max_images, **_columns(data))]
+    if data.test_split is not None:
+        sources.append(open_source(data.source, data.test_split, **_columns(data)))
+    _check_classes(config, *sources)
+    tables = [decode_images(source, **size) for source in sources]
     return tables[0], tables[1] if len(tables) > 1 else None
 
 
-def _open_split(data: DataConfig, split: str) -> ImageSource:
-    return open_source(
-        data.source,
-        split,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        labels=data.labels,
-        class_conditional=data.class_conditional,
-    )
+def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageStream, ImageTable | None]:
+    data = config.data
+    buffer = {} if data.shuffle_buffer is None else {"shuffle_buffer": data.shuffle_buffer}
+    streams = [open_stream(data.source, data.train_split, max_images=data.max_images, **size, **_columns(data), **buffer)]
+    if data.test_split is not None:
+        size["channels"] = streams[0].channels
+        streams.append(open_stream(data.source, data.test_split, **size, **_columns(data)))
+    _check_classes(config, *streams)
+    return streams[0], streams[1].head(HELD_OUT_IMAGES) if len(streams) > 1 else None
+
+
+def _columns(data: DataConfig) -> dict[str, Any]:
+    names = ("image_column", "label_column", "labels", "class_conditional")
+    return {name: getattr(data, name) for name in names}
+
+
+def _check_classes(config: TrainConfig, train: Any, test: Any = None) -> None:
+    """Refuse a label drop without labels, and a held-out split of other classes."""
+    config.resolve_class_dropout(conditional=train.class_names is not None)
+    if test is not None and test.class_names != train.class_names:
+        data = config.data
+        raise ValueError(f"--data.test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
 
 
 def build_state(config: TrainConfig, run: Run) -> TrainState:
@@ -130,6 +145,7 @@ def build_state(config: TrainConfig, run: Run) -> TrainState:
         image_size=images.image_size,
         channels=images.channels,
         num_class_embeds=num_class_embeds,
+        learned_variance=config.schedule.variance_type == "learned_range",
     )
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
     build = partial(build_unet, arguments, null_label=run.null_label, null_embedding=config.model.null_embedding)
@@ -157,6 +173,8 @@ def build_state(config: TrainConfig, run: Run) -> TrainState:
         prediction_type=config.objective.prediction_type,
         rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
     )
+    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
+        posterior_of(scheduler.alphas_cumprod)  # refuses a schedule that has no bound, before anything is written
     id2label = dict(enumerate(images.class_names)) if run.conditional else None
     pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
     return TrainState(unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline)

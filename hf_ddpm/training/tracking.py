@@ -85,7 +85,8 @@ class RunLog:
     def close(self) -> None:
         """Finish the bar and the trackers."""
         self._bar.close()
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
     def _forget_steps_after(self, step: int) -> None:
         if not self._file.exists():

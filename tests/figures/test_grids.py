@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_ddpm.figures.grids import image_grid, samples_grid
+from hf_ddpm.figures.grids import grid_positions, image_grid
 
 
 def numbered(count: int, channels: int = 1, size: int = 4) -> np.ndarray:
@@ -79,22 +79,13 @@ def test_refusals(images, options, message):
         image_grid(images, **{"columns": 2, **options})
 
 
-def shown(picture) -> set[int]:
-    """The values of the tiles, which are not white."""
-    return set(np.unique(np.asarray(picture))) - {255}
+def test_grid_positions_are_a_square_of_all_that_fits():
+    assert grid_positions(7, None) == (list(range(7)), 3)
+    assert grid_positions(1, None) == ([0], 1)
+    assert grid_positions(300, None) == (list(range(256)), 16)
 
 
-def test_samples_grid_is_a_square_of_all_that_fits():
-    assert samples_grid(iter(numbered(7)), total=7, row_length=None).size == (2 + 3 * 34, 2 + 3 * 34)
-    drawn = []
-    stream = (drawn.append(i) or image for i, image in enumerate(np.zeros((300, 4, 4, 1), np.uint8)))
-    assert samples_grid(stream, total=300, row_length=None).size == (2 + 16 * 34, 2 + 16 * 34)
-    assert len(drawn) == 300
-
-
-def test_samples_grid_shows_the_beginning_of_each_row():
-    picture = samples_grid(iter(numbered(60)), total=60, row_length=20)
-    assert picture.size == (2 + 16 * 34, 2 + 3 * 34)
-    assert shown(picture) == {i for i in range(60) if i % 20 < 16}
-    names = samples_grid(iter(numbered(4)), total=4, row_length=2, row_names=["a", "b"])
-    assert names.height == 2 + 2 * 34
+def test_grid_positions_are_the_beginning_of_each_row():
+    assert grid_positions(60, 20) == ([i for i in range(60) if i % 20 < 16], 16)
+    assert grid_positions(4, 2) == ([0, 1, 2, 3], 2)
+    assert grid_positions(20_000, 1) == (list(range(20_000)), 1)

@@ -87,6 +87,8 @@ class TestRunFolder:
             "metrics.jsonl",
             "pipeline/model_index.json",
             "pipeline/pipeline.py",
+            "pipeline/README.md",
+            "pipeline/samples.png",
         ):
             assert (folder / name).is_file(), name
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
@@ -94,7 +96,7 @@ class TestRunFolder:
         assert [r["step"] for r in metrics(folder) if "test_loss" in r] == [3, 6]
         assert not list(folder.rglob("*.partial")), "nothing half-written stays"
         suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
-        assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".py", ".png"}, "no pickle among them"
+        assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".py", ".png", ".md"}, "no pickle among them"
 
     def test_its_options_repeat_the_run(self, run_training, tmp_path):
         folder = run_training("run", "--max_train_steps=3")

@@ -1,0 +1,67 @@
+"""Join the processes that a launcher started, and share work among them.
+
+processes = join_processes()
+mine = share(100, processes)                     # slice(50, 100) in the second of two processes
+everything = gather([f(i) for i in range(100)[mine]], processes)
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+
+Item = TypeVar("Item")
+
+# How long a process waits for another that decodes a data set or draws samples, before it gives up.
+PATIENCE = timedelta(hours=2)
+
+
+def join_processes(num_threads: int | None = None) -> PartialState:
+    """Join the processes of torchrun or accelerate launch until the program ends; one started alone is a group of one.
+
+    Without this, the processes that torchrun starts on a machine without an accelerator would not know of each other.
+
+    Args:
+        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever a launcher put into
+            OMP_NUM_THREADS.
+
+    Raises:
+        ValueError: the launcher started more processes than can see each other.
+    """
+    AcceleratorState._reset_state()  # a second run in one program may want another precision
+    processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
+    atexit.register(processes.destroy_process_group)  # what is not there any more is not destroyed twice
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != processes.num_processes:
+        raise ValueError(
+            f"the launcher started {world_size} processes, but this one sees {processes.num_processes}: take torchrun"
+        )
+    torch.set_num_threads(num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return processes
+
+
+def has_accelerator() -> bool:
+    """Whether there is a device other than the CPU to compute on."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def share(count: int, processes: PartialState) -> slice:
+    """The part of `count` items that is this process's: the shares are disjoint, in order, and differ by at most one."""
+    first, end = (count * rank // processes.num_processes for rank in (processes.process_index, processes.process_index + 1))
+    return slice(first, end)
+
+
+def gather(items: list[Item], processes: PartialState) -> list[Item]:
+    """Every process's items, those of the first process first; every process has to call it, and gets them all."""
+    return items if processes.num_processes == 1 else gather_object(items)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
