@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -32,6 +32,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse_config(config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None) -> Config:
     """Read `--config`, overrides, `--print_config` and `--help`.
 
+    An option that is on or off is switched on by its name alone.
+
     Args:
         config_class: keyword-only dataclass whose `__post_init__` raises `ValueError` for values that cannot work.
         args: command line without the program's name; None = `sys.argv[1:]`.
@@ -40,7 +42,7 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, d
     Returns:
         An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    args = _complete_flags(list(sys.argv[1:] if args is None else args), set(_flags(config_class)))
     parser = _build_parser(config_class)
     with user_errors():
         recipe, args = _take_recipe(args, default_recipe)
@@ -118,6 +120,21 @@ def _build_parser(config_class: type) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="Recipe: a YAML file of the options below.")
     parser.add_class_arguments(config_class, as_group=False)
     return parser
+
+
+def _flags(config_class: type, prefix: str = "--") -> Iterator[str]:
+    """Options that are on or off (or unset), by their names on the command line."""
+    for name, kind in get_type_hints(config_class).items():
+        if is_dataclass(kind):
+            yield from _flags(kind, f"{prefix}{name}.")
+        elif kind in (bool, bool | None):
+            yield prefix + name
+
+
+def _complete_flags(args: list[str], flags: set[str]) -> list[str]:
+    """Read a flag without a value, `--compile`, as `--compile=true`."""
+    has_value = [not after.startswith("--") for after in [*args[1:], "--"]]
+    return [arg if arg not in flags or has_value[i] else f"{arg}=true" for i, arg in enumerate(args)]
 
 
 def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | None, list[str]]:

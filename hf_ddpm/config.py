@@ -64,7 +64,7 @@ class DataConfig:
         _require_positive("data.max_images", self.max_images, "images")
         _require_positive("data.shuffle_buffer", self.shuffle_buffer, "images")
         has_buffer = self.streaming or self.shuffle_buffer is None
-        require(has_buffer, "data.shuffle_buffer", self.shuffle_buffer, "add --data.streaming true, or leave it out")
+        require(has_buffer, "data.shuffle_buffer", self.shuffle_buffer, "add --data.streaming, or leave it out")
         require(self.labels is None or len(self.labels) > 0, "data.labels", self.labels, "name at least one class")
 
 
@@ -264,7 +264,7 @@ class HubConfig:
         else:
             for name in ("repo_id", "private"):
                 value = getattr(self, name)
-                require(value is None, f"hub.{name}", value, "add --hub.push_to_hub true, or leave it out")
+                require(value is None, f"hub.{name}", value, "add --hub.push_to_hub, or leave it out")
 
 
 @dataclass(kw_only=True)

@@ -81,6 +81,28 @@ def test_overrides_win_wherever_they_stand(recipe):
         assert parse_config(Cake, args) == Cake(name="a", layers=3, oven=Oven(degrees=90))
 
 
+@pytest.mark.parametrize(
+    ("args", "fan", "layers"),
+    [
+        (["--oven.fan"], True, 2),
+        (["--oven.fan", "--layers=3"], True, 3),
+        (["--oven.fan", "false", "--layers", "3"], False, 3),
+        (["--oven.fan=true"], True, 2),
+        (["--layers=3", "--oven.fan"], True, 3),
+    ],
+)
+def test_a_flag_is_switched_on_by_its_name(args, fan, layers):
+    cake = parse_config(Cake, ["--name=tart", *args])
+    assert (cake.oven.fan, cake.layers) == (fan, layers)
+
+
+def test_flags_that_may_be_unset_are_switched_on_too():
+    config = parse_config(
+        TrainConfig, "--output_dir=a --max_train_steps=1 --hub.push_to_hub --hub.private --hub.repo_id=me/x".split()
+    )
+    assert config.hub.push_to_hub is True and config.hub.private is True
+
+
 def test_default_recipe_is_read_only_without_config(recipe):
     default, other = Path(recipe("layers: 7\n", "default.yaml")), recipe("sugar: 0.25\n")
     assert parse_config(Cake, ["--name", "a"], default_recipe=default).layers == 7

@@ -11,14 +11,16 @@ from hf_ddpm.data.cache import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
 
 SAMPLES_PER_CLASS = 50
+# The cores of this machine, shared with the other test processes.
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="module")
 def pipeline_folder(load_script, tmp_path_factory) -> str:
-    """The pipeline that `train.py` saves when it is told nothing but where to."""
+    """The pipeline that `train.py` saves when it is told nothing but where to, and with how many threads."""
     folder = tmp_path_factory.mktemp("main_job") / "digits"
     started = time.perf_counter()
-    load_script("train").main([f"--output_dir={folder}"])
+    load_script("train").main([f"--output_dir={folder}", f"--num_threads={THREADS}"])
     print(f"training took {time.perf_counter() - started:.0f} s")
     return str(folder / "pipeline")
 
@@ -42,7 +44,7 @@ def test_digits_are_learnt(pipeline_folder):
     classifier = SVC(gamma="scale").fit(real, real_labels)
     accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
     labels = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(THREADS)
     pipeline = load_pipeline(pipeline_folder)
     batches = generate(pipeline, class_labels=labels.tolist(), batch_size=250, num_inference_steps=50, guidance_scale=1.5)
     samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255

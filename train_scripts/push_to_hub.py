@@ -2,7 +2,7 @@
 
 hf auth login
 python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER/NAME
-python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER/NAME --private true
+python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER/NAME --private
 """
 
 from dataclasses import dataclass

@@ -114,8 +114,8 @@ def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[Im
     buffer = {} if data.shuffle_buffer is None else {"shuffle_buffer": data.shuffle_buffer}
     streams = [open_stream(data.source, data.train_split, max_images=data.max_images, **size, **_columns(data), **buffer)]
     if data.test_split is not None:
-        size["channels"] = streams[0].channels
-        streams.append(open_stream(data.source, data.test_split, **size, **_columns(data)))
+        same_size = {**size, "channels": streams[0].channels}
+        streams.append(open_stream(data.source, data.test_split, **same_size, **_columns(data)))
     _check_classes(config, *streams)
     return streams[0], streams[1].head(HELD_OUT_IMAGES) if len(streams) > 1 else None
 

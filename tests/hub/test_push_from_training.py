@@ -1,4 +1,4 @@
-"""`train.py --hub.push_to_hub true`: the run ends well whatever the Hub does, and what was pushed is read back by its id."""
+"""`train.py --hub.push_to_hub`: the run ends well whatever the Hub does, and what was pushed is read back by its id."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import runpy, sys
 
 script, *options = sys.argv[1:]
 for name in ("refused", "pushed"):
-    sys.argv = [script, *options, f"--output_dir={name}", "--hub.push_to_hub=true", "--hub.repo_id=digits"]
+    sys.argv = [script, *options, f"--output_dir={name}", "--hub.push_to_hub", "--hub.repo_id=digits"]
     runpy.run_path(script, run_name="__main__")
 
 from hf_ddpm.pipeline import CFGDDPMPipeline

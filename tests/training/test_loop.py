@@ -123,6 +123,10 @@ class TestRunFolder:
         assert metrics(folder)[-1]["step"] == 3, "2 x 1,437 images in batches of 1,000"
         assert metrics(folder)[-1]["images_seen"] == 3000
 
+    def test_a_part_of_the_data_makes_shorter_epochs(self, run_training):
+        folder = run_training("run", "--num_train_epochs=2", "--data.max_images=16", "--data.batch_size=8")
+        assert [record["epoch"] for record in metrics(folder)] == [0.5, 1.0, 1.5, 2.0]
+
     def test_tensorboard_gets_the_metrics(self, run_training):
         folder = run_training("run", "--max_train_steps=2", "--logging.trackers=[tensorboard]")
         assert [path for path in (folder / "trackers").rglob("events.out.tfevents.*") if path.stat().st_size > 0]
@@ -194,6 +198,14 @@ class TestResume:
         run_training("run", "--max_train_steps=1", "--objective.class_dropout_prob=0")
         with pytest.raises(ValueError, match="null_label was None and is 10"):
             run_training("run", "--max_train_steps=2", "--resume=auto")
+
+    def test_a_stream_is_read_on_where_it_stopped(self, run_training):
+        options = ["--max_train_steps=8", "--checkpoint.every_steps=4", "--data.streaming=true", "--data.max_images=20"]
+        folder = run_training("run", *options, "--data.shuffle_buffer=7")
+        expected = metrics(folder), tensor_hashes(folder / "checkpoints" / "step-00000008")
+        start = folder / "checkpoints" / "step-00000004"
+        run_training("run", *options, "--data.shuffle_buffer=7", f"--resume={start}")
+        assert (metrics(folder), tensor_hashes(folder / "checkpoints" / "step-00000008")) == expected
 
     def test_rewinding_drops_the_steps_that_are_done_again(self, run_training, tmp_path):
         options = ["--max_train_steps=6", "--checkpoint.every_steps=2", "--checkpoint.keep=3"]
