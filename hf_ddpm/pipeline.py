@@ -184,7 +184,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device)
         self.prepare_timesteps(num_inference_steps, device)
         latents = self.prepare_latents(len(label_ids), generator, latents, device)
-        step_options = self.prepare_step_options(generator, eta, len(label_ids))
+        step_options = self.prepare_step_options(generator, eta)
+        self._seed_noise_sampler(generator, len(label_ids))
         self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
 
         for step_index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
@@ -281,12 +282,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
             # It takes the root of a difference of squared sigmas, which float32 rounds below 0 where the first is 20,000.
             self.scheduler.sigmas = self.scheduler.sigmas.double()
 
-    def prepare_step_options(self, generator, eta: float, batch_size: int) -> dict:
+    def prepare_step_options(self, generator, eta: float) -> dict:
         """Return the keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
-        if hasattr(self.scheduler, "noise_sampler_seed"):
-            # DPM-Solver SDE takes no generator, but one seed an image.
-            rngs = generator if isinstance(generator, list) else [generator] * batch_size
-            self.scheduler.noise_sampler_seed = [_draw_seed(rng) for rng in rngs]
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
         # DDIM that changes x_0 has to recompute epsilon from it: otherwise the two disagree about x_t.
@@ -346,6 +343,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
         shutil.copyfile(__file__, target + ".tmp")
         os.replace(target + ".tmp", target)
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def _seed_noise_sampler(self, generator, batch_size: int) -> None:
+        if hasattr(self.scheduler, "noise_sampler_seed"):
+            # DPM-Solver SDE takes no generator, but one seed an image.
+            rngs = generator if isinstance(generator, list) else [generator] * batch_size
+            self.scheduler.noise_sampler_seed = [_draw_seed(rng) for rng in rngs]
 
     def _run_unet(self, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
         timesteps = torch.as_tensor(t, device=sample.device).expand(len(sample))

@@ -545,6 +545,7 @@ def test_the_hooks_of_offloading_are_renewed_after_each_call():
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
 def test_offloading_does_not_change_the_images(offload):
     expected = latents_of(tiny_pipeline().to("cuda")).cpu()

@@ -21,7 +21,7 @@ def use_section(pipeline: PipelineFacts, model: str) -> str:
         return code_block("\n".join(lines), "python")
     parts = ["With the `hf_ddpm` package:", code_block(_package_snippet(pipeline, name), "python"), _explain_call(pipeline)]
     parts += [
-        "Another sampler, by name (`ddpm`, `ddim`, `dpmsolver++`):",
+        "Another sampler, by name (`ddim`, `unipc`, `heun` and the others of `hf_ddpm.samplers`):",
         code_block(_sampler_snippet(pipeline, name), "python"),
     ]
     if pipeline.has_code:
