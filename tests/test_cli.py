@@ -97,9 +97,8 @@ def test_a_flag_is_switched_on_by_its_name(args, fan, layers):
 
 
 def test_flags_that_may_be_unset_are_switched_on_too():
-    config = parse_config(
-        TrainConfig, "--output_dir=a --max_train_steps=1 --hub.push_to_hub --hub.private --hub.repo_id=me/x".split()
-    )
+    options = ["--output_dir=a", "--max_train_steps=1", "--hub.push_to_hub", "--hub.private", "--hub.repo_id=me/x"]
+    config = parse_config(TrainConfig, options)
     assert config.hub.push_to_hub is True and config.hub.private is True
 
 

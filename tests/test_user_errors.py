@@ -103,6 +103,26 @@ MISTAKES = {
         ["--objective.prediction_type", "epsilon", "--schedule.rescale_zero_terminal_snr", "true"],
         ["--objective.prediction_type is 'epsilon'"],
     ),
+    "shuffle buffer without a stream": (["--data.shuffle_buffer", "5"], ["--data.shuffle_buffer is 5", "--data.streaming"]),
+    "epochs of a stream": (
+        ["--data.streaming", "--max_train_steps", "null", "--num_train_epochs", "1"],
+        ["--num_train_epochs is 1", "--max_train_steps"],
+    ),
+    "another distance with the bound": (
+        ["--objective.loss_weighting", "vlb", "--objective.loss", "l1"],
+        ["--objective.loss is 'l1'", "l2"],
+    ),
+    "schedule without a bound": (
+        [
+            "--schedule.variance_type=learned_range",
+            "--schedule.beta_schedule=linear",
+            "--schedule.beta_start=1e-9",
+            "--schedule.beta_end=1e-9",
+        ],
+        ["--schedule", "bound"],
+    ),
+    "push to nowhere": (["--hub.push_to_hub"], ["--hub.repo_id is None"]),
+    "place to push to without a push": (["--hub.repo_id", "me/x"], ["--hub.repo_id is 'me/x'", "--hub.push_to_hub"]),
     "gamma without min-SNR": (["--objective.snr_gamma", "5"], ["--objective.snr_gamma", "--objective.loss_weighting"]),
     "negative seed": (["--seed", "-1"], ["--seed is -1"]),
     # the model
