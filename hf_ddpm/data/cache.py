@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
-from hf_ddpm.data.loader import TableReader
+from hf_ddpm.data.loader import ImageBatch, IndexStream
 from hf_ddpm.data.sources import ImageSource, open_source
 
 DECODING_BATCH = 256  # images
@@ -49,7 +49,7 @@ class ImageTable:
         """N, the number of images."""
         return len(self.pixels)
 
-    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> TableReader:
+    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> "TableReader":
         """Return what reads batches of this table for training: see `TableReader`."""
         return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
@@ -79,6 +79,39 @@ class ImageTable:
         if self.class_labels is not None:
             digest.update(self.class_labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+class TableReader:
+    """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
+
+    def __init__(
+        self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
+    ) -> None:
+        """
+        Args:
+            table: the decoded images.
+            seed: seed of the run, at least 0.
+            batch_size: B, images a process and micro-step.
+            num_processes, process_index: how many processes read together, and which of them this is.
+        """
+        self.table = table
+        self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
+        self._stream = IndexStream(len(table), seed)
+
+    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
+        """Read a batch.
+
+        Args:
+            images_seen: images that all processes have trained on before this optimizer step.
+            micro_step: micro-steps before this one in the same optimizer step.
+
+        Returns:
+            The images at the positions images_seen + (micro_step * num_processes + process_index) * B onwards.
+        """
+        start = (micro_step * self.num_processes + self.process_index) * self.batch_size
+        indices = self._stream.indices(images_seen + start, self.batch_size)
+        labels = self.table.class_labels
+        return ImageBatch(images=self.table.images(indices), class_labels=None if labels is None else labels[indices])
 
 
 def load_images(

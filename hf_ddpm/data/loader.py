@@ -1,20 +1,14 @@
-"""The order of the images in training, and what is done to a batch of them.
+"""The order of the images in training, batches of them, and what is done to a batch.
 
 reader = table.reader(seed=0, batch_size=128)
 clean_images = to_model_range(reader.read(images_seen, micro_step=0).images)
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from hf_ddpm.data.cache import ImageTable
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,39 +22,6 @@ class ImageBatch:
 
     images: torch.Tensor
     class_labels: torch.Tensor | None
-
-
-class TableReader:
-    """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
-
-    def __init__(
-        self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
-    ) -> None:
-        """
-        Args:
-            table: the decoded images.
-            seed: seed of the run, at least 0.
-            batch_size: B, images a process and micro-step.
-            num_processes, process_index: how many processes read together, and which of them this is.
-        """
-        self.table = table
-        self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
-        self._stream = IndexStream(len(table), seed)
-
-    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
-        """Read a batch.
-
-        Args:
-            images_seen: images that all processes have trained on before this optimizer step.
-            micro_step: micro-steps before this one in the same optimizer step.
-
-        Returns:
-            The images at the positions images_seen + (micro_step * num_processes + process_index) * B onwards.
-        """
-        start = (micro_step * self.num_processes + self.process_index) * self.batch_size
-        indices = self._stream.indices(images_seen + start, self.batch_size)
-        labels = self.table.class_labels
-        return ImageBatch(images=self.table.images(indices), class_labels=None if labels is None else labels[indices])
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
