@@ -111,7 +111,11 @@ class TableReader:
         start = (micro_step * self.num_processes + self.process_index) * self.batch_size
         indices = self._stream.indices(images_seen + start, self.batch_size)
         labels = self.table.class_labels
-        return ImageBatch(images=self.table.images(indices), class_labels=None if labels is None else labels[indices])
+        return ImageBatch(
+            images=self.table.images(indices),
+            class_labels=None if labels is None else labels[indices],
+            sample_ids=indices,
+        )
 
 
 def load_images(

@@ -18,10 +18,13 @@ class ImageBatch:
     Attributes:
         images: (B, C, H, W) uint8 in [0, 255].
         class_labels: (B,) int64 in [0, num_classes), None = no labels.
+        sample_ids: (B,) int64; of a table the rows of the images, of a stream their numbers in the endless sequence of
+            this process.
     """
 
     images: torch.Tensor
     class_labels: torch.Tensor | None
+    sample_ids: torch.Tensor
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -343,6 +343,7 @@ class StreamReader:
         return ImageBatch(
             images=torch.from_numpy(pixels),
             class_labels=torch.tensor([label for _, label in rows]) if has_labels else None,
+            sample_ids=torch.arange(position, position + self.batch_size),
         )
 
     def _begin(self, epoch: int) -> None:

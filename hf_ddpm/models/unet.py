@@ -44,6 +44,9 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
 }
 # fmt: on
 
+MAX_PARAMETERS = 2_000_000_000
+"""Beyond any U-Net for images of at most 256 pixels; a mistyped width is refused before it takes memory."""
+
 _FROM_DATA = {
     "sample_size": "data.image_size",
     "in_channels": "data.channels",
@@ -152,7 +155,7 @@ def check_unet(arguments: dict[str, Any]) -> None:
     """Build a UNet2DModel and run it on one image, on the meta device: no memory, no arithmetic, all the errors.
 
     Raises:
-        ValueError: UNet2DModel refuses the arguments, or cannot run with them.
+        ValueError: UNet2DModel refuses the arguments, or cannot run with them, or has too many parameters.
     """
     import torch
     from diffusers import UNet2DModel
@@ -161,9 +164,15 @@ def check_unet(arguments: dict[str, Any]) -> None:
     try:
         with torch.device("meta"):
             unet = UNet2DModel(**arguments)
+            count = sum(parameter.numel() for parameter in unet.parameters())
             unet(torch.empty(1, channels, size, size), torch.zeros(1), return_dict=False)
     except Exception as error:
         raise ValueError(f"--model.overrides: UNet2DModel cannot work with them, {type(error).__name__}: {error}") from error
+    if count > MAX_PARAMETERS:
+        raise ValueError(
+            f"--model.overrides: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are meant: "
+            "give fewer channels, layers or levels"
+        )
 
 
 def _argument_names() -> set[str]:

@@ -44,6 +44,14 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     return [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in warned]
 
 
+def describe_other_processes(before: int, now: int, streaming: bool) -> str:
+    """Say what stays exact when a run goes on with another number of processes."""
+    order = "each process goes on at about its part of the stream, so that some images of the epoch come twice or not"
+    if not streaming:
+        order = "each image of the epoch is still seen once; with the same total batch, so are its noise and timesteps"
+    return f"{now} processes in place of {before}: {order}; sums are rounded otherwise, and dropout is drawn anew"
+
+
 def _matches(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or (prefix.endswith(".") and name.startswith(prefix)) for prefix in prefixes)
 

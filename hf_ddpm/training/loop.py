@@ -18,7 +18,7 @@ from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
-from hf_ddpm.training.changes import check_changes
+from hf_ddpm.training.changes import check_changes, describe_other_processes
 from hf_ddpm.training.checkpoints import (
     checkpoint_path,
     choose_checkpoint,
@@ -27,6 +27,7 @@ from hf_ddpm.training.checkpoints import (
     publish_directory,
     write_manifest,
 )
+from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.preview import held_out_loss, save_sample_grid
 from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
@@ -94,6 +95,9 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> None:
             print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
     load_state(state, run.accelerator, checkpoint)
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
+    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
+    if before != now:
+        run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
 
 
 def open_log(run: Run, state: TrainState) -> RunLog:
@@ -129,7 +133,7 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
         config.schedule.num_train_timesteps,
         config.objective.timestep_sampling,
     )
-    loss = torch.zeros((), device=accelerator.device)
+    loss, record = torch.zeros((), device=accelerator.device), StepRecord()
     for micro_step in range(run.micro_steps):
         start = (micro_step * accelerator.num_processes + accelerator.process_index) * run.batch_size
         reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
@@ -140,10 +144,11 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
             micro_loss = micro_batch_loss(state, run, batch, part) / run.micro_steps
             accelerator.backward(micro_loss)
         loss += micro_loss.detach()
+        record.add(batch.sample_ids, part.timesteps, micro_loss.detach())
     max_norm = config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
     loss = accelerator.reduce(loss, reduction="mean")
-    check_finite(step, loss, grad_norm, fp16=config.mixed_precision == "fp16")
+    check_finite(step, loss, grad_norm, record, accelerator, run.dir)
     state.optimizer.step()
     state.lr_scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -182,15 +187,6 @@ def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness:
         variance_type=scheduler.config.variance_type,
         loss_weighting=objective.loss_weighting,
     ).loss
-
-
-def check_finite(step: int, loss: Tensor, grad_norm: Tensor, *, fp16: bool) -> None:
-    """Raise `FloatingPointError` before a step that would ruin the weights; fp16 overflows are the scaler's business."""
-    if not torch.isfinite(loss) or not (fp16 or torch.isfinite(grad_norm)):
-        raise FloatingPointError(
-            f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, "
-            "the last checkpoint is good. Try a lower --optim.learning_rate, or --mixed_precision fp32"
-        )
 
 
 def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:

@@ -5,6 +5,7 @@ Starting a process costs seconds of imports, so one pair of processes does every
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,11 @@ for program, arguments in json.loads(pathlib.Path(sys.argv[1]).read_text()):
         sample_script.main(arguments)
         continue
     loop.train_step = dying if program == "die" else take_step
-    folder = loop.train(parse_config(TrainConfig, arguments)).parent
+    try:
+        folder = loop.train(parse_config(TrainConfig, arguments)).parent
+    except FloatingPointError as error:
+        print(error)
+        continue
     (folder / f"read-{os.environ['RANK']}.json").write_text(json.dumps(read))
 """
 
@@ -97,6 +102,7 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
         ("train", run("pair", "--data.batch_size=16", "--logging.trackers=[tensorboard]")),
         ("train", run("stream", "--data.batch_size=16", "--data.streaming=true", "--data.test_split=null")),
         ("train", run("whole", "--data.batch_size=8", DROPOUT)),
+        ("train", run("diverged", "--data.batch_size=4", "--optim.learning_rate=1e30")),
         ("sample", sample("png")),
         ("sample", sample("npz", "--format=npz")),
         ("sample", sample("one", "--num_images=1")),
@@ -149,6 +155,26 @@ def test_the_processes_read_disjoint_images(pair, folder, name):
     assert len(read[0]) == len(read[1]) == STEPS * 16
     assert not set(read[0]) & set(read[1])
     assert len(set(read[0])) == len(read[0]), "within an epoch no image comes twice"
+
+
+def test_another_number_of_processes_goes_on_with_the_same_images(pair, folder, tiny_options):
+    """Checkpoints of the pair, continued by one process with the same total batch."""
+    shutil.copytree(folder / "pair", folder / "alone")
+    start = folder / "alone" / "checkpoints" / "step-00000004"
+    options = [*OPTIONS, "--data.batch_size=32", f"--output_dir={folder / 'alone'}", f"--resume={start}"]
+    train(parse_config(TrainConfig, [*tiny_options, *options]))
+    assert [r.get("images_seen") for r in metrics(folder / "alone")] == [
+        r.get("images_seen") for r in metrics(folder / "pair")
+    ]
+    torch.testing.assert_close(losses(folder / "alone"), losses(folder / "pair"), atol=2e-3, rtol=0)
+
+
+def test_both_processes_say_which_samples_broke_the_run(pair, folder):
+    assert pair.stdout.count("the step was not applied") == 2, "every process stops"
+    (file,) = (folder / "diverged").glob("diverged-step-*.json")
+    entries = json.loads(file.read_text())["micro_steps"]
+    assert [entry["process"] for entry in entries] == [0, 1]
+    assert len({row for entry in entries for row in entry["sample_ids"]}) == 8
 
 
 def test_samples_do_not_depend_on_the_number_of_processes(pair, folder, load_script):

@@ -1,0 +1,66 @@
+"""Stop a run whose loss is no longer finite, before the step that would ruin its weights, and tell which samples did it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from hf_ddpm.processes import gather
+
+
+@dataclass
+class StepRecord:
+    """What went into one optimizer step on this process."""
+
+    micro_steps: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def add(self, sample_ids: Tensor, timesteps: Tensor, loss: Tensor) -> None:
+        """Note a micro-step: (B,) int64, (B,) int64 and () float32."""
+        self.micro_steps.append({"sample_ids": sample_ids, "timesteps": timesteps, "loss": loss})
+
+    def listed(self, process_index: int) -> list[dict[str, Any]]:
+        """The micro-steps as JSON values."""
+        return [
+            {"process": process_index, "micro_step": number, **{name: value.tolist() for name, value in entry.items()}}
+            for number, entry in enumerate(self.micro_steps)
+        ]
+
+
+def check_finite(
+    step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, run_dir: Path
+) -> None:
+    """Raise before a step that would ruin the weights; fp16 overflows of the gradient are the scaler's business.
+
+    Args:
+        step: optimizer steps done before this one.
+        loss: () float32, the mean over all processes: one that is not finite is so on all of them.
+        grad_norm: () float32, the same on all processes.
+        record: the samples of this process, written to `diverged-step-N.json` with those of the others.
+        accelerator: every process has to call this.
+        run_dir: where that file goes.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is not finite.
+    """
+    scaled = accelerator.scaler is not None
+    if torch.isfinite(loss) and (scaled or torch.isfinite(grad_norm)):
+        return
+    micro_steps = gather(record.listed(accelerator.process_index), accelerator)
+    path = run_dir / f"diverged-step-{step:08d}.json"
+    if accelerator.is_main_process:
+        # JSON knows no NaN and no infinity: these numbers are written as text.
+        values = {"step": step, "loss": str(loss.item()), "grad_norm": str(float(grad_norm))}
+        for entry in micro_steps:
+            entry["loss"] = str(entry["loss"])
+        path.write_text(json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n", encoding="utf-8")
+    raise FloatingPointError(
+        f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, the "
+        f"last checkpoint is good. Its samples and timesteps are listed in {path}. Try a lower --optim.learning_rate, or "
+        "--mixed_precision fp32"
+    )

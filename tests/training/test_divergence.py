@@ -1,0 +1,41 @@
+"""A run whose numbers break stops before the step, keeps its checkpoints and says which samples it was at."""
+
+import json
+
+import pytest
+import torch
+
+from hf_ddpm.cli import parse_config
+from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.loader import IndexStream
+from hf_ddpm.training.checkpoints import choose_checkpoint
+from hf_ddpm.training.loop import train
+from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.randomness import draw_step_randomness
+
+
+def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
+    folder = tmp_path / "run"
+    options = [
+        *tiny_options,
+        "--max_train_steps=10",
+        "--optim.learning_rate=1e30",
+        "--optim.gradient_accumulation_steps=2",
+        "--checkpoint.every_steps=1",
+        f"--output_dir={folder}",
+    ]
+    with pytest.raises(FloatingPointError, match="the step was not applied") as stopped:
+        train(parse_config(TrainConfig, options))
+    (file,) = folder.glob("diverged-step-*.json")
+    assert str(file) in str(stopped.value)
+    listed = json.loads(file.read_text())
+    step = listed["step"]
+    assert step >= 1, "the first step is sound, the weights after it are not"
+    assert not torch.tensor(float(listed["loss"])).isfinite()
+    assert [entry["micro_step"] for entry in listed["micro_steps"]] == [0, 1]
+    num_images = len(load_images("digits", "train", image_size=8))
+    rows = IndexStream(num_images, seed=0).indices(step * 16, 16).tolist()
+    assert [row for entry in listed["micro_steps"] for row in entry["sample_ids"]] == rows
+    drawn = draw_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
+    assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == drawn
+    assert choose_checkpoint(folder, "latest").name == f"step-{step:08d}", "the last one before it, and whole"
