@@ -90,15 +90,15 @@ def prune_checkpoints(run_dir: Path, keep: int, keep_every_steps: int | None) ->
     for path in find_checkpoints(run_dir)[:-keep]:
         if keep_every_steps is None or checkpoint_step(path) % keep_every_steps:
             _remove(path)
-    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_leftovers(run_dir)
 
 
 def drop_checkpoints_after(run_dir: Path, step: int) -> list[Path]:
-    """Remove the checkpoints of steps that will be done again, and return their paths."""
+    """Remove the checkpoints of steps that will be done again, return their paths, and remove what a killed run left."""
     dropped = [path for path in find_checkpoints(run_dir) if checkpoint_step(path) > step]
     for path in reversed(dropped):
         _remove(path)
+    _remove_leftovers(run_dir)
     return dropped
 
 
@@ -238,6 +238,11 @@ def _remove(path: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     path.rename(removed)
     shutil.rmtree(removed)
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_failure(path: Path, size: int, error: Exception) -> str:

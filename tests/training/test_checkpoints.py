@@ -16,6 +16,7 @@ from hf_ddpm.training.checkpoints import (
     checkpoint_path,
     checkpoint_step,
     choose_checkpoint,
+    drop_checkpoints_after,
     find_checkpoints,
     prune_checkpoints,
     publish_directory,
@@ -106,6 +107,18 @@ def test_publishing_again_replaces_the_whole_directory(tmp_path):
     path = publish(tmp_path, 7)
     publish_directory(path, lambda directory: (directory / "other").write_text("other"))
     assert [file.name for file in path.iterdir()] == ["other"]
+
+
+def test_a_death_between_the_renames_of_a_replacement_is_put_right(tmp_path):
+    path = publish(tmp_path, 7)
+    path.rename(path.parent / f".{path.name}.replaced")
+
+    def fail(directory: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish_directory(path, fail)
+    verify_checkpoint(path)
 
 
 def test_steps_are_sorted_as_numbers_and_strangers_ignored(tmp_path):
@@ -263,6 +276,13 @@ def test_pruning_removes_what_a_killed_run_was_writing(tmp_path):
     publish(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step-00000020.partial").mkdir()
     prune_checkpoints(tmp_path, 2, None)
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+def test_a_resumed_run_removes_what_a_killed_one_left_though_it_saves_nothing(tmp_path):
+    publish(tmp_path, 10)
+    (tmp_path / "checkpoints" / ".step-00000005.removed").mkdir()
+    assert drop_checkpoints_after(tmp_path, 10) == []
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
