@@ -77,6 +77,25 @@ def test_a_published_directory_is_whole(tmp_path):
     assert set(json.loads((path / MANIFEST).read_text())["files"]) == {*REQUIRED, "model_index.json"}
 
 
+def test_all_is_on_the_disk_before_it_gets_its_name_and_the_name_before_anything_else(tmp_path, monkeypatch):
+    calls, fsync, rename = [], os.fsync, os.rename
+
+    def noting_fsync(descriptor):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def noting_rename(source, target):
+        calls.append(f"rename to {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "rename", noting_rename)
+    path = publish(tmp_path, 7)
+    partial = path.parent / ".step-00000007.partial"
+    assert calls[-2:] == ["rename to step-00000007", path.parent]
+    assert set(calls[:-2]) == {partial, *(partial / written.relative_to(path) for written in path.rglob("*"))}
+
+
 def test_a_write_that_fails_publishes_nothing_and_the_next_one_succeeds(tmp_path):
     path = checkpoint_path(tmp_path, 7)
 

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -207,7 +206,7 @@ def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, before
     for path in chosen:
         assert path is None or content(path) in states
     assert len(runs) > 20
-    for run in runs:
+    for run in runs[::12]:
         newest = save(run, 70)
         prune_checkpoints(run, 2, None)
         assert choose_checkpoint(run, "auto") == newest
@@ -232,7 +231,7 @@ def tensor_hashes(checkpoint: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def real_options(tmp_path_factory, tiny_options) -> list[str]:
+def real_options(tiny_options) -> list[str]:
     return [*tiny_options, "--max_train_steps=3", "--checkpoint.every_steps=1", "--model.overrides.dropout=0.1"]
 
 
@@ -261,7 +260,7 @@ def test_a_run_killed_while_it_saved_ends_bit_for_bit_as_it_would_have(real_run,
 
 @pytest.mark.faults
 def test_runs_killed_at_any_operation_of_a_save_end_bit_for_bit_as_they_would_have(tmp_path, real_options, capsys):
-    deaths = [(step, count) for step in (1, 3) for count in range(0, 400, 3)]
+    deaths = [(1, count) for count in range(0, 120, 9)] + [(3, count) for count in range(4, 220, 9)]
     command = [sys.executable, "-c", TRAIN_AND_DIE, str(tmp_path), json.dumps(real_options), json.dumps(deaths)]
     environment = ENVIRONMENT | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
@@ -270,7 +269,7 @@ def test_runs_killed_at_any_operation_of_a_save_end_bit_for_bit_as_they_would_ha
     for run in runs:
         assert tensor_hashes(checkpoint_path(run, 3)) == tensor_hashes(checkpoint_path(tmp_path / "whole", 3))
         assert all(name.startswith("step-") for name in names(run / "checkpoints"))
-    assert len(runs) > 40
+    assert len(runs) > 20
     with capsys.disabled():
         print(f"\n{len(runs)} training runs killed while they saved, resumed bit for bit; lost runs: 0")
 
@@ -368,24 +367,18 @@ def test_a_file_that_the_manifest_does_not_list_is_left_alone(real_run, tmp_path
 # A disk that is full
 
 
-def limit_file_size(size: int) -> Callable[[], None]:
-    """Let no file grow beyond `size` bytes; returns what lifts the limit."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("size", [0, 100, 5000, 20_000])
 def test_a_full_disk_stops_training_and_the_old_checkpoints_stay(tmp_path, tiny_options, monkeypatch, size):
     save_state = loop.save_state
 
     def save_on_a_full_disk(state, *args):
-        lift = limit_file_size(size) if state.step == 3 else lambda: None
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails and does not kill
         try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size if state.step == 3 else before[0], before[1]))
             save_state(state, *args)
         finally:
-            lift()
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(loop, "save_state", save_on_a_full_disk)
     options = [*tiny_options, "--max_train_steps=4", "--checkpoint.every_steps=1", f"--output_dir={tmp_path / 'run'}"]
