@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -81,7 +82,7 @@ class Cage:
 
 @pytest.fixture
 def cage(tmp_path, monkeypatch) -> Cage:
-    # Silence must not be owed to what `torch.load` refuses by default, but to its never being called.
+    # Silence must not be owed to what `torch.load` refuses by default.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     return Cage(tmp_path)
 
@@ -147,6 +148,13 @@ def test_a_pickle_in_place_of_the_weights_is_refused(model, cage, name, archive)
     with pytest.raises((OSError, ValueError)):
         CFGDDPMPipeline.from_pretrained(model, use_safetensors=True)
     assert cage.silent
+
+
+def test_even_a_pickle_of_honest_weights_is_refused(model):
+    """It is not looked at, rather than unpickled with care."""
+    torch.save(load_file(model / WEIGHTS), model / "unet" / "diffusion_pytorch_model.bin")
+    (model / WEIGHTS).unlink()
+    assert "safetensors" in refusal(lambda: load_pipeline(str(model), device="cpu"))
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
