@@ -1,7 +1,8 @@
 """Checkpoint directories: complete or absent, never half, and never a pickle.
 
 A checkpoint is written under a temporary name, `manifest.json` (size and sha256 of every other file) last; all of it is
-flushed to the disk, and one rename publishes it. Only then are old checkpoints removed.
+flushed to the disk, and one rename publishes it. Only then are old checkpoints removed, and again a rename comes first, so
+that what bears a checkpoint's name is whole unless the disk damaged it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 MANIFEST = "manifest.json"
+# What a run reads to go on.
+REQUIRED = (
+    "training/state.json",
+    "training/model.safetensors",
+    "training/optimizer.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+)
 _PREFIX = "step-"
 
 
@@ -34,17 +44,31 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
     Args:
         path: the directory to publish; one that is there already is replaced.
         write: fills the empty directory it is given.
+
+    Raises:
+        OSError: the disk is full or the like, in one line that names the path and the bytes; `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write(partial)
-    for written in (*partial.rglob("*"), partial):
-        _flush(written)
-    replaced = path.parent / f".{path.name}.replaced"
-    shutil.rmtree(replaced, ignore_errors=True)
+    partial, replaced = (path.parent / f".{path.name}.{kind}" for kind in ("partial", "replaced"))
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)  # a process died between the two renames below
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        write(partial)
+        file_mode = partial.stat().st_mode & 0o666  # what the umask allows; safetensors makes files for the owner alone
+        for written in (*partial.rglob("*"), partial):
+            if written.is_file():
+                written.chmod(file_mode)
+            _flush(written)
+    except BaseException as error:
+        size = _size_of(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise OSError(_write_failure(path, size, error)) from error
+        raise
     if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         path.rename(replaced)
     partial.rename(path)
     _flush(path.parent)
@@ -65,45 +89,67 @@ def prune_checkpoints(run_dir: Path, keep: int, keep_every_steps: int | None) ->
     """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every_steps` (None = no such)."""
     for path in find_checkpoints(run_dir)[:-keep]:
         if keep_every_steps is None or checkpoint_step(path) % keep_every_steps:
-            shutil.rmtree(path)
-    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            _remove(path)
+    _remove_leftovers(run_dir)
 
 
 def drop_checkpoints_after(run_dir: Path, step: int) -> list[Path]:
-    """Remove the checkpoints of steps that will be done again, and return their paths."""
+    """Remove the checkpoints of steps that will be done again, return their paths, and remove what a killed run left."""
     dropped = [path for path in find_checkpoints(run_dir) if checkpoint_step(path) > step]
-    for path in dropped:
-        shutil.rmtree(path)
+    for path in reversed(dropped):
+        _remove(path)
+    _remove_leftovers(run_dir)
     return dropped
 
 
 def find_checkpoints(run_dir: Path) -> list[Path]:
     """Published checkpoints of a run, oldest first."""
     found = (run_dir / "checkpoints").glob(f"{_PREFIX}*")
-    return sorted((path for path in found if path.name.removeprefix(_PREFIX).isdigit()), key=checkpoint_step)
+    return sorted(
+        (path for path in found if path.name.removeprefix(_PREFIX).isdecimal() and path.is_dir()), key=checkpoint_step
+    )
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Compare every file with the manifest.
+    """Compare every file that the manifest lists with it, and see that what is called safetensors is that.
+
+    Files that it does not list are left alone: file browsers and network disks put some everywhere, and nothing reads them.
 
     Raises:
-        ValueError: names the file that is missing, cut or changed.
+        ValueError: names the file that is missing, cut, changed or in another format.
     """
     manifest = path / MANIFEST
     try:
         listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
         files = {name: (expected["size"], expected["sha256"]) for name, expected in listed}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"checkpoint {path}: {MANIFEST} is missing or damaged") from None
+    for name in REQUIRED:
+        if name not in files:
+            raise ValueError(f"checkpoint {path}: {name} is missing, in {MANIFEST} too")
     for name, (size, sha256) in files.items():
-        file = path / name
-        if not file.is_file():
-            raise ValueError(f"checkpoint {path}: {name} is missing")
-        if file.stat().st_size != size:
-            raise ValueError(f"checkpoint {path}: {name} has {file.stat().st_size} bytes instead of {size}")
-        if sha256_of(file) != sha256:
-            raise ValueError(f"checkpoint {path}: the content of {name} has changed since it was saved")
+        try:
+            fault = _find_fault(path / name, size, sha256)
+        except OSError as error:
+            fault = f"cannot be read, {error.strerror}"
+        if fault is not None:
+            raise ValueError(f"checkpoint {path}: {name} {fault}")
+
+
+def _find_fault(file: Path, size: int, sha256: str) -> str | None:
+    if not file.is_file():
+        return "is missing"
+    if file.stat().st_size != size:
+        return f"has {file.stat().st_size} bytes instead of {size}"
+    if sha256_of(file) != sha256:
+        return "has changed since it was saved"
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except SafetensorError:
+            return "is not in the format safetensors, and no other is read"
+    return None
 
 
 def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
@@ -111,13 +157,15 @@ def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
 
     Args:
         run_dir: the run folder.
-        resume: `none`, `auto` (the newest that is whole, else None), `latest` or the path of a checkpoint.
+        resume: `none`, `auto` (the newest that is whole, None where none was ever saved), `latest` or the path of a
+            checkpoint.
 
     Returns:
         The checkpoint to continue from; None = start from the beginning.
 
     Raises:
-        ValueError: `none` with a folder that is not empty, `latest` with nothing to resume, a checkpoint that is damaged.
+        ValueError: `none` with a folder that is not empty, `latest` with nothing to resume, a checkpoint that is damaged
+            (with `auto`: all of them are), the path of a checkpoint of another run beside this run's own.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"--output_dir is {str(run_dir)!r}: that is a file, name a folder")
@@ -133,23 +181,40 @@ def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
         checkpoints = find_checkpoints(run_dir)
         if not checkpoints:
             raise ValueError(f"--resume is 'latest': {run_dir} has no checkpoint, start with --resume auto or none")
-        verify_checkpoint(checkpoints[-1])
-        return checkpoints[-1]
+        return _checked(checkpoints[-1], resume)
     if not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
-    verify_checkpoint(Path(resume))
-    return Path(resume)
+    own = [path.resolve() for path in find_checkpoints(run_dir)]
+    if own and Path(resume).resolve() not in own:  # the run would remove those of later steps
+        raise ValueError(
+            f"--resume is {resume!r}: {run_dir} has checkpoints of its own, name another --output_dir or take one of them"
+        )
+    return _checked(Path(resume), resume)
 
 
 def _newest_whole_checkpoint(run_dir: Path) -> Path | None:
-    for path in reversed(find_checkpoints(run_dir)):
+    checkpoints = find_checkpoints(run_dir)
+    for path in reversed(checkpoints):
         try:
             verify_checkpoint(path)
         except ValueError as error:
             print(f"warning: {error}; trying the checkpoint before it", file=sys.stderr)
         else:
             return path
+    if checkpoints:
+        raise ValueError(
+            f"--resume is 'auto': {run_dir} has {len(checkpoints)} checkpoints and all are damaged, "
+            "bring one back or name a new --output_dir"
+        )
     return None
+
+
+def _checked(path: Path, resume: str) -> Path:
+    try:
+        verify_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest that is whole") from None
+    return path
 
 
 def sha256_of(file: Path) -> str:
@@ -165,3 +230,31 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which loses its name at once and its files one after the other."""
+    removed = path.parent / f".{path.name}.removed"
+    shutil.rmtree(removed, ignore_errors=True)
+    path.rename(removed)
+    shutil.rmtree(removed)
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_failure(path: Path, size: int, error: Exception) -> str:
+    """What is said of a directory that could not be written, after `size` bytes of it."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{_PREFIX}*"))])
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return (
+        f"{path} cannot be written, {reason}: it takes at least {needed:,} bytes and {shutil.disk_usage(folder).free:,} are "
+        "free. What was saved before is still there: mend this and go on with --resume auto"
+    )
+
+
+def _size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

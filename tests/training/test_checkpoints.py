@@ -1,16 +1,22 @@
 """Checkpoint directories are complete or absent, damage is found and named, and old ones go."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
+    REQUIRED,
     checkpoint_path,
     checkpoint_step,
     choose_checkpoint,
+    drop_checkpoints_after,
     find_checkpoints,
     prune_checkpoints,
     publish_directory,
@@ -23,8 +29,12 @@ WEIGHTS = "training/model.safetensors"
 
 def fill(directory: Path) -> None:
     """What stands for a saved state."""
-    (directory / "training").mkdir()
-    (directory / WEIGHTS).write_bytes(bytes(range(256)))
+    for name in REQUIRED:
+        (directory / name).parent.mkdir(exist_ok=True)
+        if name.endswith(".json"):
+            (directory / name).write_text("{}")
+        else:
+            save_file({"weights": np.arange(99)}, directory / name)
     (directory / "model_index.json").write_text("{}")
     write_manifest(directory)
 
@@ -64,7 +74,26 @@ def test_a_published_directory_is_whole(tmp_path):
     assert path == tmp_path / "checkpoints" / "step-00000007"
     verify_checkpoint(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert set(json.loads((path / MANIFEST).read_text())["files"]) == {WEIGHTS, "model_index.json"}
+    assert set(json.loads((path / MANIFEST).read_text())["files"]) == {*REQUIRED, "model_index.json"}
+
+
+def test_all_is_on_the_disk_before_it_gets_its_name_and_the_name_before_anything_else(tmp_path, monkeypatch):
+    calls, fsync, rename = [], os.fsync, os.rename
+
+    def noting_fsync(descriptor):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def noting_rename(source, target):
+        calls.append(f"rename to {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "rename", noting_rename)
+    path = publish(tmp_path, 7)
+    partial = path.parent / ".step-00000007.partial"
+    assert calls[-2:] == ["rename to step-00000007", path.parent]
+    assert set(calls[:-2]) == {partial, *(partial / written.relative_to(path) for written in path.rglob("*"))}
 
 
 def test_a_write_that_fails_publishes_nothing_and_the_next_one_succeeds(tmp_path):
@@ -74,9 +103,9 @@ def test_a_write_that_fails_publishes_nothing_and_the_next_one_succeeds(tmp_path
         (directory / "half").write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=f"{path} cannot be written, disk full: it takes at least 4 bytes"):
         publish_directory(path, fail)
-    assert not path.exists() and find_checkpoints(tmp_path) == []
+    assert list(path.parent.iterdir()) == []
     verify_checkpoint(publish(tmp_path, 7))
     assert not (path / "half").exists() and len(list(path.parent.iterdir())) == 1
 
@@ -90,6 +119,7 @@ def test_a_write_that_fails_leaves_what_was_published_before(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         publish_directory(path, fail)
     verify_checkpoint(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_publishing_again_replaces_the_whole_directory(tmp_path):
@@ -98,11 +128,24 @@ def test_publishing_again_replaces_the_whole_directory(tmp_path):
     assert [file.name for file in path.iterdir()] == ["other"]
 
 
+def test_a_death_between_the_renames_of_a_replacement_is_put_right(tmp_path):
+    path = publish(tmp_path, 7)
+    path.rename(path.parent / f".{path.name}.replaced")
+
+    def fail(directory: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish_directory(path, fail)
+    verify_checkpoint(path)
+
+
 def test_steps_are_sorted_as_numbers_and_strangers_ignored(tmp_path):
     for step in (900, 1000, 123_456_789):
         publish(tmp_path, step)
-    for stranger in ("step-last", ".step-00000005.partial", "notes"):
+    for stranger in ("step-last", "step-²", ".step-00000005.partial", "notes"):
         (tmp_path / "checkpoints" / stranger).mkdir()
+    (tmp_path / "checkpoints" / "step-00000006").write_text("a file")
     assert steps(tmp_path) == [900, 1000, 123_456_789]
     assert find_checkpoints(tmp_path / "elsewhere") == []
 
@@ -164,7 +207,8 @@ def test_auto_falls_back_to_the_one_before_and_says_so(tmp_path, capsys, damage)
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: ") and str(bad) in warning and WEIGHTS in warning
     flip(good / WEIGHTS)
-    assert choose_checkpoint(tmp_path, "auto") is None
+    with pytest.raises(ValueError, match="--resume is 'auto': .* 2 checkpoints and all are damaged"):
+        choose_checkpoint(tmp_path, "auto")
 
 
 def test_latest_needs_a_whole_checkpoint(tmp_path):
@@ -174,7 +218,7 @@ def test_latest_needs_a_whole_checkpoint(tmp_path):
     newest = publish(tmp_path, 10)
     assert choose_checkpoint(tmp_path, "latest") == newest
     flip(newest / WEIGHTS)
-    with pytest.raises(ValueError, match=WEIGHTS):
+    with pytest.raises(ValueError, match=f"--resume is 'latest': .*{WEIGHTS} has changed.*--resume auto"):
         choose_checkpoint(tmp_path, "latest")
 
 
@@ -186,10 +230,46 @@ def test_a_path_is_taken_or_refused_for_what_it_is(tmp_path):
     with pytest.raises(ValueError, match="--resume is '.*gone': no such checkpoint folder"):
         choose_checkpoint(tmp_path, str(tmp_path / "gone"))
     with pytest.raises(ValueError, match=MANIFEST):
-        choose_checkpoint(tmp_path, str(tmp_path))
+        choose_checkpoint(tmp_path / "new", str(tmp_path))
     flip(path / WEIGHTS)
     with pytest.raises(ValueError, match=WEIGHTS):
         choose_checkpoint(tmp_path, str(path))
+
+
+def test_a_checkpoint_of_another_run_does_not_endanger_the_own_ones(tmp_path):
+    """The run would go on from its step, and remove those of later steps."""
+    path = publish(tmp_path / "other", 5)
+    publish(tmp_path / "run", 10)
+    with pytest.raises(ValueError, match="--resume is .*step-00000005': .* has checkpoints of its own"):
+        choose_checkpoint(tmp_path / "run", str(path))
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_manifest_that_forgets_a_file_is_no_excuse(tmp_path, name):
+    path = publish(tmp_path, 5)
+    (path / name).unlink()
+    (path / MANIFEST).unlink()
+    write_manifest(path)
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        choose_checkpoint(tmp_path, "latest")
+
+
+def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, capsys):
+    good, bad = publish(tmp_path, 5), publish(tmp_path, 10)
+    manifest = json.loads((bad / MANIFEST).read_text())
+    manifest["files"]["model_index.json"]["size"] = 0
+    (bad / MANIFEST).write_text(json.dumps(manifest))
+    (bad / "model_index.json").unlink()
+    (bad / "model_index.json").symlink_to("/proc/self/mem")  # of size 0, and its first byte gives an input/output error
+    assert choose_checkpoint(tmp_path, "auto") == good
+    assert "model_index.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_manifest_without_end_is_damage(tmp_path):
+    path = publish(tmp_path, 5)
+    (path / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{MANIFEST} is missing or damaged"):
+        verify_checkpoint(path)
 
 
 def test_a_moved_checkpoint_is_still_whole(tmp_path):
@@ -218,24 +298,58 @@ def test_pruning_removes_what_a_killed_run_was_writing(tmp_path):
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
+def test_a_resumed_run_removes_what_a_killed_one_left_though_it_saves_nothing(tmp_path):
+    publish(tmp_path, 10)
+    (tmp_path / "checkpoints" / ".step-00000005.removed").mkdir()
+    assert drop_checkpoints_after(tmp_path, 10) == []
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
+
+
 def test_a_flipped_bit_of_the_manifest_is_damage_and_no_other_error(tmp_path):
     """Only bits that JSON gives no meaning, as in white space, may go unnoticed."""
-    directory = tmp_path / "step-00000001"
-    publish_directory(directory, write_one_file)
-    manifest = directory / "manifest.json"
-    whole = manifest.read_bytes()
+    path = publish(tmp_path, 1)
+    whole = (path / MANIFEST).read_bytes()
     damaged = 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 7):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
-        manifest.write_bytes(flipped)
+        (path / MANIFEST).write_bytes(flipped)
         try:
-            verify_checkpoint(directory)
+            verify_checkpoint(path)
         except ValueError:
             damaged += 1
-    assert damaged > 0.9 * 8 * len(whole)
+    assert damaged > 0.9 * 8 * len(whole) / 7
 
 
-def write_one_file(directory):
-    (directory / "weights").write_bytes(b"0123")
-    write_manifest(directory)
+# Full disks, and who may read
+
+
+@pytest.mark.parametrize("call", ["fsync", "mkdir", "chmod"])
+def test_a_full_disk_leaves_what_was_published_whatever_fails(tmp_path, monkeypatch, call):
+    path = publish(tmp_path, 10)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        for step in (10, 20):
+            with pytest.raises(OSError, match="No space left on device") as stopped:
+                publish(tmp_path, step)
+            message, size = str(stopped.value), sum(map(len, before.values()))
+            assert message.startswith(f"{checkpoint_path(tmp_path, step)} cannot be written, No space left on device: ")
+            assert f"at least {size:,} bytes" in message and "\n" not in message
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_and_folders_get_the_mode_that_the_umask_allows(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        publish(tmp_path / "run", 10)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
