@@ -325,6 +325,21 @@ class CFGDDPMPipeline(DiffusionPipeline):
         keep_all = learned and isinstance(self.scheduler, DDPMScheduler)
         return model_output if keep_all else model_output[:, :channels]
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> CFGDDPMPipeline:
+        """Load a pipeline from a folder or the Hub, its weights from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: folder, or id on the Hub.
+            **kwargs: see `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: `use_safetensors` is not True: pickled weights can run code when they are loaded.
+        """
+        safe = kwargs.pop("use_safetensors", True)
+        require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
+        return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+
     def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` beside them.
 

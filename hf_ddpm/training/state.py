@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.training.optim import resume_lr_schedule
 
+_PROGRESS = ("step", "images_seen", "window_loss", "window_steps", "ema_step", "scaler", "identity")
+
 
 @dataclass
 class TrainState:
@@ -83,15 +85,36 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
 
 
 def read_extra(directory: Path) -> dict[str, Any]:
-    """All of a checkpoint's `state.json`: progress, and the `extra` that was saved with it."""
-    return json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
+    """All of a checkpoint's `state.json`: progress, and the `extra` that was saved with it.
+
+    Raises:
+        ValueError: it is not what `save_state` writes.
+    """
+    saved = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
+    missing = [name for name in _PROGRESS if name not in saved] if isinstance(saved, dict) else _PROGRESS
+    if missing:
+        raise ValueError(
+            f"checkpoint {directory}: training/state.json has no {', '.join(missing)}: it is of another program"
+        )
+    return saved
 
 
 def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
     """Read a verified checkpoint back into a freshly built state, tensor for tensor.
 
     Learning rate, betas and the like are those of the fresh state: what the options say now, applies.
+
+    Raises:
+        ValueError: the tensors are not those of this network.
     """
+    try:
+        _load_state(state, accelerator, directory)
+    except (RuntimeError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint {directory}: its tensors are not those of this network ({reason})") from error
+
+
+def _load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
     training, saved = directory / "training", read_extra(directory)
     state.unet.load_state_dict(load_file(training / "model.safetensors"))
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]

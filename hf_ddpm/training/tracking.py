@@ -99,7 +99,9 @@ class RunLog:
                 continue
             if record["step"] <= step:
                 kept.append(line + "\n")
-        self._file.write_text("".join(kept), encoding="utf-8")
+        replaced = self._file.with_suffix(".tmp")
+        replaced.write_text("".join(kept), encoding="utf-8")
+        replaced.replace(self._file)
 
 
 def check_trackers(trackers: list[str]) -> None:
