@@ -3,6 +3,7 @@
 processes = join_processes()
 mine = share(100, processes)                     # slice(50, 100) in the second of two processes
 everything = gather([f(i) for i in range(100)[mine]], processes)
+signal_number = agree_to_stop(stop, processes)   # of hf_ddpm.signals.stop_requests
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+
+from hf_ddpm.signals import StopRequest
 
 Item = TypeVar("Item")
 
@@ -61,6 +64,15 @@ def share(count: int, processes: PartialState) -> slice:
 def gather(items: list[Item], processes: PartialState) -> list[Item]:
     """Every process's items, those of the first process first; every process has to call it, and gets them all."""
     return items if processes.num_processes == 1 else gather_object(items)
+
+
+def agree_to_stop(stop: StopRequest, processes: PartialState) -> int | None:
+    """The signal that asked any of the processes to stop, None = go on; every process has to call it, and gets the same."""
+    if processes.num_processes == 1:
+        return stop.signal_number
+    number = torch.tensor(stop.signal_number or 0, device=processes.device)
+    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+    return number.item() or None
 
 
 def _cores() -> int:

@@ -1,0 +1,184 @@
+"""Runs that are stopped by a signal, locked out by another one, or started again by the launcher."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import hf_ddpm.training.loop as loop
+from hf_ddpm.cli import parse_config
+from hf_ddpm.signals import Stopped
+from hf_ddpm.training.lock import LOCK
+from hf_ddpm.training.options import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+OPTIONS = [
+    f"--max_train_steps={STEPS}",
+    "--checkpoint.every_steps=3",
+    "--checkpoint.keep=9",
+    "--logging.every_steps=3",
+    "--logging.sample_every_steps=4",
+    "--data.test_split=test",
+    "--model.overrides.dropout=0.1",
+]
+
+
+@pytest.fixture(autouse=True)
+def listening_to_ctrl_c():
+    """A process that a shell put into the background ignores SIGINT, and so would the test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def run_training(tiny_options, tmp_path):
+    """Train into tmp_path / name and return that folder."""
+
+    def run(name: str, *options: str) -> Path:
+        loop.train(parse_config(TrainConfig, [*tiny_options, *OPTIONS, f"--output_dir={tmp_path / name}", *options]))
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def signal_in(monkeypatch):
+    """Send a signal at the end of the n-th call of a function of the loop."""
+
+    def plant(function: str, call: int, number: int) -> None:
+        original, calls = getattr(loop, function), []
+
+        def signalled(*args, **kwargs):
+            result = original(*args, **kwargs)
+            calls.append(function)
+            if len(calls) == call:
+                signal.raise_signal(number)
+            return result
+
+        monkeypatch.setattr(loop, function, signalled)
+
+    return plant
+
+
+def outcome(folder: Path) -> tuple:
+    """sha256 of every tensor of the last checkpoint, the log without what the clock says, and the pictures."""
+    last = folder / "checkpoints" / f"step-{STEPS:08d}"
+    hashes = {
+        f"{file.relative_to(last)}:{name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        for file in last.rglob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    return hashes, log, {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return [loop.checkpoint_path(folder, step).exists() * step for step in range(1, STEPS + 1)]
+
+
+class TestStopping:
+    @pytest.mark.parametrize(
+        ("step", "number"),
+        [(2, signal.SIGTERM), (3, signal.SIGINT), (4, signal.SIGTERM), (STEPS, signal.SIGTERM)],
+        ids=["nothing due", "checkpoint due", "preview due", "last step"],
+    )
+    def test_a_stopped_run_goes_on_bit_for_bit(self, run_training, tmp_path, signal_in, monkeypatch, capsys, step, number):
+        whole = run_training("whole")
+        published = []
+        publish = loop.publish_directory
+        monkeypatch.setattr(loop, "publish_directory", lambda path, write: (published.append(path.name), publish(path, write)))
+        with monkeypatch.context():
+            signal_in("train_step", step, number)
+            with pytest.raises(Stopped, match=f"saved at step {step}; continue with --resume auto") as stopped:
+                run_training("run")
+            monkeypatch.undo()
+        folder = tmp_path / "run"
+        assert stopped.value.signal_number == number
+        assert published == [f"step-{saved:08d}" for saved in (3, 6) if saved < step] + [f"step-{step:08d}"]
+        assert not (folder / LOCK).exists() and not (folder / "pipeline").exists()
+        assert not (folder / "samples" / f"step-{step:08d}.png").exists(), "no preview"
+        run_training("run", "--resume=auto")
+        assert f"at step {step}" in capsys.readouterr().out
+        assert outcome(folder) == outcome(whole)
+
+    def test_a_signal_in_the_preview_ends_it_there(self, run_training, tmp_path, signal_in):
+        whole = run_training("whole")
+        signal_in("save_sample_grid", 1, signal.SIGTERM)
+        with pytest.raises(Stopped, match="interrupted at step 4; continue from the last checkpoint with --resume auto"):
+            run_training("run")
+        assert [step for step in checkpoints(tmp_path / "run") if step] == [3]
+        assert outcome(run_training("run", "--resume=auto")) == outcome(whole)
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_before_the_first_step_writes_nothing(
+        self, load_script, tiny_options, tmp_path, signal_in, capsys, number, code
+    ):
+        signal_in("load_data", 1, number)
+        with pytest.raises(SystemExit) as stopped:
+            load_script("train").main([*tiny_options, *OPTIONS, f"--output_dir={tmp_path / 'run'}"])
+        assert stopped.value.code == code
+        assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(self, run_training, tmp_path, signal_in):
+        signal_in("save_state", 3, signal.SIGTERM)
+        with pytest.raises(Stopped, match=f"interrupted at step {STEPS}"):
+            run_training("run")
+        assert loop.checkpoint_path(tmp_path / "run", STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
+        assert (run_training("run", "--resume=auto") / "pipeline" / "model_index.json").exists()
+
+
+def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_options, tmp_path):
+    folder, length = tmp_path / "run", "--max_train_steps=100000"
+    command = [sys.executable, str(ROOT / "train_scripts" / "train.py"), *tiny_options, *OPTIONS, length]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, f"--output_dir={folder}"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not loop.find_checkpoints(folder) and process.poll() is None:
+            time.sleep(0.05)
+        before = loop.find_checkpoints(folder)
+        for resume in ("none", "auto", str(before[0])):
+            with pytest.raises(ValueError, match=rf"process {process.pid} on .* is writing there"):
+                run_training("run", length, f"--resume={resume}")
+        assert before[0].exists() and (folder / LOCK).exists()
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        errors = process.stderr.read()
+        assert process.wait() == 143, errors
+        assert time.monotonic() - asked < 20
+    assert "Traceback" not in errors
+    last = loop.checkpoint_step(loop.find_checkpoints(folder)[-1])
+    assert errors.strip().splitlines()[-1] == f"train.py: stopped and saved at step {last}; continue with --resume auto"
+    assert not (folder / LOCK).exists()
+    run_training("run", f"--max_train_steps={last}", "--resume=auto")
+
+
+class TestLock:
+    def test_what_a_killed_run_left_locks_nobody_out(self, run_training, tmp_path):
+        folder = run_training("run", "--max_train_steps=1")
+        (folder / LOCK).write_text(json.dumps({"pid": 1, "host": "gone"}))
+        run_training("run", "--max_train_steps=1", "--resume=auto")
+        assert not (folder / LOCK).exists()
+
+    def test_two_runs_that_begin_together(self, run_training, tmp_path, monkeypatch):
+        """The second one finds the folder free, and is still reading its data when the first one begins."""
+        load_data = loop.load_data
+
+        def overtaken(*args):
+            monkeypatch.setattr(loop, "load_data", load_data)
+            run_training("run")
+            return load_data(*args)
+
+        monkeypatch.setattr(loop, "load_data", overtaken)
+        with pytest.raises(ValueError, match="another run has written there meanwhile"):
+            run_training("run")
+        assert [step for step in checkpoints(tmp_path / "run") if step] == [3, 6, 8]
