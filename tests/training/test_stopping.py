@@ -3,6 +3,8 @@
 Starting a process costs seconds of imports, so one pair of processes does everything that two are needed for.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -19,10 +22,11 @@ import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.signals import Stopped
 from hf_ddpm.training.checkpoints import checkpoint_step, find_checkpoints
-from hf_ddpm.training.lock import LOCK
+from hf_ddpm.training.lock import LOCK, RunLock
 from hf_ddpm.training.options import TrainConfig
 
 ROOT = Path(__file__).parents[2]
+ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
 STEPS = 6
 OPTIONS = [
     f"--max_train_steps={STEPS}",
@@ -209,7 +213,8 @@ class TestStopping:
 
 def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_options, tmp_path):
     folder, length = tmp_path / "run", "--max_train_steps=100000"
-    options = [*tiny_options, *OPTIONS, length, f"--output_dir={folder}", "--logging.sample_every_steps=null"]
+    options = [*tiny_options, *OPTIONS, length, f"--output_dir={folder}"]
+    options += ["--logging.sample_every_steps=null", "--checkpoint.keep=999999"]
     command = [sys.executable, str(ROOT / "train_scripts" / "train.py"), *options]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         while not find_checkpoints(folder) and process.poll() is None:
@@ -269,3 +274,39 @@ class TestLock:
         with pytest.raises(ValueError, match="another run has written there meanwhile"):
             run_training("run")
         assert saved_steps(tmp_path / "run") == [3, 6]
+
+    def test_a_lock_on_a_file_that_was_removed_is_none(self, tmp_path, monkeypatch):
+        flock, calls = fcntl.flock, []
+
+        def overtaken(file, how):
+            if not calls:
+                (tmp_path / LOCK).unlink()  # its holder ends between our opening and our locking
+            calls.append(how)
+            flock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", overtaken)
+        with RunLock(tmp_path, ALONE) as lock:
+            lock.take()
+            lock.take()
+            with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(tmp_path, ALONE) as other:
+                other.take()
+            assert (tmp_path / LOCK).exists(), "who is refused leaves the lock where it is"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_without_locks_is_said(self, tmp_path, monkeypatch, capsys):
+        def unable(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", unable)
+        with RunLock(tmp_path, ALONE) as lock:
+            lock.take()
+        assert "cannot be locked (No locks available)" in capsys.readouterr().err
+
+
+def test_a_restart_keeps_a_beginning_from_elsewhere(run_training, tmp_path, monkeypatch, capsys):
+    elsewhere = f"--resume={run_training('first', '--max_train_steps=3') / 'checkpoints' / 'step-00000003'}"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run_training("second", elsewhere, "--max_train_steps=4")
+    run_training("second", elsewhere, "--max_train_steps=5")
+    resumed = [line.split("checkpoints/")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("resumed")]
+    assert resumed == ["step-00000003 at step 3", "step-00000004 at step 4"]
