@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
@@ -20,11 +21,13 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from hf_ddpm.signals import Stopped, sigterm_raises
+
 Config = TypeVar("Config")
 
-DIVERGED_EXIT_CODE = 1
+FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
+SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as shells have it
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -94,17 +97,19 @@ def dump_config(config: Any) -> str:
 def user_errors() -> Iterator[None]:
     """Turn errors that a user can mend into one line on stderr and an exit code.
 
-    A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) with 1, Ctrl-C with 130. With
-    HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+    A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
+    SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
     """
     try:
-        yield
-    except (ValueError, FloatingPointError) as error:
+        with sigterm_raises():
+            yield
+    except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):
             raise
-        _exit(str(error), USAGE_EXIT_CODE if isinstance(error, ValueError) else DIVERGED_EXIT_CODE)
+        _exit(str(error), USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
-        _exit(str(interrupt) or "interrupted", INTERRUPTED_EXIT_CODE)
+        number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
+        _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
 
 
 def _exit(message: str, code: int) -> NoReturn:

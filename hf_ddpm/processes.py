@@ -3,6 +3,7 @@
 processes = join_processes()
 mine = share(100, processes)                     # slice(50, 100) in the second of two processes
 everything = gather([f(i) for i in range(100)[mine]], processes)
+signal_number = agree_to_stop(stop, processes)   # of hf_ddpm.signals.stop_requests
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import atexit
 import os
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+
+from hf_ddpm.signals import StopRequest
 
 Item = TypeVar("Item")
 
@@ -36,7 +39,7 @@ def join_processes(num_threads: int | None = None) -> PartialState:
         ValueError: the launcher started more processes than can see each other.
     """
     AcceleratorState._reset_state()  # a second run in one program may want another precision
-    processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE)
+    processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())
     atexit.register(processes.destroy_process_group)  # what is not there any more is not destroyed twice
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != processes.num_processes:
@@ -61,6 +64,27 @@ def share(count: int, processes: PartialState) -> slice:
 def gather(items: list[Item], processes: PartialState) -> list[Item]:
     """Every process's items, those of the first process first; every process has to call it, and gets them all."""
     return items if processes.num_processes == 1 else gather_object(items)
+
+
+def agree_to_stop(stop: StopRequest, processes: PartialState) -> int | None:
+    """The signal that asked any of the processes to stop, None = go on; every process has to call it, and gets the same."""
+    if processes.num_processes == 1:
+        return stop.signal_number
+    number = torch.tensor(stop.signal_number or 0, device=processes.device)
+    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+    return number.item() or None
+
+
+def _fresh_store() -> dict[str, Any]:
+    """Where processes that torchrun has started again meet, as arguments of `init_process_group`; {} = where torch says.
+
+    The launcher's store still holds the addresses of the processes that have died, and the new ones would wait for those.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():
+        return {}
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
+    return {"store": torch.distributed.PrefixStore(f"restart {restarts}", store), "rank": rank, "world_size": world_size}
 
 
 def _cores() -> int:

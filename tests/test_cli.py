@@ -1,5 +1,6 @@
 """A recipe and its overrides become a checked dataclass; a mistake is one line and exit code 2."""
 
+import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -268,6 +269,15 @@ def test_interruption_is_one_line_and_exit_code_130(capsys):
         raise KeyboardInterrupt("stopped at\nstep 3")
     assert stopped.value.code == 130
     assert capsys.readouterr().err.endswith(": stopped at step 3\n")
+
+
+def test_sigterm_is_one_line_and_exit_code_143_and_is_as_before_afterwards(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, user_errors():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err.endswith(": interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_other_errors_keep_their_traceback():

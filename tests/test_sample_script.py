@@ -170,18 +170,40 @@ def listening_to_ctrl_c():
 
 
 @pytest.mark.usefixtures("listening_to_ctrl_c")
-def test_ctrl_c_ends_with_one_line_and_code_130(main, model, tmp_path, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_batch_and_keeps_what_is_finished(main, model, tmp_path, capsys, number, code):
     folder = tmp_path / "images"
 
-    def press_when_images_come():
+    def send_when_images_come():
         while not list(folder.glob("*.png")):
             time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
-    threading.Thread(target=press_when_images_come, daemon=True).start()
+    threading.Thread(target=send_when_images_come, daemon=True).start()
     with pytest.raises(SystemExit) as caught:
-        main(options(model, folder, "--num_images", "1000", "--batch_size", "1"))
-    assert caught.value.code == 130
+        main(options(model, folder, "--num_images", "1000", "--batch_size", "2"))
+    assert caught.value.code == code
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
-    assert "interrupted" in errors.splitlines()[-1]
+    names = names_in(folder)
+    assert f"stopped: {len(names)} of 1000 images are in {folder}" in errors.splitlines()[-1]
+    assert len(names) % 2 == 0 and "grid.png" not in names
+    for name in names:
+        with Image.open(folder / name) as image:
+            image.load()
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
+def test_an_npz_is_whole_or_not_there(main, model, tmp_path, capsys, monkeypatch):
+    pipeline_call = CFGDDPMPipeline.__call__
+
+    def signalled(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return pipeline_call(*args, **kwargs)
+
+    monkeypatch.setattr(CFGDDPMPipeline, "__call__", signalled)
+    with pytest.raises(SystemExit) as caught:
+        main(options(model, tmp_path / "new", "--num_images", "3", "--batch_size", "2", "--format", "npz"))
+    assert caught.value.code == 130
+    assert "stopped: 0 of 3 images are in" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()

@@ -6,6 +6,8 @@
     torchrun --nproc_per_node 2 train_scripts/sample.py ...        # the processes share the images
 """
 
+import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,8 +65,9 @@ def main(args: list[str] | None = None) -> None:
         import numpy as np
 
         from hf_ddpm.figures.grids import grid_positions, image_grid
-        from hf_ddpm.processes import gather, join_processes, share
+        from hf_ddpm.processes import agree_to_stop, gather, join_processes, share
         from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
+        from hf_ddpm.signals import Stopped, stop_requests
 
         processes = join_processes()
         pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
@@ -83,7 +86,17 @@ def main(args: list[str] | None = None) -> None:
         )
         if config.format == "png":
             batches = save_pngs(batches, config.output_dir, first_position=mine.start, id2label=pipeline.id2label)
-        batches = gather(list(batches), processes)
+        done = []
+        with stop_requests("sampling ends after this batch") as stop:
+            largest_share = math.ceil(len(labels) / processes.num_processes)
+            for _ in range(math.ceil(largest_share / config.batch_size)):  # in every process equally often
+                done += itertools.islice(batches, 1)
+                if signal_number := agree_to_stop(stop, processes):
+                    del batches  # and with them their progress bar
+                    count = sum(len(batch.images) for batch in done) if config.format == "png" else 0
+                    message = f"stopped: {count} of {len(labels[mine])} images are in {config.output_dir}"
+                    raise Stopped(signal_number, message)
+        batches = gather([*done, *batches], processes)  # none are left, but the bar learns that the last one is done
         if processes.is_main_process:
             if config.format == "npz":
                 save_npz(batches, config.output_dir)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,16 +20,20 @@ from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
+from hf_ddpm.processes import agree_to_stop
+from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.changes import check_changes, describe_other_processes
 from hf_ddpm.training.checkpoints import (
     checkpoint_path,
     choose_checkpoint,
     drop_checkpoints_after,
+    find_checkpoints,
     prune_checkpoints,
     publish_directory,
     write_manifest,
 )
 from hf_ddpm.training.divergence import StepRecord, check_finite
+from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.preview import held_out_loss, save_sample_grid
 from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
@@ -48,45 +54,79 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: a mistake in the options or the data; nothing has been written then.
         FloatingPointError: the loss or the gradient is not finite; the step is not applied.
-        KeyboardInterrupt: Ctrl-C, with a message that says how to go on.
+        Stopped: SIGINT (Ctrl-C) or SIGTERM, a `KeyboardInterrupt` with a message that says how to go on. While it trains,
+            the step is ended and saved first.
     """
     run_dir = Path(config.output_dir)
     check_trackers(config.logging.trackers)
-    checkpoint = choose_checkpoint(run_dir, config.resume)
     accelerator = build_accelerator(config)
-    train_images, test_images = load_data(config, accelerator)
-    run = Run(config, accelerator, train_images)
-    state = build_state(config, run)
-    if checkpoint is not None:
-        resume(state, run, checkpoint)
-    elif config.resume == "auto":
-        accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
+    with RunLock(run_dir, accelerator) as lock:
+        if (run_dir / "config.yaml").exists():  # a run began here: is it still going on?
+            lock.take()
+        how, before = _how_to_resume(config), find_checkpoints(run_dir)
+        checkpoint = choose_checkpoint(run_dir, how)
+        train_images, test_images = load_data(config, accelerator)
+        run = Run(config, accelerator, train_images)
+        state = build_state(config, run)
+        owes_preview = checkpoint is not None and resume(state, run, checkpoint)
+        if checkpoint is None and how == "auto":
+            accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
 
-    log = open_log(run, state)
-    try:
-        for step in range(state.step, run.total_steps):
-            grad_norm = train_step(state, run, step)
-            log.advance(run.total_batch_size)
-            done = state.step
-            if done % config.logging.every_steps == 0 or done == run.total_steps:
-                log_progress(log, state, run, grad_norm)
-            if done == run.total_steps or _due(done, config.logging.sample_every_steps):
-                with _not_training(log):
-                    preview(state, run, test_images, log)
-            if done == run.total_steps or _due(done, config.checkpoint.every_steps):
-                with _not_training(log):
-                    save_checkpoint(state, run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
-        ) from None
-    finally:
-        log.close()
-    return finish(state, run)
+        lock.take()
+        if accelerator.is_main_process and find_checkpoints(run_dir) != before:
+            raise ValueError(f"--output_dir is {str(run_dir)!r}: another run has written there meanwhile, see --resume")
+        log = open_log(run, state)
+        try:
+            with stop_requests("the run is saved and ends after this step") as stop:
+                take_steps(state, run, test_images, log, stop, owes_preview=owes_preview)
+        except KeyboardInterrupt as interrupt:
+            message = f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
+            raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
+        finally:
+            log.close()
+        return finish(state, run)
 
 
-def resume(state: TrainState, run: Run, checkpoint: Path) -> None:
-    """Continue from a checkpoint, after comparing its options with those of this run."""
+def take_steps(
+    state: TrainState, run: Run, test_images: ImageTable | None, log: RunLog, stop: StopRequest, *, owes_preview: bool
+) -> None:
+    """Train to the end of the run, or until any process is asked to stop, with all that is due on the way.
+
+    Args:
+        state, run, test_images, log, stop: of the run.
+        owes_preview: whether the run had been stopped before the preview of the step that `state` is at.
+    """
+    config, accelerator = run.config, run.accelerator
+
+    def take_preview() -> None:
+        with _not_training(log), stop.raising():
+            preview(state, run, test_images, log)
+
+    if owes_preview:
+        take_preview()
+    for step in range(state.step, run.total_steps):
+        grad_norm = train_step(state, run, step)
+        log.advance(run.total_batch_size)
+        done = state.step
+        if done % config.logging.every_steps == 0 or done == run.total_steps:
+            log_progress(log, state, run, grad_norm)
+        signal_number = agree_to_stop(stop, accelerator)
+        wants_preview = done == run.total_steps or _due(done, config.logging.sample_every_steps)
+        if wants_preview and not signal_number:
+            take_preview()
+        if done == run.total_steps or _due(done, config.checkpoint.every_steps) or signal_number:
+            with _not_training(log):
+                save_checkpoint(state, run, owes_preview=wants_preview and bool(signal_number))
+        if signal_number:
+            raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
+
+
+def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
+    """Continue from a checkpoint, after comparing its options with those of this run.
+
+    Returns:
+        Whether the preview of the checkpoint's step is still to be taken.
+    """
     saved = read_extra(checkpoint)
     if saved["step"] > run.total_steps:
         raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
@@ -98,6 +138,17 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> None:
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:
         run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
+    return saved.get("owes_preview", False)
+
+
+def _how_to_resume(config: TrainConfig) -> str:
+    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
+    elsewhere = config.resume not in ("none", "auto", "latest") and not find_checkpoints(Path(config.output_dir))
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
+        return config.resume
+    if os.environ.get("RANK", "0") == "0":
+        print("started again by the launcher: --resume auto", file=sys.stderr)
+    return "auto"
 
 
 def open_log(run: Run, state: TrainState) -> RunLog:
@@ -212,12 +263,12 @@ def preview(state: TrainState, run: Run, test_images: ImageTable | None, log: Ru
     run.accelerator.wait_for_everyone()
 
 
-def save_checkpoint(state: TrainState, run: Run) -> None:
-    """Publish a checkpoint of this step, then remove old ones."""
+def save_checkpoint(state: TrainState, run: Run, *, owes_preview: bool) -> None:
+    """Publish a checkpoint of this step, then remove old ones; a run that goes on from it takes the preview it owes."""
     if run.accelerator.is_main_process:
 
         def write(directory: Path) -> None:
-            save_state(state, run.accelerator, directory, {"identity": run.identity()})
+            save_state(state, run.accelerator, directory, {"identity": run.identity(), "owes_preview": owes_preview})
             write_manifest(directory)
 
         publish_directory(checkpoint_path(run.dir, state.step), write)

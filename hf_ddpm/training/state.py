@@ -93,9 +93,7 @@ def read_extra(directory: Path) -> dict[str, Any]:
     saved = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
     missing = [name for name in _PROGRESS if name not in saved] if isinstance(saved, dict) else _PROGRESS
     if missing:
-        raise ValueError(
-            f"checkpoint {directory}: training/state.json has no {', '.join(missing)}: it is of another program"
-        )
+        raise ValueError(f"checkpoint {directory}: training/state.json has no {', '.join(missing)}: not one of a run")
     return saved
 
 

@@ -1,0 +1,118 @@
+"""End a long job well when SIGINT (Ctrl-C) or SIGTERM asks for it.
+
+with stop_requests("stopping after this step") as stop:
+    for step in range(steps):
+        take_step(step)
+        if stop.requested:
+            save()
+            raise Stopped(stop.signal_number, "saved; go on with --resume auto")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+# A launcher may pass on a signal that its processes have got already: within this time it is one request, not two.
+SAME_REQUEST_SECONDS = 1.0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the work before it was done; no `except Exception` takes it for an error."""
+
+    def __init__(self, signal_number: int, message: str = ""):
+        """Args: the signal; what was kept and how to go on, "" = nothing to say."""
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Whether a signal has come, to be polled."""
+
+    def __init__(self):
+        self.signal_number: int | None = None  # None = none has come
+        self._asked_at = 0.0
+        self._raises = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether the work is to be ended now that it can be."""
+        return self.signal_number is not None
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Within this part a signal raises `Stopped` where it comes, and one that has come already at the beginning."""
+        self._raises = True
+        try:
+            if self.requested:
+                raise Stopped(self.signal_number)
+            yield
+        finally:
+            self._raises = False
+
+
+@contextlib.contextmanager
+def stop_requests(promise: str) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request that the work polls; a second one ends the program at once.
+
+    Python sees a signal between two of its instructions: not while the process waits in a collective whose peers are gone.
+    Outside the main thread, which alone may handle signals, nothing is ever requested; a signal that the program was started
+    to ignore (SIGINT in a shell's background job) stays ignored.
+
+    Args:
+        promise: what the line on stderr says that will happen, as in "stopping after this step".
+
+    Raises:
+        Stopped: at the end, when a request came that nobody answered.
+    """
+    stop = StopRequest()
+
+    def handle(signal_number: int, _frame) -> None:
+        now = time.monotonic()
+        if stop.requested:
+            if now - stop._asked_at > SAME_REQUEST_SECONDS:
+                os._exit(128 + signal_number)
+            return
+        stop.signal_number, stop._asked_at = signal_number, now
+        if stop._raises:
+            raise Stopped(signal_number)
+        line = f"\n{signal.Signals(signal_number).name}: {promise}; a second one ends the program at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())  # print may be interrupted while it writes, and must not be called within itself
+
+    with _handlers(handle, signal.SIGINT, signal.SIGTERM):
+        yield stop
+    if stop.requested:
+        raise Stopped(stop.signal_number)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped` where it comes, as SIGINT raises `KeyboardInterrupt`."""
+
+    def handle(signal_number: int, _frame) -> None:
+        raise Stopped(signal_number)
+
+    with _handlers(handle, signal.SIGTERM):
+        yield
+
+
+@contextlib.contextmanager
+def _handlers(handle: Callable, *signal_numbers: int) -> Iterator[None]:
+    """Handle these signals, but for those that are ignored; the handlers of before are back at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in signal_numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

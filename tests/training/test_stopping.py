@@ -1,0 +1,312 @@
+"""Runs that are stopped by a signal, locked out by another one, or started again by the launcher.
+
+Starting a process costs seconds of imports, so one pair of processes does everything that two are needed for.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors.torch import load_file
+
+import hf_ddpm.training.loop as loop
+from hf_ddpm.cli import parse_config
+from hf_ddpm.signals import Stopped
+from hf_ddpm.training.checkpoints import checkpoint_step, find_checkpoints
+from hf_ddpm.training.lock import LOCK, RunLock
+from hf_ddpm.training.options import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
+STEPS = 6
+OPTIONS = [
+    f"--max_train_steps={STEPS}",
+    "--checkpoint.every_steps=3",
+    "--checkpoint.keep=9",
+    "--logging.every_steps=3",
+    "--logging.sample_every_steps=4",
+    "--data.labels=[7]",
+    "--data.test_split=test",
+    "--model.overrides.dropout=0.1",
+]
+
+# In each of two processes that may be started twice: notes how the second process ended both, and then dies once.
+PAIR = """
+import json, os, pathlib, runpy, signal, sys
+
+folder, sample_script, options = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+import hf_ddpm.training.loop as loop
+from hf_ddpm.cli import parse_config
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.signals import Stopped
+from hf_ddpm.training.options import TrainConfig
+
+rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+take_step, ends, at_step = loop.train_step, [], {}
+
+def train(name, *more):
+    return loop.train(parse_config(TrainConfig, [*options, f"--output_dir={folder / name}", *more]))
+
+def train_step(state, run, step):
+    result = take_step(state, run, step)
+    if rank == 1 and restarts == 0 and state.step in at_step:
+        at_step.pop(state.step)()
+    return result
+
+loop.train_step = train_step
+if restarts == 0:
+    model = train("whole")
+    at_step[2] = lambda: signal.raise_signal(signal.SIGTERM)
+    try:
+        train("stopped")
+    except Stopped as stopped:
+        ends.append([stopped.signal_number, str(stopped)])
+    train("stopped", "--resume=auto")
+    draw = CFGDDPMPipeline.__call__
+    def signalled(*args, **kwargs):
+        if rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return draw(*args, **kwargs)
+    CFGDDPMPipeline.__call__ = signalled
+    sys.argv = ["sample.py", f"--model={model}", f"--output_dir={folder / 'images'}", "--num_images=9",
+        "--num_inference_steps=2", "--batch_size=1"]
+    try:
+        runpy.run_path(sample_script, run_name="__main__")
+    except SystemExit as stopped:
+        ends.append(stopped.code)
+    CFGDDPMPipeline.__call__ = draw
+    (folder / f"ends-{rank}.json").write_text(json.dumps(ends))
+at_step[5] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+train("killed")
+"""
+
+
+@pytest.fixture(autouse=True)
+def listening_to_ctrl_c():
+    """A process that a shell put into the background ignores SIGINT, and so would the test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def run_training(tiny_options, tmp_path):
+    """Train into tmp_path / name and return that folder."""
+
+    def run(name: str, *options: str) -> Path:
+        loop.train(parse_config(TrainConfig, [*tiny_options, *OPTIONS, f"--output_dir={tmp_path / name}", *options]))
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def signal_in(monkeypatch):
+    """Send a signal at the end of the n-th call of a function of the loop."""
+
+    def plant(function: str, call: int, number: int) -> None:
+        original, calls = getattr(loop, function), []
+
+        def signalled(*args, **kwargs):
+            result = original(*args, **kwargs)
+            calls.append(function)
+            if len(calls) == call:
+                signal.raise_signal(number)
+            return result
+
+        monkeypatch.setattr(loop, function, signalled)
+
+    return plant
+
+
+def outcome(folder: Path) -> tuple:
+    """sha256 of every tensor of the last checkpoint, the log without what the clock says, and the pictures."""
+    last = folder / "checkpoints" / f"step-{STEPS:08d}"
+    hashes = {
+        f"{file.relative_to(last)}:{name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        for file in last.rglob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    return hashes, log, {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return [checkpoint_step(path) for path in find_checkpoints(folder)]
+
+
+@pytest.fixture(scope="module")
+def shared() -> dict:
+    return {}
+
+
+@pytest.fixture
+def whole(run_training, shared) -> tuple:
+    """The outcome of a run that nobody stopped."""
+    if "whole" not in shared:
+        shared["whole"] = outcome(run_training("whole"))
+    return shared["whole"]
+
+
+class TestStopping:
+    @pytest.mark.parametrize(
+        ("step", "number"),
+        [(2, signal.SIGTERM), (3, signal.SIGINT), (4, signal.SIGTERM), (STEPS, signal.SIGTERM)],
+        ids=["nothing due", "checkpoint due", "preview due", "last step"],
+    )
+    def test_a_stopped_run_goes_on_bit_for_bit(self, run_training, whole, signal_in, monkeypatch, tmp_path, step, number):
+        publish, published = loop.publish_directory, []
+        monkeypatch.setattr(
+            loop, "publish_directory", lambda path, write: published.append(path.name) or publish(path, write)
+        )
+        signal_in("train_step", step, number)
+        with pytest.raises(Stopped, match=f"saved at step {step}; continue with --resume auto") as stopped:
+            run_training("run")
+        folder = tmp_path / "run"
+        assert stopped.value.signal_number == number
+        assert published == [f"step-{saved:08d}" for saved in (3, 6) if saved < step] + [f"step-{step:08d}"]
+        assert not (folder / LOCK).exists() and not (folder / "pipeline").exists()
+        assert not (folder / "samples" / f"step-{step:08d}.png").exists(), "no preview"
+        run_training("run", "--resume=auto")
+        assert outcome(folder) == whole
+
+    def test_a_signal_in_the_preview_ends_it_there(self, run_training, whole, tmp_path, signal_in):
+        signal_in("save_sample_grid", 1, signal.SIGTERM)
+        with pytest.raises(Stopped, match="interrupted at step 4; continue from the last checkpoint with --resume auto"):
+            run_training("run")
+        assert saved_steps(tmp_path / "run") == [3]
+        assert outcome(run_training("run", "--resume=auto")) == whole
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_before_the_first_step_writes_nothing(
+        self, load_script, tiny_options, tmp_path, signal_in, capsys, number, code
+    ):
+        signal_in("load_data", 1, number)
+        with pytest.raises(SystemExit) as stopped:
+            load_script("train").main([*tiny_options, *OPTIONS, f"--output_dir={tmp_path / 'run'}"])
+        assert stopped.value.code == code
+        assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(self, run_training, tmp_path, signal_in):
+        signal_in("save_state", 2, signal.SIGTERM)
+        with pytest.raises(Stopped, match=f"interrupted at step {STEPS}"):
+            run_training("run")
+        assert loop.checkpoint_path(tmp_path / "run", STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
+        assert (run_training("run", "--resume=auto") / "pipeline" / "model_index.json").exists()
+
+
+def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_options, tmp_path):
+    folder, length = tmp_path / "run", "--max_train_steps=100000"
+    options = [*tiny_options, *OPTIONS, length, f"--output_dir={folder}"]
+    options += ["--logging.sample_every_steps=null", "--checkpoint.keep=999999"]
+    command = [sys.executable, str(ROOT / "train_scripts" / "train.py"), *options]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not find_checkpoints(folder) and process.poll() is None:
+            time.sleep(0.05)
+        before = find_checkpoints(folder)
+        for resume in ("none", "auto", str(before[0])):
+            with pytest.raises(ValueError, match=rf"process {process.pid} on .* is writing there"):
+                run_training("run", length, f"--resume={resume}")
+        assert before[0].exists() and (folder / LOCK).exists()
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        errors = process.stderr.read()
+        assert process.wait() == 143, errors
+        assert time.monotonic() - asked < 20
+    assert "Traceback" not in errors
+    last = checkpoint_step(find_checkpoints(folder)[-1])
+    assert errors.strip().splitlines()[-1] == f"train.py: stopped and saved at step {last}; continue with --resume auto"
+    assert not (folder / LOCK).exists()
+    run_training("run", f"--max_train_steps={last}", "--resume=auto")
+
+
+def test_two_processes_stop_together_and_are_started_again(tiny_options, tmp_path):
+    (tmp_path / "pair.py").write_text(PAIR)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone"]
+    arguments = [tmp_path / "pair.py", tmp_path, ROOT / "train_scripts" / "sample.py", *tiny_options, *OPTIONS]
+    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        trained, sampled = json.loads((tmp_path / f"ends-{rank}.json").read_text())
+        assert trained == [signal.SIGTERM, "stopped and saved at step 2; continue with --resume auto"]
+        assert sampled == 143
+    assert {path.name[:5] for path in (tmp_path / "images").iterdir()} == {"00000", "00004"}, "one batch each"
+    assert done.stderr.count("started again by the launcher: --resume auto") == 1
+    assert "resumed from" in done.stdout
+    whole = outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "stopped") == whole
+    assert outcome(tmp_path / "killed") == whole
+
+
+class TestLock:
+    def test_what_a_killed_run_left_locks_nobody_out(self, run_training, tmp_path):
+        folder = run_training("run", "--max_train_steps=1")
+        (folder / LOCK).write_text(json.dumps({"pid": 1, "host": "gone"}))
+        run_training("run", "--max_train_steps=1", "--resume=auto")
+        assert not (folder / LOCK).exists()
+
+    def test_two_runs_that_begin_together(self, run_training, tmp_path, monkeypatch):
+        """The second one finds the folder free, and is still reading its data when the first one begins."""
+        load_data = loop.load_data
+
+        def overtaken(*args):
+            monkeypatch.setattr(loop, "load_data", load_data)
+            run_training("run")
+            return load_data(*args)
+
+        monkeypatch.setattr(loop, "load_data", overtaken)
+        with pytest.raises(ValueError, match="another run has written there meanwhile"):
+            run_training("run")
+        assert saved_steps(tmp_path / "run") == [3, 6]
+
+    def test_a_lock_on_a_file_that_was_removed_is_none(self, tmp_path, monkeypatch):
+        flock, calls = fcntl.flock, []
+
+        def overtaken(file, how):
+            if not calls:
+                (tmp_path / LOCK).unlink()  # its holder ends between our opening and our locking
+            calls.append(how)
+            flock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", overtaken)
+        with RunLock(tmp_path, ALONE) as lock:
+            lock.take()
+            lock.take()
+            with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(tmp_path, ALONE) as other:
+                other.take()
+            assert (tmp_path / LOCK).exists(), "who is refused leaves the lock where it is"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_without_locks_is_said(self, tmp_path, monkeypatch, capsys):
+        def unable(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", unable)
+        with RunLock(tmp_path, ALONE) as lock:
+            lock.take()
+        assert "cannot be locked (No locks available)" in capsys.readouterr().err
+
+
+def test_a_restart_keeps_a_beginning_from_elsewhere(run_training, tmp_path, monkeypatch, capsys):
+    elsewhere = f"--resume={run_training('first', '--max_train_steps=3') / 'checkpoints' / 'step-00000003'}"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run_training("second", elsewhere, "--max_train_steps=4")
+    run_training("second", elsewhere, "--max_train_steps=5")
+    resumed = [line.split("checkpoints/")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("resumed")]
+    assert resumed == ["step-00000003 at step 3", "step-00000004 at step 4"]
