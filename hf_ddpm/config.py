@@ -49,6 +49,10 @@ class DataConfig:
     """1 = grayscale, 3 = RGB; None = as the first image is, or as a model given by its config.json demands."""
     max_images: int | None = None
     """Images to train on, evenly spread over the split (of a stream: the first ones); None = all."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An image that cannot be decoded ends the program, or is left out (in a stream: the next one takes its place)."""
+    max_bad_images: int | None = None
+    """Images of a split that may be left out; None = 100. Only with on_bad_image skip."""
     streaming: bool = False
     """Read the images while training, decoding each as it comes, in place of decoding all of them before."""
     shuffle_buffer: int | None = None
@@ -63,6 +67,9 @@ class DataConfig:
         _require_positive("data.image_size", self.image_size, "pixels")
         _require_positive("data.max_images", self.max_images, "images")
         _require_positive("data.shuffle_buffer", self.shuffle_buffer, "images")
+        _require_positive("data.max_bad_images", self.max_bad_images, "images")
+        has_cap = self.on_bad_image == "skip" or self.max_bad_images is None
+        require(has_cap, "data.max_bad_images", self.max_bad_images, "add --data.on_bad_image skip, or leave it out")
         has_buffer = self.streaming or self.shuffle_buffer is None
         require(has_buffer, "data.shuffle_buffer", self.shuffle_buffer, "add --data.streaming, or leave it out")
         require(self.labels is None or len(self.labels) > 0, "data.labels", self.labels, "name at least one class")

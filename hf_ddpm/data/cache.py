@@ -9,12 +9,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 import torch
 
+from hf_ddpm.data.bad_images import BadImages, settle_bad_images
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
 from hf_ddpm.data.loader import ImageBatch, IndexStream
 from hf_ddpm.data.sources import ImageSource, open_source
@@ -129,12 +130,14 @@ def load_images(
     labels: list[str | int] | None = None,
     class_conditional: bool | None = None,
     max_images: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    max_bad_images: int | None = None,
 ) -> ImageTable:
     """Open one split of a dataset and decode it: `open_source`, then `decode_images`.
 
     Args:
         source, split, image_column, label_column, labels, class_conditional, max_images: see `open_source`.
-        image_size, channels: see `decode_images`.
+        image_size, channels, on_bad_image, max_bad_images: see `decode_images`.
 
     Returns:
         The decoded images.
@@ -154,16 +157,27 @@ def load_images(
         ),
         image_size=image_size,
         channels=channels,
+        on_bad_image=on_bad_image,
+        max_bad_images=max_bad_images,
     )
 
 
-def decode_images(source: ImageSource, *, image_size: int, channels: int | None = None) -> ImageTable:
+def decode_images(
+    source: ImageSource,
+    *,
+    image_size: int,
+    channels: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    max_bad_images: int | None = None,
+) -> ImageTable:
     """Decode every image of a source, or map the pixels of an earlier call from the datasets cache.
 
     Args:
         source: an opened source.
         image_size: height and width in pixels; see `decode_image` for what is done to an image.
         channels: 1 (gray) or 3 (RGB); None = as the first image is.
+        on_bad_image: `skip` leaves out images that cannot be decoded, and names the first few on stderr.
+        max_bad_images: images that `skip` may leave out; None = 100.
 
     Returns:
         The decoded images, in the order of the source.
@@ -172,10 +186,11 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
         ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
     """
     check_pixel_options(image_size, channels)
+    bad_images = BadImages(source.name, source.split, settle_bad_images(on_bad_image, max_bad_images))
     records = source.dataset.select_columns([source.image_column])
     try:
         if channels is None:
-            channels = count_channels(records[0][source.image_column])
+            channels = _count_channels(records, source.image_column, bad_images.are_left_out)
         pixels = records.map(
             _decode_batch,
             batched=True,
@@ -184,26 +199,70 @@ def decode_images(source: ImageSource, *, image_size: int, channels: int | None 
             input_columns=[source.image_column],
             remove_columns=[source.image_column],
             features=datasets.Features({"pixels": datasets.Value("binary")}),
-            fn_kwargs={"image_size": image_size, "channels": channels},
+            fn_kwargs={"image_size": image_size, "channels": channels, "leave_out_bad": bad_images.are_left_out},
             desc=f"decoding {source.split}",
-            **_cache_place(records, source.image_column, image_size, channels),
+            **_cache_place(records, source.image_column, image_size, channels, bad_images.are_left_out),
         )
     except UndecodableImage as error:
         position = error.position or 0
-        row = position if source.kept_rows is None else source.kept_rows[position]
-        raise ValueError(error.describe(source.name, source.split, row)) from error.__cause__
+        bad_images.leave_out(records[position][source.image_column], error, _row(source, position))
     assert len(pixels) == len(records), "a cache file that is complete has one row an image"
     has_labels = source.label_column is not None
+    class_labels = torch.tensor(source.dataset[source.label_column][:]) if has_labels else None
+    if bad_images.are_left_out:
+        kept = _kept_positions(pixels, source, bad_images, image_size)
+        if len(kept) < len(pixels):
+            pixels = pixels.select(kept)
+            class_labels = None if class_labels is None else class_labels[kept]
     return ImageTable(
         pixels=pixels,
         channels=channels,
         image_size=image_size,
         class_names=source.class_names,
-        class_labels=torch.tensor(source.dataset[source.label_column][:]) if has_labels else None,
+        class_labels=class_labels,
     )
 
 
-def _cache_place(records: datasets.Dataset, image_column: str, image_size: int, channels: int) -> dict[str, str | None]:
+def _count_channels(records: datasets.Dataset, image_column: str, leave_out_bad: bool) -> int:
+    """Channels of the first image, with `leave_out_bad` of the first that can be read."""
+    for record in records[image_column]:
+        try:
+            return count_channels(record)
+        except UndecodableImage:
+            if not leave_out_bad:
+                raise
+    return 1  # of no image that can be read: the first of them is refused in a moment
+
+
+def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: BadImages, image_size: int) -> list[int]:
+    """Positions of the images that could be decoded; the others are counted.
+
+    Raises:
+        ValueError: too many could not, or all.
+    """
+    column = pixels.with_format("arrow")["pixels"][:]
+    if column.null_count == 0:
+        return list(range(len(pixels)))
+    missing = column.is_null().to_pylist()
+    for position in np.flatnonzero(missing).tolist():
+        record = source.dataset[position][source.image_column]
+        try:
+            decode_image(record, image_size=image_size, channels=1)
+        except UndecodableImage as error:
+            bad_images.leave_out(record, error, _row(source, position))
+    if all(missing):
+        raise ValueError(f"--data.source {source.name!r}: no image of split {source.split!r} can be decoded, give another")
+    return [position for position, is_missing in enumerate(missing) if not is_missing]
+
+
+def _row(source: ImageSource, position: int) -> int:
+    """Row in the split of a position in the source."""
+    return position if source.kept_rows is None else source.kept_rows[position]
+
+
+def _cache_place(
+    records: datasets.Dataset, image_column: str, image_size: int, channels: int, leave_out_bad: bool
+) -> dict[str, str | None]:
     """Name the cache file of decoded pixels by all that they depend on.
 
     By itself `Dataset.map` would hash an importable function by its name only, and would write beside the
@@ -217,6 +276,7 @@ def _cache_place(records: datasets.Dataset, image_column: str, image_size: int, 
         return {"cache_file_name": None}
     stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
+    parts += ["bad images left out"] * leave_out_bad
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_ddpm_pixels"
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,13 +290,15 @@ def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
 
 
 def _decode_batch(
-    records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int
-) -> dict[str, list[bytes]]:
-    """Decode a batch of undecoded images to CHW bytes."""
+    records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int, leave_out_bad: bool
+) -> dict[str, list[bytes | None]]:
+    """Decode a batch of undecoded images to CHW bytes; with `leave_out_bad`, None where that is impossible."""
     pixels = []
     for record, position in zip(records, positions, strict=True):
         try:
             pixels.append(decode_image(record, image_size=image_size, channels=channels))
         except UndecodableImage as error:
-            raise UndecodableImage(error.path, error.reason, position) from error.__cause__
+            if not leave_out_bad:
+                raise UndecodableImage(error.path, error.reason, position) from error.__cause__
+            pixels.append(None)
     return {"pixels": pixels}

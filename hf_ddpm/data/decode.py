@@ -4,6 +4,7 @@ pixels = decode_image({"bytes": None, "path": "cat.png"}, image_size=32, channel
 """
 
 import io
+import re
 import warnings
 from typing import Any
 
@@ -97,7 +98,8 @@ def count_channels(record: dict[str, Any] | None) -> int:
 
 
 def _undecodable(record: dict[str, Any] | None, error: Exception) -> UndecodableImage:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name of bytes that no file has
+    reason = f"{type(error).__name__}: {' '.join(words.split())}"
     return UndecodableImage((record or {}).get("path"), reason)
 
 

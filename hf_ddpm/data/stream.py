@@ -4,24 +4,28 @@ stream = open_stream("uoft-cs/cifar100", "train", image_size=32, label_column="f
 batch = stream.reader(seed=0, batch_size=128).read(images_seen=0, micro_step=0)
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 import torch
 
+from hf_ddpm.data.bad_images import BadImages, settle_bad_images
 from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.columns import choose_columns, type_name
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, count_channels, decode_image
 from hf_ddpm.data.labels import describe_label, match_classes
-from hf_ddpm.data.loader import ImageBatch, epoch_seed
+from hf_ddpm.data.loader import epoch_seed
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
+from hf_ddpm.data.stream_reader import StreamReader
 
 Example = dict[str, Any]
 READING_BATCH = 256  # undecoded images
@@ -45,6 +49,7 @@ class ImageStream:
         max_images: the option, None = all.
         num_images: images in an epoch of all processes, None = not known before they have been read.
         shuffle_buffer: images that the order is shuffled within.
+        bad_images: what is done about those that cannot be decoded.
     """
 
     examples: datasets.IterableDataset
@@ -61,6 +66,7 @@ class ImageStream:
     max_images: int | None
     num_images: int | None
     shuffle_buffer: int
+    bad_images: BadImages
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -73,13 +79,13 @@ class ImageStream:
             "class_names": self.class_names,
             "max_images": self.max_images,
         }
-        pixels, label = self.decode(self.first)
+        pixels, label = self.decode(self.first)  # `open_stream` has seen that it can be decoded
         digest = hashlib.sha256(json.dumps(known).encode())
         digest.update(pixels)
         digest.update(str(label).encode())
         return digest.hexdigest()
 
-    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> "StreamReader":
+    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> StreamReader:
         """Return what reads batches of this stream for training: see `StreamReader`."""
         return StreamReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
@@ -89,7 +95,8 @@ class ImageStream:
         Args:
             count: images, at least 1; more than there are = all.
         """
-        rows = [self.decode(example) for example in itertools.islice(self._iterate(self.examples), count)]
+        decoded = (self.decode(example) for example in self._iterate(self.examples))
+        rows = list(itertools.islice((row for row in decoded if row is not None), count))
         features = datasets.Features({"pixels": datasets.Value("binary")})
         return ImageTable(
             pixels=datasets.Dataset.from_dict({"pixels": [pixels for pixels, _ in rows]}, features=features),
@@ -119,11 +126,12 @@ class ImageStream:
         rng = np.random.default_rng([seed, process_index])
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
-    def decode(self, example: Example) -> tuple[bytes, int | None]:
+    def decode(self, example: Example) -> tuple[bytes, int | None] | None:
         """Decode the image of an example and check its label.
 
         Returns:
-            channels * image_size**2 bytes in CHW order, and the class label; None = no labels.
+            channels * image_size**2 bytes in CHW order, and the class label; None = no labels. None = the image cannot be
+            decoded, and such images are left out.
 
         Raises:
             ValueError: the image cannot be decoded, or the label is missing or out of range.
@@ -137,7 +145,9 @@ class ImageStream:
         try:
             return decode_image(example[self.image_column], image_size=self.image_size, channels=self.channels), label
         except UndecodableImage as error:
-            raise ValueError(error.describe(self.name, self.split, self._row(example))) from error.__cause__
+            row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data once more
+            self.bad_images.leave_out(example[self.image_column], error, row)
+            return None
 
     def _iterate(self, examples: datasets.IterableDataset) -> Iterator[Example]:
         """Iterate over examples in blocks, which is several times as fast as one by one."""
@@ -183,6 +193,8 @@ def open_stream(
     class_conditional: bool | None = None,
     max_images: int | None = None,
     shuffle_buffer: int = 10_000,
+    on_bad_image: Literal["error", "skip"] = "error",
+    max_bad_images: int | None = None,
 ) -> ImageStream:
     """Open one split of a dataset without decoding it, and read its first image.
 
@@ -193,6 +205,8 @@ def open_stream(
             only column of this type.
         max_images: the first N images after the choice of classes, None = all.
         shuffle_buffer: images that the order is shuffled within; they are kept undecoded.
+        on_bad_image: with `skip`, the next image takes the place of one that cannot be decoded.
+        max_bad_images: images that `skip` may leave out in each process; None = 100.
 
     Returns:
         The opened stream. A class of `labels` that has no image is found by nobody, unless none of them has.
@@ -202,6 +216,7 @@ def open_stream(
     """
     check_pixel_options(image_size, channels)
     check_max_images(max_images)
+    bad_images = BadImages(source, split, settle_bad_images(on_bad_image, max_bad_images))
     if shuffle_buffer < 1:
         raise ValueError(f"--data.shuffle_buffer {shuffle_buffer} is impossible: give at least 1 image")
     whole_split, num_images = _open_split(source, split)
@@ -226,7 +241,7 @@ def open_stream(
             num_images = None
     if max_images is not None:
         examples, num_images = examples.take(max_images), None if num_images is None else min(num_images, max_images)
-    first = _first_example(examples, source, split, labels)
+    first = _first_example(examples, source, split, labels, image_column, bad_images)
     return ImageStream(
         examples=examples,
         whole_split=whole_split,
@@ -237,11 +252,12 @@ def open_stream(
         label_column=label_column,
         class_ids=class_ids,
         class_names=None if class_conditional is False else class_names,
-        channels=channels or _count_channels(first[image_column], source, split),
+        channels=channels or count_channels(first[image_column]),
         image_size=image_size,
         max_images=max_images,
         num_images=num_images,
         shuffle_buffer=shuffle_buffer,
+        bad_images=bad_images,
     )
 
 
@@ -270,117 +286,27 @@ def _read_class_names(features: datasets.Features, label_column: str) -> list[st
     return list(feature.names)
 
 
-def _first_example(examples: datasets.IterableDataset, source: str, split: str, labels: list[str | int] | None) -> Example:
-    """Return the first example of a stream that has one."""
-    try:
-        first = next(iter(examples), None)
-    except Exception as error:
-        raise ValueError(f"--data.source {source!r} could not be read: {in_short(error)}") from error
-    if first is None and labels is not None:
-        raise ValueError(f"--data.labels {labels!r} have no image in split {split!r}: name other classes")
-    if first is None:
-        raise ValueError(no_rows(source, split))
-    return first
-
-
-def _count_channels(record: dict[str, Any] | None, source: str, split: str) -> int:
-    try:
-        return count_channels(record)
-    except UndecodableImage as error:
-        raise ValueError(error.describe(source, split, None)) from error.__cause__
-
-
-class StreamReader:
-    """Batches of a stream, epoch after epoch; what is read depends on the position alone, not on what was read before."""
-
-    def __init__(
-        self, stream: ImageStream, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
-    ) -> None:
-        """
-        Args:
-            stream: the opened stream.
-            seed: seed of the run, at least 0.
-            batch_size: B, images a process and micro-step.
-            num_processes, process_index: how many processes read together, and which of them this is.
-
-        Raises:
-            ValueError: there are fewer images than processes.
-        """
-        count = sum(1 for _ in itertools.islice(stream.examples, num_processes)) if num_processes > 1 else 1
-        if count < num_processes:
-            raise ValueError(
-                f"split {stream.split!r} of --data.source {stream.name!r} has {count} images for {num_processes} processes: "
-                "start fewer processes"
-            )
-        self.stream, self.seed, self.batch_size = stream, seed, batch_size
-        self.num_processes, self.process_index = num_processes, process_index
-        self._position: int | None = None  # in the endless sequence of this process; None = it has to be sought
-        self._epoch_length: int | None = None
-        self._begin(0)
-
-    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
-        """Read a batch: on from the last one if it follows it, else from the beginning of its epoch.
-
-        Args:
-            images_seen: images that all processes have trained on before this optimizer step.
-            micro_step: micro-steps before this one in the same optimizer step.
-
-        Returns:
-            The images at images_seen / num_processes + micro_step * B onwards of what this process reads.
-
-        Raises:
-            ValueError: an image or a label is wrong, or this process has no image.
-        """
-        position = images_seen // self.num_processes + micro_step * self.batch_size
-        if position != self._position:
-            self._seek(position)
-        self._position = None
-        rows = [self.stream.decode(self._next()) for _ in range(self.batch_size)]
-        self._position = position + self.batch_size
-        shape = (self.batch_size, self.stream.channels, self.stream.image_size, self.stream.image_size)
-        pixels = np.frombuffer(bytearray().join(pixels for pixels, _ in rows), dtype=np.uint8).reshape(shape)
-        has_labels = self.stream.class_names is not None
-        return ImageBatch(
-            images=torch.from_numpy(pixels),
-            class_labels=torch.tensor([label for _, label in rows]) if has_labels else None,
-            sample_ids=torch.arange(position, position + self.batch_size),
-        )
-
-    def _begin(self, epoch: int) -> None:
-        self._epoch, self._read_of_epoch = epoch, 0
-        self._examples = self.stream.epoch(self.seed, epoch, self.num_processes, self.process_index)
-
-    def _seek(self, position: int) -> None:
-        """Begin the epoch of a position and skip what comes before it, undecoded."""
-        if self._epoch_length is None:
-            self._begin(0)
-            if self._skip(position) == position:
-                return
-            self._end_epoch()
-        epoch, offset = divmod(position, self._epoch_length)
-        self._begin(epoch)
-        self._skip(offset)
-
-    def _skip(self, count: int) -> int:
-        """Skip examples of this epoch and return how many there were."""
-        self._read_of_epoch += sum(1 for _ in itertools.islice(self._examples, count))
-        return self._read_of_epoch
-
-    def _next(self) -> Example:
-        """Return the next example, if need be from the next epoch."""
-        example = next(self._examples, None)
-        if example is None:
-            self._end_epoch()
-            self._begin(self._epoch + 1)
-            example = next(self._examples)
-        self._read_of_epoch += 1
-        return example
-
-    def _end_epoch(self) -> None:
-        """Note the length of an epoch that was read to its end."""
-        if self._read_of_epoch == 0:
-            raise ValueError(
-                f"process {self.process_index} of {self.num_processes} finds no image in its part of split "
-                f"{self.stream.split!r} of --data.source {self.stream.name!r}: start fewer processes"
-            )
-        self._epoch_length = self._read_of_epoch
+def _first_example(
+    examples: datasets.IterableDataset,
+    source: str,
+    split: str,
+    labels: list[str | int] | None,
+    image_column: str,
+    bad_images: BadImages,
+) -> Example:
+    """Return the first example whose image can be decoded."""
+    rows = iter(examples)
+    while True:
+        try:
+            first = next(rows, None)
+        except Exception as error:
+            raise ValueError(f"--data.source {source!r} could not be read: {in_short(error)}") from error
+        if first is None and labels is not None:
+            raise ValueError(f"--data.labels {labels!r} have no image in split {split!r}: name other classes")
+        if first is None:
+            raise ValueError(no_rows(source, split))
+        try:
+            decode_image(first[image_column], image_size=1, channels=1)
+            return first
+        except UndecodableImage as error:
+            bad_images.leave_out(first[image_column], error)

@@ -16,6 +16,8 @@ _ALLOWED = (
     "checkpoint.",
     "data.source",
     "data.test_split",
+    "data.on_bad_image",
+    "data.max_bad_images",
     "data.streaming",  # a stream has another fingerprint
     "hub.",
 )

@@ -105,17 +105,18 @@ def _decode_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[Im
     if data.test_split is not None:
         sources.append(open_source(data.source, data.test_split, **_columns(data)))
     _check_classes(config, *sources)
-    tables = [decode_images(source, **size) for source in sources]
+    tables = [decode_images(source, **size, **_bad_images(data)) for source in sources]
     return tables[0], tables[1] if len(tables) > 1 else None
 
 
 def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageStream, ImageTable | None]:
     data = config.data
     buffer = {} if data.shuffle_buffer is None else {"shuffle_buffer": data.shuffle_buffer}
-    streams = [open_stream(data.source, data.train_split, max_images=data.max_images, **size, **_columns(data), **buffer)]
+    options = {**_columns(data), **_bad_images(data)}
+    streams = [open_stream(data.source, data.train_split, max_images=data.max_images, **size, **options, **buffer)]
     if data.test_split is not None:
         same_size = {**size, "channels": streams[0].channels}
-        streams.append(open_stream(data.source, data.test_split, **same_size, **_columns(data)))
+        streams.append(open_stream(data.source, data.test_split, **same_size, **options))
     _check_classes(config, *streams)
     return streams[0], streams[1].head(HELD_OUT_IMAGES) if len(streams) > 1 else None
 
@@ -123,6 +124,10 @@ def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[Im
 def _columns(data: DataConfig) -> dict[str, Any]:
     names = ("image_column", "label_column", "labels", "class_conditional")
     return {name: getattr(data, name) for name in names}
+
+
+def _bad_images(data: DataConfig) -> dict[str, Any]:
+    return {"on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}
 
 
 def _check_classes(config: TrainConfig, train: Any, test: Any = None) -> None:
