@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 import numbers
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -42,6 +45,12 @@ WITHOUT_SAMPLE_PREDICTION = (
     "KDPM2DiscreteScheduler",
     "PNDMScheduler",
 )
+# What the configs of a saved model may ask for: the largest number and the longest list by name, and of any other name.
+LARGEST = {"sample_size": 1024, "in_channels": 64, "out_channels": 64, "layers_per_block": 32}
+LARGEST_NUMBER = 100_000
+LONGEST = {"trained_betas": 100_000}
+LONGEST_LIST = 32
+LARGEST_JSON = 16 * 2**20  # bytes
 
 
 class CFGDDPMPipeline(DiffusionPipeline):
@@ -340,6 +349,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
         return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
 
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
+        """Load model_index.json; of a folder, refuse what would take memory that the saved weights do not have."""
+        config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        if os.path.isdir(pretrained_model_name_or_path):
+            check_saved_model(os.fspath(pretrained_model_name_or_path), dict(config))
+        return config
+
     def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` beside them.
 
@@ -474,6 +491,59 @@ def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
     total = scheduler.config.num_train_timesteps
     leftover = total % num_inference_steps if isinstance(scheduler, (DDIMScheduler, PNDMScheduler)) else 0
     return leftover <= 0.05 * total
+
+
+def check_saved_model(folder: str, index: dict[str, Any]) -> None:
+    """Refuse a saved model that asks for more than an honest one does, before anything is built from it.
+
+    Args:
+        folder: of the pipeline.
+        index: its model_index.json.
+
+    Raises:
+        ValueError: a number in a config is beyond its limit, or the network has more parameters than its weight files
+            have bytes.
+    """
+    configs = {
+        name: os.path.join(folder, *name.split("/")) for name in ("unet/config.json", "scheduler/scheduler_config.json")
+    }
+    for name, path in configs.items():
+        if os.path.isfile(path):
+            require(os.path.getsize(path) <= LARGEST_JSON, name, f"{os.path.getsize(path)} bytes", "too many, no config has")
+            with open(path, encoding="utf-8") as file:
+                config = json.load(file)
+            require(isinstance(config, dict), name, type(config).__name__, "no config")
+            check_saved_numbers(name, config)
+    library, class_name = index.get("unet") or (None, None)
+    network = getattr(diffusers if library == "diffusers" else sys.modules.get(library), str(class_name), None)
+    weights = os.path.join(folder, "unet")
+    files = [name for name in os.listdir(weights) if name.endswith(".safetensors")] if os.path.isdir(weights) else []
+    if files and isinstance(network, type) and issubclass(network, ModelMixin):
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in network.from_config(network.load_config(weights)).parameters())
+        size = sum(os.path.getsize(os.path.join(weights, name)) for name in files)
+        require(count <= size, "unet/config.json", f"{count:,} parameters", f"its weights have {size:,} bytes only")
+
+
+def check_saved_numbers(name: str, config: dict[str, Any]) -> None:
+    """Refuse a config in which a number, or the length of a list, is beyond what any model of small images has.
+
+    Args:
+        name: what the config is called in the message.
+        config: as JSON has it.
+
+    Raises:
+        ValueError: names the key and its limit.
+    """
+    for key, value in config.items():
+        if key.startswith("_"):  # the library's own notes
+            continue
+        values, longest = value if isinstance(value, list) else [value], LONGEST.get(key, LONGEST_LIST)
+        require(len(values) <= longest, f"{name}: {key}", f"a list of {len(values)}", f"at most {longest} are taken")
+        limit = LARGEST.get(key, LARGEST_NUMBER)
+        for number in values:
+            is_number = isinstance(number, (int, float)) and math.isfinite(number)
+            require(not is_number or abs(number) <= limit, f"{name}: {key}", number, f"at most {limit} is taken")
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:

@@ -61,7 +61,7 @@ def load_pipeline(
     try:
         with _no_loading_bar():
             pipeline = CFGDDPMPipeline.from_pretrained(model, use_safetensors=True, dtype=dtype)
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged or a stranger's folder makes the libraries raise
         place = "the folder" if Path(model).is_dir() else "there is no such folder, and a model of the Hub"
         reason = " ".join(str(error).split())
         raise ValueError(f"model is {model!r}: {place} cannot be loaded: {reason}") from error

@@ -160,6 +160,9 @@ def check_unet(arguments: dict[str, Any]) -> None:
     import torch
     from diffusers import UNet2DModel
 
+    from hf_ddpm.pipeline import check_saved_numbers
+
+    check_saved_numbers("--model", arguments)
     size, channels = arguments["sample_size"], arguments["in_channels"]
     try:
         with torch.device("meta"):

@@ -4,8 +4,11 @@ The canary is an object that makes a file when it is unpickled; it is put under 
 """
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -214,3 +217,81 @@ def test_a_pickle_called_safetensors_is_refused(checkpoint, cage, tiny_options, 
     message = refusal(lambda: train(parse_config(TrainConfig, options)))
     assert name in message and "safetensors" in message and not (tmp_path / "run").exists()
     assert cage.silent
+
+
+# Configs that ask for more than there is
+
+HOSTILE = {
+    "a billion classes": ("unet", {"num_class_embeds": 10**9}),
+    "classes that fit the limit and not the weights": ("unet", {"num_class_embeds": 90_000}),
+    "a billion classes without weights": ("unet", {"num_class_embeds": 10**9, "class_embed_type": "identity"}),
+    "a billion channels": ("unet", {"block_out_channels": [8, 10**9]}),
+    "channels that fit the limit and not the weights": ("unet", {"block_out_channels": [8, 65_536]}),
+    "channels of images": ("unet", {"in_channels": 10**9}),
+    "pixels": ("unet", {"sample_size": 10**6}),
+    "pixels in a list": ("unet", {"sample_size": [8, 10**6]}),
+    "layers": ("unet", {"layers_per_block": 10**7}),
+    "levels": ("unet", {"block_out_channels": [8] * 1000, "down_block_types": ["DownBlock2D"] * 1000}),
+    "timesteps": ("scheduler", {"num_train_timesteps": 10**10}),
+    "a float of timesteps": ("scheduler", {"num_train_timesteps": 1e300}),
+    "a config that is a list": ("scheduler", [1, 2]),
+    "no channels": ("unet", {"block_out_channels": []}),
+    "groups": ("unet", {"norm_num_groups": 0}),
+    "nothing": ("unet", None),
+}
+REFUSE_WITHIN_LIMITS = """
+import json, resource, sys
+from hf_ddpm.models.unet import check_unet, unet_arguments
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.sampling import load_pipeline
+
+honest, *hostile = sys.argv[1:]
+load_pipeline(honest, device="cpu")
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+limit = used + 256 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    bytearray(512 * 2**20)
+except MemoryError:
+    print("limited")
+for folder in hostile:
+    for load in (lambda: load_pipeline(folder, device="cpu"), lambda: check_unet(unet_arguments(folder + "/unet"))):
+        try:
+            load()
+        except ValueError as error:
+            assert "memory" not in str(error) and "\\n" not in str(error), error
+            print("refused", error)
+        else:
+            print("taken", folder)
+try:
+    CFGDDPMPipeline.from_pretrained(hostile[0])
+except ValueError as error:
+    print("refused", error)
+load_pipeline(honest, device="cpu")
+"""
+
+
+def test_hostile_configs_allocate_nothing(trained, tmp_path):
+    """Under a limit of the address space that 256 MiB would break; the honest model still loads after them."""
+    for name, (component, values) in HOSTILE.items():
+        folder = shutil.copytree(trained / "pipeline", tmp_path / name)
+        path = next((folder / component).glob("*config.json"))
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | values if isinstance(values, dict) else values))
+    folders = [str(tmp_path / name) for name in HOSTILE]
+    run = subprocess.run(
+        [sys.executable, "-c", REFUSE_WITHIN_LIMITS, str(trained / "pipeline"), *folders],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    limited, *lines = run.stdout.splitlines()
+    assert limited == "limited" and len(lines) == 2 * len(HOSTILE) + 1
+    for number, (name, (component, _)) in enumerate(HOSTILE.items()):
+        pipeline_line, network_line = lines[2 * number : 2 * number + 2]
+        assert pipeline_line.startswith("refused"), name
+        # A network of 90,000 classes or channels may be trained, if it is meant.
+        own_wish = component == "scheduler" or "not the weights" in name or "classes" in name
+        assert own_wish or network_line.startswith("refused"), name
+    assert "num_class_embeds" in lines[0] and "num_class_embeds" in lines[-1]
+    assert "parameters" in lines[2] and "bytes" in lines[2]
