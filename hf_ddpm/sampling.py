@@ -18,6 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.samplers import build_sampler, check_sampler
 
@@ -181,11 +182,10 @@ def save_pngs(
     """
     position = first_position
     for batch in batches:
-        folder.mkdir(parents=True, exist_ok=True)
         for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
             name = "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
             pixels = image[:, :, 0] if image.shape[2] == 1 else image
-            Image.fromarray(pixels).save(folder / f"{position:05d}{name}_seed-{seed}.png")
+            write_whole(folder / f"{position:05d}{name}_seed-{seed}.png", Image.fromarray(pixels).save)
             position += 1
         yield batch
 
@@ -197,18 +197,14 @@ def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
         batches: from `generate`, at least one.
         folder: made if it is not there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
     seeds = [seed for batch in batches for seed in batch.seeds]
-    partial = folder / "samples.tmp"
-    with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            images=np.concatenate([batch.images for batch in batches]),
-            class_labels=np.array(labels, dtype=np.int64),
-            seeds=np.array(seeds, dtype=np.int64),
-        )
-    partial.replace(folder / "samples.npz")
+    arrays = {
+        "images": np.concatenate([batch.images for batch in batches]),
+        "class_labels": np.array(labels, dtype=np.int64),
+        "seeds": np.array(seeds, dtype=np.int64),
+    }
+    write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
 
 
 def _file_safe(name: str) -> str:

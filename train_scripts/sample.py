@@ -65,6 +65,7 @@ def main(args: list[str] | None = None) -> None:
         import numpy as np
 
         from hf_ddpm.figures.grids import grid_positions, image_grid
+        from hf_ddpm.files import write_whole
         from hf_ddpm.processes import agree_to_stop, gather, join_processes, share
         from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
         from hf_ddpm.signals import Stopped, stop_requests
@@ -105,7 +106,7 @@ def main(args: list[str] | None = None) -> None:
                 names = [(pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]]
             positions, columns = grid_positions(len(labels), config.per_class)
             images = np.concatenate([batch.images for batch in batches])[positions]
-            image_grid(images, columns=columns, row_names=names).save(config.output_dir / "grid.png")
+            write_whole(config.output_dir / "grid.png", image_grid(images, columns=columns, row_names=names).save)
             print(f"{len(labels)} images: {config.output_dir}")
 
 

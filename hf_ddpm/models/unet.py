@@ -162,7 +162,7 @@ def check_unet(arguments: dict[str, Any]) -> None:
 
     from hf_ddpm.pipeline import check_saved_numbers
 
-    check_saved_numbers("--model", arguments)
+    check_saved_numbers("--model.overrides", arguments)
     size, channels = arguments["sample_size"], arguments["in_channels"]
     try:
         with torch.device("meta"):

@@ -18,6 +18,7 @@ from hf_ddpm.cli import dump_config
 from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
+from hf_ddpm.files import write_whole
 from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.processes import agree_to_stop
@@ -155,8 +156,7 @@ def open_log(run: Run, state: TrainState) -> RunLog:
     """Create the run folder with its options, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
-        run.dir.mkdir(parents=True, exist_ok=True)
-        (run.dir / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
+        write_whole(run.dir / "config.yaml", dump_config(run.config))
         write_environment(run.dir / "environment.json", accelerator)
         for path in drop_checkpoints_after(run.dir, state.step):
             print(f"removed {path}: the run goes on from step {state.step}")

@@ -12,6 +12,7 @@ from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.loader import to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss
 from hf_ddpm.figures.grids import image_grid
+from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import gather, share
 from hf_ddpm.samplers import build_sampler, fitting_steps
@@ -45,9 +46,8 @@ def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> Non
     images = np.concatenate(gather([batch.images for batch in batches], processes))
     if not processes.is_main_process:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     row_names = [id2label[label] for label in labels] if id2label else None
-    image_grid(images, columns=COLUMNS, row_names=row_names).save(path)
+    write_whole(path, image_grid(images, columns=COLUMNS, row_names=row_names).save)
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from hf_ddpm.files import naming, write_whole
+
 PACKAGES = (
     "hf_ddpm",
     "torch",
@@ -74,7 +76,7 @@ class RunLog:
             values = {**values, "images_per_second": round(speed, 2)}
             self._images_since, self._time_since = 0, now
             self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "images/s": f"{speed:.0f}"})
-        with self._file.open("a", encoding="utf-8") as stream:
+        with naming(self._file), self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         self._accelerator.log(values, step=step)
 
@@ -99,9 +101,7 @@ class RunLog:
                 continue
             if record["step"] <= step:
                 kept.append(line + "\n")
-        replaced = self._file.with_suffix(".tmp")
-        replaced.write_text("".join(kept), encoding="utf-8")
-        replaced.replace(self._file)
+        write_whole(self._file, "".join(kept))
 
 
 def check_trackers(trackers: list[str]) -> None:
@@ -113,7 +113,7 @@ def check_trackers(trackers: list[str]) -> None:
 
 def write_environment(path: Path, accelerator: Accelerator) -> None:
     """Write `environment.json`: command, package versions, commit, hardware and threads."""
-    path.write_text(json.dumps(describe_environment(accelerator), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(describe_environment(accelerator), indent=1) + "\n")
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Write a file whole or not at all, and say which one could not be written: `write_whole(path, text)`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it, and give it its own by a rename; its folder is made if need be.
+
+    Args:
+        path: the file; one that is there already is replaced.
+        content: its text (UTF-8), or what writes the file it is given.
+
+    Raises:
+        OSError: the disk is full or the like, in one line that names the path; `path` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")  # Pillow goes by the suffix
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if callable(content):
+                content(partial)
+            else:
+                partial.write_text(content, encoding="utf-8")
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing, which names no file when a disk is full, into one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        raise OSError(f"{path} cannot be written, {error.strerror or error}: {free:,} bytes are free") from error
