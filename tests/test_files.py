@@ -4,17 +4,15 @@ import resource
 import signal
 
 import pytest
+from accelerate import Accelerator
 from PIL import Image
 
-import hf_ddpm.training.tracking as tracking
-from hf_ddpm.cli import parse_config
 from hf_ddpm.files import naming, write_whole
-from hf_ddpm.training.loop import train
-from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.tracking import RunLog
 
 
 @pytest.fixture
-def full_disk(monkeypatch):
+def full_disk():
     """Call it: from then on a file may have no more than so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails and does not kill
@@ -50,18 +48,12 @@ def test_other_errors_pass_unchanged(tmp_path):
         raise KeyError(3)
 
 
-def test_a_log_that_cannot_grow_is_named(tmp_path, tiny_options, monkeypatch, full_disk):
-    write = tracking.RunLog.write
-
-    def write_on_a_full_disk(log, step, *args, **kwargs):
-        full_disk(30 if step == 3 else resource.RLIM_INFINITY)
-        write(log, step, *args, **kwargs)
-
-    monkeypatch.setattr(tracking.RunLog, "write", write_on_a_full_disk)
-    options = [*tiny_options, "--max_train_steps=4", "--checkpoint.every_steps=1", f"--output_dir={tmp_path / 'run'}"]
+def test_a_log_that_cannot_grow_is_named(tmp_path, full_disk):
+    log = RunLog(Accelerator(cpu=True), tmp_path, total_steps=4, start_step=0)
+    log.write(1, {"loss": 0.5})
+    full_disk((tmp_path / "metrics.jsonl").stat().st_size)
     with pytest.raises(OSError) as stopped:
-        train(parse_config(TrainConfig, options))
-    assert str(stopped.value).startswith(f"{tmp_path / 'run' / 'metrics.jsonl'} cannot be written, ")
+        log.write(2, {"loss": 0.25})
+    assert str(stopped.value).startswith(f"{tmp_path / 'metrics.jsonl'} cannot be written, ")
     full_disk(resource.RLIM_INFINITY)
-    monkeypatch.undo()
-    assert train(parse_config(TrainConfig, [*options, "--resume=auto"])).is_dir()
+    log.close()
