@@ -20,6 +20,7 @@ _ALLOWED = (
     "data.max_bad_images",
     "data.streaming",  # a stream has another fingerprint
     "hub.",
+    "min_accuracy",
 )
 
 
