@@ -42,8 +42,6 @@ class Extractor:
         preprocessing: what is done to the pixels, and which features are taken.
         dim: D, features an image.
         class_names: of the classes it predicts; None = it predicts none that have names.
-        channels: what images may have.
-        image_size: the only height and width that it takes, in pixels; None = any.
         device: where it computes.
         is_cacheable: whether digest and preprocessing say all about it, as they cannot where its code is not ours.
         network: (B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None.
@@ -54,8 +52,6 @@ class Extractor:
     preprocessing: str
     dim: int
     class_names: list[str] | None = None
-    channels: tuple[int, ...] = (1, 3)
-    image_size: int | None = None
     device: torch.device
     is_cacheable: bool = True
     network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -69,24 +65,19 @@ class Extractor:
         Raises:
             ValueError: another type, shape, number of channels or size.
         """
-        self._check_images(images)
+        given = tuple(images.shape)
+        require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
+        is_batch = len(given) == 4 and given[0] > 0 and given[1] in (1, 3)
+        require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image, and 1 or 3 channels")
         with torch.no_grad(), _full_float32(self.device):
             features, logits = self.network(images.to(self.device))
         shape = tuple(features.shape)
-        require(shape == (len(images), self.dim), "features", self.name, f"it returned the shape {shape}, not (B, {self.dim})")
+        require(
+            shape == (len(images), self.dim), "features", self.name, f"it returned the shape {shape}, not (B, {self.dim})"
+        )
         # In float64, where the smallest probabilities are not yet 0; not every device has it.
         probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)
         return Features(features.cpu().float(), probabilities)
-
-    def _check_images(self, images: torch.Tensor) -> None:
-        shape = tuple(images.shape)
-        require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
-        require(len(shape) == 4 and len(images) > 0, "images.shape", shape, "give (B, C, H, W) with at least 1 image")
-        channels = " or ".join(map(str, self.channels))
-        require(shape[1] in self.channels, "images.shape", shape, f"{self.name} takes images of {channels} channels")
-        size = (self.image_size, self.image_size)
-        if self.image_size is not None:
-            require(shape[2:] == size, "images.shape", shape, f"{self.name} takes images of {size[0]} x {size[1]} pixels")
 
 
 def build_extractor(
@@ -110,8 +101,8 @@ def build_extractor(
         ValueError: an unknown choice, weights that are missing or do not fit, or a judge that is too weak.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    used = features == "inception" if isinstance(features, str) else False
-    require(inception_weights is None or used, "inception_weights", str(inception_weights), "only features inception reads it")
+    is_used = inception_weights is None or (isinstance(features, str) and features == "inception")
+    require(is_used, "inception_weights", str(inception_weights), "only with features 'inception'")
     if isinstance(features, torch.nn.Module):
         return _module(features, device)
     kind, _, place = features.partition(":")
@@ -159,7 +150,9 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
     except Exception as error:  # transformers raises all kinds for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
-    require(not missing, "features", option, f"its weights are not those of a Dinov2Model: {missing[:1]} is missing or differs")
+    require(
+        not missing, "features", option, f"its weights are not those of a Dinov2Model: {missing[:1]} is missing or differs"
+    )
     model.eval().requires_grad_(False).to(device)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
 
@@ -197,10 +190,11 @@ def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[f
     """Size, mean and standard deviation that the images are brought to, from the processor's file."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        size = config["crop_size"]["height"]
+        size = int(config["crop_size"]["height"])
         mean, std = ([float(value) for value in config[name]] for name in ("image_mean", "image_std"))
-        assert isinstance(size, int) and len(mean) == len(std) == 3
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("these are no size, mean and standard deviation of RGB images")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = f"{path.name} must say crop_size, image_mean and image_std, as that of {DINOV2} does"
         raise ValueError(f"features is {option!r}: {remedy}") from error
     return size, mean, std
@@ -217,7 +211,7 @@ def _files_digest(files: list[Path], option: str) -> str:
 
 
 def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Extractor:
-    from hf_ddpm.models.judge import load_judge
+    from hf_ddpm.models.judge import MIN_INPUT_SIZE, load_judge
 
     judge = load_judge(folder, device=device)
     record = judge.record
@@ -231,18 +225,13 @@ def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Ext
         output = judge(images)
         return output.features, output.logits
 
-    size = record.image_size
-    probe = torch.zeros(1, record.channels, size, size, dtype=torch.uint8, device=device)
-    with torch.no_grad():
-        dim = network(probe)[0].shape[1]
     return Extractor(
         name="judge",
         digest=record.sha256,
-        preprocessing=f"uint8, {record.channels} x {size} x {size}, as the judge does it, penultimate features",
-        dim=dim,
+        preprocessing=f"uint8, {record.channels} x {record.image_size} x {record.image_size}, to [-1, 1] and at least "
+        f"{MIN_INPUT_SIZE} pixels (bilinear), penultimate features",
+        dim=judge.dim,
         class_names=list(record.class_names),
-        channels=(record.channels,),
-        image_size=size,
         device=device,
         network=network,
     )

@@ -17,9 +17,10 @@ import pickle
 import shutil
 import urllib.request
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import safetensors.torch
 import torch
@@ -96,8 +97,12 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME) / "hf_ddpm" / "inception"
 
 
-def publish_file(path: Path, content: bytes) -> None:
+def publish_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole, with the mode that the umask allows: under a name of this process first, then by one rename.
+
+    Args:
+        path: of the file, whose folder is made if it is not there.
+        write: writes the content into the open file that it is given.
 
     Raises:
         OSError: the disk is full or the like; `path` is as it was.
@@ -106,7 +111,7 @@ def publish_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -136,7 +141,9 @@ def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: s
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors of a file that was given, and the sha256 of the file."""
-    require(path.is_file(), "inception_weights", str(path), "there is no such file: give a .safetensors or the published .pth")
+    require(
+        path.is_file(), "inception_weights", str(path), "there is no such file: give a .safetensors or the published .pth"
+    )
     require(path.suffix in (".safetensors", ".pth"), "inception_weights", str(path), "give a .safetensors or a .pth")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -204,7 +211,7 @@ def _keep(state: dict[str, torch.Tensor]) -> None:
     state = {name: value.contiguous() for name, value in state.items()}
     metadata = {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
     try:
-        publish_file(_kept_file(), safetensors.torch.save(state, metadata))
+        publish_file(_kept_file(), lambda file: file.write(safetensors.torch.save(state, metadata)))
     except OSError as error:
         warnings.warn(f"the Inception weights cannot be kept in {cache_folder()}: {error}", stacklevel=2)
 

@@ -9,7 +9,6 @@ depends on, stands in the file as JSON; a file with another key is not used.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import warnings
 import zipfile
@@ -86,6 +85,7 @@ def summary_key(extractor: Extractor, table: ImageTable, max_features: int) -> d
         "features": extractor.name,
         "features_sha256": extractor.digest,
         "preprocessing": extractor.preprocessing,
+        "predicted_classes": extractor.class_names,
         "data_fingerprint": table.fingerprint,
         "max_features": max_features,
     }
@@ -224,9 +224,8 @@ def _parse_key(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:
-    content = io.BytesIO()
-    np.savez(content, key=np.frombuffer(json.dumps(key).encode(), dtype=np.uint8), **summary.to_arrays())
+    arrays = {"key": np.frombuffer(json.dumps(key).encode(), dtype=np.uint8), **summary.to_arrays()}
     try:
-        publish_file(path, content.getvalue())
+        publish_file(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
         warnings.warn(f"the reference summary cannot be kept: {error}", stacklevel=3)

@@ -91,6 +91,8 @@ class FeatureSummary:
         rows, positions = np.asarray(features.features, dtype=np.float32), np.asarray(positions)
         labels = None if class_labels is None else np.asarray(class_labels)
         self._check_batch(rows, labels, positions)
+        positions = positions.astype(np.int64)
+        assert self._prediction_of is None or features.probabilities is not None, "an extractor with class names predicts"
         self._keep(rows, labels, positions)
         if labels is not None:
             np.add.at(self._counts, labels, 1)
@@ -198,7 +200,10 @@ class FeatureSummary:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that was collected, as arrays of numbers; `load_arrays` is the inverse."""
         self._check_complete()
-        labels, of_classes = sorted(self._class_statistics), [self._class_statistics[k] for k in sorted(self._class_statistics)]
+        labels, of_classes = (
+            sorted(self._class_statistics),
+            [self._class_statistics[k] for k in sorted(self._class_statistics)],
+        )
         arrays = {
             "num_images": np.array([self._statistics.num_images]),
             "mean": self._statistics.mean,
@@ -333,6 +338,9 @@ def _array(arrays: dict[str, np.ndarray], name: str, dtype: type, shape: tuple[i
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != len(shape):
         raise ValueError(f"{name} is missing or of another type")
-    if any(size not in (None, actual) for size, actual in zip(shape, array.shape, strict=True)) or not np.isfinite(array).all():
+    if (
+        any(size not in (None, actual) for size, actual in zip(shape, array.shape, strict=True))
+        or not np.isfinite(array).all()
+    ):
         raise ValueError(f"{name} has another shape, or numbers that are not finite")
     return array
