@@ -322,7 +322,7 @@ def _match_classes(class_names: list[str] | None, predicted: list[str] | None) -
     unknown = [name for name in class_names if name not in predicted]
     if unknown:
         raise ValueError(
-            f"the extractor predicts {', '.join(predicted)} and knows no class {unknown[0]!r}: take a judge of these images' data"
+            f"the extractor knows no class {unknown[0]!r}, but {', '.join(predicted)[:60]}: take a judge of these images' data"
         )
     return np.array([predicted.index(name) for name in class_names], dtype=np.int64)
 
