@@ -71,10 +71,8 @@ class Extractor:
         require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image, and 1 or 3 channels")
         with torch.no_grad(), _full_float32(self.device):
             features, logits = self.network(images.to(self.device))
-        shape = tuple(features.shape)
-        require(
-            shape == (len(images), self.dim), "features", self.name, f"it returned the shape {shape}, not (B, {self.dim})"
-        )
+        found, wanted = tuple(features.shape), (len(images), self.dim)
+        require(found == wanted, "features", self.name, f"it returned the shape {found} and not {wanted}")
         # In float64, where the smallest probabilities are not yet 0; not every device has it.
         probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)
         return Features(features.cpu().float(), probabilities)
@@ -150,9 +148,7 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
     except Exception as error:  # transformers raises all kinds for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
-    require(
-        not missing, "features", option, f"its weights are not those of a Dinov2Model: {missing[:1]} is missing or differs"
-    )
+    require(not missing, "features", option, f"its weights are no Dinov2Model's: {missing[:1]} is missing or differs")
     model.eval().requires_grad_(False).to(device)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
 

@@ -200,10 +200,8 @@ class FeatureSummary:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that was collected, as arrays of numbers; `load_arrays` is the inverse."""
         self._check_complete()
-        labels, of_classes = (
-            sorted(self._class_statistics),
-            [self._class_statistics[k] for k in sorted(self._class_statistics)],
-        )
+        labels = sorted(self._class_statistics)
+        of_classes = [self._class_statistics[label] for label in labels]
         arrays = {
             "num_images": np.array([self._statistics.num_images]),
             "mean": self._statistics.mean,
@@ -322,7 +320,7 @@ def _match_classes(class_names: list[str] | None, predicted: list[str] | None) -
     unknown = [name for name in class_names if name not in predicted]
     if unknown:
         raise ValueError(
-            f"the extractor knows no class {unknown[0]!r}, but {', '.join(predicted)[:60]}: take a judge of these images' data"
+            f"the extractor knows {', '.join(predicted)[:60]} and no {unknown[0]!r}: take a judge of these images' data"
         )
     return np.array([predicted.index(name) for name in class_names], dtype=np.int64)
 
