@@ -18,6 +18,7 @@ _ALLOWED = (
     "data.test_split",
     "data.streaming",  # a stream has another fingerprint
     "hub.",
+    "min_accuracy",
 )
 
 

@@ -18,13 +18,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 MANIFEST = "manifest.json"
-# What a run reads to go on.
-REQUIRED = (
-    "training/state.json",
-    "training/model.safetensors",
-    "training/optimizer.safetensors",
-    "unet/diffusion_pytorch_model.safetensors",
-)
+# What every run reads to go on, and what a diffusion run does.
+TRAINING_FILES = ("training/state.json", "training/model.safetensors", "training/optimizer.safetensors")
+REQUIRED = (*TRAINING_FILES, "unet/diffusion_pytorch_model.safetensors")
 _PREFIX = "step-"
 
 
@@ -110,10 +106,14 @@ def find_checkpoints(run_dir: Path) -> list[Path]:
     )
 
 
-def verify_checkpoint(path: Path) -> None:
+def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
     """Compare every file that the manifest lists with it, and see that what is called safetensors is that.
 
     Files that it does not list are left alone: file browsers and network disks put some everywhere, and nothing reads them.
+
+    Args:
+        path: the checkpoint.
+        required: files that it cannot be without.
 
     Raises:
         ValueError: names the file that is missing, cut, changed or in another format.
@@ -124,7 +124,7 @@ def verify_checkpoint(path: Path) -> None:
         files = {name: (expected["size"], expected["sha256"]) for name, expected in listed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"checkpoint {path}: {MANIFEST} is missing or damaged") from None
-    for name in REQUIRED:
+    for name in required:
         if name not in files:
             raise ValueError(f"checkpoint {path}: {name} is missing, in {MANIFEST} too")
     for name, (size, sha256) in files.items():
@@ -152,13 +152,14 @@ def _find_fault(file: Path, size: int, sha256: str) -> str | None:
     return None
 
 
-def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
+def choose_checkpoint(run_dir: Path, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
     """Find the checkpoint that `--resume` asks for, whole and unchanged.
 
     Args:
         run_dir: the run folder.
         resume: `none`, `auto` (the newest that is whole, None where none was ever saved), `latest` or the path of a
             checkpoint.
+        required: files that a checkpoint cannot be without.
 
     Returns:
         The checkpoint to continue from; None = start from the beginning.
@@ -176,12 +177,12 @@ def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
             )
         return None
     if resume == "auto":
-        return _newest_whole_checkpoint(run_dir)
+        return _newest_whole_checkpoint(run_dir, required)
     if resume == "latest":
         checkpoints = find_checkpoints(run_dir)
         if not checkpoints:
             raise ValueError(f"--resume is 'latest': {run_dir} has no checkpoint, start with --resume auto or none")
-        return _checked(checkpoints[-1], resume)
+        return _checked(checkpoints[-1], resume, required)
     if not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
     own = [path.resolve() for path in find_checkpoints(run_dir)]
@@ -189,14 +190,14 @@ def choose_checkpoint(run_dir: Path, resume: str) -> Path | None:
         raise ValueError(
             f"--resume is {resume!r}: {run_dir} has checkpoints of its own, name another --output_dir or take one of them"
         )
-    return _checked(Path(resume), resume)
+    return _checked(Path(resume), resume, required)
 
 
-def _newest_whole_checkpoint(run_dir: Path) -> Path | None:
+def _newest_whole_checkpoint(run_dir: Path, required: tuple[str, ...]) -> Path | None:
     checkpoints = find_checkpoints(run_dir)
     for path in reversed(checkpoints):
         try:
-            verify_checkpoint(path)
+            verify_checkpoint(path, required)
         except ValueError as error:
             print(f"warning: {error}; trying the checkpoint before it", file=sys.stderr)
         else:
@@ -209,9 +210,9 @@ def _newest_whole_checkpoint(run_dir: Path) -> Path | None:
     return None
 
 
-def _checked(path: Path, resume: str) -> Path:
+def _checked(path: Path, resume: str, required: tuple[str, ...]) -> Path:
     try:
-        verify_checkpoint(path)
+        verify_checkpoint(path, required)
     except ValueError as error:
         raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest that is whole") from None
     return path

@@ -20,9 +20,9 @@ class StepRecord:
 
     micro_steps: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def add(self, sample_ids: Tensor, timesteps: Tensor, loss: Tensor) -> None:
-        """Note a micro-step: (B,) int64, (B,) int64 and () float32."""
-        self.micro_steps.append({"sample_ids": sample_ids, "timesteps": timesteps, "loss": loss})
+    def add(self, **tensors: Tensor) -> None:
+        """Note a micro-step: `sample_ids` (B,) int64, `loss` () float32 and what else there is, by name."""
+        self.micro_steps.append(tensors)
 
     def listed(self, process_index: int) -> list[dict[str, Any]]:
         """The micro-steps as JSON values."""
@@ -61,6 +61,6 @@ def check_finite(
         path.write_text(json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n", encoding="utf-8")
     raise FloatingPointError(
         f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, the "
-        f"last checkpoint is good. Its samples and timesteps are listed in {path}. Try a lower --optim.learning_rate, or "
+        f"last checkpoint is good. What it was trained on is listed in {path}. Try a lower --optim.learning_rate, or "
         "--mixed_precision fp32"
     )

@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
-from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.config import RunConfig
 from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.hub.card import write_card
@@ -24,6 +27,7 @@ from hf_ddpm.processes import agree_to_stop
 from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.changes import check_changes, describe_other_processes
 from hf_ddpm.training.checkpoints import (
+    REQUIRED,
     checkpoint_path,
     choose_checkpoint,
     drop_checkpoints_after,
@@ -37,8 +41,8 @@ from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.preview import held_out_loss, save_sample_grid
 from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
-from hf_ddpm.training.setup import Run, build_accelerator, build_state, load_data
-from hf_ddpm.training.state import TrainState, load_state, read_extra, save_state
+from hf_ddpm.training.setup import NetworkRun, Run, build_accelerator, build_state, load_data
+from hf_ddpm.training.state import NetworkState, TrainState, load_state, read_extra, save_state
 from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
 
 
@@ -57,6 +61,35 @@ def train(config: TrainConfig) -> Path:
         Stopped: SIGINT (Ctrl-C) or SIGTERM, a `KeyboardInterrupt` with a message that says how to go on. While it trains,
             the step is ended and saved first.
     """
+    program = Program(
+        prepare=prepare,
+        train_step=train_step,
+        preview=preview,
+        preview_every_steps=config.logging.sample_every_steps,
+        save_state=save_state,
+        load_state=load_state,
+        required=REQUIRED,
+        finish=finish,
+    )
+    return carry_out(config, program)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is particular to the training of one kind of network; `carry_out` does the rest."""
+
+    prepare: Callable[[RunConfig, Accelerator], tuple[NetworkRun, NetworkState]]
+    train_step: Callable[[NetworkState, NetworkRun, int], Tensor]  # returns the gradient's norm
+    preview: Callable[[NetworkState, NetworkRun, RunLog], None]
+    preview_every_steps: int | None  # None = only at the end
+    save_state: Callable[[NetworkState, Accelerator, Path, dict[str, Any]], None]
+    load_state: Callable[[NetworkState, Accelerator, Path], None]
+    required: tuple[str, ...]  # files that a checkpoint cannot be without
+    finish: Callable[[NetworkState, NetworkRun], Path]
+
+
+def carry_out(config: RunConfig, program: Program) -> Path:
+    """Train a network of any kind: lock the folder, begin or resume, take the steps, save; see `train`."""
     run_dir = Path(config.output_dir)
     check_trackers(config.logging.trackers)
     accelerator = build_accelerator(config)
@@ -64,11 +97,9 @@ def train(config: TrainConfig) -> Path:
         if (run_dir / "config.yaml").exists():  # a run began here: is it still going on?
             lock.take()
         how, before = _how_to_resume(config), find_checkpoints(run_dir)
-        checkpoint = choose_checkpoint(run_dir, how)
-        train_images, test_images = load_data(config, accelerator)
-        run = Run(config, accelerator, train_images)
-        state = build_state(config, run)
-        owes_preview = checkpoint is not None and resume(state, run, checkpoint)
+        checkpoint = choose_checkpoint(run_dir, how, program.required)
+        run, state = program.prepare(config, accelerator)
+        owes_preview = checkpoint is not None and resume(state, run, program, checkpoint)
         if checkpoint is None and how == "auto":
             accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
 
@@ -78,50 +109,56 @@ def train(config: TrainConfig) -> Path:
         log = open_log(run, state)
         try:
             with stop_requests("the run is saved and ends after this step") as stop:
-                take_steps(state, run, test_images, log, stop, owes_preview=owes_preview)
+                take_steps(state, run, program, log, stop, owes_preview=owes_preview)
         except KeyboardInterrupt as interrupt:
             message = f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
             raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
         finally:
             log.close()
-        return finish(state, run)
+        return program.finish(state, run)
+
+
+def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[Run, TrainState]:
+    """Read the data and build a diffusion run with its state at step 0."""
+    run = Run(config, accelerator, *load_data(config, accelerator))
+    return run, build_state(config, run)
 
 
 def take_steps(
-    state: TrainState, run: Run, test_images: ImageTable | None, log: RunLog, stop: StopRequest, *, owes_preview: bool
+    state: NetworkState, run: NetworkRun, program: Program, log: RunLog, stop: StopRequest, *, owes_preview: bool
 ) -> None:
     """Train to the end of the run, or until any process is asked to stop, with all that is due on the way.
 
     Args:
-        state, run, test_images, log, stop: of the run.
+        state, run, program, log, stop: of the run.
         owes_preview: whether the run had been stopped before the preview of the step that `state` is at.
     """
     config, accelerator = run.config, run.accelerator
 
     def take_preview() -> None:
         with _not_training(log), stop.raising():
-            preview(state, run, test_images, log)
+            program.preview(state, run, log)
 
     if owes_preview:
         take_preview()
     for step in range(state.step, run.total_steps):
-        grad_norm = train_step(state, run, step)
+        grad_norm = program.train_step(state, run, step)
         log.advance(run.total_batch_size)
         done = state.step
         if done % config.logging.every_steps == 0 or done == run.total_steps:
             log_progress(log, state, run, grad_norm)
         signal_number = agree_to_stop(stop, accelerator)
-        wants_preview = done == run.total_steps or _due(done, config.logging.sample_every_steps)
+        wants_preview = done == run.total_steps or _due(done, program.preview_every_steps)
         if wants_preview and not signal_number:
             take_preview()
         if done == run.total_steps or _due(done, config.checkpoint.every_steps) or signal_number:
             with _not_training(log):
-                save_checkpoint(state, run, owes_preview=wants_preview and bool(signal_number))
+                save_checkpoint(state, run, program, owes_preview=wants_preview and bool(signal_number))
         if signal_number:
             raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
 
 
-def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
+def resume(state: NetworkState, run: NetworkRun, program: Program, checkpoint: Path) -> bool:
     """Continue from a checkpoint, after comparing its options with those of this run.
 
     Returns:
@@ -133,7 +170,7 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     for warning in check_changes(saved["identity"], run.identity()):
         if run.accelerator.is_main_process:
             print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
-    load_state(state, run.accelerator, checkpoint)
+    program.load_state(state, run.accelerator, checkpoint)
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:
@@ -141,7 +178,7 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     return saved.get("owes_preview", False)
 
 
-def _how_to_resume(config: TrainConfig) -> str:
+def _how_to_resume(config: RunConfig) -> str:
     """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
     elsewhere = config.resume not in ("none", "auto", "latest") and not find_checkpoints(Path(config.output_dir))
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
@@ -151,7 +188,7 @@ def _how_to_resume(config: TrainConfig) -> str:
     return "auto"
 
 
-def open_log(run: Run, state: TrainState) -> RunLog:
+def open_log(run: NetworkRun, state: NetworkState) -> RunLog:
     """Create the run folder with its options, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
@@ -195,7 +232,29 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
             micro_loss = micro_batch_loss(state, run, batch, part) / run.micro_steps
             accelerator.backward(micro_loss)
         loss += micro_loss.detach()
-        record.add(batch.sample_ids, part.timesteps, micro_loss.detach())
+        record.add(sample_ids=batch.sample_ids, timesteps=part.timesteps, loss=micro_loss.detach())
+    grad_norm = apply_gradients(state, run, step, loss, record)
+    if state.ema is not None:
+        state.ema.step(state.network.parameters())
+    return grad_norm
+
+
+def apply_gradients(state: NetworkState, run: NetworkRun, step: int, loss: Tensor, record: StepRecord) -> Tensor:
+    """Let the optimizer take its step with the gradients that are there, unless they would ruin the weights.
+
+    Args:
+        state, run: of the run.
+        step: optimizer steps done before this one.
+        loss: () float32, the mean over this process's images.
+        record: these images.
+
+    Returns:
+        The gradient's norm before clipping, () float32.
+
+    Raises:
+        FloatingPointError: the norm or the loss is not finite.
+    """
+    config, accelerator = run.config, run.accelerator
     max_norm = config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
     loss = accelerator.reduce(loss, reduction="mean")
@@ -203,8 +262,6 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
     state.optimizer.step()
     state.lr_scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
-    if state.ema is not None:
-        state.ema.step(state.unet.parameters())
     state.step += 1
     state.images_seen += run.total_batch_size
     state.window_loss += loss.item()
@@ -240,7 +297,7 @@ def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness:
     ).loss
 
 
-def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
+def log_progress(log: RunLog, state: NetworkState, run: NetworkRun, grad_norm: Tensor) -> None:
     """Log the mean loss since the last logged step and what goes with it."""
     values = {
         "images_seen": state.images_seen,
@@ -253,22 +310,22 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     state.window_loss, state.window_steps = 0.0, 0
 
 
-def preview(state: TrainState, run: Run, test_images: ImageTable | None, log: RunLog) -> None:
+def preview(state: TrainState, run: Run, log: RunLog) -> None:
     """Save a grid of samples with the averaged weights, and log the held-out loss."""
     pipeline = state.averaged_pipeline()
     save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=run.config.seed)
-    if run.accelerator.is_main_process and test_images is not None:
-        loss = held_out_loss(pipeline, test_images, loss=run.config.objective.loss)
+    if run.accelerator.is_main_process and run.test_images is not None:
+        loss = held_out_loss(pipeline, run.test_images, loss=run.config.objective.loss)
         log.write(state.step, {"test_loss": loss})
     run.accelerator.wait_for_everyone()
 
 
-def save_checkpoint(state: TrainState, run: Run, *, owes_preview: bool) -> None:
+def save_checkpoint(state: NetworkState, run: NetworkRun, program: Program, *, owes_preview: bool) -> None:
     """Publish a checkpoint of this step, then remove old ones; a run that goes on from it takes the preview it owes."""
     if run.accelerator.is_main_process:
 
         def write(directory: Path) -> None:
-            save_state(state, run.accelerator, directory, {"identity": run.identity(), "owes_preview": owes_preview})
+            program.save_state(state, run.accelerator, directory, {"identity": run.identity(), "owes_preview": owes_preview})
             write_manifest(directory)
 
         publish_directory(checkpoint_path(run.dir, state.step), write)

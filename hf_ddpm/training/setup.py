@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hf_ddpm.config import DataConfig
+from hf_ddpm.config import DataConfig, RunConfig
 from hf_ddpm.data.cache import ImageTable, decode_images
-from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.stream import ImageStream, open_stream
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
@@ -30,12 +30,13 @@ from hf_ddpm.training.tracking import describe_environment
 
 
 @dataclass
-class Run:
-    """What stays the same while a model is trained."""
+class NetworkRun:
+    """What stays the same while any network is trained."""
 
-    config: TrainConfig
+    config: RunConfig
     accelerator: Accelerator
     images: ImageTable | ImageStream
+    test_images: ImageTable | None
 
     def __post_init__(self):
         config, accelerator = self.config, self.accelerator
@@ -47,9 +48,6 @@ class Run:
         if config.num_train_epochs is not None:
             self.steps_per_unit = self.images.num_images / self.total_batch_size
             self.total_steps = math.ceil(config.num_train_epochs * self.steps_per_unit)
-        self.conditional = self.images.class_names is not None
-        self.class_dropout_prob = config.resolve_class_dropout(self.conditional)
-        self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
         self.image_shape = (self.images.channels, self.images.image_size, self.images.image_size)
         self.reader = self.images.reader(
             seed=config.seed,
@@ -65,12 +63,27 @@ class Run:
         return {
             **asdict(self.config),
             "data_fingerprint": self.images.fingerprint,
-            "null_label": self.null_label,
             "environment": {name: surroundings[name] for name in names},
         }
 
 
-def build_accelerator(config: TrainConfig) -> Accelerator:
+@dataclass
+class Run(NetworkRun):
+    """What stays the same while a diffusion model is trained."""
+
+    config: TrainConfig
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.conditional = self.images.class_names is not None
+        self.class_dropout_prob = self.config.resolve_class_dropout(self.conditional)
+        self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
+
+    def identity(self) -> dict:
+        return {**super().identity(), "null_label": self.null_label}
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
     """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
 
     Raises:
@@ -100,13 +113,19 @@ def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable
 
 
 def _decode_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageTable, ImageTable | None]:
-    data = config.data
+    sources = open_sources(config.data)
+    config.resolve_class_dropout(conditional=sources[0].class_names is not None)
+    tables = [decode_images(source, **size) for source in sources]
+    return tables[0], tables[1] if len(tables) > 1 else None
+
+
+def open_sources(data: DataConfig) -> list[ImageSource]:
+    """Open the train split and, where one is named, the held-out split, which has to be of the same classes."""
     sources = [open_source(data.source, data.train_split, max_images=data.max_images, **_columns(data))]
     if data.test_split is not None:
         sources.append(open_source(data.source, data.test_split, **_columns(data)))
-    _check_classes(config, *sources)
-    tables = [decode_images(source, **size) for source in sources]
-    return tables[0], tables[1] if len(tables) > 1 else None
+    _check_classes(data, *sources)
+    return sources
 
 
 def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageStream, ImageTable | None]:
@@ -116,7 +135,8 @@ def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[Im
     if data.test_split is not None:
         same_size = {**size, "channels": streams[0].channels}
         streams.append(open_stream(data.source, data.test_split, **same_size, **_columns(data)))
-    _check_classes(config, *streams)
+    config.resolve_class_dropout(conditional=streams[0].class_names is not None)
+    _check_classes(data, *streams)
     return streams[0], streams[1].head(HELD_OUT_IMAGES) if len(streams) > 1 else None
 
 
@@ -125,11 +145,9 @@ def _columns(data: DataConfig) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
-def _check_classes(config: TrainConfig, train: Any, test: Any = None) -> None:
-    """Refuse a label drop without labels, and a held-out split of other classes."""
-    config.resolve_class_dropout(conditional=train.class_names is not None)
+def _check_classes(data: DataConfig, train: Any, test: Any = None) -> None:
+    """Refuse a held-out split of other classes."""
     if test is not None and test.class_names != train.class_names:
-        data = config.data
         raise ValueError(f"--data.test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
 
 
@@ -177,4 +195,4 @@ def build_state(config: TrainConfig, run: Run) -> TrainState:
         posterior_of(scheduler.alphas_cumprod)  # refuses a schedule that has no bound, before anything is written
     id2label = dict(enumerate(images.class_names)) if run.conditional else None
     pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
-    return TrainState(unet=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline)
+    return TrainState(network=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline)

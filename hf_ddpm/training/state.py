@@ -1,19 +1,20 @@
 """The state of a training run: all that the loop reads, and how it is written to a checkpoint and read back.
 
-A checkpoint is a pipeline folder (with the averaged weights, so that it can be sampled from) plus a folder `training/`:
-`model.safetensors`, `optimizer.safetensors` and `state.json`.
+A checkpoint has a folder `training/`: `model.safetensors`, `optimizer.safetensors` and `state.json`. That of a diffusion model
+is also a pipeline folder, with the averaged weights, so that it can be sampled from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,23 +22,29 @@ from torch.optim.lr_scheduler import LambdaLR
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.training.optim import resume_lr_schedule
 
-_PROGRESS = ("step", "images_seen", "window_loss", "window_steps", "ema_step", "scaler", "identity")
+_PROGRESS = ("step", "images_seen", "window_loss", "window_steps", "scaler", "identity")
 
 
-@dataclass
-class TrainState:
-    """What changes while a model is trained."""
+@dataclass(kw_only=True)
+class NetworkState:
+    """What changes while any network is trained."""
 
-    unet: UNet2DModel  # the weights that are trained
-    model: torch.nn.Module  # `unet` as Accelerate prepared it: compiled, distributed, autocast
+    network: torch.nn.Module  # the weights that are trained
+    model: torch.nn.Module  # `network` as Accelerate prepared it: compiled, distributed, autocast
     optimizer: torch.optim.Optimizer
     lr_scheduler: LambdaLR
-    ema: EMAModel | None  # None = no moving average
-    pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights
     step: int = 0  # optimizer steps done
     images_seen: int = 0  # position in the endless stream of epochs
     window_loss: float = 0.0  # sum of the losses since the last logged step
     window_steps: int = 0  # number of these losses
+
+
+@dataclass(kw_only=True)
+class TrainState(NetworkState):
+    """What changes while a diffusion model is trained; the network is a UNet2DModel."""
+
+    ema: EMAModel | None  # None = no moving average
+    pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights
 
     def averaged_pipeline(self) -> CFGDDPMPipeline:
         """The pipeline with the averaged weights of this step (the trained ones where there is no average)."""
@@ -46,7 +53,7 @@ class TrainState:
             self.ema.copy_to(parameters)
         else:
             with torch.no_grad():
-                for target, source in zip(parameters, self.unet.parameters(), strict=True):
+                for target, source in zip(parameters, self.network.parameters(), strict=True):
                     target.copy_(source)
         return self.pipeline
 
@@ -61,9 +68,15 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
         extra: JSON values that `load_state` gives back (options, fingerprint, versions).
     """
     state.averaged_pipeline().save_pretrained(directory)
+    ema_step = None if state.ema is None else state.ema.optimization_step
+    save_network_state(state, accelerator, directory, {"ema_step": ema_step, **extra})
+
+
+def save_network_state(state: NetworkState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
+    """Write what every network needs to go on into `directory / "training"`; see `save_state`."""
     training = directory / "training"
     training.mkdir()
-    save_file(_contiguous(state.unet.state_dict()), training / "model.safetensors")
+    save_file(_contiguous(state.network.state_dict()), training / "model.safetensors")
     moments = {
         f"{index}.{name}": tensor
         for index, parameter_state in state.optimizer.state_dict()["state"].items()
@@ -77,7 +90,6 @@ def save_state(state: TrainState, accelerator: Accelerator, directory: Path, ext
             "images_seen": state.images_seen,
             "window_loss": state.window_loss,
             "window_steps": state.window_steps,
-            "ema_step": None if state.ema is None else state.ema.optimization_step,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             **extra,
         },
@@ -88,7 +100,7 @@ def read_extra(directory: Path) -> dict[str, Any]:
     """All of a checkpoint's `state.json`: progress, and the `extra` that was saved with it.
 
     Raises:
-        ValueError: it is not what `save_state` writes.
+        ValueError: it is not what `save_network_state` writes.
     """
     saved = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
     missing = [name for name in _PROGRESS if name not in saved] if isinstance(saved, dict) else _PROGRESS
@@ -105,16 +117,33 @@ def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> 
     Raises:
         ValueError: the tensors are not those of this network.
     """
+    with _same_network(directory):
+        load_network_state(state, accelerator, directory)
+        if state.ema is not None:
+            averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
+            for shadow, (name, _) in zip(state.ema.shadow_params, state.network.named_parameters(), strict=True):
+                shadow.copy_(averaged[name])
+            state.ema.optimization_step = read_extra(directory)["ema_step"] or 0
+
+
+def load_network_state(state: NetworkState, accelerator: Accelerator, directory: Path) -> None:
+    """Read back what `save_network_state` wrote; see `load_state`."""
+    with _same_network(directory):
+        _load_network_state(state, accelerator, directory)
+
+
+@contextlib.contextmanager
+def _same_network(directory: Path) -> Iterator[None]:
     try:
-        _load_state(state, accelerator, directory)
+        yield
     except (RuntimeError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"checkpoint {directory}: its tensors are not those of this network ({reason})") from error
 
 
-def _load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
+def _load_network_state(state: NetworkState, accelerator: Accelerator, directory: Path) -> None:
     training, saved = directory / "training", read_extra(directory)
-    state.unet.load_state_dict(load_file(training / "model.safetensors"))
+    state.network.load_state_dict(load_file(training / "model.safetensors"))
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(training / "optimizer.safetensors").items():
@@ -125,11 +154,6 @@ def _load_state(state: TrainState, accelerator: Accelerator, directory: Path) ->
         moments.setdefault(int(index), {})[name] = value
     state.optimizer.load_state_dict({"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]})
     resume_lr_schedule(state.optimizer, state.lr_scheduler, saved["step"])
-    if state.ema is not None:
-        averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
-        for shadow, (name, _) in zip(state.ema.shadow_params, state.unet.named_parameters(), strict=True):
-            shadow.copy_(averaged[name])
-        state.ema.optimization_step = saved["ema_step"] or 0
     if accelerator.scaler is not None and saved["scaler"] is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     state.step, state.images_seen = saved["step"], saved["images_seen"]

@@ -1,0 +1,282 @@
+"""The judge: a small image classifier whose features and predictions measure samples.
+
+judge = load_judge("runs/judge_digits")
+output = judge(images)                        # (B, C, H, W) uint8 -> features (B, D), logits (B, K)
+
+A saved judge is a folder of three files: `config.json` and `model.safetensors`, as transformers writes a
+ResNetForImageClassification, and `judge.json`, the record. Nothing else is read, and no file can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import ResNetConfig, ResNetForImageClassification
+
+MIN_INPUT_SIZE = 32
+"""Pixels: smaller images are enlarged to this, as a ResNet halves its input twice before the first stage."""
+
+RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
+# Beyond any small classifier: what a file may demand before memory is taken for it.
+MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 64, 4096, 100_000, 1024, 200_000_000
+_MAX_JSON_BYTES = 16_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRecord:
+    """What a judge was trained on and how good it is."""
+
+    accuracy: float  # part of the test images whose class it names, in [0, 1]
+    num_test_images: int  # all images of the held-out split
+    seed: int  # of the training run
+    sha256: str  # hex digest of model.safetensors; "" until it is saved
+    image_size: int  # pixels, height and width of the images that it takes
+    channels: int  # 1 (gray) or 3 (RGB)
+    class_names: list[str]  # in the order of the logits
+    source: str  # the data, as the user gave it
+    data_fingerprint: str  # sha256 of the images and labels that it was trained on
+
+
+@dataclass(frozen=True)
+class JudgeOutput:
+    """What a judge says of B images."""
+
+    features: Tensor  # (B, D) float32, the average over the pixels of the last stage
+    logits: Tensor  # (B, K) float32, in the order of the record's class names
+
+
+class Judge(torch.nn.Module):
+    """A trained classifier and its record."""
+
+    def __init__(self, network: ResNetForImageClassification, record: JudgeRecord):
+        super().__init__()
+        self.network, self.record = network.eval(), record
+
+    @property
+    def dim(self) -> int:
+        """D, the number of features."""
+        return self.network.config.hidden_sizes[-1]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> JudgeOutput:
+        """Judge images; each on its own, whatever else is in the batch.
+
+        Args:
+            images: (B, C, H, W) uint8 in [0, 255], of the channels and the size that the judge was trained on.
+
+        Returns:
+            Features and logits, on the judge's device.
+
+        Raises:
+            ValueError: the images are not such.
+        """
+        record = self.record
+        expected = (record.channels, record.image_size, record.image_size)
+        if images.ndim != 4 or images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"the judge of {record.source!r} takes (B, {', '.join(map(str, expected))}) uint8 images and got "
+                f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: take the judge of these images' data"
+            )
+        pixels = prepare_pixels(images.to(self.network.device))
+        features = self.network.resnet(pixels).pooler_output.flatten(1)
+        return JudgeOutput(features, self.network.classifier(features))
+
+
+def prepare_pixels(images: Tensor) -> Tensor:
+    """What the network sees of images: their range is mapped, and small ones are enlarged.
+
+    Args:
+        images: (B, C, H, W) uint8 in [0, 255].
+
+    Returns:
+        (B, C, S, S) float32 in [-1, 1], S = max(H, 32), bilinear.
+    """
+    pixels = images.to(torch.float32) / 127.5 - 1
+    if images.shape[-1] < MIN_INPUT_SIZE:
+        size = (MIN_INPUT_SIZE, MIN_INPUT_SIZE)
+        pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
+    return pixels
+
+
+def build_network(
+    *, widths: list[int], depths: list[int], channels: int, class_names: list[str]
+) -> ResNetForImageClassification:
+    """Build the classifier with fresh weights, drawn from torch's global generator.
+
+    Args:
+        widths: channels of each stage, of which each but the first halves the image; the last is D.
+        depths: blocks of two convolutions in each stage.
+        channels: 1 (gray) or 3 (RGB).
+        class_names: K names, in the order of the logits.
+
+    Raises:
+        ValueError: the network would be no small classifier; nothing is allocated then.
+    """
+    labels = dict(enumerate(class_names))
+    return _build(
+        {
+            "num_channels": channels,
+            "embedding_size": widths[0] if widths else 0,
+            "hidden_sizes": list(widths),
+            "depths": list(depths),
+            "layer_type": "basic",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+        },
+        labels,
+    )
+
+
+def save_judge(judge: Judge, folder: str | Path) -> None:
+    """Write a judge into a folder, made if it is not there; `judge.record` gets the sha256 of the weights.
+
+    Raises:
+        OSError: the disk is full or the like.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # As `save_pretrained` does, without its progress bar.
+    judge.network.config.save_pretrained(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in judge.network.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    judge.record = replace(judge.record, sha256=_sha256_of(folder / WEIGHTS))
+    record = folder / RECORD
+    record.write_text(json.dumps(asdict(judge.record), indent=1) + "\n", encoding="utf-8")
+    mode = record.stat().st_mode & 0o777  # what the umask allows; safetensors makes files for the owner alone
+    (folder / WEIGHTS).chmod(mode)
+
+
+def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
+    """Read a judge: JSON and safetensors only, and only if the weights are those that the record describes.
+
+    Args:
+        folder: of a judge, or of the run that trained it (which holds the judge in `judge/`).
+        device: where it computes.
+
+    Raises:
+        ValueError: there is no such folder or no judge in it, its files are damaged or changed, or they describe a network
+            that is no small classifier; nothing has been allocated then.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"judge {str(folder)!r}: no such folder, give one that train_scripts/train_judge.py has made")
+    folder = root if (root / RECORD).is_file() else root / "judge"
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"judge {str(root)!r}: not a judge, there is no {RECORD} in it or in its folder judge")
+    try:
+        record = _read_record(_read_json(folder / RECORD))
+        network = _load_network(folder, record)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ValueError(f"judge {str(folder)!r}: {' '.join(str(error).split())[:300]}") from None
+    return Judge(network, record).to(device)
+
+
+def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassification:
+    config = _read_json(folder / CONFIG)
+    if config.get("model_type") != "resnet" or config.get("num_channels") != record.channels:
+        raise ValueError(f"{CONFIG} is not that of a ResNet for the {record.channels} channels that {RECORD} names")
+    names = ("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act")
+    names += ("downsample_in_first_stage", "downsample_in_bottleneck")
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise ValueError(f"{CONFIG} has no {', '.join(missing)}")
+    if _sha256_of(folder / WEIGHTS) != record.sha256:
+        raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 is another, train the judge anew")
+    labels = dict(enumerate(record.class_names))
+    network = _build({name: config[name] for name in names}, labels, device="meta")
+    # Names and shapes are compared before memory is taken; the tensors of the file then become those of the network.
+    network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+    return network.to(torch.float32).to(memory_format=torch.channels_last)
+
+
+def _build(arguments: dict[str, Any], labels: dict[int, str], device: str = "cpu") -> ResNetForImageClassification:
+    """Build a network that has been sized without memory before."""
+    _check_limits(**arguments, num_classes=len(labels))
+    config = ResNetConfig(**arguments, id2label=labels, label2id={name: index for index, name in labels.items()})
+    config.architectures = ["ResNetForImageClassification"]
+    with torch.device("meta"):
+        sized = ResNetForImageClassification(config)
+    count = sum(parameter.numel() for parameter in sized.parameters())
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"the network would have {count:,} parameters, a judge has at most {MAX_PARAMETERS:,}")
+    if device == "meta":
+        return sized
+    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
+
+
+def _check_limits(*, hidden_sizes, depths, embedding_size, num_channels, num_classes, layer_type, hidden_act, **flags):
+    """Refuse what is no small classifier, before anything is built."""
+
+    def counts(values: Any, most: int) -> bool:
+        return isinstance(values, list) and all(_is_int(value, 1, most) for value in values)
+
+    fits = counts(hidden_sizes, MAX_WIDTH) and counts(depths, MAX_DEPTH) and _is_int(embedding_size, 1, MAX_WIDTH)
+    if not fits or len(hidden_sizes) != len(depths) or not 1 <= len(depths) <= MAX_STAGES:
+        raise ValueError(
+            f"widths {hidden_sizes!r} and depths {depths!r}: give 1 to {MAX_STAGES} of each, as many of one as of the other, "
+            f"widths from 1 to {MAX_WIDTH} and depths from 1 to {MAX_DEPTH}"
+        )
+    if not _is_int(num_channels, 1, 3) or num_channels == 2:
+        raise ValueError(f"{num_channels!r} channels: a judge takes images of 1 or 3")
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"{num_classes} classes: a judge tells 2 to {MAX_CLASSES:,} apart")
+    if (
+        layer_type not in ("basic", "bottleneck")
+        or hidden_act != "relu"
+        or not all(type(flag) is bool for flag in flags.values())
+    ):
+        raise ValueError(f"layer_type {layer_type!r}, hidden_act {hidden_act!r} and {flags}: not those of a judge")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError(f"{path.name} has more than {_MAX_JSON_BYTES:,} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is missing or no JSON ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return value
+
+
+def _read_record(values: dict[str, Any]) -> JudgeRecord:
+    """Check every field, as others print and compare them."""
+    names = [field.name for field in fields(JudgeRecord)]
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"{RECORD} has no {', '.join(missing)}")
+    accuracy, class_names = values["accuracy"], values["class_names"]
+    good = {
+        "accuracy": type(accuracy) in (int, float) and math.isfinite(accuracy) and 0 <= accuracy <= 1,
+        "num_test_images": _is_int(values["num_test_images"], 1, 2**53),
+        "seed": _is_int(values["seed"], 0, 2**32 - 1),
+        "image_size": _is_int(values["image_size"], 1, MAX_IMAGE_SIZE),
+        "channels": _is_int(values["channels"], 1, 3) and values["channels"] != 2,
+        "class_names": isinstance(class_names, list) and all(isinstance(name, str) for name in class_names),
+        **{name: isinstance(values[name], str) for name in ("sha256", "source", "data_fingerprint")},
+    }
+    for name, ok in good.items():
+        if not ok:
+            raise ValueError(f"{RECORD}: {name} is {str(values[name])[:80]!r}, which no judge has")
+    return JudgeRecord(**{name: values[name] for name in names})
+
+
+def _is_int(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

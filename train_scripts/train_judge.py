@@ -1,0 +1,26 @@
+"""Train a judge, the classifier whose features and predictions measure samples, and save it as output_dir/judge.
+
+python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits
+python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits --resume auto
+
+The folder of the run is then named to the measuring programs as `judge:runs/judge_digits`.
+"""
+
+from pathlib import Path
+
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.training.judge_options import JudgeConfig
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
+
+
+def main(args: list[str] | None = None) -> None:
+    config = parse_config(JudgeConfig, args, default_recipe=DEFAULT_RECIPE)
+    with user_errors():
+        from hf_ddpm.training.judge import train_judge
+
+        train_judge(config)
+
+
+if __name__ == "__main__":
+    main()
