@@ -150,9 +150,7 @@ def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: s
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors of a file that was given, and the sha256 of the file."""
-    require(
-        path.is_file(), "inception_weights", str(path), "there is no such file: give a .safetensors or the published .pth"
-    )
+    require(path.is_file(), "inception_weights", str(path), "no such file: give a .safetensors or the published .pth")
     require(path.suffix in (".safetensors", ".pth"), "inception_weights", str(path), "give a .safetensors or a .pth")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()

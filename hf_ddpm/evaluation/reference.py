@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +205,13 @@ def _read(path: Path, empty: FeatureSummary) -> dict[str, Any]:
 def _load(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read arrays of a file, None = all; a pickled one is refused, and checksums are compared."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, no .npz")
             return {name: file[name] for name in names or file.files}
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except Exception as error:  # numpy and zipfile raise all kinds for what is damaged
         raise _Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
