@@ -98,7 +98,7 @@ def build_extractor(
     Raises:
         ValueError: an unknown choice, weights that are missing or do not fit, or a judge that is too weak.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _find_device(device)
     is_used = inception_weights is None or (isinstance(features, str) and features == "inception")
     require(is_used, "inception_weights", str(inception_weights), "only with features 'inception'")
     if isinstance(features, torch.nn.Module):
@@ -115,6 +115,16 @@ def build_extractor(
 def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[torch.Tensor]) -> Iterator[Features]:
     """Features of each batch of (B, C, H, W) uint8 images, computed when they are asked for."""
     return map(extractor, batches)
+
+
+def _find_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
+    return torch.device(device)
 
 
 def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
@@ -142,9 +152,10 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
     size, mean, std = _dinov2_processor(folder / "preprocessor_config.json", option)
     digest = _files_digest(sorted(folder.glob("*.safetensors")), option)
     try:
-        model, report = Dinov2Model.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        with _quiet_transformers():
+            model, report = Dinov2Model.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:  # transformers raises all kinds for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
@@ -166,6 +177,22 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
         device=device,
         network=network,
     )
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep bar and report off stderr, where an error is to be one line; what is missing is looked at by the caller."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
 
 
 def _dinov2_folder(place: str, option: str) -> Path:

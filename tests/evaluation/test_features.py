@@ -133,6 +133,11 @@ def test_unknown_features_are_refused(features):
     assert refusal(features) == f"features is {features!r}: give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
 
 
+@pytest.mark.parametrize("device", ["no_such_device", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device):
+    assert refusal(Projection(), device=device) == f"device is {device!r}: torch cannot use it here, give cpu or another"
+
+
 def test_inception_weights_are_refused_where_nothing_reads_them(judge):
     for features in (f"judge:{judge}", Projection()):
         assert refusal(features, inception_weights="w.pth").startswith("inception_weights is 'w.pth': only with features")
@@ -165,7 +170,7 @@ def test_dinov2_sees_the_border_of_small_images(dinov2):
     assert not torch.allclose(extractor(batch).features, extractor(framed).features, atol=1e-3)
 
 
-def test_a_dinov2_that_is_not_whole_is_refused(dinov2, tmp_path):
+def test_a_dinov2_that_is_not_whole_is_refused(dinov2, tmp_path, capfd):
     def copy(name: str):
         folder = tmp_path / name
         folder.mkdir()
@@ -177,7 +182,9 @@ def test_a_dinov2_that_is_not_whole_is_refused(dinov2, tmp_path):
     state = load_file(folder / "model.safetensors")
     state.pop("layernorm.weight")
     save_file(state, folder / "model.safetensors", {"format": "pt"})
+    capfd.readouterr()
     assert "layernorm.weight" in refusal(f"dinov2:{folder}")
+    assert capfd.readouterr() == ("", ""), "nothing but the one line of the error"
     folder = copy("without_processor")
     (folder / "preprocessor_config.json").unlink()
     assert "crop_size" in refusal(f"dinov2:{folder}")
