@@ -101,6 +101,9 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
         UserWarning: no more images than dimensions, so that a covariance is singular.
     """
     for statistics in (a, b):
+        if statistics.covariance.shape != 2 * statistics.mean.shape:
+            shapes = f"{statistics.mean.shape} and {statistics.covariance.shape}"
+            raise ValueError(f"mean and covariance have the shapes {shapes}: give (D,) and (D, D)")
         if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
             raise ValueError("the statistics hold values that are not finite: compute them again")
     dim = len(a.mean)

@@ -97,5 +97,7 @@ class RunningInceptionScore:
             raise ValueError("probabilities are not all 0 or more with rows that sum to 1: give the softmax of the logits")
         if positions.shape != (len(probabilities),):
             raise ValueError(f"positions have the shape {positions.shape}: give one for each of {len(probabilities)} images")
+        if len(positions) and not np.issubdtype(positions.dtype, np.integer):
+            raise ValueError(f"positions are {positions.dtype}: give integers")
         if len(positions) and not (positions.min() >= 0 and positions.max() < num_images):
             raise ValueError(f"positions lie in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")

@@ -22,7 +22,7 @@ def kernel_distance(
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, eq. 4 and 5).
 
     Unlike the Frechet distance its expectation does not depend on the numbers of images; it is below zero about as often as
-    above where the distributions are equal. Memory beyond the features in float64 is about 100 MiB.
+    above where the distributions are equal. Memory beyond the features in float64 is under 200 MiB.
 
     Args:
         features: (N, D) of the samples.

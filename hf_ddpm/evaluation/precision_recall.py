@@ -37,7 +37,7 @@ def manifold_metrics(
     open ball. The values depend on the numbers of images: compare those of equal N and M only.
 
     Three products of matrices in float64 take most of the time: 2 D (N^2 + N M + M^2) operations. Memory beyond the features
-    in float64 is about 100 MiB, whatever N and M are.
+    in float64 is under 200 MiB, whatever N and M are.
 
     Args:
         features: (N, D) of the samples.

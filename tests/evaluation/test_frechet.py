@@ -186,5 +186,7 @@ def test_mistakes_are_told():
         running.merge(RunningStatistics(DIM + 1))
     with pytest.raises(ValueError, match="6 and 5 dimensions"):
         frechet_distance(statistics_of(draw(20, 0)), statistics_of(draw(20, 0, dim=5)))
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3, 3\): give \(D,\) and \(D, D\)"):
+        frechet_distance(statistics_of(draw(20, 0)), GaussianStatistics(9, np.zeros(2), np.eye(3)))
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(GaussianStatistics(9, np.full(2, np.nan), np.eye(2)), GaussianStatistics(9, np.zeros(2), np.eye(2)))

@@ -93,6 +93,7 @@ def test_mistakes_are_told():
         (good * np.nan, [0, 1], 10, "give the softmax"),
         (np.array([[1.5, -0.5, 0, 0]] * 2), [0, 1], 10, "give the softmax"),
         (good, [0], 10, "one for each of 2 images"),
+        (good, [0, 0.5], 10, "positions are float64: give integers"),
         (good, [0, 10], 10, "positions lie in 0..10: give 0 to 9"),
         (good, [-1, 0], 10, "positions lie in -1..0"),
         (good[:1], [0], 1, "num_splits is 2: give at most 1"),
