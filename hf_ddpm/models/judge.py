@@ -30,6 +30,13 @@ RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
 # Beyond any small classifier: what a file may demand before memory is taken for it.
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 64, 4096, 100_000, 1024, 200_000_000
 _MAX_JSON_BYTES = 16_000_000
+# Arguments of ResNetConfig that are the same in every judge.
+_FIXED = {
+    "layer_type": "basic",
+    "hidden_act": "relu",
+    "downsample_in_first_stage": False,
+    "downsample_in_bottleneck": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,20 +129,9 @@ def build_network(
     Raises:
         ValueError: the network would be no small classifier; nothing is allocated then.
     """
-    labels = dict(enumerate(class_names))
-    return _build(
-        {
-            "num_channels": channels,
-            "embedding_size": widths[0] if widths else 0,
-            "hidden_sizes": list(widths),
-            "depths": list(depths),
-            "layer_type": "basic",
-            "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
-        },
-        labels,
-    )
+    config = _network_config(widths, depths, channels, class_names)
+    _size_network(config)
+    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
 
 
 def save_judge(judge: Judge, folder: str | Path) -> None:
@@ -183,60 +179,55 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
 
 
 def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassification:
-    config = _read_json(folder / CONFIG)
-    if config.get("model_type") != "resnet" or config.get("num_channels") != record.channels:
-        raise ValueError(f"{CONFIG} is not that of a ResNet for the {record.channels} channels that {RECORD} names")
-    names = ("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act")
-    names += ("downsample_in_first_stage", "downsample_in_bottleneck")
-    missing = [name for name in names if name not in config]
-    if missing:
-        raise ValueError(f"{CONFIG} has no {', '.join(missing)}")
+    given = _read_json(folder / CONFIG)
+    widths, depths = given.get("hidden_sizes"), given.get("depths")
+    config = _network_config(widths, depths, record.channels, record.class_names)
+    for name in ("model_type", "num_channels", "embedding_size", *_FIXED):
+        if given.get(name) != getattr(config, name):
+            raise ValueError(f"{CONFIG}: {name} is {str(given.get(name))[:80]!r}, not that of the judge in {RECORD}")
+    network = _size_network(config)
     if _sha256_of(folder / WEIGHTS) != record.sha256:
         raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 is another, train the judge anew")
-    labels = dict(enumerate(record.class_names))
-    network = _build({name: config[name] for name in names}, labels, device="meta")
-    # Names and shapes are compared before memory is taken; the tensors of the file then become those of the network.
+    # The tensors of the file become those of the network once their names and shapes are found to be the same.
     network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     return network.to(torch.float32).to(memory_format=torch.channels_last)
 
 
-def _build(arguments: dict[str, Any], labels: dict[int, str], device: str = "cpu") -> ResNetForImageClassification:
-    """Build a network that has been sized without memory before."""
-    _check_limits(**arguments, num_classes=len(labels))
-    config = ResNetConfig(**arguments, id2label=labels, label2id={name: index for index, name in labels.items()})
-    config.architectures = ["ResNetForImageClassification"]
-    with torch.device("meta"):
-        sized = ResNetForImageClassification(config)
-    count = sum(parameter.numel() for parameter in sized.parameters())
-    if count > MAX_PARAMETERS:
-        raise ValueError(f"the network would have {count:,} parameters, a judge has at most {MAX_PARAMETERS:,}")
-    if device == "meta":
-        return sized
-    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
-
-
-def _check_limits(*, hidden_sizes, depths, embedding_size, num_channels, num_classes, layer_type, hidden_act, **flags):
-    """Refuse what is no small classifier, before anything is built."""
+def _network_config(widths: Any, depths: Any, channels: int, class_names: list[str]) -> ResNetConfig:
+    """The network as transformers describes it, refused where it is no small classifier."""
 
     def counts(values: Any, most: int) -> bool:
         return isinstance(values, list) and all(_is_int(value, 1, most) for value in values)
 
-    fits = counts(hidden_sizes, MAX_WIDTH) and counts(depths, MAX_DEPTH) and _is_int(embedding_size, 1, MAX_WIDTH)
-    if not fits or len(hidden_sizes) != len(depths) or not 1 <= len(depths) <= MAX_STAGES:
+    fits = counts(widths, MAX_WIDTH) and counts(depths, MAX_DEPTH)
+    if not fits or len(widths) != len(depths) or not 1 <= len(widths) <= MAX_STAGES:
         raise ValueError(
-            f"widths {hidden_sizes!r} and depths {depths!r}: give 1 to {MAX_STAGES} of each, as many of one as of the other, "
-            f"widths from 1 to {MAX_WIDTH} and depths from 1 to {MAX_DEPTH}"
+            f"widths {str(widths)[:80]} and depths {str(depths)[:80]}: give 1 to {MAX_STAGES} of each, as many of one "
+            f"as of the other, widths from 1 to {MAX_WIDTH} and depths from 1 to {MAX_DEPTH}"
         )
-    if not _is_int(num_channels, 1, 3) or num_channels == 2:
-        raise ValueError(f"{num_channels!r} channels: a judge takes images of 1 or 3")
-    if not 2 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"{num_classes} classes: a judge tells 2 to {MAX_CLASSES:,} apart")
-    if (
-        layer_type not in ("basic", "bottleneck")
-        or hidden_act != "relu"
-        or not all(type(flag) is bool for flag in flags.values())
-    ):
-        raise ValueError(f"layer_type {layer_type!r}, hidden_act {hidden_act!r} and {flags}: not those of a judge")
+    if not 2 <= len(class_names) <= MAX_CLASSES:
+        raise ValueError(f"the number of classes is {len(class_names)}: a judge tells 2 to {MAX_CLASSES} of them apart")
+    config = ResNetConfig(
+        num_channels=channels,
+        embedding_size=widths[0],
+        hidden_sizes=widths,
+        depths=depths,
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+        **_FIXED,
+    )
+    config.architectures = ["ResNetForImageClassification"]
+    return config
+
+
+def _size_network(config: ResNetConfig) -> ResNetForImageClassification:
+    """Build a network on the meta device, without memory for its weights, and refuse it where it would need too much."""
+    with torch.device("meta"):
+        network = ResNetForImageClassification(config)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"the network would have {count:,} parameters, a judge has at most {MAX_PARAMETERS:,}")
+    return network
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads.
 
-It runs as the training of a diffusion model does (`hf_ddpm.training.loop.carry_out`): the same run folder, checkpoints, log and
-signals. Only the network, its data and its step are others.
+It runs as the training of a diffusion model does (`hf_ddpm.training.loop.carry_out`): the same run folder, checkpoints, log
+and signals. Only the network, its data and its step are others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The state of a training run: all that the loop reads, and how it is written to a checkpoint and read back.
 
-A checkpoint has a folder `training/`: `model.safetensors`, `optimizer.safetensors` and `state.json`. That of a diffusion model
-is also a pipeline folder, with the averaged weights, so that it can be sampled from.
+A checkpoint has a folder `training/`: `model.safetensors`, `optimizer.safetensors` and `state.json`. That of a
+diffusion model is also a pipeline folder, with the averaged weights, so that it can be sampled from.
 """
 
 from __future__ import annotations
