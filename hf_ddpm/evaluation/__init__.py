@@ -1,0 +1,1 @@
+"""Measures of generated images: statistics of their features and predictions, as pure functions of arrays."""

@@ -1,0 +1,42 @@
+"""What every metric asks of the arrays it is given: finite features of one dimension, one row an image."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def checked_features(features: ArrayLike, name: str, *, dim: int | None = None, at_least: int = 0) -> np.ndarray:
+    """Return the features as an array, or say what is wrong with them.
+
+    Args:
+        features: (N, D) real numbers, an array or a CPU tensor.
+        name: what the caller calls them.
+        dim: the D they must have; None = any above 0.
+        at_least: the smallest N that will do.
+
+    Returns:
+        (N, D) float32 or float64, the given memory where its type is one of them.
+
+    Raises:
+        ValueError: another shape or dimension, too few rows, or a value that is not finite.
+    """
+    array = np.asarray(features)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} have the shape {array.shape}: give (N, D), one row an image")
+    if dim is not None and array.shape[1] != dim:
+        raise ValueError(f"{name} have {array.shape[1]} dimensions: give {dim}, from the same extractor")
+    if len(array) < at_least:
+        raise ValueError(f"{name} are of {len(array)} images: give at least {at_least}")
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise ValueError(f"{name} are not finite in row {row}: look at that image and at the extractor's weights")
+    return array
+
+
+def checked_pair(features: ArrayLike, reference_features: ArrayLike, *, at_least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides of a comparison, (N, D) and (M, D), each checked as `checked_features` does."""
+    reference = checked_features(reference_features, "reference_features", at_least=at_least)
+    return checked_features(features, "features", dim=reference.shape[1], at_least=at_least), reference

@@ -1,0 +1,297 @@
+"""Turn images into features: `for features in extract(build_extractor("inception"), batches)`.
+
+An extractor is what a distance is measured with: the Inception network of FID, a DINOv2, a classifier trained on the data
+itself (a judge), or any module. All compute in float32 without TF32, so that the results hold on any device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.functional import interpolate
+
+from hf_ddpm.evaluation.inception import load_inception, tensors_digest
+from hf_ddpm.pipeline import require
+
+DINOV2 = "facebook/dinov2-small"
+CHOICES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What an extractor finds in B images."""
+
+    features: torch.Tensor  # (B, D) float32 on the CPU
+    probabilities: torch.Tensor | None = None  # (B, K) float64 on the CPU, of the K classes it knows; None = it has none
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extractor:
+    """A frozen network with its preprocessing, and all that tells its features from those of another.
+
+    Attributes:
+        name: of its metrics: `inception` gives `fid`, any other `fd_<name>`.
+        digest: sha256 (hex) of its weights.
+        preprocessing: what is done to the pixels, and which features are taken.
+        dim: D, features an image.
+        class_names: of the classes it predicts; None = it predicts none that have names.
+        device: where it computes.
+        is_cacheable: whether digest and preprocessing say all about it, as they cannot where its code is not ours.
+        network: (B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None.
+    """
+
+    name: str
+    digest: str
+    preprocessing: str
+    dim: int
+    class_names: list[str] | None = None
+    device: torch.device
+    is_cacheable: bool = True
+    network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        """Compute the features of images; up to rounding they do not depend on what else is in the batch.
+
+        Args:
+            images: (B, C, H, W) uint8 in [0, 255], on any device.
+
+        Raises:
+            ValueError: another type, shape, number of channels or size.
+        """
+        given = tuple(images.shape)
+        require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
+        is_batch = len(given) == 4 and given[0] > 0 and given[1] in (1, 3)
+        require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image, and 1 or 3 channels")
+        with torch.no_grad(), _full_float32(self.device):
+            features, logits = self.network(images.to(self.device))
+        found, wanted = tuple(features.shape), (len(images), self.dim)
+        require(found == wanted, "features", self.name, f"it returned the shape {found} and not {wanted}")
+        # In float64, where the smallest probabilities are not yet 0; not every device has it.
+        probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)
+        return Features(features.cpu().float(), probabilities)
+
+
+def build_extractor(
+    features: str | torch.nn.Module,
+    *,
+    inception_weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    min_judge_accuracy: float | None = 0.98,
+) -> Extractor:
+    """Build what computes features.
+
+    Args:
+        features: `inception`; `dinov2` (`DINOV2` of the Hub) or `dinov2:` with another id or a folder; `judge:` with the
+            folder of a trained judge; or a module that is called, in evaluation mode and as a copy, with (B, C, H, W) uint8
+            images as torchmetrics does, and returns (B, D), D in its attribute `num_features`.
+        inception_weights: see `load_inception`; only for `inception`.
+        device: None = cuda if there is one, else the CPU.
+        min_judge_accuracy: a judge that was right on a smaller share of its test images is refused; None = accept any.
+
+    Raises:
+        ValueError: an unknown choice, weights that are missing or do not fit, or a judge that is too weak.
+    """
+    device = _find_device(device)
+    is_used = inception_weights is None or (isinstance(features, str) and features == "inception")
+    require(is_used, "inception_weights", str(inception_weights), "only with features 'inception'")
+    if isinstance(features, torch.nn.Module):
+        return _module(features, device)
+    kind, _, place = features.partition(":")
+    if features == "inception":
+        return _inception(inception_weights, device)
+    if features == "dinov2" or (kind == "dinov2" and place):
+        return _dinov2(place or DINOV2, device)
+    require(kind == "judge" and bool(place), "features", features, CHOICES)
+    return _judge(place, device, min_judge_accuracy)
+
+
+def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[torch.Tensor]) -> Iterator[Features]:
+    """Features of each batch of (B, C, H, W) uint8 images, computed when they are asked for."""
+    return map(extractor, batches)
+
+
+def _find_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
+    return torch.device(device)
+
+
+def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
+    inception = load_inception(weights)
+    inception.network.to(device)
+    return Extractor(
+        name=inception.name,
+        digest=inception.digest,
+        preprocessing="uint8, gray repeated to RGB, resized to 299 x 299 as TensorFlow 1 did (bilinear), layer 2048",
+        dim=inception.dim,
+        device=device,
+        network=inception,
+    )
+
+
+def _dinov2(place: str, device: torch.device) -> Extractor:
+    """The class token of a DINOv2 after its last norm, as Stein et al. (2023, arXiv:2306.04675) compare it.
+
+    The processor's crop is left out, as there and in EDM2: it would hide the border of every image.
+    """
+    from transformers import Dinov2Model
+
+    option = "dinov2" if place == DINOV2 else f"dinov2:{place}"
+    folder = _dinov2_folder(place, option)
+    size, mean, std = _dinov2_processor(folder / "preprocessor_config.json", option)
+    digest = _files_digest(sorted(folder.glob("*.safetensors")), option)
+    try:
+        with _quiet_transformers():
+            model, report = Dinov2Model.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:  # transformers raises all kinds for a damaged config or file
+        raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    require(not missing, "features", option, f"its weights are no Dinov2Model's: {missing[:1]} is missing or differs")
+    model.eval().requires_grad_(False).to(device)
+    mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
+
+    def network(images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        pixels = images.expand(-1, 3, -1, -1).float()
+        pixels = interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+        return model(pixel_values=(pixels / 255 - mean) / std).last_hidden_state[:, 0], None
+
+    return Extractor(
+        name="dinov2" if place == DINOV2 else f"dinov2_{digest[:8]}",
+        digest=digest,
+        preprocessing=f"uint8, gray repeated to RGB, resized to {size} x {size} (bicubic, antialias), "
+        f"mean {mean.flatten().tolist()}, std {std.flatten().tolist()}, class token",
+        dim=model.config.hidden_size,
+        device=device,
+        network=network,
+    )
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep bar and report off stderr, where an error is to be one line; what is missing is looked at by the caller."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+def _dinov2_folder(place: str, option: str) -> Path:
+    """The folder, or the Hub's files in the cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(place).is_dir():
+        return Path(place)
+    try:
+        return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, HFValidationError) as error:  # the Hub's own errors and those of a connection are OSErrors
+        remedy = "there is no such folder, and it cannot be had from the Hub: give dinov2:FOLDER"
+        raise ValueError(f"features is {option!r}: {remedy} ({' '.join(str(error).split())[:200]})") from error
+
+
+def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[float]]:
+    """Size, mean and standard deviation that the images are brought to, from the processor's file."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        size = int(config["crop_size"]["height"])
+        mean, std = ([float(value) for value in config[name]] for name in ("image_mean", "image_std"))
+        if size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("these are no size, mean and standard deviation of RGB images")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = f"{path.name} must say crop_size, image_mean and image_std, as that of {DINOV2} does"
+        raise ValueError(f"features is {option!r}: {remedy}") from error
+    return size, mean, std
+
+
+def _files_digest(files: list[Path], option: str) -> str:
+    """sha256 of one file, as `sha256sum` prints it; of several, of their digests in the order of the names."""
+    require(bool(files), "features", option, "it has no .safetensors, and no other format is read")
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Extractor:
+    from hf_ddpm.models.judge import MIN_INPUT_SIZE, load_judge
+
+    judge = load_judge(folder, device=device)
+    record = judge.record
+    if min_accuracy is not None and not record.accuracy >= min_accuracy:
+        raise ValueError(
+            f"features is 'judge:{folder}': its accuracy is {record.accuracy:.4f} on {record.num_test_images} test images, "
+            f"less than min_judge_accuracy {min_accuracy}: train it longer, or set min_judge_accuracy lower (null = any)"
+        )
+
+    def network(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = judge(images)
+        return output.features, output.logits
+
+    return Extractor(
+        name="judge",
+        digest=record.sha256,
+        preprocessing=f"uint8, {record.channels} x {record.image_size} x {record.image_size}, to [-1, 1] and at least "
+        f"{MIN_INPUT_SIZE} pixels (bilinear), penultimate features",
+        dim=judge.dim,
+        class_names=list(record.class_names),
+        device=device,
+        network=network,
+    )
+
+
+def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
+    dim = getattr(module, "num_features", None)
+    name = type(module).__qualname__
+    require(isinstance(dim, int), "features", name, "give the module an attribute num_features, the D of what it returns")
+    # A copy, because evaluation mode is not to be seen by its owner, nor further training by us.
+    module = deepcopy(module).eval().requires_grad_(False).to(device)
+    tensors = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    digest = hashlib.sha256(f"{repr(module)} {tensors_digest(tensors)}".encode()).hexdigest()
+    return Extractor(
+        # The digest, so that nobody's class is taken for one of the networks above.
+        name=f"module_{digest[:8]}",
+        digest=digest,
+        preprocessing=f"uint8, as {name} does it",
+        dim=dim,
+        device=device,
+        is_cacheable=False,
+        network=lambda images: (module(images), None),
+    )
+
+
+@contextlib.contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """Neither an autocast around us nor TF32, which would change features in the third digit."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

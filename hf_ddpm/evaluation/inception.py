@@ -1,0 +1,245 @@
+"""The Inception network of 2015-12-05, whose pool3 features make the Frechet distance that is called FID.
+
+inception = load_inception()                           # the published weights, fetched on first use
+features, logits = inception(images)                   # (B, 2048), (B, 1008)
+
+Only the published weights earn the name `inception`; any other bears the beginning of the sha256 of its file. Nothing here
+runs code from a file: pickles are read with weights_only=True, and what is kept is safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import urllib.request
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import safetensors.torch
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError
+
+from hf_ddpm.pipeline import require
+
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the file at `URL`, which pytorch-fid publishes too."""
+TIMEOUT = 60.0
+"""Seconds in which the server must connect, and in which it may stay silent."""
+Layer = Literal["64", "192", "768", "2048"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inception:
+    """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, with where its weights are from.
+
+    Attributes:
+        network: (B, 3, H, W) uint8 -> features, and at the layer 2048 logits too.
+        name: `inception` for the published weights at the layer 2048; else with the first 8 digits of `digest`, and the
+            layer where it is another.
+        digest: sha256 (hex) of the file that was given, or of the published one.
+        layer: which features.
+    """
+
+    network: torch.nn.Module
+    name: str
+    digest: str
+    layer: Layer
+
+    @property
+    def dim(self) -> int:
+        """D, features an image."""
+        return int(self.layer)
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute features and logits.
+
+        Args:
+            images: (B, 1 or 3, H, W) uint8 in [0, 255]; gray is repeated.
+
+        Returns:
+            (B, D) float32, and at the layer 2048 the logits without bias, of which the inception score is made, (B, 1008)
+            float32; at the others None, so that the rest of the network need not be run.
+        """
+        outputs = self.network(images.expand(-1, 3, -1, -1).contiguous())
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
+
+
+def load_inception(weights: str | Path | None = None, *, layer: Layer = "2048") -> Inception:
+    """Build the network with the published weights, or with those of a file.
+
+    Args:
+        weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, fetched on
+            first use and kept as safetensors in the cache. Given as a .pth it is kept too.
+        layer: the features are the averages over the image of this layer's channels, as many as the name says.
+
+    Raises:
+        ValueError: a file is missing or not such weights, the published one cannot be fetched, or torch-fidelity is not
+            installed.
+    """
+    state, digest = _published_weights() if weights is None else _read_weights(Path(weights))
+    network = _build_network(state, ["2048", "logits_unbiased"] if layer == "2048" else [layer], weights)
+    # A copy of the published weights in another file may have been changed, so its name does not matter.
+    name = "inception" if digest == SHA256 else f"inception_{digest[:8]}"
+    return Inception(network=network, name=name if layer == "2048" else f"{name}_layer{layer}", digest=digest, layer=layer)
+
+
+def cache_folder() -> Path:
+    """Where the published weights are kept: beside the Hub's files, in HF_HOME."""
+    return Path(constants.HF_HOME) / "hf_ddpm" / "inception"
+
+
+def publish_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole, with the mode that the umask allows: under a name of this process first, then by one rename.
+
+    Args:
+        path: of the file, whose folder is made if it is not there.
+        write: writes the content into the open file that it is given.
+
+    Raises:
+        OSError: the disk is full or the like; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: str | Path | None) -> torch.nn.Module:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ValueError("features is 'inception': it needs torch-fidelity: pip install 'hf_ddpm[fid]'") from error
+
+    class Network(FeatureExtractorInceptionV3):
+        """Built without numbers, from an empty file, because its class reads files by an unrestricted torch.load."""
+
+        def __init__(self):
+            empty = io.BytesIO()
+            torch.save({}, empty)
+            empty.seek(0)
+            with torch.device("meta"):
+                super().__init__("inception", layers, feature_extractor_weights_path=empty)
+
+        def load_state_dict(self, state_dict, **kwargs):
+            return super().load_state_dict(state_dict, **kwargs) if state_dict else None
+
+    network = Network()
+    try:
+        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+        return network.requires_grad_(False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"inception_weights is {str(weights)!r}: these are not the weights of the network of 2015-12-05: {reason}"
+        ) from error
+
+
+def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of a file that was given, and the sha256 of the file."""
+    require(path.is_file(), "inception_weights", str(path), "no such file: give a .safetensors or the published .pth")
+    require(path.suffix in (".safetensors", ".pth"), "inception_weights", str(path), "give a .safetensors or a .pth")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".pth":
+        state = _read_pth(content, str(path))
+        if digest == SHA256 and not _kept_file().exists():
+            _keep(state)
+        return state, digest
+    try:
+        return safetensors.torch.load(content), digest
+    except SafetensorError as error:
+        raise ValueError(f"inception_weights is {str(path)!r}: this is no safetensors file: {error}") from error
+
+
+def _read_pth(content: bytes, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled state dict; anything else in it is refused, and no code is run."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what is no pickle, or a damaged one, raises all kinds
+        remedy = "this is no file of plain weights, and code is not run: give a .safetensors or the published .pth"
+        raise ValueError(f"inception_weights is {name!r}: {remedy}") from error
+    is_state = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
+    require(is_state, "inception_weights", name, "this is no state dict: give a .safetensors or the published .pth")
+    return state
+
+
+def _published_weights() -> tuple[dict[str, torch.Tensor], str]:
+    """The published tensors, from the cache or else from the internet, and the sha256 of the published file."""
+    kept = _kept_file()
+    if kept.exists():
+        state = _read_kept(kept.read_bytes())
+        if state is not None:
+            return state, SHA256
+        warnings.warn(f"{kept} is damaged, and the published weights are fetched again", stacklevel=2)
+    state = _read_pth(_fetch(), URL)
+    _keep(state)
+    return state, SHA256
+
+
+def _fetch() -> bytes:
+    """The published file, its sha256 compared."""
+    remedy = "fetch it elsewhere, and give --inception_weights FILE"
+    content = io.BytesIO()
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+            shutil.copyfileobj(response, content)
+    except OSError as error:  # urllib's errors are such
+        raise ValueError(f"inception_weights is None: {URL} cannot be fetched ({error}): {remedy}") from error
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    if digest != SHA256:
+        raise ValueError(f"inception_weights is None: {URL} came with the sha256 {digest}, not {SHA256}: {remedy}")
+    return content.getvalue()
+
+
+def _kept_file() -> Path:
+    return cache_folder() / f"weights-2015-12-05-{SHA256[:8]}.safetensors"
+
+
+def _keep(state: dict[str, torch.Tensor]) -> None:
+    """Keep tensors of the published file, whose sha256 was compared a moment ago.
+
+    Its own digest stands in the metadata of the kept file beside that of its tensors: so damage is seen, and what somebody
+    with write access to the cache puts there is not.
+    """
+    state = {name: value.contiguous() for name, value in state.items()}
+    metadata = {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
+    try:
+        publish_file(_kept_file(), lambda file: file.write(safetensors.torch.save(state, metadata)))
+    except OSError as error:
+        warnings.warn(f"the Inception weights cannot be kept in {cache_folder()}: {error}", stacklevel=2)
+
+
+def _read_kept(content: bytes) -> dict[str, torch.Tensor] | None:
+    """The tensors of a kept file; None = it is damaged."""
+    try:
+        state = safetensors.torch.load(content)
+        # The library shows metadata of files only: the header is JSON, after its length in 8 bytes.
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError):
+        return None
+    is_whole = metadata == {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
+    return state if is_whole else None
+
+
+def tensors_digest(state: dict[str, torch.Tensor]) -> str:
+    """sha256 (hex) of names, types, shapes and values of tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

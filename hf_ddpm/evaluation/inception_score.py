@@ -1,0 +1,103 @@
+"""Inception score of class probabilities that come in batches, in any order and from several processes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class RunningInceptionScore:
+    """exp(E KL(p(y|x) || p(y))) over parts of the images, without keeping the probabilities (Salimans et al. 2016).
+
+    Image i of n belongs to part s where s n // num_splits <= i < (s + 1) n // num_splits, as in torch-fidelity, so the score
+    depends neither on batches nor on processes. With E over the images of a part, E KL(p || q) = E sum p log p - sum q log q
+    for q = E p.
+
+    Attributes:
+        num_images: images among which the positions count; None before the first batch.
+        counts: (num_splits,) int64 images seen.
+        sums: (num_splits, num_classes) float64 sums of the probabilities.
+        negative_entropies: (num_splits,) float64 sums of p log p, in nats.
+    """
+
+    def __init__(self, num_classes: int, num_splits: int) -> None:
+        if num_splits < 1:
+            raise ValueError(f"num_splits is {num_splits}: give at least 1")
+        self.num_images: int | None = None
+        self.counts = np.zeros(num_splits, dtype=np.int64)
+        self.sums = np.zeros((num_splits, num_classes))
+        self.negative_entropies = np.zeros(num_splits)
+
+    def update(self, probabilities: ArrayLike, positions: ArrayLike, num_images: int) -> None:
+        """Add a batch.
+
+        Args:
+            probabilities: (B, K) floats whose rows sum to 1.
+            positions: (B,) integers in [0, num_images), where each image stands among all.
+            num_images: number of all images, the same in each call.
+
+        Raises:
+            ValueError: no probabilities, another number of classes or images, or positions out of range.
+        """
+        probabilities, positions = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
+        self._check_batch(probabilities, positions, num_images)
+        self._agree_on(num_images)
+        parts = np.searchsorted(self._bounds(), positions, side="right") - 1
+        logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
+        np.add.at(self.counts, parts, 1)
+        np.add.at(self.sums, parts, probabilities)
+        np.add.at(self.negative_entropies, parts, (probabilities * logarithms).sum(axis=1))
+
+    def merge(self, other: RunningInceptionScore) -> None:
+        """Add what another process has seen; `other` stays as it is.
+
+        Raises:
+            ValueError: other classes, parts or number of all images.
+        """
+        if other.sums.shape != self.sums.shape:
+            raise ValueError(f"the other score has (parts, classes) = {other.sums.shape}: merge those of {self.sums.shape}")
+        if other.num_images is not None:
+            self._agree_on(other.num_images)
+        self.counts += other.counts
+        self.sums += other.sums
+        self.negative_entropies += other.negative_entropies
+
+    def result(self) -> tuple[float, float]:
+        """Mean of the parts' scores, each in [1, num_classes], and their standard deviation (divided by num_splits).
+
+        Raises:
+            ValueError: not every image was seen once.
+        """
+        if self.num_images is None or not (self.counts == np.diff(self._bounds())).all():
+            of = "no" if self.num_images is None else self.num_images
+            raise ValueError(f"the inception score has seen {self.counts.sum()} of {of} images: give each of them once")
+        marginals = self.sums / self.counts[:, None]
+        logarithms = np.log(marginals, where=marginals > 0, out=np.zeros_like(marginals))
+        scores = np.exp(self.negative_entropies / self.counts - (marginals * logarithms).sum(axis=1))
+        return float(scores.mean()), float(scores.std())
+
+    def _bounds(self) -> np.ndarray:
+        """(num_splits + 1,) int64: the parts' first positions, and the number of images."""
+        num_splits = len(self.counts)
+        return np.arange(num_splits + 1) * self.num_images // num_splits
+
+    def _agree_on(self, num_images: int) -> None:
+        if self.num_images not in (None, num_images):
+            raise ValueError(f"num_images is {num_images}: give {self.num_images}, as in the first batch")
+        if num_images < len(self.counts):
+            raise ValueError(f"num_splits is {len(self.counts)}: give at most {num_images}, the number of images")
+        self.num_images = num_images
+
+    def _check_batch(self, probabilities: np.ndarray, positions: np.ndarray, num_images: int) -> None:
+        num_classes = self.sums.shape[1]
+        if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
+            raise ValueError(f"probabilities have the shape {probabilities.shape}: give (B, {num_classes})")
+        sums = probabilities.sum(axis=1)
+        if not (np.isfinite(sums).all() and (probabilities >= 0).all() and (abs(sums - 1) < 1e-3).all()):
+            raise ValueError("probabilities are not all 0 or more with rows that sum to 1: give the softmax of the logits")
+        if positions.shape != (len(probabilities),):
+            raise ValueError(f"positions have the shape {positions.shape}: give one for each of {len(probabilities)} images")
+        if len(positions) and not np.issubdtype(positions.dtype, np.integer):
+            raise ValueError(f"positions are {positions.dtype}: give integers")
+        if len(positions) and not (positions.min() >= 0 and positions.max() < num_images):
+            raise ValueError(f"positions lie in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")

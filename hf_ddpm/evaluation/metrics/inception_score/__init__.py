@@ -1,0 +1,1 @@
+"""Folder of the metric `inception_score`."""
