@@ -18,7 +18,7 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "cli": 0, "files": 0, "pipeline": 0, "signals": 0,
+    "config": 0, "cli": 0, "environment": 0, "files": 0, "pipeline": 0, "signals": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "processes": 2, "samplers": 2, "sampling": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,

@@ -16,6 +16,7 @@ from hf_ddpm.data.splits import bad_image_options, check_classes, column_options
 from hf_ddpm.data.stream import ImageStream, open_stream
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
+from hf_ddpm.environment import describe_environment
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import has_accelerator, join_processes
@@ -25,7 +26,6 @@ from hf_ddpm.training.preview import HELD_OUT_IMAGES
 from hf_ddpm.training.randomness import seeded_generator
 from hf_ddpm.training.speed import speed_up
 from hf_ddpm.training.state import TrainState
-from hf_ddpm.training.tracking import describe_environment
 
 
 @dataclass
@@ -57,7 +57,7 @@ class NetworkRun:
 
     def identity(self) -> dict:
         """What a checkpoint is compared with when it is resumed."""
-        surroundings = describe_environment(self.accelerator)
+        surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
         names = ("packages", "processor", "device", "num_processes", "num_threads")
         return {
             **asdict(self.config),

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from hf_ddpm.environment import describe_environment
 from hf_ddpm.files import naming, write_whole
-
-PACKAGES = (
-    "hf_ddpm",
-    "torch",
-    "diffusers",
-    "accelerate",
-    "datasets",
-    "transformers",
-    "huggingface_hub",
-    "safetensors",
-    "numpy",
-)
 
 
 class RunLog:
@@ -113,50 +96,4 @@ def check_trackers(trackers: list[str]) -> None:
 
 def write_environment(path: Path, accelerator: Accelerator) -> None:
     """Write `environment.json`: command, package versions, commit, hardware and threads."""
-    write_whole(path, json.dumps(describe_environment(accelerator), indent=1) + "\n")
-
-
-def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Everything outside the options that the bits of a run depend on."""
-    gpu = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else None
-    return {
-        "command": sys.argv,
-        "commit": _git_commit(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "processor": _processor_name(),
-        "cpu_count": os.cpu_count(),
-        "device": str(accelerator.device),
-        "gpu": gpu,
-        "num_processes": accelerator.num_processes,
-        "num_threads": torch.get_num_threads(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this file lies in; None where it was installed."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    write_whole(path, json.dumps(describe_environment(accelerator.device, accelerator.num_processes), indent=1) + "\n")
