@@ -13,8 +13,8 @@ from hf_ddpm.evaluation.arrays import checked_pair
 from hf_ddpm.evaluation.nearest import row_chunks, squared_distances
 
 TIE = 4e-12
-"""Squared distances that differ by less than this part of the squared norms are equal: products round otherwise at the edges of
-blocks, by a hundred times less."""
+"""Squared distances that differ by less than this part of the squared norms are equal: at the edges of blocks products round
+otherwise, by a hundred times less."""
 
 
 @dataclass(frozen=True)
