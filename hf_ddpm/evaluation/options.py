@@ -54,6 +54,12 @@ class SamplingConfig:
             require(getattr(self, option) >= 1, f"sampling.{option}", getattr(self, option), "give at least 1")
         require(0 <= self.eta <= 1, "sampling.eta", self.eta, "give a number from 0 to 1")
 
+    def scale_for(self, null_label: int | None) -> float:
+        """The scale s that a model with this null label (None = it has none) is sampled with."""
+        if self.guidance_scale is not None:
+            return self.guidance_scale
+        return 1.0 if null_label is None else 1.5
+
 
 @dataclass(kw_only=True)
 class ProtocolConfig:

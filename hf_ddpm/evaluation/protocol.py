@@ -1,0 +1,282 @@
+"""Measure a pipeline: `results = evaluate(config)` turns a saved model into figures with standard errors.
+
+Of each of k seeds n images are drawn, one after the other batch, from images to features to metrics, so that no more than a
+batch of images is held. Floor (real images) and ceiling (noise) are scored in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+
+from hf_ddpm.config import DataConfig
+from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.data.splits import load_splits
+from hf_ddpm.evaluation.features import Extractor, build_extractor
+from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
+from hf_ddpm.evaluation.reference import reference_summary
+from hf_ddpm.evaluation.references import MIN_IMAGES, References, merged, nearest_positions
+from hf_ddpm.evaluation.results import LOSS_IMAGES, KeptSeeds, SeedScores, assemble, describe, kept_key
+from hf_ddpm.files import write_whole
+from hf_ddpm.held_out import bits_per_dim, simple_loss
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.processes import agree_to_stop, gather, join_processes, share
+from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.signals import Stopped, StopRequest, stop_requests
+
+
+@dataclass(kw_only=True, eq=False)
+class Measurement:
+    """All that one figure after the other is computed with.
+
+    Attributes:
+        config: what is measured.
+        references: the real images.
+        processes: which share the work.
+        stop: whether somebody asked to stop.
+    """
+
+    config: ProtocolConfig
+    references: References
+    processes: PartialState
+    stop: StopRequest
+
+    def score_seed(self, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, number: int) -> SeedScores:
+        """Draw the images of the seed of this number and score them; every process has to call it.
+
+        Raises:
+            Stopped: a signal came; after the batch that was being drawn.
+        """
+        config, references, clock = self.config, self.references, _Clock()
+        labels, classes = self.labels(pipeline)
+        mine = share(config.num_images, self.processes)
+        first_seed = (config.seed + number) * MAX_IMAGES
+        batches = generate(
+            pipeline,
+            class_labels=labels[mine],
+            seed=first_seed + mine.start,
+            batch_size=sampling.batch_size,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.scale_for(pipeline.null_label),
+            eta=sampling.eta,
+            progress=self.processes.is_main_process,
+        )
+        summary = references.new_summary(config.num_images, labelled=classes is not None)
+        wanted, kept = set(nearest_positions(config.num_images).tolist()), []
+        largest_share = math.ceil(config.num_images / self.processes.num_processes)
+        for start in range(0, largest_share, sampling.batch_size):  # in every process equally often
+            batch = next(batches, None)
+            clock.lap("sampling")
+            if batch is not None:
+                positions = np.arange(mine.start + start, mine.start + start + len(batch.images))
+                images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
+                summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
+                kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
+                clock.lap("features")
+            if number_of_signal := agree_to_stop(self.stop, self.processes):
+                raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
+        next(batches, None)  # none is left, but the bar learns that the last one is done
+        summary = merged([summary], references.new_summary(config.num_images, labelled=classes is not None), self.processes)
+        metrics, per_class = references.score(summary), references.score_classes(summary)
+        metrics["nearest_train_distance"] = references.nearest_train_distance(np.stack(gather(kept, self.processes)))
+        metrics.update(self.losses(pipeline, config.seed + number))
+        clock.lap("metrics")
+        return SeedScores(metrics=metrics, per_class=per_class, seconds=clock.seconds)
+
+    def losses(self, pipeline: CFGDDPMPipeline, seed: int) -> dict[str, float]:
+        """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound."""
+        losses, names = {}, self.references.train.class_names
+        if pipeline.is_conditional and _ids_of_classes(pipeline, names or []) != list(range(pipeline.num_classes)):
+            return {}  # of other classes than the model's: their labels are not its own
+        for split, table in (("train", self.references.train), ("test", self.references.test)):
+            if table is not None:
+                loss = simple_loss(pipeline, table, num_images=min(LOSS_IMAGES, len(table)), seed=seed)
+                losses[f"simple_loss_{split}"] = loss.mean
+        count, table = self.config.bits_per_dim_images, self.references.test
+        if count is not None:
+            bits = bits_per_dim(
+                pipeline, table, num_images=count, timesteps_per_image=self.config.bits_per_dim_timesteps,
+                seed=seed, processes=self.processes,
+            )  # fmt: skip
+            losses["bits_per_dim_test"] = bits.total.mean
+        return losses
+
+    def labels(self, pipeline: CFGDDPMPipeline) -> tuple[list[int | None], np.ndarray | None]:
+        """The model's label of each image, and (n,) the same class as the references have it; None = no classes.
+
+        Raises:
+            ValueError: the model does not know a class of the data.
+        """
+        names, count = self.references.train.class_names, self.config.num_images
+        if not pipeline.is_conditional or names is None:
+            return [None] * count, None
+        ids = _ids_of_classes(pipeline, names)
+        classes = np.arange(count) % len(names)
+        if self.config.class_prior == "train":
+            rows = (2 * np.arange(count) + 1) * len(self.references.train) // (2 * count)
+            classes = np.sort(self.references.train.class_labels.numpy())[rows]
+        return [ids[label] for label in classes], classes
+
+
+def evaluate(config: EvaluationConfig) -> dict[str, Any]:
+    """Measure a saved pipeline and write the results; every process has to call it.
+
+    Finished seeds are kept beside the output until all are done, so that the same command goes on where it was stopped.
+
+    Returns:
+        What stands in the JSON file: `metrics`, `per_class`, `floor`, `ceiling`, `notes` and `protocol`.
+
+    Raises:
+        ValueError: an option is wrong, or does not fit the model or the data.
+        Stopped: SIGINT or SIGTERM.
+    """
+    started = time.perf_counter()
+    processes = join_processes(config.num_threads)
+    pipeline = load_model(config.model, config.sampling, config.device, processes)
+    extractor = build_extractor(
+        config.features,
+        inception_weights=config.inception_weights,
+        device=pipeline.device,
+        min_judge_accuracy=config.min_judge_accuracy,
+    )
+    data = data_options(config.data, config.model)
+    with stop_requests("the measurement ends after this batch") as stop:
+        references = open_references(config, data, pipeline, extractor, processes)
+        measurement = Measurement(config=config, references=references, processes=processes, stop=stop)
+        kept = KeptSeeds(Path(config.output), kept_key(config, pipeline, references))
+        scores = measure_seeds(measurement, pipeline, config.sampling, kept)
+        results = assemble(config, references, scores)
+    results["protocol"] = {**describe(config, data, pipeline, references), **results["protocol"]}
+    results["protocol"]["seconds"]["in all, of this start"] = round(time.perf_counter() - started, 1)
+    if processes.is_main_process:
+        write_whole(Path(config.output), json.dumps(results, indent=1) + "\n")
+        kept.forget()
+    processes.wait_for_everyone()
+    return results
+
+
+def measure_seeds(
+    measurement: Measurement, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, kept: KeptSeeds
+) -> list[SeedScores]:
+    """Score every seed that is not kept from an earlier start."""
+    processes = measurement.processes
+    scores = gather([kept.read()] if processes.is_main_process else [], processes)[0]
+    for number in range(len(scores), measurement.config.num_seeds):
+        scores.append(measurement.score_seed(pipeline, sampling, number))
+        if processes.is_main_process:
+            kept.write(scores)
+    return scores
+
+
+def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> CFGDDPMPipeline:
+    """Load the pipeline that is measured, and refuse options that it cannot be sampled with."""
+    dtype = getattr(torch, sampling.dtype)
+    pipeline = load_pipeline(model, scheduler=sampling.scheduler, device=device or processes.device, dtype=dtype)
+    pipeline.check_inputs(
+        [0] if pipeline.is_conditional else None,
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.scale_for(pipeline.null_label),
+        eta=sampling.eta,
+    )
+    return pipeline
+
+
+def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
+    """The data's options, where no source is given those of the run that the model lies in.
+
+    Raises:
+        ValueError: no source is given, and the model lies in no run.
+    """
+    if data.source is not None:
+        return data
+    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
+    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
+    if path is None:
+        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
+    given = {name: value for name, value in asdict(data).items() if value != getattr(ReferenceDataConfig(), name)}
+    known = asdict(ReferenceDataConfig()).keys() - {"on_bad_image", "max_bad_images"}
+    trained = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
+    trained = {name: value for name, value in trained.items() if name in known and value is not None}
+    return ReferenceDataConfig(**{**trained, **given})
+
+
+def open_references(
+    config: ProtocolConfig,
+    data: DataConfig,
+    pipeline: CFGDDPMPipeline,
+    extractor: Extractor,
+    processes: PartialState,
+) -> References:
+    """Read the real images in the model's size and sum up the split that samples are compared with.
+
+    Raises:
+        ValueError: they cannot be read, do not suit the model or the extractor, or are too few.
+    """
+    unet = pipeline.unet.config
+    size = unet.sample_size if isinstance(unet.sample_size, int) else unet.sample_size[0]
+    with processes.local_main_process_first():
+        train, test = load_splits(data, image_size=size, channels=unet.in_channels)
+    _check_counts(config, train, test)
+    split = train if config.reference_split == "train" else test
+    _ids_of_classes(pipeline, split.class_names) if pipeline.is_conditional and split.class_names else None
+    summary = reference_summary(
+        extractor, split, batch_size=256, max_features=config.max_features, processes=processes,
+        reference_statistics=config.reference_statistics, progress=True,
+    )  # fmt: skip
+    return References(
+        extractor=extractor, train=train, test=test, reference_split=config.reference_split, summary=summary,
+        batch_size=256, processes=processes,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Adds up the seconds between laps by name."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _ids_of_classes(pipeline: CFGDDPMPipeline, names: list[str]) -> list[int]:
+    """The model's id of each class of the data, by its name; without names by its number."""
+    known = pipeline.id2label
+    if known is None:
+        if pipeline.num_classes != len(names):
+            count = pipeline.num_classes
+            raise ValueError(f"--data: the model has {count} classes without names and the data {len(names)}: give its own")
+        return list(range(len(names)))
+    ids = {name: label for label, name in known.items()}
+    unknown = [name for name in names if name not in ids]
+    if unknown:
+        raise ValueError(
+            f"--data: the model knows no class {unknown[0]!r}, it knows {', '.join(known.values())[:80]}: choose classes "
+            "with --data.labels, or give its own data"
+        )
+    return [ids[name] for name in names]
+
+
+def _check_counts(config: ProtocolConfig, train: ImageTable, test: ImageTable | None) -> None:
+    if config.num_images < MIN_IMAGES:
+        raise ValueError(f"--num_images is {config.num_images}: density and coverage need at least {MIN_IMAGES}")
+    if config.reference_split == "test" and test is None:
+        raise ValueError("--reference_split is 'test': name the split with --data.test_split")
+    if config.bits_per_dim_images is not None and test is None:
+        raise ValueError("--bits_per_dim_images: they are held-out images, name their split with --data.test_split")
+    split = train if config.reference_split == "train" else test
+    if len(split) < MIN_IMAGES:
+        name = config.reference_split
+        raise ValueError(f"the {name} split of --data has {len(split)} images: the metrics need at least {MIN_IMAGES}")
