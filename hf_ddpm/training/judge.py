@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
+from hf_ddpm.config import require
 from hf_ddpm.data.cache import ImageTable, decode_images
 from hf_ddpm.data.loader import flip_horizontally
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, prepare_pixels, save_judge
@@ -108,6 +109,8 @@ def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[NetworkRun,
         )
     data, model = config.data, config.model
     sources = open_sources(data)
+    has_labels = sources[0].class_names is not None
+    require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
     torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
     train_images = decode_images(sources[0], image_size=data.image_size, channels=data.channels)
     try:
