@@ -75,6 +75,7 @@ class JudgeConfig(RunConfig):
         data, remedy = self.data, "a judge is measured on images that it has not learnt, name a split of them"
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
+        require(data.batch_size > 1, "data.batch_size", data.batch_size, "the batch norm compares images, give 2 or more")
         fits = data.max_shift < data.image_size
         require(fits, "data.max_shift", data.max_shift, f"give fewer pixels than the {data.image_size} of an image")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1

@@ -238,15 +238,14 @@ def test_a_floor_may_change_without_a_warning(run_training, capsys):
 
 
 def test_the_checkpoint_of_a_diffusion_model_is_no_beginning(run_training, some_digits, tiny_options, tmp_path):
-    train(
-        parse_config(TrainConfig, [*tiny_options, some_digits, "--max_train_steps=1", f"--output_dir={tmp_path / 'unet'}"])
-    )
+    options = [*tiny_options, some_digits, "--max_train_steps=1"]
+    train(parse_config(TrainConfig, [*options, f"--output_dir={tmp_path / 'unet'}"]))
     with pytest.raises(ValueError, match="another run"):
         run_training("run", "--max_train_steps=2", f"--resume={tmp_path / 'unet' / 'checkpoints' / 'step-00000001'}")
     judge = run_training("judge", "--max_train_steps=1")
     with pytest.raises(ValueError, match="unet/"):
-        options = ["--max_train_steps=2", f"--resume={judge / 'checkpoints' / 'step-00000001'}"]
-        train(parse_config(TrainConfig, [*tiny_options, *options, f"--output_dir={tmp_path / 'other'}"]))
+        resume = f"--resume={judge / 'checkpoints' / 'step-00000001'}"
+        train(parse_config(TrainConfig, [*options, resume, f"--output_dir={tmp_path / 'other'}"]))
 
 
 # Refusals
@@ -259,6 +258,8 @@ def test_the_checkpoint_of_a_diffusion_model_is_no_beginning(run_training, some_
         ("--data.test_split=train", "--data.test_split is 'train'"),
         ("--data.test_split=gone", "split 'gone'"),
         ("--data.image_size=null", "--data.image_size is None"),
+        ("--data.image_size=1025", "--data.image_size is 1025"),
+        ("--data.batch_size=1", "--data.batch_size is 1"),
         ("--data.max_shift=8", "--data.max_shift is 8"),
         ("--data.max_shift=-1", "--data.max_shift is -1"),
         ("--data.labels=[7]", "--data.labels is ["),
