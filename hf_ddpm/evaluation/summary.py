@@ -89,8 +89,8 @@ class FeatureSummary:
             ValueError: labels or positions that are not such, a position that came before, or a feature that is not finite.
         """
         # Copies, because they wait, and the caller may write the next batch into the same memory.
-        rows, positions = np.array(features.features, dtype=np.float32), np.asarray(positions)
-        labels = None if class_labels is None else np.array(class_labels)
+        rows, positions = np.asarray(features.features, dtype=np.float32).copy(), np.asarray(positions)
+        labels = None if class_labels is None else np.asarray(class_labels).copy()
         self._check_batch(rows, labels, positions)
         positions = positions.astype(np.int64)
         assert self._prediction_of is None or features.probabilities is not None, "an extractor with class names predicts"
