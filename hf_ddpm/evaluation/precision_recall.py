@@ -13,7 +13,8 @@ from hf_ddpm.evaluation.arrays import checked_pair
 from hf_ddpm.evaluation.nearest import row_chunks, squared_distances
 
 TIE = 4e-12
-"""Squared distances whose difference is below this part of the squared norms are equal: rounding is a hundred times less."""
+"""Squared distances that differ by less than this part of the squared norms are equal: at the edges of blocks products round
+otherwise, by a hundred times less."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ManifoldMetrics:
 
     precision: float  # in [0, 1]: part of the samples that lie in the neighbourhood of a reference
     recall: float  # in [0, 1]: part of the references that lie in the neighbourhood of a sample
-    density: float  # 0 or more: neighbourhoods of references that a sample lies in, of nearest_k expected
+    density: float  # 0 or more: mean number of neighbourhoods of references that a sample lies in, over k
     coverage: float  # in [0, 1]: part of the references whose neighbourhood holds a sample
 
 

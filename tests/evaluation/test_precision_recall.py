@@ -54,15 +54,17 @@ def test_precision_and_recall_equal_torch_fidelity(dtype):
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
 def test_a_set_compared_with_itself_is_perfect(scale):
-    # Each radius is a distance of the same set, so everything hangs on ties: in other blocks products round otherwise.
+    # Each radius is a distance of the same set, so everything hangs on ties.
     features = scale * draw(300, 4, dim=37, dtype=np.float32)
     shuffled = np.random.default_rng(0).permutation(features)
     assert manifold_metrics(shuffled, features) == ManifoldMetrics(1, 1, 1, 1)
 
 
-def test_ties_survive_the_edges_of_blocks(monkeypatch):
-    features = draw(101, 5, dim=37, offset=3.0, dtype=np.float32)
-    monkeypatch.setattr(nearest, "BLOCK_ENTRIES", 700)
+@pytest.mark.parametrize("rows", [1, 5, 7, 33])
+@pytest.mark.parametrize("offset", [0.0, 3.0, 1000.0])
+def test_ties_survive_the_edges_of_blocks(rows, offset, monkeypatch):
+    features = draw(101, 5, dim=37, offset=offset, dtype=np.float32)
+    monkeypatch.setattr(nearest, "BLOCK_ENTRIES", rows * len(features))
     assert manifold_metrics(features[::-1], features) == ManifoldMetrics(1, 1, 1, 1)
 
 
