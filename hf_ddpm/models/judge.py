@@ -28,7 +28,7 @@ MIN_INPUT_SIZE = 32
 
 RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
 # Beyond any small classifier: what a file may demand before memory is taken for it.
-MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 64, 4096, 100_000, 1024, 200_000_000
+MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 16, 4096, 100_000, 1024, 200_000_000
 _MAX_JSON_BYTES = 16_000_000
 # Arguments of ResNetConfig that are the same in every judge.
 _FIXED = {

@@ -14,10 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
+from transformers import ResNetForImageClassification
 
+from hf_ddpm.config import require
 from hf_ddpm.data.cache import ImageTable, decode_images
 from hf_ddpm.data.loader import flip_horizontally
-from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, prepare_pixels, save_judge
+from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.judge_options import JudgeConfig
@@ -106,22 +108,16 @@ def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[NetworkRun,
             f"the launcher started {accelerator.num_processes} processes: a judge is trained by one, "
             "start train_scripts/train_judge.py with python"
         )
-    data, model = config.data, config.model
+    data = config.data
+    remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"
+    require(data.image_size <= MAX_IMAGE_SIZE, "data.image_size", data.image_size, remedy)
     sources = open_sources(data)
-    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    has_labels = sources[0].class_names is not None
+    require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
     train_images = decode_images(sources[0], image_size=data.image_size, channels=data.channels)
-    try:
-        network = build_network(
-            widths=model.widths,
-            depths=model.depths,
-            channels=train_images.channels,
-            class_names=train_images.class_names,
-        )
-    except ValueError as error:
-        raise ValueError(f"--model: {error}") from None
+    network = _fresh_network(config, train_images).to(accelerator.device)
     test_images = decode_images(sources[1], image_size=data.image_size, channels=train_images.channels)
     run = NetworkRun(config, accelerator, train_images, test_images)
-    network.to(accelerator.device)
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = build_lr_scheduler(
         optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
@@ -129,6 +125,16 @@ def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[NetworkRun,
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     return run, NetworkState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
+
+
+def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageClassification:
+    """A network for these images, from the seed."""
+    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    size = {"widths": config.model.widths, "depths": config.model.depths}
+    try:
+        return build_network(**size, channels=images.channels, class_names=images.class_names)
+    except ValueError as error:
+        raise ValueError(f"--model: {error}") from None
 
 
 def judge_step(state: NetworkState, run: NetworkRun, step: int) -> Tensor:

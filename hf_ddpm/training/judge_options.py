@@ -21,12 +21,14 @@ class JudgeDataConfig(DataConfig):
     max_shift: int = 1
     """Pixels that each training image is moved at most, up or down and left or right; what comes in at an edge repeats it.
     0 = none."""
-    class_conditional: ClassVar[bool] = True  # labels are what a judge learns
+    class_conditional: ClassVar[None] = None  # labels are what a judge learns
     streaming: ClassVar[bool] = False  # its record names the images by a fingerprint of all of them
     shuffle_buffer: ClassVar[None] = None
 
     def __post_init__(self):
         super().__post_init__()
+        several = self.labels is None or len(self.labels) > 1
+        require(several, "data.labels", self.labels, "name at least two classes, as a judge tells them apart")
         require(self.max_shift >= 0, "data.max_shift", self.max_shift, "give 0 or more pixels")
 
 
@@ -73,6 +75,7 @@ class JudgeConfig(RunConfig):
         data, remedy = self.data, "a judge is measured on images that it has not learnt, name a split of them"
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
+        require(data.batch_size > 1, "data.batch_size", data.batch_size, "the batch norm compares images, give 2 or more")
         fits = data.max_shift < data.image_size
         require(fits, "data.max_shift", data.max_shift, f"give fewer pixels than the {data.image_size} of an image")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1
