@@ -71,7 +71,7 @@ class Extractor:
         require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image, and 1 or 3 channels")
         with torch.no_grad(), _full_float32(self.device):
             features, logits = self.network(images.to(self.device))
-        found, wanted = tuple(features.shape), (len(images), self.dim)
+        found, wanted = tuple(getattr(features, "shape", ())), (len(images), self.dim)
         require(found == wanted, "features", self.name, f"it returned the shape {found} and not {wanted}")
         # In float64, where the smallest probabilities are not yet 0; not every device has it.
         probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)

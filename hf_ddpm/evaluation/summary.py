@@ -88,8 +88,9 @@ class FeatureSummary:
         Raises:
             ValueError: labels or positions that are not such, a position that came before, or a feature that is not finite.
         """
-        rows, positions = np.asarray(features.features, dtype=np.float32), np.asarray(positions)
-        labels = None if class_labels is None else np.asarray(class_labels)
+        # Copies, because they wait, and the caller may write the next batch into the same memory.
+        rows, positions = np.asarray(features.features, dtype=np.float32).copy(), np.asarray(positions)
+        labels = None if class_labels is None else np.asarray(class_labels).copy()
         self._check_batch(rows, labels, positions)
         positions = positions.astype(np.int64)
         assert self._prediction_of is None or features.probabilities is not None, "an extractor with class names predicts"

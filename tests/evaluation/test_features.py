@@ -264,6 +264,9 @@ def test_a_module_that_does_not_say_or_keep_its_dimension_is_refused():
     module.num_features = 5
     with pytest.raises(ValueError, match=r"returned the shape \(7, 6\) and not \(7, 5\)"):
         build_extractor(module, device="cpu")(images())
+    module.rest = torch.nn.LSTM(6, 6)  # which returns a tuple
+    with pytest.raises(ValueError, match=r"returned the shape \(\) and not \(7, 5\)"):
+        build_extractor(module, device="cpu")(images())
 
 
 def test_the_frechet_distance_of_a_module_equals_torchmetrics():

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,12 @@ def test_files_without_the_networks_weights_are_refused(tmp_path):
         assert "plain weights" in refusal(tmp_path / "short.pth")
         (tmp_path / "short.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:end])
         assert "no safetensors" in refusal(tmp_path / "short.safetensors")
+
+
+def test_without_torch_fidelity_the_message_says_what_to_install(weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(ValueError, match=r"pip install 'hf_ddpm\[fid\]'"):
+        load_inception(weights)
 
 
 # The published weights, here a small file that is published under a file:// address

@@ -49,7 +49,20 @@ def assert_equal(found: FeatureSummary, expected: FeatureSummary) -> None:
 def test_neither_batch_size_nor_order_nor_processes_change_a_summary(monkeypatch, batch_size, num_processes, waiting):
     monkeypatch.setattr(summary_module, "_WAITING", waiting)
     order = np.random.default_rng(batch_size).permutation(N)
-    assert_equal(summarise(order, batch_size, num_processes), summarise(np.arange(N)))
+    at_once = empty()
+    add(at_once, np.arange(N))
+    assert_equal(summarise(order, batch_size, num_processes), at_once)
+
+
+def test_a_batch_may_be_written_over_by_the_next():
+    summary, features = empty(), torch.empty(1, D)
+    probabilities, (labels, positions) = torch.empty(1, K), torch.zeros(2, 1, dtype=torch.int64)
+    for position in range(N):
+        features[0], probabilities[0] = torch.from_numpy(FEATURES[position]), torch.from_numpy(PROBABILITIES[position])
+        labels[0], positions[0] = int(LABELS[position]), position
+        summary.update(Features(features, probabilities.double()), labels, positions)
+    np.testing.assert_allclose(summary.statistics.mean, FEATURES.mean(axis=0, dtype=np.float64))
+    assert summary.class_statistics.keys() == {0, 1, 2}
 
 
 def test_moments_are_those_of_numpy_for_all_images_and_for_each_class():
