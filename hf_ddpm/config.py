@@ -255,6 +255,34 @@ class LoggingConfig:
 
 
 @dataclass(kw_only=True)
+class MonitorConfig:
+    """Measuring samples while training goes on, see evaluate_model.py; what comes out is logged into metrics.jsonl."""
+
+    every_steps: int | None = None
+    """Optimizer steps between measurements, and one at the end; None = none."""
+    features: str | None = None
+    """`judge:FOLDER`, `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder; None = no measurements."""
+    min_judge_accuracy: float | None = 0.98
+    """A judge that was right on a smaller share of its test images is refused; None = accept any."""
+    num_images: int = 500
+    """Images that are drawn each time, always with the same seeds."""
+    scheduler: str = "dpmsolver++"
+    """Name of a sampler, see sample.py."""
+    num_inference_steps: int = 20
+    """Denoising steps."""
+    guidance_scale: float | None = None
+    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
+
+    def __post_init__(self):
+        _require_positive("evaluation.every_steps", self.every_steps, "steps")
+        on, features = self.every_steps is not None, self.features
+        remedy = "say what is measured with, as judge:FOLDER" if on else "add --evaluation.every_steps, or leave it out"
+        require((features is not None) == on, "evaluation.features", features, remedy)
+        require(self.num_images >= 6, "evaluation.num_images", self.num_images, "give at least 6 images")
+        _require_positive("evaluation.num_inference_steps", self.num_inference_steps, "steps")
+
+
+@dataclass(kw_only=True)
 class HubConfig:
     """Publishing of the trained pipeline with its model card."""
 

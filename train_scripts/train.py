@@ -18,7 +18,12 @@ def main(args: list[str] | None = None) -> None:
     with user_errors():
         from hf_ddpm.training.loop import train
 
-        train(config)
+        evaluate = None
+        if config.evaluation.every_steps is not None:
+            from hf_ddpm.evaluation.monitor import Monitor
+
+            evaluate = Monitor(config.evaluation, config.data, config.num_threads)
+        train(config, evaluate)
 
 
 if __name__ == "__main__":

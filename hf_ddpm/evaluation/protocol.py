@@ -43,12 +43,14 @@ class Measurement:
         references: the real images.
         processes: which share the work.
         stop: whether somebody asked to stop.
+        progress: show bars on stderr.
     """
 
     config: ProtocolConfig
     references: References
     processes: PartialState
     stop: StopRequest
+    progress: bool = True
 
     def score_seed(self, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, number: int) -> SeedScores:
         """Draw the images of the seed of this number and score them; every process has to call it.
@@ -68,7 +70,7 @@ class Measurement:
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.scale_for(pipeline.null_label),
             eta=sampling.eta,
-            progress=self.processes.is_main_process,
+            progress=self.progress and self.processes.is_main_process,
         )
         summary = references.new_summary(config.num_images, labelled=classes is not None)
         wanted, kept = set(nearest_positions(config.num_images).tolist()), []

@@ -13,6 +13,7 @@ _ALLOWED = (
     "max_train_steps",
     "num_train_epochs",
     "logging.",
+    "evaluation.",
     "checkpoint.",
     "data.source",
     "data.test_split",

@@ -52,7 +52,7 @@ def train_judge(config: JudgeConfig) -> Path:
             prepare=_prepare,
             train_step=judge_step,
             preview=_log_accuracy,
-            preview_every_steps=config.logging.test_every_steps,
+            preview_every_steps=(config.logging.test_every_steps,),
             save_state=save_network_state,
             load_state=load_network_state,
             required=TRAINING_FILES,

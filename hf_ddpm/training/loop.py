@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.files import write_whole
 from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
+from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import agree_to_stop
 from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.changes import check_changes, describe_other_processes
@@ -47,11 +49,13 @@ from hf_ddpm.training.state import NetworkState, TrainState, load_state, read_ex
 from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, evaluate: Callable[[CFGDDPMPipeline], dict[str, float]] | None = None) -> Path:
     """Train, checkpoint, sample and save.
 
     Args:
         config: every option of the run.
+        evaluate: measures the pipeline every `evaluation.every_steps`, in all processes; what it returns is logged. None =
+            nothing does, and that option is None.
 
     Returns:
         The folder of the saved pipeline, `output_dir/pipeline`.
@@ -62,11 +66,12 @@ def train(config: TrainConfig) -> Path:
         Stopped: SIGINT (Ctrl-C) or SIGTERM, a `KeyboardInterrupt` with a message that says how to go on. While it trains,
             the step is ended and saved first.
     """
+    assert (evaluate is None) == (config.evaluation.every_steps is None), "the caller brings what the option asks for"
     program = Program(
         prepare=prepare,
         train_step=train_step,
-        preview=preview,
-        preview_every_steps=config.logging.sample_every_steps,
+        preview=partial(preview, evaluate=evaluate),
+        preview_every_steps=(config.logging.sample_every_steps, config.evaluation.every_steps),
         save_state=save_state,
         load_state=load_state,
         required=REQUIRED,
@@ -82,7 +87,7 @@ class Program:
     prepare: Callable[[RunConfig, Accelerator], tuple[NetworkRun, NetworkState]]
     train_step: Callable[[NetworkState, NetworkRun, int], Tensor]  # returns the gradient's norm
     preview: Callable[[NetworkState, NetworkRun, RunLog], None]
-    preview_every_steps: int | None  # None = only at the end
+    preview_every_steps: tuple[int | None, ...]  # multiples of any of them, and the end; None = no multiples
     save_state: Callable[[NetworkState, Accelerator, Path, dict[str, Any]], None]
     load_state: Callable[[NetworkState, Accelerator, Path], None]
     required: tuple[str, ...]  # files that a checkpoint cannot be without
@@ -149,7 +154,7 @@ def take_steps(
         if done % config.logging.every_steps == 0 or done == run.total_steps:
             log_progress(log, state, run, grad_norm)
         signal_number = agree_to_stop(stop, accelerator)
-        wants_preview = done == run.total_steps or _due(done, program.preview_every_steps)
+        wants_preview = done == run.total_steps or any(_due(done, steps) for steps in program.preview_every_steps)
         if wants_preview and not signal_number:
             take_preview()
         if done == run.total_steps or _due(done, config.checkpoint.every_steps) or signal_number:
@@ -310,13 +315,18 @@ def log_progress(log: RunLog, state: NetworkState, run: NetworkRun, grad_norm: T
     state.window_loss, state.window_steps = 0.0, 0
 
 
-def preview(state: TrainState, run: Run, log: RunLog) -> None:
-    """Save a grid of samples with the averaged weights, and log the held-out loss."""
-    pipeline = state.averaged_pipeline()
-    save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=run.config.seed)
-    if run.accelerator.is_main_process and run.test_images is not None:
-        loss = held_out_loss(pipeline, run.test_images, loss=run.config.objective.loss)
-        log.write(state.step, {"test_loss": loss})
+def preview(
+    state: TrainState, run: Run, log: RunLog, *, evaluate: Callable[[CFGDDPMPipeline], dict[str, float]] | None
+) -> None:
+    """What is due of: a grid of samples with the averaged weights and the held-out loss; a measurement."""
+    config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
+    if is_end or _due(state.step, config.logging.sample_every_steps):
+        save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=config.seed)
+        if run.accelerator.is_main_process and run.test_images is not None:
+            loss = held_out_loss(pipeline, run.test_images, loss=config.objective.loss)
+            log.write(state.step, {"test_loss": loss})
+    if evaluate is not None and (is_end or _due(state.step, config.evaluation.every_steps)):
+        log.write(state.step, evaluate(pipeline))
     run.accelerator.wait_for_everyone()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hf_ddpm.config import ModelConfig, ObjectiveConfig, RunConfig, ScheduleConfig, require
+from hf_ddpm.config import ModelConfig, MonitorConfig, ObjectiveConfig, RunConfig, ScheduleConfig, require
 from hf_ddpm.models.unet import unet_arguments
 
 
@@ -15,6 +15,7 @@ class TrainConfig(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    evaluation: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self):
         super().__post_init__()
@@ -23,6 +24,13 @@ class TrainConfig(RunConfig):
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
         unet_arguments(self.model.preset, self.model.overrides, image_size=self.data.image_size, channels=self.data.channels)
+        if self.evaluation.every_steps is not None:
+            steps, most = self.evaluation.num_inference_steps, self.schedule.num_train_timesteps
+            require(steps <= most, "evaluation.num_inference_steps", steps, f"there are {most} timesteps")
+            streaming = self.data.streaming
+            require(
+                not streaming, "evaluation.every_steps", self.evaluation.every_steps, "leave out --data.streaming for it"
+            )
         if self.data.class_conditional is False:
             self.resolve_class_dropout(conditional=False)
 

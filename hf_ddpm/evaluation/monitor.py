@@ -1,0 +1,60 @@
+"""Measure a model now and then while it is trained: `train(config, Monitor(config.evaluation, config.data))`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from hf_ddpm.config import DataConfig, MonitorConfig
+from hf_ddpm.evaluation.features import build_extractor
+from hf_ddpm.evaluation.options import ProtocolConfig, ReferenceDataConfig, SamplingConfig
+from hf_ddpm.evaluation.protocol import Measurement, open_references
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.processes import join_processes
+from hf_ddpm.samplers import build_sampler, check_sampler, fitting_steps
+from hf_ddpm.signals import StopRequest
+
+
+class Monitor:
+    """Scores a pipeline against the train split, each time with the same seeds; what can be refused is refused here."""
+
+    def __init__(self, config: MonitorConfig, data: DataConfig, num_threads: int | None = None):
+        """
+        Args:
+            config: what is measured, with features that are given.
+            data: of the training.
+            num_threads: CPU threads of a process; None = its share of the cores.
+
+        Raises:
+            ValueError: there are no such features or sampler, or the judge is too weak.
+        """
+        self._config, self._measurement = config, None
+        self._processes = join_processes(num_threads)
+        check_sampler(config.scheduler)
+        self._extractor = build_extractor(
+            config.features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy
+        )
+        known = asdict(ReferenceDataConfig()).keys()
+        self._data = ReferenceDataConfig(**{name: value for name, value in asdict(data).items() if name in known})
+
+    def __call__(self, pipeline: CFGDDPMPipeline) -> dict[str, float]:
+        """Draw images and score them; every process has to call it.
+
+        Args:
+            pipeline: with the averaged weights and the scheduler of the training.
+
+        Returns:
+            Name of each metric -> value.
+        """
+        config = self._config
+        if self._measurement is None:
+            protocol = ProtocolConfig(features=config.features, num_images=config.num_images, num_seeds=1)
+            references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
+            self._measurement = Measurement(
+                config=protocol, references=references, processes=self._processes, stop=StopRequest(), progress=False
+            )
+        sampler = build_sampler(config.scheduler, pipeline.scheduler.config)
+        sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
+        sampling = SamplingConfig(
+            num_inference_steps=fitting_steps(sampler, config.num_inference_steps), guidance_scale=config.guidance_scale
+        )
+        return self._measurement.score_seed(sampled, sampling, 0).metrics
