@@ -119,7 +119,9 @@ def bits_per_dim(
     _check(pipeline, images, num_images, seed)
     # Before the work is shared: a process alone in its error would leave the others waiting.
     _variance_type(pipeline)
-    total = len(bound.bound_posterior(_alphas_cumprod(pipeline), pipeline.scheduler.config.prediction_type).log_beta)
+    alphas_cumprod = _alphas_cumprod(pipeline)
+    bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
+    total = len(alphas_cumprod)
     check_number("batch_size", batch_size, 1, integer=True)
     if timesteps_per_image is not None:
         check_number("timesteps_per_image", timesteps_per_image, 1, total - 1, integer=True)
@@ -142,7 +144,7 @@ def _bits_of(
 ) -> bound.BitsPerDim:
     """The bound of the images at `rows`, (B,) int64."""
     clean_images, class_labels = _read(pipeline, images, rows)
-    positions, timesteps = rows.tolist(), None
+    alphas_cumprod, positions, timesteps = _alphas_cumprod(pipeline), rows.tolist(), None
 
     def noise(timesteps: Tensor) -> Tensor:
         places = zip(positions, timesteps.tolist(), strict=True)
@@ -151,13 +153,12 @@ def _bits_of(
 
     if timesteps_per_image is not None:
         generators = [seeded_generator("bits timesteps", seed, position) for position in positions]
-        total = pipeline.scheduler.config.num_train_timesteps
-        timesteps = bound.draw_timesteps(timesteps_per_image, total, generators)
+        timesteps = bound.draw_timesteps(timesteps_per_image, len(alphas_cumprod), generators)
     return bound.bits_per_dim(
         _network(pipeline),
         clean_images,
         class_labels,
-        alphas_cumprod=_alphas_cumprod(pipeline),
+        alphas_cumprod=alphas_cumprod,
         prediction_type=pipeline.scheduler.config.prediction_type,
         variance_type=_variance_type(pipeline),
         noise=noise,

@@ -15,6 +15,7 @@ from hf_ddpm.diffusion.likelihood import (
     model_log_variance,
     posterior_mean,
     posterior_of,
+    prior_term,
     vlb_terms,
 )
 from hf_ddpm.diffusion.objective import add_noise, clean_images_from_noise
@@ -309,3 +310,29 @@ def test_the_best_variance_is_the_posterior_s_for_a_perfect_mean():
     assert values.grad.abs().max() < 1e-12 and terms[1:].abs().max() < 1e-12
     wide = terms_of(alphas_cumprod, "learned_range", clean_images, variance_values=values.detach() + 1)
     assert (wide[1:] > 0).all()
+
+
+# The prior's term
+
+
+def test_the_prior_s_term_is_the_divergence_of_torch():
+    alphas_cumprod = scheduler_of("linear").alphas_cumprod.double()
+    clean_images, _, _ = batch(alphas_cumprod)
+    last = alphas_cumprod[-1]
+    expected = kl_divergence(Normal(last.sqrt() * clean_images, (1 - last).sqrt()), Normal(0.0, 1.0))
+    got = prior_term(alphas_cumprod, clean_images)
+    torch.testing.assert_close(got, expected.mean(dim=(1, 2, 3)) / math.log(2), rtol=1e-9, atol=0)
+    assert (got > 0).all()
+
+
+def test_the_prior_s_term_keeps_its_digits_in_float32():
+    exact = torch.tensor([0.5, 4e-5], dtype=torch.float64)
+    black = torch.full((2, 1, 2, 2), -1.0, dtype=torch.float64)
+    # KL(N(sqrt(a), 1 - a) || N(0, 1)) = (a - a - log(1 - a)) / 2 where x_0^2 = 1.
+    expected = torch.full((2,), -math.log1p(-4e-5) / 2 / math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(prior_term(exact, black), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(prior_term(exact.float(), black.float()), expected, rtol=1e-7, atol=0)
+
+
+def test_pure_noise_at_the_end_has_no_prior_s_term():
+    assert prior_term(torch.tensor([0.5, 0.0]), torch.ones(3, 1, 2, 2)).tolist() == [0, 0, 0]
