@@ -116,10 +116,10 @@ folder, options, deaths = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 save_checkpoint = loop.save_checkpoint
 
 def train(name, death=None):
-    def save(state, run):
+    def save(state, *args, **kwargs):
         if death is not None and state.step == death[0]:
             die_after(death[1])
-        save_checkpoint(state, run)
+        save_checkpoint(state, *args, **kwargs)
         sys.setprofile(None)
     loop.save_checkpoint = save
     resume = "none" if death is not None or name == "whole" else "auto"

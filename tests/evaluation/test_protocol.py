@@ -1,0 +1,274 @@
+"""A measurement: its figures are those of the images, whatever the batches, processes and interruptions."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import hf_ddpm.evaluation.protocol as protocol
+from hf_ddpm.cli import parse_config
+from hf_ddpm.data.cache import load_images
+from hf_ddpm.evaluation.features import build_extractor
+from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
+from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig
+from hf_ddpm.evaluation.precision_recall import manifold_metrics
+from hf_ddpm.held_out import simple_loss
+from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.signals import Stopped
+
+ROOT = Path(__file__).parents[2]
+NUM_IMAGES, NUM_SEEDS, STEPS = 24, 2, 2
+
+
+@pytest.fixture
+def options(tiny_run, tiny_judge):
+    """Command line of a measurement of the tiny run whose results go to a path."""
+
+    def build(output: Path, *more: str) -> list[str]:
+        given = {option.split("=")[0] for option in more}
+        defaults = [
+            f"--model={tiny_run / 'pipeline'}",
+            f"--features=judge:{tiny_judge}",
+            "--min_judge_accuracy=null",
+            f"--num_images={NUM_IMAGES}",
+            f"--num_seeds={NUM_SEEDS}",
+            f"--sampling.num_inference_steps={STEPS}",
+            "--device=cpu",
+            "--num_threads=1",
+        ]
+        return [*(option for option in defaults if option.split("=")[0] not in given), *more, f"--output={output}"]
+
+    return build
+
+
+@pytest.fixture
+def measure(options, tmp_path):
+    def run(name: str, *more: str) -> dict:
+        return protocol.evaluate(parse_config(EvaluationConfig, options(tmp_path / f"{name}.json", *more)))
+
+    return run
+
+
+def assert_same_scores(found: dict, expected: dict) -> None:
+    for kind in ("metrics", "per_class"):
+        assert found[kind].keys() == expected[kind].keys()
+    for name, values in expected["metrics"].items():
+        np.testing.assert_allclose(found["metrics"][name]["values"], values["values"], rtol=1e-4, atol=1e-6, err_msg=name)
+    for bound in ("floor", "ceiling"):
+        assert found[bound] == pytest.approx(expected[bound], rel=1e-4, abs=1e-6)
+
+
+def statistics_of(images: torch.Tensor, extractor):
+    running = RunningStatistics(extractor.dim)
+    running.update(extractor(images).features.numpy())
+    return running.result()
+
+
+def test_figures_are_those_of_the_images(measure, tiny_run, tiny_judge):
+    """Computed anew from the images that `generate` draws with the documented seeds."""
+    results = measure("eval")
+    pipeline = load_pipeline(str(tiny_run / "pipeline"), device="cpu")
+    extractor = build_extractor(f"judge:{tiny_judge}", device="cpu", min_judge_accuracy=None)
+    train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
+    references = train.images(torch.arange(len(train)))
+    labels = np.arange(NUM_IMAGES) % 10
+    for number in range(NUM_SEEDS):
+        drawn = generate(
+            pipeline, class_labels=labels.tolist(), seed=number * MAX_IMAGES, num_inference_steps=STEPS, guidance_scale=1.5
+        )
+        images = torch.from_numpy(np.concatenate([batch.images for batch in drawn]).transpose(0, 3, 1, 2).copy())
+        features = extractor(images)
+        manifold = manifold_metrics(features.features, extractor(references).features)
+        nearest = (images[:, None] / 255 - references[None] / 255).square().mean(dim=(2, 3, 4)).sqrt().min(dim=1).values
+        expected = {
+            "fd_judge": frechet_distance(statistics_of(images, extractor), statistics_of(references, extractor)),
+            "precision": manifold.precision,
+            "recall": manifold.recall,
+            "density": manifold.density,
+            "coverage": manifold.coverage,
+            "class_accuracy": (features.probabilities.argmax(1).numpy() == labels).mean(),
+            "nearest_train_distance": nearest.mean().item(),
+            "simple_loss_test": simple_loss(pipeline, test, num_images=360, seed=number).mean,
+        }
+        for name, value in expected.items():
+            assert results["metrics"][name]["values"][number] == pytest.approx(value, rel=1e-4), name
+    assert results["metrics"]["simple_loss_test"]["n"] == 360 and results["metrics"]["fd_judge"]["n"] == NUM_IMAGES
+
+    floor = test.images(torch.arange(NUM_IMAGES) * len(test) // NUM_IMAGES)
+    distance = frechet_distance(statistics_of(floor, extractor), statistics_of(references, extractor))
+    assert results["floor"]["fd_judge"] == pytest.approx(distance, rel=1e-4)
+    assert results["ceiling"]["fd_judge"] > results["floor"]["fd_judge"]
+    assert results["ceiling"]["nearest_train_distance"] > 2 * results["floor"]["nearest_train_distance"]
+
+
+def test_mean_and_standard_error_over_the_seeds(measure):
+    values = measure("eval", "--num_seeds=3")["metrics"]["fd_judge"]
+    assert len(set(values["values"])) == 3
+    assert values["mean"] == pytest.approx(np.mean(values["values"]))
+    assert values["stderr"] == pytest.approx(np.std(values["values"], ddof=1) / math.sqrt(3))
+    one = measure("one", "--num_seeds=1")["metrics"]["fd_judge"]
+    assert one["stderr"] is None and one["values"] == values["values"][:1]
+
+
+def test_results_do_not_depend_on_the_batch_size(measure):
+    assert_same_scores(measure("small", "--sampling.batch_size=5"), measure("large"))
+
+
+def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    command += [
+        str(ROOT / "train_scripts" / "evaluate_model.py"),
+        *options(tmp_path / "two.json", "--sampling.batch_size=5"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("fd_judge") == 2, "the table of metrics and that of classes, once"
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["protocol"]["num_processes"] == 2 and "torchrun --nproc_per_node 2" in two["protocol"]["command"]
+    assert_same_scores(two, measure("one"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatch, number):
+    whole, generate, begun = measure("whole"), protocol.generate, []
+
+    def generate_until_the_second_seed(*args, **kwargs):
+        begun.append(kwargs["seed"])
+        if len(begun) == 2:
+            signal.raise_signal(number)
+        return generate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "generate", generate_until_the_second_seed)
+        with pytest.raises(Stopped, match="goes on from the last seed"):
+            measure("stopped")
+    assert not (tmp_path / "stopped.json").exists()
+    monkeypatch.setattr(
+        protocol, "generate", lambda *args, **kwargs: begun.append(kwargs["seed"]) or generate(*args, **kwargs)
+    )
+    again = measure("stopped")
+    assert begun == [0, MAX_IMAGES, MAX_IMAGES], "the first seed was not drawn again"
+    assert again["metrics"] == whole["metrics"]
+    assert not list(tmp_path.glob(".stopped*"))
+
+
+def test_seeds_of_other_options_are_not_taken_over(measure, tmp_path):
+    first = measure("eval")
+    scores = [{"metrics": {"fd_judge": -1.0}, "per_class": {}, "seconds": {}}]
+    (tmp_path / ".other.partial.json").write_text(json.dumps({"key": {"options": {}}, "scores": scores}))
+    assert measure("other")["metrics"] == first["metrics"]
+    (tmp_path / ".third.partial.json").write_text("{")
+    assert measure("third")["metrics"] == first["metrics"]
+
+
+def test_classes_of_a_subset_are_matched_by_name(measure):
+    results = measure("eval", "--data.source=digits", "--data.labels=[7, 3]")
+    assert list(results["per_class"]) == ["7", "3"]
+    assert results["per_class"]["7"]["class_accuracy"]["n"] == NUM_IMAGES // 2
+    assert results["protocol"]["data_labels"] == ["7", "3"] or results["protocol"]["data_labels"] == [7, 3]
+    assert "simple_loss_test" not in results["metrics"], "the labels of the data are others than the model's"
+
+
+def test_class_prior(tiny_run):
+    class Table:
+        class_names, class_labels = [str(i) for i in range(10)], torch.tensor([0] * 6 + [1] * 2 + [9] * 2)
+
+        def __len__(self):
+            return 10
+
+    pipeline = load_pipeline(str(tiny_run / "pipeline"), device="cpu")
+    for prior, expected in (("balanced", [2] * 10), ("train", [12, 4, 0, 0, 0, 0, 0, 0, 0, 4])):
+        config = protocol.ProtocolConfig(features="x", num_images=20, class_prior=prior)
+        references = type("References", (), {"train": Table()})
+        measurement = protocol.Measurement(config=config, references=references, processes=None, stop=None)
+        labels, classes = measurement.labels(pipeline)
+        assert np.bincount(classes, minlength=10).tolist() == expected and labels == classes.tolist()
+
+
+def test_the_test_split_as_reference(measure):
+    results = measure("eval", "--reference_split=test")
+    assert results["protocol"]["reference_images"] == 360
+    assert results["floor"].keys() <= results["metrics"].keys()
+    assert "nearest_train_distance" not in results["floor"], "training images are their own nearest"
+
+
+def test_a_checkpoint_and_bits_per_dimension(measure, tiny_run):
+    checkpoint = sorted((tiny_run / "checkpoints").iterdir())[0]
+    more = ["--bits_per_dim_images=4", "--bits_per_dim_timesteps=3", f"--model={checkpoint}"]
+    bits = measure("eval", *more)["metrics"]["bits_per_dim_test"]
+    assert bits["n"] == 4 and all(0 < value < 100 for value in bits["values"])
+
+
+def test_the_program_writes_table_picture_and_card(load_script, options, tiny_run, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    output = run / "results" / "eval.json"
+    load_script("evaluate_model").main(options(output, f"--model={run / 'pipeline'}"))
+    printed = capsys.readouterr().out
+    results = json.loads(output.read_text())
+    mean = f"{results['metrics']['fd_judge']['mean']:.4g}"
+    assert f"| fd_judge | {mean} ± " in printed and f"| fd_judge | {mean} ± " in output.with_suffix(".md").read_text()
+    assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    card = (run / "pipeline" / "README.md").read_text()
+    assert f"`fd_judge` | {mean} ± " in card and "evaluate_model.py" in card
+    (entry,) = yaml.safe_load(card.split("---")[1])["model-index"]
+    assert entry["results"][0]["metrics"][0]["type"] == "fd_judge"
+    with pytest.raises(SystemExit) as stopped:
+        load_script("evaluate_model").main(options(output))
+    assert stopped.value.code == 2 and "it is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--features=fidelity"], "features is 'fidelity': give inception"),
+        (["--features=judge:nowhere"], "judge 'nowhere': no such folder"),
+        (["--min_judge_accuracy=0.9"], "less than min_judge_accuracy 0.9"),
+        (["--num_images=5"], "--num_images is 5: density and coverage need at least 6"),
+        (
+            ["--data.source=digits", "--data.test_split=null", "--reference_split=test"],
+            "name the split with --data.test_split",
+        ),
+        (["--data.test_split=held_out"], "split 'held_out' of --data.source 'digits' does not exist"),
+        (["--sampling.scheduler=euler_extra"], "scheduler is 'euler_extra'"),
+        (["--sampling.num_inference_steps=2000"], "num_inference_steps is 2000"),
+        (["--inception_weights=weights.pth"], "inception_weights is 'weights.pth': only with features 'inception'"),
+        (["--reference_statistics=nowhere.npz"], "there is no such file"),
+        (["--model=nowhere/at/all"], "model is 'nowhere/at/all'"),
+        (["--bits_per_dim_images=3", "--data.test_split=null"], "--bits_per_dim_images"),
+    ],
+)
+def test_mistakes_are_one_line(measure, more, message):
+    if "--data.test_split=null" in more and "--data.source=digits" not in more:
+        more = [*more, "--data.source=digits"]
+    with pytest.raises(ValueError) as refused:
+        measure("eval", *more)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_model_outside_of_its_run_needs_the_data(measure, tiny_run, tmp_path):
+    alone = shutil.copytree(tiny_run / "pipeline", tmp_path / "alone")
+    with pytest.raises(ValueError, match="--data.source is None: the model lies in no run"):
+        measure("eval", f"--model={alone}")
+    assert measure("eval", f"--model={alone}", "--data.source=digits")["metrics"]["fd_judge"]["mean"] > 0
+
+
+def test_classes_that_the_model_does_not_know(measure, tmp_path):
+    folder = tmp_path / "letters"
+    for letter in "ab":
+        (folder / "train" / letter).mkdir(parents=True)
+        from PIL import Image
+
+        for number in range(4):
+            Image.new("L", (8, 8), 20 * number).save(folder / "train" / letter / f"{number}.png")
+    with pytest.raises(ValueError, match="knows no class 'a'"):
+        measure("eval", f"--data.source={folder}", "--data.test_split=null")
