@@ -55,8 +55,8 @@ def train_a_little(pipeline: CFGDDPMPipeline, images: ImageTable, steps: int = 2
     unet, generator = pipeline.unet, torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-3)
     for _ in range(steps):
-        rows = torch.randint(len(images), (64,), generator=generator)
-        noise, timesteps = torch.randn(64, 1, 8, 8, generator=generator), torch.randint(T, (64,), generator=generator)
+        rows = torch.randint(len(images), (32,), generator=generator)
+        noise, timesteps = torch.randn(32, 1, 8, 8, generator=generator), torch.randint(T, (32,), generator=generator)
         loss = diffusion_loss(
             lambda noisy, timesteps, labels: unet(noisy, timesteps, class_labels=labels).sample,
             to_model_range(images.images(rows)),
@@ -71,6 +71,11 @@ def train_a_little(pipeline: CFGDDPMPipeline, images: ImageTable, steps: int = 2
         optimizer.step()
 
 
+def part_of(images: ImageTable, rows) -> ImageTable:
+    rows = list(rows)
+    return replace(images, pixels=images.pixels.select(rows), class_labels=images.class_labels[rows])
+
+
 def assert_close(found, expected, rtol: float) -> None:
     torch.testing.assert_close(found.curve, expected.curve, rtol=rtol, atol=0, equal_nan=True)
     for name in ("total", "prior", "variational", "decoder"):
@@ -83,10 +88,16 @@ def assert_close(found, expected, rtol: float) -> None:
 
 def test_training_takes_bits_and_loss_away(digits):
     pipeline = tiny_pipeline()
-    options = dict(num_images=24)
-    before, loss_before = bits_per_dim(pipeline, digits, **options), simple_loss(pipeline, digits, **options)
-    train_a_little(pipeline, load_images("digits", "train", image_size=8))
-    after, loss_after = bits_per_dim(pipeline, digits, **options), simple_loss(pipeline, digits, **options)
+    held_out_digits, others = part_of(digits, range(24)), part_of(digits, range(24, 360))
+    before, loss_before = (
+        bits_per_dim(pipeline, held_out_digits, num_images=24),
+        simple_loss(pipeline, held_out_digits, num_images=24),
+    )
+    train_a_little(pipeline, others)
+    after, loss_after = (
+        bits_per_dim(pipeline, held_out_digits, num_images=24),
+        simple_loss(pipeline, held_out_digits, num_images=24),
+    )
     assert after.total.mean + 3 * after.total.stderr < before.total.mean < math.inf
     assert after.prior == before.prior, "no model changes it"
     assert loss_after.mean < 0.7 * loss_before.mean
@@ -102,8 +113,8 @@ def test_the_parts_add_up(pipeline, digits):
 
 def test_images_are_spread_over_the_table(pipeline, digits):
     # floor(i N / n): half of the images of a table of twice as many are those at its even positions.
-    even = replace(digits, pixels=digits.pixels.select(range(0, 8, 2)), class_labels=digits.class_labels[:8:2])
-    first = replace(digits, pixels=digits.pixels.select(range(8)), class_labels=digits.class_labels[:8])
+    even = part_of(digits, range(0, 8, 2))
+    first = part_of(digits, range(8))
     prior = bits_per_dim(pipeline, first, num_images=4, timesteps_per_image=1).prior
     assert prior == bits_per_dim(pipeline, even, num_images=4, timesteps_per_image=1).prior
     assert prior != bits_per_dim(pipeline, first, num_images=8, timesteps_per_image=1).prior
@@ -119,7 +130,7 @@ def test_neither_batch_size_nor_processes_change_the_bound(pipeline, digits, tim
 
 def test_an_image_has_its_noise_wherever_it_is_asked_for(pipeline, digits):
     # The images of n = N / 2 are among those of n = N, with the noise and the timesteps of their positions.
-    table = replace(digits, pixels=digits.pixels.select(range(6)), class_labels=digits.class_labels[:6])
+    table = part_of(digits, range(6))
     rows = torch.arange(6)
     every = held_out._bits_of(pipeline, table, rows, 4, seed=5)
     half = held_out._bits_of(pipeline, table, rows[::2], 4, seed=5)
@@ -128,6 +139,17 @@ def test_an_image_has_its_noise_wherever_it_is_asked_for(pipeline, digits):
     assert bits_per_dim(pipeline, table, num_images=3, timesteps_per_image=4, seed=5).total.mean == pytest.approx(
         half.total.mean().item()
     )
+
+
+def test_every_image_and_timestep_has_noise_of_its_own(digits):
+    pipeline, inputs = tiny_pipeline(conditional=False), []
+    pipeline.unet.register_forward_pre_hook(lambda unet, args: inputs.append(args[0]))
+    same = part_of(digits, [0] * 4)
+    bits_per_dim(pipeline, same, num_images=4)
+    level = pipeline.scheduler.alphas_cumprod.view(-1, 1, 1, 1, 1)  # the decoder is called first
+    noise = (torch.stack(inputs) - level.sqrt() * to_model_range(same.images(torch.arange(4)))) / (1 - level).sqrt()
+    correlation = noise.reshape(4 * T, 64).corrcoef() - torch.eye(4 * T)
+    assert correlation.abs().max() < 0.7 and abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
 
 
 def test_the_seed_alone_is_chance(pipeline, digits):
@@ -203,10 +225,9 @@ def test_the_loss_is_that_of_the_first_step_s_draws(pipeline, digits, loss):
 
 def test_training_logs_the_loss_of_at_most_512_images(pipeline, digits):
     assert held_out_loss(pipeline, digits, loss="l2") == simple_loss(pipeline, digits, num_images=len(digits)).mean
-    one = replace(digits, pixels=digits.pixels.select([0]), class_labels=digits.class_labels[:1])
+    one = part_of(digits, [0])
     assert math.isfinite(held_out_loss(pipeline, one, loss="l2"))
-    twice = torch.arange(600) % len(digits)
-    many = replace(digits, pixels=digits.pixels.select(twice.tolist()), class_labels=digits.class_labels[twice])
+    many = part_of(digits, [row % len(digits) for row in range(600)])
     assert held_out_loss(pipeline, many, loss="l2") == simple_loss(pipeline, many, num_images=512).mean
 
 
