@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import hf_ddpm.evaluation.protocol as protocol
 from hf_ddpm.cli import parse_config
@@ -124,11 +125,9 @@ def test_results_do_not_depend_on_the_batch_size(measure):
 
 
 def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    command += [
-        str(ROOT / "train_scripts" / "evaluate_model.py"),
-        *options(tmp_path / "two.json", "--sampling.batch_size=5"),
-    ]
+    arguments = options(tmp_path / "two.json", "--sampling.batch_size=5")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, str(ROOT / "train_scripts" / "evaluate_model.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -148,14 +147,10 @@ def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatc
             signal.raise_signal(number)
         return generate(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(protocol, "generate", generate_until_the_second_seed)
-        with pytest.raises(Stopped, match="goes on from the last seed"):
-            measure("stopped")
+    monkeypatch.setattr(protocol, "generate", generate_until_the_second_seed)
+    with pytest.raises(Stopped, match="goes on from the last seed"):
+        measure("stopped")
     assert not (tmp_path / "stopped.json").exists()
-    monkeypatch.setattr(
-        protocol, "generate", lambda *args, **kwargs: begun.append(kwargs["seed"]) or generate(*args, **kwargs)
-    )
     again = measure("stopped")
     assert begun == [0, MAX_IMAGES, MAX_IMAGES], "the first seed was not drawn again"
     assert again["metrics"] == whole["metrics"]
@@ -175,7 +170,7 @@ def test_classes_of_a_subset_are_matched_by_name(measure):
     results = measure("eval", "--data.source=digits", "--data.labels=[7, 3]")
     assert list(results["per_class"]) == ["7", "3"]
     assert results["per_class"]["7"]["class_accuracy"]["n"] == NUM_IMAGES // 2
-    assert results["protocol"]["data_labels"] == ["7", "3"] or results["protocol"]["data_labels"] == [7, 3]
+    assert [str(label) for label in results["protocol"]["data_labels"]] == ["7", "3"]
     assert "simple_loss_test" not in results["metrics"], "the labels of the data are others than the model's"
 
 
@@ -219,7 +214,7 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
     assert f"| fd_judge | {mean} ± " in printed and f"| fd_judge | {mean} ± " in output.with_suffix(".md").read_text()
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     card = (run / "pipeline" / "README.md").read_text()
-    assert f"`fd_judge` | {mean} ± " in card and "evaluate_model.py" in card
+    assert f"`fd_judge` | {mean} ± " in card and "- command: `python " in card
     (entry,) = yaml.safe_load(card.split("---")[1])["model-index"]
     assert entry["results"][0]["metrics"][0]["type"] == "fd_judge"
     with pytest.raises(SystemExit) as stopped:
@@ -248,8 +243,6 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
     ],
 )
 def test_mistakes_are_one_line(measure, more, message):
-    if "--data.test_split=null" in more and "--data.source=digits" not in more:
-        more = [*more, "--data.source=digits"]
     with pytest.raises(ValueError) as refused:
         measure("eval", *more)
     assert message in str(refused.value) and "\n" not in str(refused.value)
@@ -266,8 +259,6 @@ def test_classes_that_the_model_does_not_know(measure, tmp_path):
     folder = tmp_path / "letters"
     for letter in "ab":
         (folder / "train" / letter).mkdir(parents=True)
-        from PIL import Image
-
         for number in range(4):
             Image.new("L", (8, 8), 20 * number).save(folder / "train" / letter / f"{number}.png")
     with pytest.raises(ValueError, match="knows no class 'a'"):
