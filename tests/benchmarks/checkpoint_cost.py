@@ -1,0 +1,63 @@
+"""What checkpoints cost: seconds of a save beside seconds of training between two of them.
+
+    python tests/benchmarks/checkpoint_cost.py --config train_scripts/recipes/mnist_cpu.yaml
+
+Steps and saves are timed in turn in one run, so that the share holds on a machine whose speed drifts. Options of train.py
+may follow, such as --data.source FOLDER.
+"""
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import hf_ddpm.training.loop as loop
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.config import CheckpointConfig
+from hf_ddpm.training.options import TrainConfig
+
+SAVES, STEPS_BETWEEN = 7, 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        config = parse_config(TrainConfig, [*sys.argv[1:], f"--output_dir={folder}/run"])
+        intervals = {"of the recipe": config.checkpoint.every_steps, "by default": CheckpointConfig().every_steps}
+        config = dataclasses.replace(
+            config,
+            max_train_steps=SAVES * STEPS_BETWEEN,
+            num_train_epochs=None,
+            checkpoint=dataclasses.replace(config.checkpoint, every_steps=STEPS_BETWEEN),
+            logging=dataclasses.replace(config.logging, sample_every_steps=None),
+            data=dataclasses.replace(config.data, test_split=None, max_images=1000),
+        )
+        seconds = {"train_step": [], "save_checkpoint": []}
+        for name, taken in seconds.items():
+            setattr(loop, name, _timed(getattr(loop, name), taken))
+        with user_errors():
+            loop.train(config)
+        size = sum(file.stat().st_size for file in _newest(Path(folder)).rglob("*") if file.is_file())
+    step, save = (statistics.median(taken[1:]) for taken in seconds.values())
+    print(f"step {step:.3f} s, save {save:.3f} s of {size / 1e6:.1f} MB (medians)")
+    for name, interval in intervals.items():
+        print(f"every {interval} steps, {name}: {100 * save / (interval * step):.3f} % of the training")
+
+
+def _timed(function, taken: list[float]):
+    def timed(*args, **kwargs):
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        taken.append(time.perf_counter() - started)
+        return result
+
+    return timed
+
+
+def _newest(folder: Path) -> Path:
+    return sorted((folder / "run" / "checkpoints").iterdir())[-1]
+
+
+if __name__ == "__main__":
+    main()
