@@ -20,12 +20,13 @@ PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 FLOORS = {
     "config": 0, "cli": 0, "environment": 0, "files": 0, "pipeline": 0, "signals": 0,
     "models": 1, "diffusion": 1, "data": 1,
-    "processes": 2, "samplers": 2, "sampling": 2, "figures": 2, "hub": 2,
+    "processes": 2, "held_out": 2, "samplers": 2, "sampling": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,
     "demo": 4,
 }  # fmt: skip
 TOOLS_OF = {
     "cli": {"signals"},
+    "held_out": {"processes"},
     "sampling": {"samplers"},
     "figures": {"samplers", "sampling"},
     "hub": {"samplers", "sampling", "figures"},

@@ -1,4 +1,4 @@
-"""The variational bound of a DDPM: posterior, Kullback-Leibler divergence, decoder, and their sum's terms `vlb_terms`.
+"""The terms of a DDPM's variational bound: posterior, Kullback-Leibler divergence, decoder, `vlb_terms` and `prior_term`.
 
 Notation: x_0 `clean_images`, x_t `noisy_images`, alpha-bar `alphas_cumprod`; images are (B, C, H, W) in [-1, 1], of 8 bits.
 All is computed in the type of what comes in, float32 at least.
@@ -122,6 +122,24 @@ def vlb_terms(
     decoder = discretized_gaussian_log_likelihood(clean_images[first], mean[first], log_variance[first])
     nats = divergence.mean(dim=(1, 2, 3)).index_copy(0, first, -decoder.mean(dim=(1, 2, 3)))
     return nats / math.log(2)
+
+
+def prior_term(alphas_cumprod: Tensor, clean_images: Tensor) -> Tensor:
+    """The bound's KL(q(x_T | x_0) || N(0, 1)), which no model changes (Ho et al. 2020, eq. 5), computed in float64.
+
+    It is small, some 1e-5 bits: in float32 it would lose most of its digits.
+
+    Args:
+        alphas_cumprod: (T,) float, of the whole schedule.
+        clean_images: (B, C, H, W) in [-1, 1].
+
+    Returns:
+        (B,) float64 in bits per dimension, on the CPU.
+    """
+    clean_images, last = clean_images.to("cpu", torch.float64), alphas_cumprod[-1].to("cpu", torch.float64)
+    zero = torch.zeros((), dtype=torch.float64)
+    divergence = gaussian_kl(last.sqrt() * clean_images, torch.log1p(-last), zero, zero)
+    return divergence.mean(dim=(1, 2, 3)) / math.log(2)
 
 
 def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:

@@ -5,23 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import PartialState
 
 from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.loader import to_model_range
-from hf_ddpm.diffusion.objective import diffusion_loss
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.files import write_whole
+from hf_ddpm.held_out import simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import gather, share
 from hf_ddpm.samplers import build_sampler, fitting_steps
 from hf_ddpm.sampling import generate
-from hf_ddpm.training.randomness import draw_step_randomness
 
 COLUMNS, MAX_CLASSES = 8, 10
 MAX_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
-HELD_OUT_IMAGES, HELD_OUT_BATCH = 512, 128
+HELD_OUT_IMAGES = 512
 
 
 def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> None:
@@ -50,7 +47,6 @@ def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> Non
     write_whole(path, image_grid(images, columns=COLUMNS, row_names=row_names).save)
 
 
-@torch.no_grad()
 def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -> float:
     """Unweighted loss of the first 512 images, with noise and timesteps that are the same every time.
 
@@ -59,25 +55,4 @@ def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -
         images: the held-out split.
         loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
     """
-    count, shape = min(len(images), HELD_OUT_IMAGES), (images.channels, images.image_size, images.image_size)
-    scheduler, unet, device = pipeline.scheduler, pipeline.unet, pipeline.device
-    fixed = draw_step_randomness(0, 0, count, shape, scheduler.config.num_train_timesteps, "stratified")
-    losses = []
-    for start in range(0, count, HELD_OUT_BATCH):
-        indices = torch.arange(start, min(start + HELD_OUT_BATCH, count))
-        part = fixed.slice(start, len(indices))
-        labels = None if images.class_labels is None else images.class_labels[indices].to(device)
-        losses.append(
-            diffusion_loss(
-                lambda noisy, timesteps, labels: unet(noisy, timesteps, class_labels=labels).sample,
-                to_model_range(images.images(indices)).to(device),
-                part.noise.to(device),
-                part.timesteps.to(device),
-                labels,
-                alphas_cumprod=scheduler.alphas_cumprod.to(device),
-                prediction_type=scheduler.config.prediction_type,
-                variance_type=scheduler.config.variance_type,
-                loss=loss,
-            ).sample_losses
-        )
-    return torch.cat(losses).mean().item()
+    return simple_loss(pipeline, images, num_images=min(len(images), HELD_OUT_IMAGES), loss=loss).mean

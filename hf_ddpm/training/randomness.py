@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, fields
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hf_ddpm.diffusion.objective import sample_timesteps
+from hf_ddpm.diffusion.randomness import derive_seed, seeded_generator
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,4 @@ def draw_step_randomness(
 
 def reseed_dropout(seed: int, step: int, rank: int, micro_step: int) -> None:
     """Seed the global generators, from which dropout draws."""
-    torch.manual_seed(_derive_seed("dropout", seed, step, rank, micro_step))
-
-
-def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
-    """A CPU generator whose draws are unrelated to those of any other stream or numbers."""
-    return torch.Generator().manual_seed(_derive_seed(stream, *numbers))
-
-
-def _derive_seed(stream: str, *numbers: int) -> int:
-    assert all(0 <= number < 2**32 for number in numbers)
-    entropy = [zlib.crc32(stream.encode()), len(numbers), *numbers]  # one 32-bit word each, so no two calls are alike
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    torch.manual_seed(derive_seed("dropout", seed, step, rank, micro_step))

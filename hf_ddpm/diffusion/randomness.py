@@ -1,0 +1,20 @@
+"""Chance as a function of named numbers: generators of a stream and, say, a seed and an image's position."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
+    """A CPU generator whose draws are unrelated to those of any other stream or numbers (each in [0, 2**32))."""
+    return torch.Generator().manual_seed(derive_seed(stream, *numbers))
+
+
+def derive_seed(stream: str, *numbers: int) -> int:
+    """The seed of such a generator, in [0, 2**64)."""
+    assert all(0 <= number < 2**32 for number in numbers)
+    entropy = [zlib.crc32(stream.encode()), len(numbers), *numbers]  # one 32-bit word each, so no two calls are alike
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
