@@ -63,13 +63,15 @@ def write_report(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
     """Write the tables and figures of a finished sweep, and say where they are."""
     import sys
 
+    from accelerate import PartialState
+
     from hf_ddpm.evaluation.results import command_line
     from hf_ddpm.evaluation.sweep_report import distance_name, sweep_csv, sweep_markdown, varying_axes
     from hf_ddpm.figures.curves import plot_sweep, save_figure
     from hf_ddpm.files import write_whole
 
     folder = Path(config.output_dir)
-    report = sweep_markdown(rows, command=command_line(sys.argv, 1))
+    report = sweep_markdown(rows, command=command_line(sys.argv, PartialState().num_processes))
     write_whole(folder / "sweep.csv", sweep_csv(rows))
     write_whole(folder / "sweep.md", report)
     title = config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe)

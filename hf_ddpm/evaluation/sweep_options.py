@@ -22,21 +22,21 @@ GIVEN_TO_TRAINING = ("output_dir", "seed", "resume")
 class GridConfig:
     """The axes: lists of values, of which every combination is measured; None = not an axis."""
 
-    guidance_scale: list[float] | None = None
-    """Values of sampling.guidance_scale, s."""
-    num_inference_steps: list[int] | None = None
-    """Values of sampling.num_inference_steps."""
-    scheduler: list[str] | None = None
-    """Values of sampling.scheduler, names as in sample.py."""
-    checkpoint: list[int | str] | None = None
-    """Steps of checkpoints of the run that the model lies in; `all` = all that are there, `noise` = uniform noise in place
-    of samples."""
-    num_images: list[int] | None = None
-    """Values of num_images."""
     recipe: list[Path] | None = None
     """Recipes of train.py; a model of each is trained first."""
     train_seed: list[int] | None = None
     """Seeds that each recipe is trained with; None = 0."""
+    checkpoint: list[int | str] | None = None
+    """Steps of checkpoints of the run that the model lies in; `all` = all that are there, `noise` = uniform noise in place
+    of samples."""
+    scheduler: list[str] | None = None
+    """Values of sampling.scheduler, names as in sample.py."""
+    num_inference_steps: list[int] | None = None
+    """Values of sampling.num_inference_steps."""
+    guidance_scale: list[float] | None = None
+    """Values of sampling.guidance_scale, s."""
+    num_images: list[int] | None = None
+    """Values of num_images."""
 
     def __post_init__(self):
         for axis, values in self.axes().items():

@@ -85,7 +85,7 @@ def sweep_markdown(rows: Sequence[dict[str, Any]], *, command: str) -> str:
             values = [_bound(rows, count, f"{name}_{bound}") for name in metrics]
             if any(values):
                 lines.append(_line([what, *[""] * (len(axes) + len(costs) - 1), *values]))
-    counts = " and ".join(f"{count:,}" for count in dict.fromkeys(row["num_images"] for row in rows))
+    counts = ", ".join(f"{count:,}" for count in dict.fromkeys(row["num_images"] for row in rows))
     about = f"{rows[0]['num_seeds']} seeds of {counts} images each: mean ± standard error over the seeds."
     return "\n".join([about, "", *lines, "", "```bash", command, "```", ""])
 

@@ -166,9 +166,9 @@ def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels:
     for number, key in enumerate(keys):
         line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
         colour, dash, marker = STYLES[number % len(STYLES)]
-        errors = [row.get(f"{metric}_stderr") or 0.0 for row in line]
+        points, errors = [(row[x], row[metric]) for row in line], [row.get(f"{metric}_stderr") or 0.0 for row in line]
         panel.errorbar(
-            [row[x] for row in line], [row[metric] for row in line], yerr=errors, label=_series_label(series, key) or "model",
+            *zip(*points, strict=True), yerr=errors, label=_series_label(series, key) or "model",
             color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.3, capsize=2.5,
             markerfacecolor="white" if number >= len(STYLES) else colour,
         )  # fmt: skip
@@ -200,24 +200,21 @@ def _scale(panel, values: list[float], log_x: bool, positions: set[float]) -> No
 
 def _draw_legend(figure) -> None:
     """One legend below all panels, of lines that differ."""
+    from matplotlib.lines import Line2D
+
     named = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
+    named = dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D)))  # the lines across come last
     shown = dict(itertools.islice(named.items(), MAX_LEGEND))
     if len(named) > MAX_LEGEND:
-        shown[f"and {len(named) - MAX_LEGEND} more"] = _nothing()
+        shown[f"and {len(named) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
     columns = 3 if len(figure.axes) > 1 else 2
     figure.legend(
         shown.values(), shown.keys(), loc="outside lower center", ncols=min(columns, len(shown)), frameon=False, fontsize=7,
         labelcolor=INK, handlelength=3.2,
     )  # fmt: skip
-
-
-def _nothing():
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], linestyle="none")
 
 
 def _series_label(series: Sequence[str], key: tuple) -> str:
