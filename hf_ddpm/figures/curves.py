@@ -7,7 +7,8 @@ marker, dash and colour, so that they can be told apart without the colour.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ STYLES = (
 )
 LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
+TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it
 MAX_LEGEND = 12  # lines that a legend names at a readable size
 LABELS = {
     "guidance_scale": "guidance scale s  (w = s - 1)",
@@ -36,7 +38,7 @@ LABELS = {
     "train_seed": "training seed",
     "class_accuracy": "class accuracy",
 }
-LARGE_RANGE = 20
+LARGE_RANGE = 10
 """Largest over smallest value above which the scale of positive values is logarithmic."""
 
 
@@ -61,7 +63,7 @@ def plot_curves(
     """Draw a panel for each metric.
 
     Args:
-        rows: those without a value of x or of a metric are left out there.
+        rows: those without a value of x, or without a finite one of a metric, are left out there.
         x: name of the option along the horizontal axis.
         metrics: names of the panels.
         series: options of which each combination of values is a line of its own.
@@ -161,18 +163,22 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], *, distance: str, varying: Seq
 
 
 def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels: Sequence[Level], log_x: bool) -> None:
-    drawn = [row for row in rows if row.get(metric) is not None]
+    drawn = [row for row in rows if row.get(metric) is not None and math.isfinite(row[metric])]
     keys = list(dict.fromkeys(tuple(row.get(name) for name in series) for row in rows))
     for number, key in enumerate(keys):
         line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
-        colour, dash, marker = STYLES[number % len(STYLES)]
+        if not line:
+            continue
+        turn, style = divmod(number, len(STYLES))
+        colour, _, marker = STYLES[style]
+        dash = STYLES[(style + turn) % len(STYLES)][1]  # so that no two of 36 lines are alike
         points, errors = [(row[x], row[metric]) for row in line], [row.get(f"{metric}_stderr") or 0.0 for row in line]
         panel.errorbar(
             *zip(*points, strict=True), yerr=errors, label=_series_label(series, key) or "model",
             color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.3, capsize=2.5,
-            markerfacecolor="white" if number >= len(STYLES) else colour,
+            markerfacecolor="white" if turn % 2 else colour,
         )  # fmt: skip
-    for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES)):  # noqa: B905
+    for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
     _scale(panel, [row[metric] for row in drawn] + [level.value for level in levels], log_x, {row[x] for row in drawn})
     panel.set_xlabel(LABELS.get(x, x), fontsize=8, color=INK)
@@ -185,17 +191,30 @@ def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels:
 
 
 def _scale(panel, values: list[float], log_x: bool, positions: set[float]) -> None:
-    """Logarithmic scales where they help, with ticks at the values of x where these are few."""
-    from matplotlib.ticker import NullFormatter, NullLocator
+    """Logarithmic scales where they help, with ticks at the values of x."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     if values and min(values) > 0 and max(values) > LARGE_RANGE * min(values):
         panel.set_yscale("log")
-    if log_x and positions and min(positions) > 0:
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    is_log = log_x and bool(positions) and min(positions) > 0
+    if is_log:
         panel.set_xscale("log")
-    if len(positions) <= 8:
-        panel.set_xticks(sorted(positions), [f"{position:g}" for position in sorted(positions)])
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_minor_formatter(NullFormatter())
+    ticks = _spread(positions, math.log if is_log else float)
+    panel.set_xticks(ticks, [_number(tick) for tick in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _spread(positions: set[float], scale: Callable[[float], float]) -> list[float]:
+    """The positions whose labels do not touch that of the one before."""
+    ticks: list[float] = []
+    for position in sorted(positions):
+        span = scale(max(positions)) - scale(min(positions))
+        if not ticks or scale(position) - scale(ticks[-1]) >= TICK_DISTANCE * span:
+            ticks.append(position)
+    return ticks
 
 
 def _draw_legend(figure) -> None:
@@ -210,9 +229,8 @@ def _draw_legend(figure) -> None:
     shown = dict(itertools.islice(named.items(), MAX_LEGEND))
     if len(named) > MAX_LEGEND:
         shown[f"and {len(named) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
-    columns = 3 if len(figure.axes) > 1 else 2
     figure.legend(
-        shown.values(), shown.keys(), loc="outside lower center", ncols=min(columns, len(shown)), frameon=False, fontsize=7,
+        shown.values(), shown.keys(), loc="outside lower center", ncols=min(3, len(shown)), frameon=False, fontsize=7,
         labelcolor=INK, handlelength=3.2,
     )  # fmt: skip
 
@@ -231,8 +249,12 @@ def _series_label(series: Sequence[str], key: tuple) -> str:
         if isinstance(value, str):
             texts.append(value)
         elif value is not None:
-            texts.append(f"{short.get(name, name)} = {value:g}")
+            texts.append(f"{short.get(name, name)} = {_number(value)}")
     return ", ".join(texts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _levels(rows, metric: str, bound: str, label: str) -> list[Level]:
