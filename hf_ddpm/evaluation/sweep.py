@@ -71,7 +71,7 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
     config.resolve_checkpoints()
     _check_folder(config)
     processes = join_processes(config.num_threads)
-    data = _data(config, trainings or {})
+    data = _data_of_recipes(config, trainings or {}) if config.model is None else None
     extractor = build_extractor(
         config.features,
         inception_weights=config.inception_weights,
@@ -150,7 +150,7 @@ class _Models:
 
 
 def _measure_cells(
-    config: SweepConfig, data: DataConfig, extractor: Extractor, processes: PartialState, stop: StopRequest
+    config: SweepConfig, data: DataConfig | None, extractor: Extractor, processes: PartialState, stop: StopRequest
 ) -> list[dict[str, Any]]:
     cells, models = config.cells(), _Models(config, processes)
     found = {cell: _read(_path(config, cell)) for cell in cells}
@@ -162,6 +162,7 @@ def _measure_cells(
         _check_same_model(config, cell, found[cell], pipeline)
     if len(kinds) > 1:
         raise ValueError("--grid.recipe: the models are of other image sizes or channels, sweep over each by itself")
+    data = data or data_options(config.data, config.model)
     references = open_references(cell_config(config, cells[0]), data, pipeline, extractor, processes)
     _check_same_references(config, found, references.summary.num_images, extractor, references)
     if processes.is_main_process:
@@ -240,10 +241,8 @@ def _check_same_references(config: SweepConfig, found: Mapping, num_images: int,
             raise ValueError(f"{what}: {remedy}")
 
 
-def _data(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> DataConfig:
-    """The options of the real images, the same for all models."""
-    if config.model is not None:
-        return data_options(config.data, config.model)
+def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> DataConfig:
+    """The options of the real images, the same for all models that are trained."""
     if config.data.source is not None:
         return config.data
     first, *others = [data_of_training(config.data, dict(trainings[run].data)) for run in config.runs()]
