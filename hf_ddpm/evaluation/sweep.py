@@ -37,7 +37,7 @@ from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import join_processes
 from hf_ddpm.samplers import build_sampler, check_sampler
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.signals import StopRequest, stop_requests
+from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 
 OPTIONS = "sweep.yaml"
 """File of the options that the cells of a folder were measured with."""
@@ -79,7 +79,11 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
         min_judge_accuracy=config.min_judge_accuracy,
     )
     for run in config.runs():
-        trainings[run].train()
+        try:
+            trainings[run].train()
+        except Stopped as stopped:
+            message = f"stopped while {run.folder.name} was trained; the same command goes on from there"
+            raise Stopped(stopped.signal_number, message) from None
     processes = join_processes(config.num_threads)
     with stop_requests("the sweep ends after this batch") as stop:
         return _measure_cells(config, data, extractor, processes, stop)

@@ -19,7 +19,7 @@ from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import evaluate
 from hf_ddpm.evaluation.sweep import cell_config, count_network_calls, evaluation_command, sweep
 from hf_ddpm.evaluation.sweep_options import Cell, GridConfig, SweepConfig
-from hf_ddpm.evaluation.sweep_report import sweep_csv, sweep_markdown, varying_axes
+from hf_ddpm.evaluation.sweep_report import plain_name, sweep_csv, sweep_markdown, varying_axes
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.samplers import build_sampler
@@ -333,6 +333,13 @@ def test_noise_is_not_multiplied_by_options_that_it_does_not_have(options):
         ("noise_n-8", 8, True), ("noise_n-12", 12, True),
     ]  # fmt: skip
     assert isinstance(config.cells()[0], Cell)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("fid1k_train", "fid_train"), ("fid250_test", "fid_test"), ("fd_inception_6726825d", None)]
+)
+def test_a_fid_of_other_numbers_of_images_is_one_column(metric, name):
+    assert plain_name(metric) == (name or metric)
 
 
 # The door
