@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
+from torch import Tensor
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.cache import ImageTable
@@ -26,6 +28,7 @@ from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolCon
 from hf_ddpm.evaluation.reference import reference_summary
 from hf_ddpm.evaluation.references import MIN_IMAGES, References, merged, nearest_positions
 from hf_ddpm.evaluation.results import LOSS_IMAGES, KeptSeeds, SeedScores, assemble, describe, kept_key
+from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.files import write_whole
 from hf_ddpm.held_out import bits_per_dim, simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -58,41 +61,70 @@ class Measurement:
         Raises:
             Stopped: a signal came; after the batch that was being drawn.
         """
-        config, references, clock = self.config, self.references, _Clock()
+        config = self.config
         labels, classes = self.labels(pipeline)
         mine = share(config.num_images, self.processes)
-        first_seed = (config.seed + number) * MAX_IMAGES
         batches = generate(
             pipeline,
             class_labels=labels[mine],
-            seed=first_seed + mine.start,
+            seed=self._first_seed(number) + mine.start,
             batch_size=sampling.batch_size,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.scale_for(pipeline.null_label),
             eta=sampling.eta,
             progress=self.progress and self.processes.is_main_process,
         )
-        summary = references.new_summary(config.num_images, labelled=classes is not None)
+        images = (torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy()) for batch in batches)
+        scores, started = self._score_images(images, classes, sampling.batch_size), time.perf_counter()
+        scores.metrics.update(self.losses(pipeline, config.seed + number))
+        scores.seconds["metrics"] += time.perf_counter() - started
+        return scores
+
+    def score_noise(self, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, number: int) -> SeedScores:
+        """Score uniform noise in the place of the samples of a seed; every process has to call it.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        positions = torch.arange(self.config.num_images)[share(self.config.num_images, self.processes)]
+        parts = positions.split(sampling.batch_size) if len(positions) else ()
+        batches = (self.references.noise(self._first_seed(number) + part) for part in parts)
+        return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
+
+    def _first_seed(self, number: int) -> int:
+        return (self.config.seed + number) * MAX_IMAGES
+
+    def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
+        """Score this process's share of the images as they come.
+
+        Args:
+            batches: (B, C, H, W) uint8.
+            classes: (n,) class of each of all images; None = no classes.
+            batch_size: images of all batches but the last.
+        """
+        config, references, clock = self.config, self.references, _Clock()
+        mine, summary = share(config.num_images, self.processes), self._new_summary(classes)
         wanted, kept = set(nearest_positions(config.num_images).tolist()), []
         largest_share = math.ceil(config.num_images / self.processes.num_processes)
-        for start in range(0, largest_share, sampling.batch_size):  # in every process equally often
-            batch = next(batches, None)
+        for start in range(0, largest_share, batch_size):  # in every process equally often
+            images = next(batches, None)
             clock.lap("sampling")
-            if batch is not None:
-                positions = np.arange(mine.start + start, mine.start + start + len(batch.images))
-                images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
+            if images is not None:
+                positions = np.arange(mine.start + start, mine.start + start + len(images))
                 summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
             if number_of_signal := agree_to_stop(self.stop, self.processes):
                 raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
         next(batches, None)  # none is left, but the bar learns that the last one is done
-        summary = merged([summary], references.new_summary(config.num_images, labelled=classes is not None), self.processes)
+        summary = merged([summary], self._new_summary(classes), self.processes)
         metrics, per_class = references.score(summary), references.score_classes(summary)
         metrics["nearest_train_distance"] = references.nearest_train_distance(np.stack(gather(kept, self.processes)))
-        metrics.update(self.losses(pipeline, config.seed + number))
         clock.lap("metrics")
         return SeedScores(metrics=metrics, per_class=per_class, seconds=clock.seconds)
+
+    def _new_summary(self, classes: np.ndarray | None) -> FeatureSummary:
+        return self.references.new_summary(self.config.num_images, labelled=classes is not None)
 
     def losses(self, pipeline: CFGDDPMPipeline, seed: int) -> dict[str, float]:
         """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound."""
@@ -155,9 +187,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         references = open_references(config, data, pipeline, extractor, processes)
         measurement = Measurement(config=config, references=references, processes=processes, stop=stop)
         kept = KeptSeeds(Path(config.output), kept_key(config, pipeline, references))
-        scores = measure_seeds(measurement, pipeline, config.sampling, kept)
-        results = assemble(config, references, scores)
-    results["protocol"] = {**describe(config, data, pipeline, references), **results["protocol"]}
+        results = measure(measurement, data, pipeline, kept)
     results["protocol"]["seconds"]["in all, of this start"] = round(time.perf_counter() - started, 1)
     if processes.is_main_process:
         write_whole(Path(config.output), json.dumps(results, indent=1) + "\n")
@@ -166,30 +196,46 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     return results
 
 
-def measure_seeds(
-    measurement: Measurement, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, kept: KeptSeeds
-) -> list[SeedScores]:
-    """Score every seed that is not kept from an earlier start."""
-    processes = measurement.processes
+def measure(
+    measurement: Measurement, data: DataConfig, pipeline: CFGDDPMPipeline, kept: KeptSeeds, *, noise: bool = False
+) -> dict[str, Any]:
+    """Score every seed that is not kept from an earlier start, and put the results together; see `evaluate`.
+
+    Args:
+        measurement: its `config` is an EvaluationConfig.
+        data: the options that the references were read with.
+        pipeline: with the sampler of the measurement.
+        kept: where finished seeds are.
+        noise: score uniform noise in the place of samples.
+    """
+    config, processes = measurement.config, measurement.processes
     scores = gather([kept.read()] if processes.is_main_process else [], processes)[0]
-    for number in range(len(scores), measurement.config.num_seeds):
-        scores.append(measurement.score_seed(pipeline, sampling, number))
+    score = measurement.score_noise if noise else measurement.score_seed
+    for number in range(len(scores), config.num_seeds):
+        scores.append(score(pipeline, config.sampling, number))
         if processes.is_main_process:
             kept.write(scores)
-    return scores
+    results = assemble(config, measurement.references, scores)
+    results["protocol"] = {**describe(config, data, pipeline, measurement.references), **results["protocol"]}
+    return results
 
 
 def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> CFGDDPMPipeline:
     """Load the pipeline that is measured, and refuse options that it cannot be sampled with."""
     dtype = getattr(torch, sampling.dtype)
     pipeline = load_pipeline(model, scheduler=sampling.scheduler, device=device or processes.device, dtype=dtype)
+    check_sampling(pipeline, sampling)
+    return pipeline
+
+
+def check_sampling(pipeline: CFGDDPMPipeline, sampling: SamplingConfig) -> None:
+    """Raise a `ValueError` if the pipeline, with its scheduler, cannot be sampled so."""
     pipeline.check_inputs(
         [0] if pipeline.is_conditional else None,
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.scale_for(pipeline.null_label),
         eta=sampling.eta,
     )
-    return pipeline
 
 
 def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
@@ -204,9 +250,13 @@ def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
     path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
     if path is None:
         raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
+    return data_of_training(data, (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {})
+
+
+def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> DataConfig:
+    """The options of the data that a model was trained on, with those over them that are given."""
     given = {name: value for name, value in asdict(data).items() if value != getattr(ReferenceDataConfig(), name)}
     known = asdict(ReferenceDataConfig()).keys() - {"on_bad_image", "max_bad_images"}
-    trained = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
     trained = {name: value for name, value in trained.items() if name in known and value is not None}
     return ReferenceDataConfig(**{**trained, **given})
 

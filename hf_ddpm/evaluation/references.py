@@ -151,13 +151,13 @@ class References:
             labels = None
             if self.train.class_names is not None:
                 labels = torch.arange(num_images) % len(self.train.class_names)
-            images = ((self._noise(part), part) for part in self._parts(num_images))
+            images = ((self.noise(part), part) for part in self._parts(num_images))
             summary = self._summarise(images, num_images, labels)
-            self._known["ceiling", num_images] = self._score_all(summary, True, self._noise)
+            self._known["ceiling", num_images] = self._score_all(summary, True, self.noise)
         return self._known["ceiling", num_images]
 
-    def _noise(self, positions: torch.Tensor) -> torch.Tensor:
-        """Uniform noise in place of images, each a function of its position."""
+    def noise(self, positions: torch.Tensor) -> torch.Tensor:
+        """Uniform noise in place of images, (N, C, H, W) uint8, each a function of its position, (N,) int64 from 0."""
         shape = (self.train.channels, self.train.image_size, self.train.image_size)
         images = [
             torch.randint(256, shape, generator=torch.Generator().manual_seed(position), dtype=torch.uint8)

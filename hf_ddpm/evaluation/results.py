@@ -75,7 +75,7 @@ def describe(
     surroundings = describe_environment(pipeline.device, references.processes.num_processes)
     extractor, sampling = references.extractor, config.sampling
     return {
-        "command": _command(surroundings["command"], references.processes.num_processes),
+        "command": command_line(surroundings["command"], references.processes.num_processes),
         "model": config.model,
         "model_sha256": weights_digest(pipeline),
         "seeds": [config.seed + number for number in range(config.num_seeds)],
@@ -176,7 +176,8 @@ def _mean(values: list[float], num_images: int) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "stderr": error, "n": num_images, "values": values}
 
 
-def _command(arguments: list[str], num_processes: int) -> str:
+def command_line(arguments: list[str], num_processes: int) -> str:
+    """A command as it is typed, with what starts so many processes."""
     launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
     return f"{launcher} {shlex.join(arguments)}"
 

@@ -1,0 +1,284 @@
+"""Curves of metrics over an option, from plain rows: `save_figure(plot_curves(rows, x="guidance_scale", ...), stem)`.
+
+A row is a dict with the option, each metric by its name and its standard error as `<name>_stderr`. Lines differ in
+marker, dash and colour, so that they can be told apart without the colour.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_ddpm.files import write_whole
+
+INK, FAINT = "#222222", "#8a8a8a"
+# Colour, dash and marker of each line; the colours also differ in lightness.
+STYLES = (
+    ("#c2410c", "-", "o"),
+    ("#1d4e89", "--", "s"),
+    ("#2f7d4f", "-.", "^"),
+    ("#7b3f98", ":", "D"),
+    ("#b8860b", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("#444444", (0, (1, 3)), "P"),
+)
+LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
+PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
+TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it
+MAX_LEGEND = 12  # lines that a legend names at a readable size
+LABELS = {
+    "guidance_scale": "guidance scale s  (w = s - 1)",
+    "network_calls": "network calls a sample",
+    "num_images": "images n",
+    "checkpoint": "training step",
+    "num_inference_steps": "denoising steps",
+    "train_seed": "training seed",
+    "class_accuracy": "class accuracy",
+}
+LARGE_RANGE = 10
+"""Largest over smallest value above which the scale of positive values is logarithmic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A line across a panel."""
+
+    label: str
+    value: float
+
+
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    x: str,
+    metrics: Sequence[str],
+    series: Sequence[str] = (),
+    levels: Mapping[str, Sequence[Level]] | None = None,
+    log_x: bool = False,
+    title: str | None = None,
+):
+    """Draw a panel for each metric.
+
+    Args:
+        rows: those without a value of x, or without a finite one of a metric, are left out there.
+        x: name of the option along the horizontal axis.
+        metrics: names of the panels.
+        series: options of which each combination of values is a line of its own.
+        levels: of a metric, by its name; None = none.
+        log_x: whether x is on a logarithmic scale.
+        title: above the panels; None = none.
+
+    Returns:
+        A matplotlib Figure.
+
+    Raises:
+        ValueError: no row has a value of x, or there are no metrics.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.get(x) is not None]
+    if not rows or not metrics:
+        raise ValueError(f"there is nothing to draw over {x!r}: give rows that have it, and at least one metric")
+    columns = min(2, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(PANEL_WIDTH * max(columns, 1.4), PANEL_HEIGHT * lines + 0.6), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for panel, metric in itertools.zip_longest(panels, metrics):
+        if metric is None:
+            panel.remove()
+        else:
+            _draw_panel(panel, rows, x, metric, series, (levels or {}).get(metric, ()), log_x)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+    _draw_legend(figure)
+    return figure
+
+
+def save_figure(figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and as PDF, the same bytes every time.
+
+    Args:
+        figure: a matplotlib Figure.
+        stem: path of the files without a suffix.
+
+    Returns:
+        Paths of the two files.
+    """
+    paths = [Path(f"{stem}.png"), Path(f"{stem}.pdf")]
+    for path, metadata in zip(paths, ({}, {"CreationDate": None}), strict=True):
+        write_whole(path, lambda partial, metadata=metadata: figure.savefig(partial, dpi=150, metadata=metadata))
+    return paths
+
+
+def plot_sweep(rows: Sequence[Mapping[str, Any]], *, distance: str, varying: Sequence[str], title: str) -> dict[str, Any]:
+    """Draw what follows from the options that vary.
+
+    Args:
+        rows: with `recipe`, `train_seed`, `checkpoint` (a step, "noise" or None), `scheduler`, `num_inference_steps`,
+            `guidance_scale`, `num_images`, `floor_num_images`, `network_calls`, and metrics; `<distance>_floor` is the
+            distance of real images.
+        distance: name of the Frechet distance.
+        varying: options that have several values.
+        title: above each figure.
+
+    Returns:
+        matplotlib Figures by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
+    """
+    samples = [row for row in rows if row["checkpoint"] != "noise"]
+    figures = {}
+
+    def others(*names: str) -> list[str]:
+        return [name for name in varying if name not in names]
+
+    floor = {distance: _levels(rows, distance, "floor", "real images")}
+    if "guidance_scale" in varying:
+        quality = [
+            name for name in ("precision", "recall", "class_accuracy") if any(row.get(name) is not None for row in rows)
+        ]
+        floors = floor | {name: _levels(rows, name, "floor", "real images") for name in quality}
+        figures["guidance"] = plot_curves(
+            samples, x="guidance_scale", metrics=[distance, *quality], series=others("guidance_scale"), levels=floors,
+            title=title,
+        )  # fmt: skip
+    if {"num_inference_steps", "scheduler"} & set(varying):
+        # Guidance at s = 1 costs half: with it as a series, a line is one setting at several numbers of steps.
+        figures["network_calls"] = plot_curves(
+            samples, x="network_calls", metrics=[distance], series=others("num_inference_steps"), levels=floor, log_x=True,
+            title=title,
+        )  # fmt: skip
+    if "num_images" in varying:
+        figures["num_images"] = plot_curves(
+            [*_named(samples), *_real_images(rows, distance)], x="num_images", metrics=[distance],
+            series=["images", *others("num_images")], log_x=True, title=title,
+        )  # fmt: skip
+    if "checkpoint" in varying and len(samples) > 0:
+        noise = {distance: [*floor[distance], *_noise_levels(rows, distance)]}
+        figures["checkpoints"] = plot_curves(
+            samples, x="checkpoint", metrics=[distance], series=others("checkpoint"), levels=noise, title=title
+        )
+    return figures
+
+
+def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels: Sequence[Level], log_x: bool) -> None:
+    drawn = [row for row in rows if row.get(metric) is not None and math.isfinite(row[metric])]
+    keys = list(dict.fromkeys(tuple(row.get(name) for name in series) for row in rows))
+    for number, key in enumerate(keys):
+        line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
+        if not line:
+            continue
+        turn, style = divmod(number, len(STYLES))
+        colour, _, marker = STYLES[style]
+        dash = STYLES[(style + turn) % len(STYLES)][1]  # so that no two of 36 lines are alike
+        points, errors = [(row[x], row[metric]) for row in line], [row.get(f"{metric}_stderr") or 0.0 for row in line]
+        panel.errorbar(
+            *zip(*points, strict=True), yerr=errors, label=_series_label(series, key) or "model",
+            color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.3, capsize=2.5,
+            markerfacecolor="white" if turn % 2 else colour,
+        )  # fmt: skip
+    for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
+        panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
+    _scale(panel, [row[metric] for row in drawn] + [level.value for level in levels], log_x, {row[x] for row in drawn})
+    panel.set_xlabel(LABELS.get(x, x), fontsize=8, color=INK)
+    panel.set_ylabel(LABELS.get(metric, metric), fontsize=8, color=INK)
+    panel.tick_params(labelsize=7, colors=INK)
+    panel.grid(axis="y", color="#e8e8e8", linewidth=0.7)
+    panel.set_axisbelow(True)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def _scale(panel, values: list[float], log_x: bool, positions: set[float]) -> None:
+    """Logarithmic scales where they help, with ticks at the values of x."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    if values and min(values) > 0 and max(values) > LARGE_RANGE * min(values):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+    is_log = log_x and bool(positions) and min(positions) > 0
+    if is_log:
+        panel.set_xscale("log")
+    ticks = _spread(positions, math.log if is_log else float)
+    panel.set_xticks(ticks, [_number(tick) for tick in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _spread(positions: set[float], scale: Callable[[float], float]) -> list[float]:
+    """The positions whose labels do not touch that of the one before."""
+    ticks: list[float] = []
+    for position in sorted(positions):
+        span = scale(max(positions)) - scale(min(positions))
+        if not ticks or scale(position) - scale(ticks[-1]) >= TICK_DISTANCE * span:
+            ticks.append(position)
+    return ticks
+
+
+def _draw_legend(figure) -> None:
+    """One legend below all panels, of lines that differ."""
+    from matplotlib.lines import Line2D
+
+    named = {}
+    for panel in figure.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    named = dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D)))  # the lines across come last
+    shown = dict(itertools.islice(named.items(), MAX_LEGEND))
+    if len(named) > MAX_LEGEND:
+        shown[f"and {len(named) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=min(3, len(shown)), frameon=False, fontsize=7,
+        labelcolor=INK, handlelength=3.2,
+    )  # fmt: skip
+
+
+def _series_label(series: Sequence[str], key: tuple) -> str:
+    """The values of a line, with the names of those that are numbers."""
+    short = {
+        "guidance_scale": "s",
+        "num_images": "n",
+        "num_inference_steps": "steps",
+        "train_seed": "seed",
+        "checkpoint": "step",
+    }
+    texts = []
+    for name, value in zip(series, key, strict=True):
+        if isinstance(value, str):
+            texts.append(value)
+        elif value is not None:
+            texts.append(f"{short.get(name, name)} = {_number(value)}")
+    return ", ".join(texts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _levels(rows, metric: str, bound: str, label: str) -> list[Level]:
+    """A line for each number of images, which is named where there are several."""
+    values = {row["num_images"]: row.get(f"{metric}_{bound}") for row in rows if row.get(f"{metric}_{bound}") is not None}
+    return [
+        Level(label=label if len(values) == 1 else f"{label}, n = {count}", value=value)
+        for count, value in sorted(values.items())
+    ]
+
+
+def _noise_levels(rows, metric: str) -> list[Level]:
+    noise = [row for row in rows if row["checkpoint"] == "noise"]
+    several = len({row["num_images"] for row in noise}) > 1
+    return [
+        Level(label=f"noise, n = {row['num_images']}" if several else "noise", value=row[metric]) for row in noise
+    ]  # fmt: skip
+
+
+def _named(rows) -> list[dict[str, Any]]:
+    return [{**row, "images": "samples"} for row in rows]
+
+
+def _real_images(rows, distance: str) -> list[dict[str, Any]]:
+    """The floor as a curve, each point at the number of real images that it comes from."""
+    floors = {row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None}
+    return [{"num_images": count, distance: value, "images": "real images"} for count, value in floors.items()]

@@ -1,0 +1,85 @@
+"""Measure a model at every point of a grid of options: a JSON file a cell, a table (.csv, .md) and figures (.png, .pdf).
+
+    python train_scripts/sweep.py --model runs/digits/pipeline --features judge:runs/judge_digits \
+        --grid.guidance_scale '[1, 1.5, 2, 3]' --output_dir runs/digits/results/w
+    python train_scripts/sweep.py ... --grid.scheduler '[ddim, dpmsolver++]' --grid.num_inference_steps '[5, 10, 20]'
+    python train_scripts/sweep.py ... --grid.checkpoint '[all, noise]'
+    python train_scripts/sweep.py --grid.recipe '[train_scripts/recipes/digits.yaml]' --grid.train_seed '[0, 1, 2]' \
+        --features judge:runs/judge_digits --output_dir runs/seeds       # trains each model first
+    torchrun --nproc_per_node 2 train_scripts/sweep.py ...               # the processes share the images
+
+The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.evaluation.sweep_options import SweepConfig, TrainedRun
+from hf_ddpm.training.options import TrainConfig
+
+
+def main(args: list[str] | None = None) -> None:
+    config = parse_config(SweepConfig, args)
+    trainings = {run: training_config(run, config.train_overrides or {}) for run in config.runs()}
+    with user_errors():
+        from dataclasses import asdict
+        from functools import partial
+
+        from accelerate import PartialState
+
+        from hf_ddpm.evaluation.sweep import Training, sweep
+        from hf_ddpm.training.loop import train
+
+        rows = sweep(
+            config,
+            {run: Training(data=asdict(options.data), train=partial(train, options)) for run, options in trainings.items()},
+        )
+        if PartialState().is_main_process:
+            write_report(config, rows)
+
+
+def training_config(run: TrainedRun, overrides: dict[str, Any]) -> TrainConfig:
+    """The options of a run of the sweep, which goes on if it has begun."""
+    options = [f"--{name}={value}" for name, value in flatten(overrides)]
+    options += [f"--output_dir={run.folder}", f"--seed={run.seed}", "--resume=auto"]
+    return parse_config(TrainConfig, ["--config", str(run.recipe), *options])
+
+
+def flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested options as they are written on the command line."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value)
+
+
+def write_report(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
+    """Write the tables and figures of a finished sweep, and say where they are."""
+    import sys
+
+    from accelerate import PartialState
+
+    from hf_ddpm.evaluation.results import command_line
+    from hf_ddpm.evaluation.sweep_report import distance_name, sweep_csv, sweep_markdown, varying_axes
+    from hf_ddpm.figures.curves import plot_sweep, save_figure
+    from hf_ddpm.files import write_whole
+
+    folder = Path(config.output_dir)
+    report = sweep_markdown(rows, command=command_line(sys.argv, PartialState().num_processes))
+    write_whole(folder / "sweep.csv", sweep_csv(rows))
+    write_whole(folder / "sweep.md", report)
+    title = config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe)
+    figures = plot_sweep(rows, distance=distance_name(rows), varying=varying_axes(rows), title=title)
+    paths = [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    print(report)
+    print(f"results: {folder}/: {', '.join(['cells', 'sweep.csv', 'sweep.md', *(path.name for path in paths)])}")
+
+
+if __name__ == "__main__":
+    main()
