@@ -50,9 +50,15 @@ class HeldOutBits:
 
 @torch.no_grad()
 def simple_loss(
-    pipeline: CFGDDPMPipeline, images: ImageTable, *, num_images: int = 512, seed: int = 0, loss: str = "l2"
+    pipeline: CFGDDPMPipeline,
+    images: ImageTable,
+    *,
+    num_images: int = 512,
+    seed: int = 0,
+    loss: str = "l2",
+    spread: bool = False,
 ) -> Estimate:
-    """Unweighted loss of the first images, with noise and (stratified) timesteps that are the same every time.
+    """Unweighted loss of some images, with noise and (stratified) timesteps that are the same every time.
 
     Args:
         pipeline: with the averaged weights.
@@ -60,6 +66,7 @@ def simple_loss(
         num_images: how many; the timestep of an image depends on it.
         seed: of noise and timesteps.
         loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
+        spread: take images that are evenly spread over the table, which may be sorted, in place of the first ones.
 
     Raises:
         ValueError: the images are not of the model's kind, or too few.
@@ -72,7 +79,8 @@ def simple_loss(
     noise = torch.randn(num_images, images.channels, images.image_size, images.image_size, generator=generator)
     losses = []
     for rows in torch.arange(num_images).split(BATCH_SIZE):
-        clean_images, class_labels = _read(pipeline, images, rows)
+        where = rows * len(images) // num_images if spread else rows
+        clean_images, class_labels = _read(pipeline, images, where)
         part = diffusion_loss(
             _network(pipeline),
             clean_images,

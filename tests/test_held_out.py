@@ -231,6 +231,12 @@ def test_training_logs_the_loss_of_at_most_512_images(pipeline, digits):
     assert held_out_loss(pipeline, many, loss="l2") == simple_loss(pipeline, many, num_images=512).mean
 
 
+def test_images_may_be_spread_over_the_table(pipeline, digits):
+    chosen = part_of(digits, [row * len(digits) // 7 for row in range(7)])
+    assert simple_loss(pipeline, digits, num_images=7, spread=True) == simple_loss(pipeline, chosen, num_images=7)
+    assert simple_loss(pipeline, digits, num_images=7, spread=True) != simple_loss(pipeline, digits, num_images=7)
+
+
 def test_a_scheduler_by_name_changes_nothing(pipeline, digits):
     switched = CFGDDPMPipeline(pipeline.unet, build_sampler("dpmsolver++", pipeline.scheduler.config), NAMES, 10)
     assert simple_loss(switched, digits, num_images=5) == simple_loss(pipeline, digits, num_images=5)

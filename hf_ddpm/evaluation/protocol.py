@@ -133,7 +133,7 @@ class Measurement:
             return {}  # of other classes than the model's: their labels are not its own
         for split, table in (("train", self.references.train), ("test", self.references.test)):
             if table is not None:
-                loss = simple_loss(pipeline, table, num_images=min(LOSS_IMAGES, len(table)), seed=seed)
+                loss = simple_loss(pipeline, table, num_images=min(LOSS_IMAGES, len(table)), seed=seed, spread=True)
                 losses[f"simple_loss_{split}"] = loss.mean
         count, table = self.config.bits_per_dim_images, self.references.test
         if count is not None:

@@ -3,19 +3,24 @@
 Starting a process costs seconds of imports, so one pair of processes does everything that can be done in a row.
 """
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.training.checkpoints import find_checkpoints
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 
@@ -205,3 +210,37 @@ def test_a_killed_pair_continues_bit_for_bit(pair, folder, tiny_options):
         assert before.keys() == after.keys()
         for tensor in before:
             assert torch.equal(before[tensor], after[tensor]), tensor
+
+
+def test_an_exception_in_one_process_ends_both(tiny_options, tmp_path):
+    """An image that only the second process reads is damaged: its line is the first error, and nobody waits for ever."""
+    rows = [{"bytes": png_of(row), "path": None} for row in range(80)]
+    rows[41] = {"bytes": rows[41]["bytes"][:40], "path": "cats/41.png"}
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()})).to_parquet(
+        tmp_path / "data" / "train.parquet"
+    )
+    options = ["--data.streaming=true", "--data.shuffle_buffer=1", f"--data.source={tmp_path / 'data'}"]
+    options += ["--data.test_split=null", "--data.batch_size=4", "--max_train_steps=10", "--checkpoint.every_steps=1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command = [
+        *launcher,
+        str(ROOT / "train_scripts" / "train.py"),
+        *tiny_options,
+        f"--output_dir={tmp_path / 'run'}",
+        *options,
+    ]
+    started = time.monotonic()
+    run = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert run.returncode != 0 and time.monotonic() - started < 200
+    error = "train.py (process 1): --data.source"
+    assert error in run.stderr and "(file 'cats/41.png') cannot be decoded" in run.stderr
+    assert "Traceback" not in run.stderr[: run.stderr.index(error)], "the first error is shown first"
+    assert find_checkpoints(tmp_path / "run"), "and what was saved is still there"
+
+
+def png_of(value: int) -> bytes:
+    """A gray image of 8 x 8 pixels of one value."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8), value).save(file, format="png")
+    return file.getvalue()
