@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -64,6 +65,11 @@ def share(count: int, processes: PartialState) -> slice:
 def gather(items: list[Item], processes: PartialState) -> list[Item]:
     """Every process's items, those of the first process first; every process has to call it, and gets them all."""
     return items if processes.num_processes == 1 else gather_object(items)
+
+
+def from_first(compute: Callable[[], Item], processes: PartialState) -> Item:
+    """What the first process computes, given to all; every process has to call it, and the others only wait."""
+    return gather([compute()] if processes.is_main_process else [], processes)[0]
 
 
 def agree_to_stop(stop: StopRequest, processes: PartialState) -> int | None:

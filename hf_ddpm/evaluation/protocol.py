@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.files import write_whole
 from hf_ddpm.held_out import bits_per_dim, simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.processes import agree_to_stop, gather, join_processes, share
+from hf_ddpm.processes import agree_to_stop, from_first, gather, join_processes, share
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 
@@ -118,8 +119,13 @@ class Measurement:
                 raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
         next(batches, None)  # none is left, but the bar learns that the last one is done
         summary = merged([summary], self._new_summary(classes), self.processes)
-        metrics, per_class = references.score(summary), references.score_classes(summary)
-        metrics["nearest_train_distance"] = references.nearest_train_distance(np.stack(gather(kept, self.processes)))
+        kept = gather(kept, self.processes)
+
+        def score() -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+            nearest = references.nearest_train_distance(np.stack(kept))
+            return {**references.score(summary), "nearest_train_distance": nearest}, references.score_classes(summary)
+
+        metrics, per_class = from_first(score, self.processes)
         clock.lap("metrics")
         return SeedScores(metrics=metrics, per_class=per_class, seconds=clock.seconds)
 
@@ -133,8 +139,9 @@ class Measurement:
             return {}  # of other classes than the model's: their labels are not its own
         for split, table in (("train", self.references.train), ("test", self.references.test)):
             if table is not None:
-                loss = simple_loss(pipeline, table, num_images=min(LOSS_IMAGES, len(table)), seed=seed, spread=True)
-                losses[f"simple_loss_{split}"] = loss.mean
+                count = min(LOSS_IMAGES, len(table))
+                measure = partial(simple_loss, pipeline, table, num_images=count, seed=seed, spread=True)
+                losses[f"simple_loss_{split}"] = from_first(measure, self.processes).mean
         count, table = self.config.bits_per_dim_images, self.references.test
         if count is not None:
             bits = bits_per_dim(

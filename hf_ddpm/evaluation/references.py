@@ -22,7 +22,7 @@ from hf_ddpm.evaluation.kernel import kernel_distance
 from hf_ddpm.evaluation.nearest import nearest_distances
 from hf_ddpm.evaluation.precision_recall import manifold_metrics
 from hf_ddpm.evaluation.summary import FeatureSummary
-from hf_ddpm.processes import gather, share
+from hf_ddpm.processes import from_first, gather, share
 
 NEAREST_IMAGES = 1000
 """Samples whose nearest training image is sought, evenly spread: each is compared with every pixel of the train split."""
@@ -178,11 +178,15 @@ class References:
 
     def _score_all(self, summary: FeatureSummary, are_unseen: bool, images_at) -> tuple[dict, dict]:
         """Metrics and metrics of each class; with `are_unseen` the distance to training images is one."""
-        scores = self.score(summary)
-        if are_unseen:
-            kept = nearest_positions(summary.total_images)
-            scores["nearest_train_distance"] = self.nearest_train_distance(images_at(kept).numpy())
-        return scores, self.score_classes(summary)
+
+        def score() -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+            scores = self.score(summary)
+            if are_unseen:
+                kept = nearest_positions(summary.total_images)
+                scores["nearest_train_distance"] = self.nearest_train_distance(images_at(kept).numpy())
+            return scores, self.score_classes(summary)
+
+        return from_first(score, self.processes)
 
 
 def merged(parts: list[FeatureSummary], whole: FeatureSummary, processes: PartialState) -> FeatureSummary:
