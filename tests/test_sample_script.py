@@ -161,14 +161,6 @@ def test_a_folder_that_is_not_empty_is_refused(main, model, tmp_path, capsys):
     assert names_in(tmp_path) == ["old.png"]
 
 
-@pytest.fixture
-def listening_to_ctrl_c():
-    """A process that a shell put into the background ignores SIGINT, and so would the test."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_batch_and_keeps_what_is_finished(main, model, tmp_path, capsys, number, code):

@@ -132,8 +132,8 @@ MISTAKES = {
     "preset folder of another model": (["--model.preset", "./not_a_unet"], ["--model.preset ./not_a_unet", "UNet2DModel"]),
     "unknown override": (["--model.overrides.dropuot", "0.1"], ["--model.overrides.dropuot", "dropout"]),
     "override of what follows the data": (["--model.overrides.in_channels", "3"], ["--data.channels"]),
-    "a million channels": (
-        [*PETS_ONLY, "--model.overrides.block_out_channels", "[1000000, 1000000]"],
+    "too many channels": (
+        [*PETS_ONLY, "--model.overrides.block_out_channels", "[65536, 65536]"],
         ["--model.overrides", "parameters, at most 2,000,000,000"],
     ),
     "channels that the norm cannot group": ([*PETS_ONLY, "--model.overrides.block_out_channels", "[30, 60]"], ["30"]),

@@ -47,6 +47,7 @@ def training_config(run: TrainedRun, overrides: dict[str, Any]) -> TrainConfig:
     """The options of a run of the sweep, which goes on if it has begun."""
     options = [f"--{name}={value}" for name, value in flatten(overrides)]
     options += [f"--output_dir={run.folder}", f"--seed={run.seed}", "--resume=auto"]
+    options += ["--evaluation.every_steps=null", "--evaluation.features=null"]  # the sweep measures when all is trained
     return parse_config(TrainConfig, ["--config", str(run.recipe), *options])
 
 

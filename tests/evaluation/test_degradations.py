@@ -20,8 +20,8 @@ from hf_ddpm.training.judge_options import JudgeConfig
 def judge(tmp_path_factory) -> str:
     """A judge of digits after some seconds of training."""
     folder = tmp_path_factory.mktemp("taught") / "run"
-    options = ["--data.test_split=test", "--data.image_size=8", "--data.batch_size=64", "--model.widths=[8, 16, 16]"]
-    options += ["--model.depths=[1, 1, 1]", "--optim.learning_rate=5e-3", "--max_train_steps=60", "--num_threads=1"]
+    options = ["--data.test_split=test", "--data.image_size=8", "--data.batch_size=64", "--model.widths=[16, 16, 32]"]
+    options += ["--model.depths=[1, 1, 1]", "--optim.learning_rate=5e-3", "--max_train_steps=120", "--num_threads=1"]
     train_judge(parse_config(JudgeConfig, [*options, f"--output_dir={folder}"]))
     return str(folder)
 

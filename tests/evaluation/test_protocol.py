@@ -137,6 +137,7 @@ def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_
     assert_same_scores(two, measure("one"))
 
 
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatch, number):
     whole, generate, begun = measure("whole"), protocol.generate, []

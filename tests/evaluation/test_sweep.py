@@ -168,6 +168,7 @@ def test_network_calls_are_counted():
 COUNTING, SEED = STEPS, STEPS + 2
 
 
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize("call", [COUNTING + 1, 2 * COUNTING + 2 * SEED + 1])
 def test_a_stopped_sweep_goes_on_to_the_same_table(options, tmp_path, call):
     whole = sweep_csv(sweep(options("whole", guidance_scale=[1.0, 2.0])))
@@ -184,6 +185,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_table(options, tmp_path, call):
     assert sorted(path.name for path in (tmp_path / "parts/cells").iterdir()) == ["s-1.json", "s-2.json"]
 
 
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 def test_finished_seeds_of_a_stopped_cell_are_kept(options, tmp_path):
     config = options(guidance_scale=[2.0], num_seeds=3)
     hook = stop_at(COUNTING + SEED + 1)
