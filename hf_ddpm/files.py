@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
     Raises:
         OSError: the disk is full or the like, in one line that names the path; `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")  # Pillow goes by the suffix
+    # Pillow goes by the suffix, and another process may be writing the same file into a cache.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -57,7 +57,7 @@ def load_pipeline(
     """
     if scheduler is not None:
         check_sampler(scheduler)
-    device = _find_device(device)
+    device = find_device(device)
     _check_model(model)
     try:
         with _no_loading_bar():
@@ -238,7 +238,12 @@ def _token_id(pipeline: CFGDDPMPipeline, token: str | int) -> int:
     return pipeline.get_label_ids(int(token) if is_id else token)[0]
 
 
-def _find_device(device: str | torch.device | None) -> torch.device:
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; None = cuda if there is one, else the CPU.
+
+    Raises:
+        ValueError: torch cannot use it here.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from hf_ddpm.evaluation.inception import load_inception, tensors_digest
 from hf_ddpm.pipeline import require
+from hf_ddpm.sampling import find_device
 
 DINOV2 = "facebook/dinov2-small"
 CHOICES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
@@ -98,7 +99,7 @@ def build_extractor(
     Raises:
         ValueError: an unknown choice, weights that are missing or do not fit, or a judge that is too weak.
     """
-    device = _find_device(device)
+    device = find_device(device)
     is_used = inception_weights is None or (isinstance(features, str) and features == "inception")
     require(is_used, "inception_weights", str(inception_weights), "only with features 'inception'")
     if isinstance(features, torch.nn.Module):
@@ -115,16 +116,6 @@ def build_extractor(
 def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[torch.Tensor]) -> Iterator[Features]:
     """Features of each batch of (B, C, H, W) uint8 images, computed when they are asked for."""
     return map(extractor, batches)
-
-
-def _find_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
-    return torch.device(device)
 
 
 def _inception(weights: str | Path | None, device: torch.device) -> Extractor:

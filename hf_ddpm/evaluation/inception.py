@@ -12,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import urllib.request
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import safetensors.torch
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
 
+from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import require
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -94,28 +93,6 @@ def load_inception(weights: str | Path | None = None, *, layer: Layer = "2048") 
 def cache_folder() -> Path:
     """Where the published weights are kept: beside the Hub's files, in HF_HOME."""
     return Path(constants.HF_HOME) / "hf_ddpm" / "inception"
-
-
-def publish_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole, with the mode that the umask allows: under a name of this process first, then by one rename.
-
-    Args:
-        path: of the file, whose folder is made if it is not there.
-        write: writes the content into the open file that it is given.
-
-    Raises:
-        OSError: the disk is full or the like; `path` is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: str | Path | None) -> torch.nn.Module:
@@ -218,7 +195,7 @@ def _keep(state: dict[str, torch.Tensor]) -> None:
     state = {name: value.contiguous() for name, value in state.items()}
     metadata = {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
     try:
-        publish_file(_kept_file(), lambda file: file.write(safetensors.torch.save(state, metadata)))
+        write_whole(_kept_file(), lambda path: path.write_bytes(safetensors.torch.save(state, metadata)))
     except OSError as error:
         warnings.warn(f"the Inception weights cannot be kept in {cache_folder()}: {error}", stacklevel=2)
 

@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.evaluation.features import Extractor
-from hf_ddpm.evaluation.inception import publish_file
 from hf_ddpm.evaluation.summary import MAX_FEATURES, FeatureSummary
+from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.processes import gather, share
 
@@ -228,6 +228,6 @@ def _parse_key(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:
     arrays = {"key": np.frombuffer(json.dumps(key).encode(), dtype=np.uint8), **summary.to_arrays()}
     try:
-        publish_file(path, lambda file: np.savez(file, **arrays))
+        write_whole(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
         warnings.warn(f"the reference summary cannot be kept: {error}", stacklevel=3)

@@ -19,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from hf_ddpm.evaluation import inception
 from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
-from hf_ddpm.evaluation.inception import load_inception, publish_file
+from hf_ddpm.evaluation.inception import load_inception
 from hf_ddpm.evaluation.kernel import kernel_distance
 from hf_ddpm.evaluation.precision_recall import precision_recall
 
@@ -287,16 +287,3 @@ def test_a_cache_that_cannot_be_written_is_a_warning(published, private_cache):
     private_cache.touch()
     with pytest.warns(UserWarning, match="cannot be kept"):
         assert_published(inception._published_weights())
-
-
-def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path):
-    path = tmp_path / "file"
-    publish_file(path, lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        publish_file(path, fail)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
