@@ -33,11 +33,12 @@ def mean_with_error(values: dict[str, Any]) -> str:
 def _class_table(per_class: dict[str, dict[str, Any]]) -> list[str]:
     if not per_class:
         return []
-    names = list(next(iter(per_class.values())))
+    names = list(dict.fromkeys(name for metrics in per_class.values() for name in metrics))  # a class may lack some
     header = [cell for name in names for cell in (name, "floor")]
     lines = ["", f"| class | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
     for label, metrics in per_class.items():
-        cells = [cell for name in names for cell in (mean_with_error(metrics[name]), _number(metrics[name]["floor"]))]
+        found = [metrics.get(name) for name in names]
+        cells = [cell for it in found for cell in ((mean_with_error(it), _number(it["floor"])) if it else ("", ""))]
         lines.append(f"| {label.replace('|', '&#124;')} | {' | '.join(cells)} |")
     return lines
 
