@@ -188,7 +188,9 @@ class DCGANPipeline(DiffusionPipeline):
         require(type(count) is int and count >= 1, "num_images_per_prompt", count, "give an integer of at least 1")
         require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         has_labels = class_labels is not None
-        remedy = f"the model has no null label, give {self._valid_ids}" if self.is_conditional else "the model is unconditional"
+        remedy = "the model is unconditional, leave it out"
+        if self.is_conditional:
+            remedy = f"the model has no null label, give {self._valid_ids}"
         require(has_labels == self.is_conditional, "class_labels", class_labels, remedy)
         images = count * (len(self.get_label_ids(class_labels)) if has_labels else 1)
         if isinstance(generator, list):

@@ -68,11 +68,12 @@ class GANState(NetworkState):
 
 @dataclass(frozen=True)
 class GANRandomness:
-    """What one optimizer step of each network draws, for the N images of its batch."""
+    """What one optimizer step of each network draws, for the N images of its batch; the noise is on what the discriminator
+    sees: real images, generated images, and these again when the generator learns."""
 
     latents: Tensor  # (N, latent_dim) float32, standard normal
     flip: Tensor  # (N,) bool, True with probability 0.5
-    noise: Tensor  # (3, N, C, H, W) float32, standard normal: on real and generated images, and those the generator learns of
+    noise: Tensor  # (3, N, C, H, W) float32, standard normal
 
 
 def train_gan(config: GANConfig) -> Path:

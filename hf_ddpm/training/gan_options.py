@@ -59,7 +59,7 @@ class GANObjectiveConfig:
     fake_target: float = 0.0
     """Probability of being real that the discriminator is to give generated images; 0.1 = smoothed."""
     input_noise: float = 0.0
-    """Standard deviation of the normal noise on every image that the discriminator sees, pixels being in [-1, 1]; 0 = none."""
+    """Standard deviation of the normal noise on what the discriminator sees, whose pixels are in [-1, 1]; 0 = none."""
 
     def __post_init__(self):
         for name, low, high in (("real_target", 0.5, 1), ("fake_target", 0, 0.5), ("input_noise", 0, 10)):
