@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import dynamic_modules_utils
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hf_ddpm.dcgan_pipeline
@@ -135,7 +136,7 @@ def test_diffusers_loads_a_saved_model_with_the_code_beside_it(tmp_path, monkeyp
     np.testing.assert_array_equal(drawn(foreign, ["frog", 0], generator=generators(2)), expected)
     foreign.save_pretrained(resaved)
     for path in folder.rglob("*.*"):
-        if path.name != "config.json":  # which says where it was loaded from
+        if path.suffix != ".json":  # these say where they were loaded from
             assert (resaved / path.relative_to(folder)).read_bytes() == path.read_bytes()
     again = DCGANPipeline.from_pretrained(resaved)
     np.testing.assert_array_equal(drawn(again, ["frog", 0], generator=generators(2)), expected)
@@ -260,3 +261,22 @@ def test_the_file_has_one_pipeline():
     classes = [value for value in vars(hf_ddpm.dcgan_pipeline).values() if isinstance(value, type)]
     ours = [value for value in classes if issubclass(value, DiffusionPipeline) and value is not DiffusionPipeline]
     assert ours == [DCGANPipeline], "diffusers takes the only one that it finds"
+
+
+# The program
+
+
+def test_samples_are_drawn_by_the_same_program(load_script, tmp_path, capsys):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    options, images = ["--model", str(tmp_path / "model"), "--device=cpu", "--output_dir"], tmp_path / "images"
+    load_script("sample").main([*options, str(images), "--per_class=1"])
+    assert len(list(images.glob("000*_label-*.png"))) == 11
+    with Image.open(images / "grid.png") as grid:
+        assert grid.height > 11 * 8
+    for option in ("--num_inference_steps=50", "--guidance_scale=1", "--eta=0", "--scheduler=ddim"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            load_script("sample").main([*options, str(tmp_path / "none"), "--per_class=1", option])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and "the model is a GAN" in line
+        assert not (tmp_path / "none").exists()

@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 
 import hf_ddpm.training.gan as gan_training
 from hf_ddpm.cli import parse_config
 from hf_ddpm.data.sources import open_splits
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
-from hf_ddpm.evaluation.options import EvaluationConfig
-from hf_ddpm.evaluation.protocol import evaluate
-from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
+from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.sampling import load_pipeline
 from hf_ddpm.signals import Stopped
 from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
 from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, draw_gan_randomness, train_gan
-from hf_ddpm.training.gan_options import SIZES, GANConfig
+from hf_ddpm.training.gan_options import LARGEST, SIZES, GANConfig
 from hf_ddpm.training.setup import build_accelerator
 
 OPTIONS = [
@@ -292,70 +289,6 @@ def test_a_checkpoint_without_its_generator_is_passed_over(run_training, capsys)
     assert f"{WEIGHTS} is missing" in capsys.readouterr().err
 
 
-# Sampling and measuring with the public programs
-
-
-def test_samples_are_drawn_by_the_same_program(run_training, load_script, tmp_path, capsys):
-    model, images = str(run_training("run", "--max_train_steps=1") / "pipeline"), tmp_path / "images"
-    options = ["--model", model, "--device", "cpu", "--output_dir"]
-    load_script("sample").main([*options, str(images), "--per_class", "1"])
-    assert len(list(images.glob("000*_label-*.png"))) == 10
-    with Image.open(images / "grid.png") as grid:
-        assert grid.height > 10 * 8
-    for option in ("--num_inference_steps=50", "--guidance_scale=1", "--eta=0", "--scheduler=ddim"):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            load_script("sample").main([*options, str(tmp_path / "none"), "--per_class", "1", option])
-        (line,) = capsys.readouterr().err.splitlines()
-        assert stopped.value.code == 2 and "the model is a GAN" in line
-        assert not (tmp_path / "none").exists()
-
-
-@pytest.fixture
-def untaught_judge(tmp_path, monkeypatch) -> str:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf_home"))
-    names = [str(digit) for digit in range(10)]
-    network = build_network(widths=[4, 6], depths=[1, 1], channels=1, class_names=names)
-    record = JudgeRecord(
-        accuracy=0.0, num_test_images=1, seed=0, sha256="", image_size=8, channels=1, class_names=names, source="digits",
-        data_fingerprint="",
-    )  # fmt: skip
-    save_judge(Judge(network, record), tmp_path / "judge")
-    return f"judge:{tmp_path / 'judge'}"
-
-
-@pytest.mark.filterwarnings("ignore:.*images do not fill:UserWarning")
-def test_samples_are_measured_by_the_same_program(run_training, untaught_judge, load_script, tmp_path, capsys):
-    folder = run_training("run", "--max_train_steps=1")
-    options = [
-        f"--model={folder / 'pipeline'}",
-        f"--features={untaught_judge}",
-        "--min_judge_accuracy=null",
-        "--num_images=12",
-        "--num_seeds=2",
-        "--device=cpu",
-        "--num_threads=1",
-    ]
-    output = folder / "results" / "eval.json"
-    load_script("evaluate_model").main([*options, f"--output={output}"])
-    results = json.loads(output.read_text())
-    assert {"fd_judge", "class_accuracy", "recall", "nearest_train_distance"} < results["metrics"].keys()
-    assert not {"simple_loss_train", "simple_loss_test"} & results["metrics"].keys()
-    assert not {"scheduler", "num_inference_steps", "guidance_scale", "eta"} & results["protocol"].keys()
-    assert "12 images, one call of a GAN" in output.with_suffix(".md").read_text()
-    assert not (folder / "pipeline" / "README.md").exists(), "the cards tell of diffusion models"
-    again = evaluate(
-        parse_config(EvaluationConfig, [*options, "--sampling.batch_size=5", f"--output={tmp_path / 'b.json'}"])
-    )
-    for name, values in results["metrics"].items():
-        np.testing.assert_allclose(again["metrics"][name]["values"], values["values"], rtol=1e-3, atol=1e-6, err_msg=name)
-    for option in ("sampling.num_inference_steps=20", "sampling.guidance_scale=2", "bits_per_dim_images=4"):
-        with pytest.raises(ValueError, match="the model is a GAN"):
-            evaluate(parse_config(EvaluationConfig, [*options, f"--{option}", f"--output={tmp_path / 'c.json'}"]))
-
-
 # Refusals
 
 
@@ -402,8 +335,14 @@ def test_several_processes_are_refused(config_of, monkeypatch, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_sizes_of_the_options_are_those_of_the_networks():
-    assert SIZES == tuple(STAGES)
+def test_the_limits_of_the_options_are_those_of_the_networks():
+    assert tuple(STAGES) == SIZES
+    with torch.device("meta"):
+        for name, most in LARGEST.items():
+            DCGAN(sample_size=8, channels=1, num_classes=2, **{name: most})
+            if name != "discriminator_width":
+                with pytest.raises(ValueError, match=f"{name.removeprefix('generator_')} is {most + 1}"):
+                    DCGAN(sample_size=8, channels=1, num_classes=2, **{name: most + 1})
 
 
 def test_its_options_repeat_the_run(run_training, plain, tmp_path):
