@@ -26,7 +26,7 @@ def options(tiny_judge, tmp_path) -> list[str]:
         f"--model={tmp_path / 'run' / 'pipeline'}",
         f"--features=judge:{tiny_judge}",
         "--min_judge_accuracy=null",
-        "--num_images=12",
+        "--num_images=24",
         "--num_seeds=2",
         "--device=cpu",
         "--num_threads=1",
@@ -40,7 +40,7 @@ def test_the_figures_of_a_gan(options, load_script, tmp_path, capsys):
     assert {"fd_judge", "class_accuracy", "recall", "nearest_train_distance"} < results["metrics"].keys()
     assert not {"simple_loss_train", "simple_loss_test"} & results["metrics"].keys(), "it has no denoising loss"
     assert not {"scheduler", "num_inference_steps", "guidance_scale", "eta"} & results["protocol"].keys()
-    assert "12 images, one call of a GAN" in output.with_suffix(".md").read_text()
+    assert "24 images, one call of a GAN" in output.with_suffix(".md").read_text()
     assert not (tmp_path / "run" / "pipeline" / "README.md").exists(), "the cards tell of diffusion models"
     again = evaluate(
         parse_config(EvaluationConfig, [*options, "--sampling.batch_size=5", f"--output={tmp_path / 'b.json'}"])
