@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.samplers import build_sampler, check_sampler
 
 MAX_SEED = 2**63 - 1
+ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,12 @@ def load_pipeline(
     scheduler: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> CFGDDPMPipeline:
-    """Load a pipeline, its weights from safetensors only.
+) -> ImagePipeline:
+    """Load a pipeline, of the class that its model_index.json names, its weights from safetensors only.
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
-        scheduler: name in `hf_ddpm.samplers.SAMPLERS`; None = the saved scheduler, with trailing timesteps.
+        scheduler: name in `hf_ddpm.samplers.SAMPLERS`; None = the saved scheduler, with trailing timesteps. A GAN has none.
         device: where the network goes; None = cuda if there is one, else the CPU.
         dtype: what the network computes in.
 
@@ -61,11 +64,16 @@ def load_pipeline(
     _check_model(model)
     try:
         with _no_loading_bar():
-            pipeline = CFGDDPMPipeline.from_pretrained(model, use_safetensors=True, dtype=dtype)
+            is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
+            kind = DCGANPipeline if is_gan else CFGDDPMPipeline
+            pipeline = kind.from_pretrained(model, use_safetensors=True, dtype=dtype)
     except Exception as error:  # whatever a damaged or a stranger's folder makes the libraries raise
         place = "the folder" if Path(model).is_dir() else "there is no such folder, and a model of the Hub"
         reason = " ".join(str(error).split())
         raise ValueError(f"model is {model!r}: {place} cannot be loaded: {reason}") from error
+    if is_gan:
+        require(scheduler is None, "scheduler", scheduler, "the model is a GAN and takes no steps, leave it out")
+        return pipeline.to(device)
     config = pipeline.scheduler.config
     if scheduler is not None:
         pipeline.scheduler = build_sampler(scheduler, config)
@@ -74,18 +82,31 @@ def load_pipeline(
     return pipeline.to(device)
 
 
+def network_of(pipeline: ImagePipeline) -> torch.nn.Module:
+    """The network that draws the images."""
+    return pipeline.generator if isinstance(pipeline, DCGANPipeline) else pipeline.unet
+
+
+def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:
+    """(C, H, W) of the images."""
+    config = network_of(pipeline).config
+    size = config.sample_size
+    channels = config.channels if isinstance(pipeline, DCGANPipeline) else config.in_channels
+    return channels, *((size, size) if isinstance(size, int) else size)
+
+
 def generate(
-    pipeline: CFGDDPMPipeline,
+    pipeline: ImagePipeline,
     *,
     class_labels: Sequence[int | None],
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     batch_size: int = 64,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 1.0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    guidance_rescale: float = 0.0,
-    eta: float = 0.0,
+    guidance_rescale: float | None = None,
+    eta: float | None = None,
     progress: bool = False,
 ) -> Iterator[SampleBatch]:
     """Generate one image for each label, in the order of the labels.
@@ -97,7 +118,8 @@ def generate(
         seed: image i is drawn from seed + i.
         seeds: seed of each image, in place of `seed`; None = seed, seed + 1, ...
         batch_size: images at a time; has no influence on what they look like.
-        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`.
+        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`, whose default
+            None stands for; a GAN has none of them.
         progress: show a bar on stderr that counts images.
 
     Returns:
@@ -121,6 +143,10 @@ def generate(
         "guidance_rescale": guidance_rescale,
         "eta": eta,
     }
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(pipeline, DCGANPipeline):
+        for name, value in options.items():
+            require(False, name, value, "the model is a GAN and takes no steps, leave it out")
     if not labels:
         return iter(())
     pipeline.check_inputs(None if unlabelled else labels, **options)
@@ -128,7 +154,7 @@ def generate(
 
 
 def resolve_labels(
-    pipeline: CFGDDPMPipeline,
+    pipeline: ImagePipeline,
     tokens: Sequence[str | int] | None,
     per_class: int | None,
     num_images: int | None,
@@ -231,7 +257,7 @@ def _generate_batch(pipeline, labels, seeds, options) -> np.ndarray:
     return (images * 255).round().astype(np.uint8)
 
 
-def _token_id(pipeline: CFGDDPMPipeline, token: str | int) -> int:
+def _token_id(pipeline: ImagePipeline, token: str | int) -> int:
     token = str(token)
     is_name = token in (pipeline.id2label or {}).values()
     is_id = not is_name and token.lstrip("-").isdecimal()
@@ -279,7 +305,7 @@ def _no_loading_bar() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_step_bar(pipeline: CFGDDPMPipeline) -> Iterator[None]:
+def _no_step_bar(pipeline: ImagePipeline) -> Iterator[None]:
     """Hide the pipeline's own bar, which would begin anew with each batch."""
     config = getattr(pipeline, "_progress_bar_config", {})
     pipeline.set_progress_bar_config(**{**config, "disable": True})

@@ -31,14 +31,14 @@ class SampleConfig:
     num_images: int | None = None
     """Images in all, going round the classes; None = as `per_class` says."""
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
+    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
     scheduler: str | None = None
     """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
     pndm or dpmsolver_sde (with torchsde); None = the scheduler that was saved with the model."""
-    num_inference_steps: int = 50
-    """Denoising steps."""
-    eta: float = 0.0
-    """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm)."""
+    num_inference_steps: int | None = None
+    """Denoising steps; None = 50. A GAN has none."""
+    eta: float | None = None
+    """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0. A GAN has none."""
     seed: int = 0
     """Seed of the first image; the next ones have seed + 1, seed + 2, ..."""
     batch_size: int = 64
@@ -53,7 +53,7 @@ class SampleConfig:
         for option, low in at_least.items():
             value = getattr(self, option)
             require(value is None or value >= low, option, value, f"give at least {low}")
-        require(0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
+        require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
         folder = Path(self.output_dir)
         is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         require(is_free, "output_dir", str(folder), "give a new or an empty folder")
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
         pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
         labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
         mine = share(len(labels), processes)
-        default_scale = 1.0 if pipeline.null_label is None else 1.5
+        default_scale = None if pipeline.null_label is None else 1.5
         batches = generate(
             pipeline,
             class_labels=labels[mine],

@@ -24,6 +24,7 @@ from torch import Tensor
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.cache import ImageTable
 from hf_ddpm.data.splits import load_splits
+from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.reference import reference_summary
@@ -32,9 +33,8 @@ from hf_ddpm.evaluation.results import LOSS_IMAGES, KeptSeeds, SeedScores, assem
 from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.files import write_whole
 from hf_ddpm.held_out import bits_per_dim, simple_loss
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import agree_to_stop, from_first, gather, join_processes, share
-from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 
 
@@ -56,7 +56,7 @@ class Measurement:
     stop: StopRequest
     progress: bool = True
 
-    def score_seed(self, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, number: int) -> SeedScores:
+    def score_seed(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
         """Draw the images of the seed of this number and score them; every process has to call it.
 
         Raises:
@@ -70,9 +70,7 @@ class Measurement:
             class_labels=labels[mine],
             seed=self._first_seed(number) + mine.start,
             batch_size=sampling.batch_size,
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.scale_for(pipeline.null_label),
-            eta=sampling.eta,
+            **generation_options(pipeline, sampling),
             progress=self.progress and self.processes.is_main_process,
         )
         images = (torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy()) for batch in batches)
@@ -81,7 +79,7 @@ class Measurement:
         scores.seconds["metrics"] += time.perf_counter() - started
         return scores
 
-    def score_noise(self, pipeline: CFGDDPMPipeline, sampling: SamplingConfig, number: int) -> SeedScores:
+    def score_noise(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
         """Score uniform noise in the place of the samples of a seed; every process has to call it.
 
         Raises:
@@ -132,8 +130,13 @@ class Measurement:
     def _new_summary(self, classes: np.ndarray | None) -> FeatureSummary:
         return self.references.new_summary(self.config.num_images, labelled=classes is not None)
 
-    def losses(self, pipeline: CFGDDPMPipeline, seed: int) -> dict[str, float]:
-        """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound."""
+    def losses(self, pipeline: ImagePipeline, seed: int) -> dict[str, float]:
+        """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound.
+
+        A GAN has neither.
+        """
+        if isinstance(pipeline, DCGANPipeline):
+            return {}
         losses, names = {}, self.references.train.class_names
         if pipeline.is_conditional and _ids_of_classes(pipeline, names or []) != list(range(pipeline.num_classes)):
             return {}  # of other classes than the model's: their labels are not its own
@@ -151,7 +154,7 @@ class Measurement:
             losses["bits_per_dim_test"] = bits.total.mean
         return losses
 
-    def labels(self, pipeline: CFGDDPMPipeline) -> tuple[list[int | None], np.ndarray | None]:
+    def labels(self, pipeline: ImagePipeline) -> tuple[list[int | None], np.ndarray | None]:
         """The model's label of each image, and (n,) the same class as the references have it; None = no classes.
 
         Raises:
@@ -204,7 +207,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 
 def measure(
-    measurement: Measurement, data: DataConfig, pipeline: CFGDDPMPipeline, kept: KeptSeeds, *, noise: bool = False
+    measurement: Measurement, data: DataConfig, pipeline: ImagePipeline, kept: KeptSeeds, *, noise: bool = False
 ) -> dict[str, Any]:
     """Score every seed that is not kept from an earlier start, and put the results together; see `evaluate`.
 
@@ -227,7 +230,7 @@ def measure(
     return results
 
 
-def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> CFGDDPMPipeline:
+def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> ImagePipeline:
     """Load the pipeline that is measured, and refuse options that it cannot be sampled with."""
     dtype = getattr(torch, sampling.dtype)
     pipeline = load_pipeline(model, scheduler=sampling.scheduler, device=device or processes.device, dtype=dtype)
@@ -235,14 +238,26 @@ def load_model(model: str, sampling: SamplingConfig, device: str | None, process
     return pipeline
 
 
-def check_sampling(pipeline: CFGDDPMPipeline, sampling: SamplingConfig) -> None:
+def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
     """Raise a `ValueError` if the pipeline, with its scheduler, cannot be sampled so."""
-    pipeline.check_inputs(
-        [0] if pipeline.is_conditional else None,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.scale_for(pipeline.null_label),
-        eta=sampling.eta,
-    )
+    pipeline.check_inputs([0] if pipeline.is_conditional else None, **generation_options(pipeline, sampling))
+
+
+def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dict[str, Any]:
+    """How the denoising is done, as keyword arguments of `generate`; a GAN does none.
+
+    Raises:
+        ValueError: the model is a GAN, and one of these options has another value than its default.
+    """
+    names = ("num_inference_steps", "guidance_scale", "eta")
+    if not isinstance(pipeline, DCGANPipeline):
+        values = {name: getattr(sampling, name) for name in names}
+        return {**values, "guidance_scale": sampling.scale_for(pipeline.null_label)}
+    for name in names:
+        value = getattr(sampling, name)
+        if value != getattr(SamplingConfig(), name):
+            raise ValueError(f"--sampling.{name} is {value!r}: the model is a GAN and takes no steps, leave it out")
+    return {}
 
 
 def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
@@ -271,7 +286,7 @@ def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> Data
 def open_references(
     config: ProtocolConfig,
     data: DataConfig,
-    pipeline: CFGDDPMPipeline,
+    pipeline: ImagePipeline,
     extractor: Extractor,
     processes: PartialState,
 ) -> References:
@@ -280,10 +295,12 @@ def open_references(
     Raises:
         ValueError: they cannot be read, do not suit the model or the extractor, or are too few.
     """
-    unet = pipeline.unet.config
-    size = unet.sample_size if isinstance(unet.sample_size, int) else unet.sample_size[0]
+    channels, size, _ = image_shape_of(pipeline)
+    count = config.bits_per_dim_images
+    if isinstance(pipeline, DCGANPipeline) and count is not None:
+        raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=size, channels=unet.in_channels)
+        train, test = load_splits(data, image_size=size, channels=channels)
     _check_counts(config, train, test)
     split = train if config.reference_split == "train" else test
     _ids_of_classes(pipeline, split.class_names) if pipeline.is_conditional and split.class_names else None
@@ -310,7 +327,7 @@ class _Clock:
         self._last = now
 
 
-def _ids_of_classes(pipeline: CFGDDPMPipeline, names: list[str]) -> list[int]:
+def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
     """The model's id of each class of the data, by its name; without names by its number."""
     known = pipeline.id2label
     if known is None:

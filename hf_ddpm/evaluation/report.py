@@ -8,9 +8,12 @@ from typing import Any
 def markdown_report(results: dict[str, Any]) -> str:
     """The metrics with standard error, number of images, floor and ceiling, those of each class, notes and the command."""
     protocol = results["protocol"]
+    how = "one call of a GAN"
+    if "scheduler" in protocol:
+        scale = protocol["guidance_scale"]
+        how = f"{protocol['num_inference_steps']} steps of {protocol['scheduler']}, s = {scale:g} (w = {scale - 1:g})"
     lines = [
-        f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {protocol['num_inference_steps']} steps of "
-        f"{protocol['scheduler']}, s = {protocol['guidance_scale']:g} (w = {protocol['guidance_scale'] - 1:g}), against the "
+        f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
         f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Floor: real images of the other "
         "split; ceiling: uniform noise.",
         "",

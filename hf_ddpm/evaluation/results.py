@@ -20,7 +20,7 @@ from hf_ddpm.environment import describe_environment
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
 from hf_ddpm.evaluation.references import References, nearest_positions
 from hf_ddpm.files import write_whole
-from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.sampling import ImagePipeline, network_of
 
 LOSS_IMAGES = 512
 """Images of each split that the denoising loss is computed on."""
@@ -68,12 +68,18 @@ def assemble(config: ProtocolConfig, references: References, scores: list[SeedSc
     return results
 
 
-def describe(
-    config: EvaluationConfig, data: DataConfig, pipeline: CFGDDPMPipeline, references: References
-) -> dict[str, Any]:
+def describe(config: EvaluationConfig, data: DataConfig, pipeline: ImagePipeline, references: References) -> dict[str, Any]:
     """Everything that is needed to measure the same again."""
     surroundings = describe_environment(pipeline.device, references.processes.num_processes)
     extractor, sampling = references.extractor, config.sampling
+    denoising = {}  # of a GAN
+    if hasattr(pipeline, "scheduler"):
+        denoising = {
+            "scheduler": type(pipeline.scheduler).__name__,
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.scale_for(pipeline.null_label),
+            "eta": sampling.eta,
+        }
     return {
         "command": command_line(surroundings["command"], references.processes.num_processes),
         "model": config.model,
@@ -81,10 +87,7 @@ def describe(
         "seeds": [config.seed + number for number in range(config.num_seeds)],
         "num_images": config.num_images,
         "class_prior": config.class_prior if references.train.class_names and pipeline.is_conditional else None,
-        "scheduler": type(pipeline.scheduler).__name__,
-        "num_inference_steps": sampling.num_inference_steps,
-        "guidance_scale": sampling.scale_for(pipeline.null_label),
-        "eta": sampling.eta,
+        **denoising,
         "dtype": sampling.dtype,
         "features": extractor.name,
         "features_from": config.features,
@@ -101,12 +104,12 @@ def describe(
     }
 
 
-def weights_digest(pipeline: CFGDDPMPipeline) -> str:
+def weights_digest(pipeline: ImagePipeline) -> str:
     """sha256 (hex) of the network's weights, names and numbers: equal for equal weights, wherever they were loaded from."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(pipeline.unet.state_dict().items()):
+    for name, tensor in sorted(network_of(pipeline).state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -182,7 +185,7 @@ def command_line(arguments: list[str], num_processes: int) -> str:
     return f"{launcher} {shlex.join(arguments)}"
 
 
-def kept_key(config: EvaluationConfig, pipeline: CFGDDPMPipeline, references: References) -> dict[str, Any]:
+def kept_key(config: EvaluationConfig, pipeline: ImagePipeline, references: References) -> dict[str, Any]:
     """What the score of a seed depends on; the number of seeds and where the output goes are not of it."""
     options = {name: value for name, value in asdict(config).items() if name not in ("num_seeds", "output", "num_threads")}
     options["sampling"] = {name: value for name, value in options["sampling"].items() if name != "batch_size"}

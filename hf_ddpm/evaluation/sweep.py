@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.config import DataConfig
+from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import (
@@ -144,6 +145,10 @@ class _Models:
         if self._path != cell.model:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
             self._pipeline = load_pipeline(cell.model, device=device, dtype=dtype)
+            if isinstance(self._pipeline, DCGANPipeline):
+                raise ValueError(
+                    f"model is {cell.model!r}: a GAN has nothing to sweep over, measure it with evaluate_model.py"
+                )
             self._path, self._saved = cell.model, self._pipeline.scheduler
         sampling = cell_config(self._config, cell).sampling
         name = None if cell.is_noise else sampling.scheduler

@@ -245,7 +245,16 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
 
 
 def apply_gradients(state: NetworkState, run: NetworkRun, step: int, loss: Tensor, record: StepRecord) -> Tensor:
-    """Let the optimizer take its step with the gradients that are there, unless they would ruin the weights.
+    """Take an optimizer step of the only loss there is, and count it; see `update_weights`."""
+    grad_norm, loss = update_weights(state, run, step, loss, record)
+    count_step(state, run, loss)
+    return grad_norm
+
+
+def update_weights(
+    state: NetworkState, run: NetworkRun, step: int, loss: Tensor, record: StepRecord
+) -> tuple[Tensor, Tensor]:
+    """Let the optimizer change the weights that have gradients, unless these would ruin them.
 
     Args:
         state, run: of the run.
@@ -254,7 +263,7 @@ def apply_gradients(state: NetworkState, run: NetworkRun, step: int, loss: Tenso
         record: these images.
 
     Returns:
-        The gradient's norm before clipping, () float32.
+        The gradient's norm before clipping, and the mean loss over all processes, both () float32.
 
     Raises:
         FloatingPointError: the norm or the loss is not finite.
@@ -265,13 +274,17 @@ def apply_gradients(state: NetworkState, run: NetworkRun, step: int, loss: Tenso
     loss = accelerator.reduce(loss, reduction="mean")
     check_finite(step, loss, grad_norm, record, accelerator, run.dir)
     state.optimizer.step()
-    state.lr_scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
+    return grad_norm, loss
+
+
+def count_step(state: NetworkState, run: NetworkRun, loss: Tensor) -> None:
+    """Move schedule and counters on by one step, whose loss was this, () float32."""
+    state.lr_scheduler.step()
     state.step += 1
     state.images_seen += run.total_batch_size
     state.window_loss += loss.item()
     state.window_steps += 1
-    return grad_norm
 
 
 def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness: StepRandomness) -> Tensor:
@@ -303,16 +316,15 @@ def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness:
 
 
 def log_progress(log: RunLog, state: NetworkState, run: NetworkRun, grad_norm: Tensor) -> None:
-    """Log the mean loss since the last logged step and what goes with it."""
+    """Log the mean losses since the last logged step and what goes with them."""
     values = {
         "images_seen": state.images_seen,
         **({"epoch": state.images_seen / run.images.num_images} if run.images.num_images else {}),
-        "loss": state.window_loss / state.window_steps,
+        **state.take_window(),
         "lr": state.optimizer.param_groups[0]["lr"],
         "grad_norm": float(grad_norm),
     }
     log.write(state.step, values, with_speed=True)
-    state.window_loss, state.window_steps = 0.0, 0
 
 
 def preview(

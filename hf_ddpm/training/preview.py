@@ -8,6 +8,7 @@ import numpy as np
 from accelerate import PartialState
 
 from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.files import write_whole
 from hf_ddpm.held_out import simple_loss
@@ -21,25 +22,25 @@ MAX_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
 HELD_OUT_IMAGES = 512
 
 
-def save_sample_grid(pipeline: CFGDDPMPipeline, path: Path, *, seed: int) -> None:
-    """Draw the same seeds and labels every time, 20 steps of DPM-Solver++: one row a class (the first 10), else 8 x 8.
+def save_sample_grid(pipeline: CFGDDPMPipeline | DCGANPipeline, path: Path, *, seed: int) -> None:
+    """Draw the same seeds and labels every time: one row a class (the first 10), else 8 x 8.
+
+    A diffusion model takes 20 steps of DPM-Solver++.
 
     The processes share the work, so all of them have to call it; the first one writes the picture.
     """
     processes = PartialState()
     id2label = pipeline.id2label
     labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
-    sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)
-    preview = CFGDDPMPipeline(pipeline.unet, sampler, id2label=id2label, null_label=pipeline.null_label)
     labels_of_images = [label for label in labels for _ in range(COLUMNS)]
     mine = share(len(labels_of_images), processes)
-    batches = generate(
-        preview,
-        class_labels=labels_of_images[mine],
-        seed=seed + mine.start,
-        num_inference_steps=fitting_steps(sampler, MAX_INFERENCE_STEPS),
-        guidance_scale=1.0 if pipeline.null_label is None else GUIDANCE_SCALE,
-    )
+    options = {}
+    if isinstance(pipeline, CFGDDPMPipeline):
+        sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)
+        pipeline = CFGDDPMPipeline(pipeline.unet, sampler, id2label=id2label, null_label=pipeline.null_label)
+        options["num_inference_steps"] = fitting_steps(sampler, MAX_INFERENCE_STEPS)
+        options["guidance_scale"] = 1.0 if pipeline.null_label is None else GUIDANCE_SCALE
+    batches = generate(pipeline, class_labels=labels_of_images[mine], seed=seed + mine.start, **options)
     images = np.concatenate(gather([batch.images for batch in batches], processes))
     if not processes.is_main_process:
         return

@@ -38,6 +38,12 @@ class NetworkState:
     window_loss: float = 0.0  # sum of the losses since the last logged step
     window_steps: int = 0  # number of these losses
 
+    def take_window(self) -> dict[str, float]:
+        """Means since the last logged step, by the name they are logged under; the next window begins."""
+        means = {"loss": self.window_loss / self.window_steps}
+        self.window_loss, self.window_steps = 0.0, 0
+        return means
+
 
 @dataclass(kw_only=True)
 class TrainState(NetworkState):
@@ -117,7 +123,7 @@ def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> 
     Raises:
         ValueError: the tensors are not those of this network.
     """
-    with _same_network(directory):
+    with naming_checkpoint(directory):
         load_network_state(state, accelerator, directory)
         if state.ema is not None:
             averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
@@ -128,12 +134,13 @@ def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> 
 
 def load_network_state(state: NetworkState, accelerator: Accelerator, directory: Path) -> None:
     """Read back what `save_network_state` wrote; see `load_state`."""
-    with _same_network(directory):
+    with naming_checkpoint(directory):
         _load_network_state(state, accelerator, directory)
 
 
 @contextlib.contextmanager
-def _same_network(directory: Path) -> Iterator[None]:
+def naming_checkpoint(directory: Path) -> Iterator[None]:
+    """Turn what tensors of another network raise into a `ValueError` that names the checkpoint."""
     try:
         yield
     except (RuntimeError, KeyError, IndexError) as error:

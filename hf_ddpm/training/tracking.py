@@ -44,7 +44,7 @@ class RunLog:
         self._bar.update()
 
     def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
-        """Log one object: a line of metrics.jsonl, the trackers and, for the loss, the progress bar.
+        """Log one object: a line of metrics.jsonl, the trackers and, for the losses, the progress bar.
 
         Args:
             step: optimizer steps done.
@@ -58,7 +58,8 @@ class RunLog:
             speed = self._images_since / (now - self._time_since)
             values = {**values, "images_per_second": round(speed, 2)}
             self._images_since, self._time_since = 0, now
-            self._bar.set_postfix({"loss": f"{values['loss']:.4f}", "images/s": f"{speed:.0f}"})
+            losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith("loss")}
+            self._bar.set_postfix({**losses, "images/s": f"{speed:.0f}"})
         with naming(self._file), self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         self._accelerator.log(values, step=step)

@@ -1,0 +1,286 @@
+"""DCGANPipeline: sample images from a DCGAN, of one class if the model knows classes.
+
+Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so a saved
+model also loads where the package that trained it is not installed:
+
+    DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+STAGES = {8: 2, 16: 2, 28: 2, 32: 3, 64: 4}
+"""How often an image of so many pixels is halved, or doubled, between it and the smallest map of the networks."""
+LARGEST = {"latent_dim": 1024, "width": 512, "label_channels": 1024, "channels": 4, "num_classes": 100_000}
+"""What the config of a saved model may ask for."""
+
+
+class DCGANGenerator(ModelMixin, ConfigMixin):
+    """The generator of Radford et al. 2016 (https://arxiv.org/abs/1511.06434), for small images.
+
+    Args:
+        sample_size: height and width in pixels, one of `STAGES`.
+        channels: C, 1 (gray) or 3 (RGB).
+        latent_dim: size of the latent vector z.
+        width: channels of the last hidden map; each map before it has twice as many.
+        num_classes: K, classes that it is told; None = unconditional.
+        label_channels: size of the label embedding, which is joined to z.
+        wide_early: keep more channels early, so that each hidden map after the first has twice as many.
+
+    Raises:
+        ValueError: a value is beyond what a network of small images has.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 32,
+        channels: int = 3,
+        latent_dim: int = 128,
+        width: int = 64,
+        num_classes: int | None = None,
+        label_channels: int = 16,
+        wide_early: bool = False,
+    ):
+        super().__init__()
+        require(sample_size in STAGES, "sample_size", sample_size, f"give one of {', '.join(map(str, STAGES))} pixels")
+        for name, most in LARGEST.items():
+            value = self.config[name]
+            ok = (name == "num_classes" and value is None) or (type(value) is int and 1 <= value <= most)
+            require(ok, name, value, f"give 1 to {most}")
+        stages = STAGES[sample_size]
+        widths = [width * 2**stage for stage in reversed(range(stages))]
+        if wide_early:
+            widths = [widths[0], *(2 * hidden for hidden in widths[1:])]
+        self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, label_channels)
+        inputs = latent_dim + (0 if num_classes is None else label_channels)
+        layers = [nn.ConvTranspose2d(inputs, widths[0], sample_size >> stages, bias=False)]
+        for before, after in zip(widths, [*widths[1:], channels], strict=True):
+            layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
+            layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False))
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Draw images.
+
+        Args:
+            latents: (B, latent_dim) float, standard normal.
+            class_labels: (B,) int64 in [0, num_classes); None where the network is unconditional.
+
+        Returns:
+            (B, C, H, W) float in [-1, 1].
+        """
+        if self.label_embedding is not None:
+            latents = torch.cat([latents, self.label_embedding(class_labels)], dim=1)
+        return self.layers(latents[:, :, None, None])
+
+
+class DCGANPipeline(DiffusionPipeline):
+    """Unconditional and class-conditional generation of small images by one call of a network.
+
+    Args:
+        generator: network called like `DCGANGenerator`.
+        id2label: class id to class name; None = the classes have no names.
+
+    Raises:
+        ValueError: `id2label` does not belong to this network.
+    """
+
+    model_cpu_offload_seq = "generator"
+    null_label = None
+    """A GAN has no label that means "no class"."""
+
+    def __init__(self, generator: ModelMixin, id2label: dict | None = None):
+        super().__init__()
+        generator.eval()  # the batch norm would make an image depend on the others of its batch
+        self.register_modules(generator=generator)
+        self.register_to_config(generator=("dcgan", type(generator).__name__))  # of generator/dcgan.py, see save_pretrained
+        if id2label is not None:
+            self.register_to_config(id2label=id2label)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+        outside = set(self.id2label or ()) - set(range(self.num_classes or 0))
+        require(not outside, "id2label", id2label, f"must name ids below {self.num_classes or 0}, the number of classes")
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that a second pipeline is made from: `DCGANPipeline(**pipeline.components)`."""
+        return {**super().components, "id2label": self.id2label}
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the network takes class labels."""
+        return self.num_classes is not None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None = unconditional."""
+        return self.generator.config.num_classes
+
+    @property
+    def id2label(self) -> dict[int, str] | None:
+        """Class id to class name in the order of the ids; None = no names."""
+        names = self.config.get("id2label")
+        # JSON turns the ids into strings and sorts them as such ("10" before "2").
+        return names and dict(sorted((int(label), str(name)) for label, name in names.items()))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: str | int | list[str | int] | Tensor | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Generate images.
+
+        Args:
+            class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
+                unconditional model.
+            num_images_per_prompt: images of each label, side by side; without labels, images in all.
+            generator: one for the whole batch, or a list of one per image, which makes an image independent of the others
+                in its batch; None = torch's global generator.
+            output_type: "pil" (list of `PIL.Image`), "np" ((B, H, W, C) float32 in [0, 1]) or "pt" ((B, C, H, W) float32
+                in [0, 1]).
+            return_dict: False = return the tuple `(images,)`.
+
+        Returns:
+            `ImagePipelineOutput` with the field `images`, or a tuple of one.
+
+        Raises:
+            ValueError: a value cannot work with this model; the message names it.
+        """
+        self.check_inputs(class_labels, num_images_per_prompt, generator, output_type)
+        device = self._execution_device
+        labels, count = None, num_images_per_prompt
+        if class_labels is not None:
+            ids = torch.tensor(self.get_label_ids(class_labels), device=device)
+            labels = ids.repeat_interleave(num_images_per_prompt)
+            count = len(labels)
+        # In float32 whatever the network computes in: a seed means the same latent vector in every precision.
+        shape = (count, self.generator.config.latent_dim)
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        images = self.generator(latents.to(self.generator.dtype), labels).float()
+        images = self.image_processor.postprocess(images, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def check_inputs(self, class_labels=None, num_images_per_prompt: int = 1, generator=None, output_type="pil") -> None:
+        """Refuse what `__call__` cannot do, whose arguments these are.
+
+        Raises:
+            ValueError: names the argument, its value and what it may be.
+        """
+        count = num_images_per_prompt
+        require(type(count) is int and count >= 1, "num_images_per_prompt", count, "give an integer of at least 1")
+        require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
+        has_labels = class_labels is not None
+        remedy = "the model is unconditional, leave it out"
+        if self.is_conditional:
+            remedy = f"the model has no null label, give {self._valid_ids}"
+        require(has_labels == self.is_conditional, "class_labels", class_labels, remedy)
+        images = count * (len(self.get_label_ids(class_labels)) if has_labels else 1)
+        if isinstance(generator, list):
+            require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one an image")
+
+    def get_label_ids(self, class_labels: str | int | list[str | int] | Tensor) -> list[int]:
+        """Look up class ids.
+
+        Args:
+            class_labels: one label or several; a str is a name in `id2label`, an int an id.
+
+        Returns:
+            One id for each label.
+
+        Raises:
+            ValueError: a label is neither a known name that one class bears nor an id within the range.
+        """
+        labels = _plain(class_labels)
+        labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+        require(len(labels) > 0, "class_labels", labels, "give one label or more")
+        return [self._get_label_id(_plain(label)) for label in labels]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> DCGANPipeline:
+        """Load a pipeline from a folder or the Hub: its weights from safetensors, and none of the code beside them.
+
+        Args:
+            pretrained_model_name_or_path: folder, or id on the Hub.
+            **kwargs: see `ModelMixin.from_pretrained`; `dtype`, `revision`, `token`, `cache_dir` and the like.
+
+        Raises:
+            ValueError: `use_safetensors` is not True, since pickled weights can run code when they are loaded, or the
+                weights are not all there.
+        """
+        safe = kwargs.pop("use_safetensors", True)
+        require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
+        hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+        index = cls.load_config(pretrained_model_name_or_path, **{name: kwargs[name] for name in hub if name in kwargs})
+        generator, loading = DCGANGenerator.from_pretrained(
+            pretrained_model_name_or_path, subfolder="generator", use_safetensors=True, output_loading_info=True, **kwargs
+        )
+        missing = loading["missing_keys"]
+        require(not missing, "generator", missing, "the file of the weights has not these")
+        return cls(generator, index.get("id2label"))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
+        """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` and `generator/dcgan.py`.
+
+        Args:
+            save_directory: folder, made if it is not there.
+            safe_serialization: only True: pickled weights can run code when they are loaded.
+            **kwargs: see `DiffusionPipeline.save_pretrained`.
+
+        Raises:
+            ValueError: `safe_serialization` is False.
+        """
+        require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
+        # The code goes first, because an upload (push_to_hub) is the last thing that the superclass does. It goes twice,
+        # because diffusers looks for the class of a component in the folder of that component alone.
+        for target in ("pipeline.py", os.path.join("generator", "dcgan.py")):
+            target = os.path.join(save_directory, target)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            shutil.copyfile(__file__, target + ".tmp")
+            os.replace(target + ".tmp", target)
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    @property
+    def _valid_ids(self) -> str:
+        return f"ids from 0 to {self.num_classes - 1}"
+
+    def _get_label_id(self, label: str | int) -> int:
+        require(self.is_conditional, "class_labels", label, "the model is unconditional, leave it out")
+        if not isinstance(label, str):
+            in_range = type(label) is int and 0 <= label < self.num_classes
+            require(in_range, "class_labels", label, f"give names (str) or {self._valid_ids} (int)")
+            return label
+        names = self.id2label or {}
+        ids = [class_id for class_id, name in names.items() if name == label]
+        nearest = ", ".join(difflib.get_close_matches(label, names.values(), cutoff=0)) or f"none has one, {self._valid_ids}"
+        require(len(ids) > 0, "class_labels", label, f"no such name, nearest: {nearest}")
+        require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
+        return ids[0]
+
+
+def require(ok: bool, name: str, value: Any, remedy: str) -> None:
+    """Raise a `ValueError` "name is value: remedy" unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def _plain(value):
+    """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,24 @@
+"""Train a DCGAN, the baseline beside the diffusion models, and save it as a DCGANPipeline.
+
+python train_scripts/train_gan.py --config train_scripts/recipes/gan_digits.yaml --output_dir runs/gan_digits
+python train_scripts/train_gan.py --config ... --output_dir runs/gan_digits --resume auto
+"""
+
+from pathlib import Path
+
+from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.training.gan_options import GANConfig
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
+
+
+def main(args: list[str] | None = None) -> None:
+    config = parse_config(GANConfig, args, default_recipe=DEFAULT_RECIPE)
+    with user_errors():
+        from hf_ddpm.training.gan import train_gan
+
+        train_gan(config)
+
+
+if __name__ == "__main__":
+    main()
