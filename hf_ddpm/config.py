@@ -79,11 +79,15 @@ class DataConfig:
 class ModelConfig:
     """The denoising network."""
 
+    architecture: Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"] = "unet"
+    """UNet2DModel; the same with the class as a map at the input of residual blocks (`overrides.class_map_stages`: any of down,
+    mid, up); convolutions and transposed convolutions without skips; or a U-Net without attention that is told timestep and
+    class at its input only. The last two take size, widths and layers from the preset, and nothing else."""
     preset: str = "digits8"
     """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (architecture
     only, weights are not read)."""
     overrides: dict[str, Any] | None = None
-    """Any argument of UNet2DModel, over those of the preset; None = none."""
+    """Any argument of UNet2DModel (or of the other architecture), over those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"
     """Embedding of the null label: trained like the others, or zero throughout."""
     gradient_checkpointing: bool = False

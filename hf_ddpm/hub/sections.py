@@ -71,6 +71,8 @@ def model_table(pipeline: PipelineFacts) -> str:
         )
         if pipeline.num_classes is not None:
             rows.append(("Classes", str(pipeline.num_classes), "`unet/config.json`, `model_index.json`"))
+    if pipeline.network_code is not None:
+        rows.append(("Network", code(pipeline.unet.get("_class_name")), code(pipeline.network_code)))
     if pipeline.parameters is not None:
         rows.append(("Parameters of the U-Net", f"{pipeline.parameters:,}", "`unet/*.safetensors`"))
     scheduler = pipeline.scheduler
