@@ -80,9 +80,10 @@ class ModelConfig:
     """The denoising network."""
 
     architecture: Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"] = "unet"
-    """UNet2DModel; the same with the class as a map at the input of residual blocks (`overrides.class_map_stages`: any of down,
-    mid, up); convolutions and transposed convolutions without skips; or a U-Net without attention that is told timestep and
-    class at its input only. The last two take size, widths and layers from the preset, and nothing else."""
+    """`unet` = UNet2DModel. `class_map_unet` = the same, told the class by a map at the input of its residual blocks
+    (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed ones, no skips.
+    `tiny_unet` = no attention, told timestep and class at its input only. The last two take from the preset what they know:
+    size, channels, widths and the like."""
     preset: str = "digits8"
     """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (architecture
     only, weights are not read)."""

@@ -164,7 +164,7 @@ def _option_rows(run: RunFacts) -> list[tuple[str, str, str]]:
         "Optimizer": ("optim", ("optimizer", "learning_rate", "betas", "weight_decay", "max_grad_norm")),
         "Learning rate": ("optim", ("lr_scheduler", "lr_warmup_steps", "lr_milestones", "lr_gamma")),
         "Weights": ("ema", ("decay",)),
-        "Network": ("model", ("preset", "overrides")),
+        "Network": ("model", ("architecture", "preset", "overrides")),
     }
     rows = []
     for title, (group, names) in wanted.items():

@@ -116,11 +116,13 @@ class ClassMapBlock(nn.Module):
         block.norm1 = NormBesideMap(block.norm1.num_groups, channels, block.norm1.eps)
         block.conv1 = nn.Conv2d(channels + 1, block.conv1.out_channels, 3, padding=1)
         block.conv_shortcut = nn.Conv2d(channels + 1, out_channels, 1)
+        for resize in filter(None, (block.upsample, block.downsample)):
+            resize.channels = channels + 1
         self.block, self.widths, self.size = block, (time_dim, class_dim), size
         self.to_map = nn.Linear(class_dim, size * size)
 
     def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
-        """Map (B, C, size, size) to (B, C', size', size'); `temb` (B, time_dim + class_dim), the two embeddings side by side."""
+        """Map (B, C, size, size) to (B, C', H, W); `temb`: the two embeddings side by side, (B, time_dim + class_dim)."""
         time_embedding, class_embedding = temb.split(self.widths, dim=1)
         class_map = self.to_map(class_embedding).view(-1, 1, self.size, self.size).to(hidden.dtype)
         return self.block(torch.cat([hidden, class_map], dim=1), time_embedding)
@@ -141,7 +143,9 @@ def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) 
             if type(child) is ResnetBlock2D:
                 setattr(parent, name, ClassMapBlock(child, time_dim, class_dim, size))
                 replaced += 1
-    _require(replaced > 0, "down_block_types", type(stage_block).__name__, "there is no residual block in it that takes a map")
+    _require(
+        replaced > 0, "down_block_types", type(stage_block).__name__, "there is no residual block in it that takes a map"
+    )
 
 
 def _require(ok: bool, name: str, value, remedy: str) -> None:

@@ -67,9 +67,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
         for level in reversed(range(len(block_out_channels))):
             width = block_out_channels[level]
             self.up_blocks.append(
-                UpBlock2D(
-                    widths[level], before, width, num_layers=layers_per_block + 1, add_upsample=level > 0, **options
-                )
+                UpBlock2D(widths[level], before, width, num_layers=layers_per_block + 1, add_upsample=level > 0, **options)
             )
             before = width
 
