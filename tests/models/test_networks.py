@@ -188,9 +188,7 @@ assert type(network).__module__ == "hf_ddpm.models.class_map_unet", "nothing els
 
 def test_saved_models_work_without_the_package_and_with_it(tmp_path):
     pipelines = {architecture: tiny_pipeline(architecture) for architecture in OURS}
-    unconditional = {
-        f"{architecture}-unconditional": tiny_pipeline(architecture, conditional=False) for architecture in PLAIN
-    }
+    unconditional = {"conv_denoiser-unconditional": tiny_pipeline("conv_denoiser", conditional=False)}
     folders = {name: tmp_path / name for name in (*pipelines, *unconditional)}
     for name, pipeline in (pipelines | unconditional).items():
         pipeline.save_pretrained(folders[name])
