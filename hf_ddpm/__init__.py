@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CFGDDPMPipeline": "hf_ddpm.pipeline",
+    "CFGDDPMPipeline": "hf_ddpm.sampling",  # which brings the networks along that a saved pipeline may hold
     "SampleBatch": "hf_ddpm.sampling",
     "generate": "hf_ddpm.sampling",
     "load_pipeline": "hf_ddpm.sampling",

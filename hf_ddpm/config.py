@@ -79,11 +79,16 @@ class DataConfig:
 class ModelConfig:
     """The denoising network."""
 
+    architecture: Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"] = "unet"
+    """`unet` = UNet2DModel. `class_map_unet` = the same, told the class by a map at the input of its residual blocks
+    (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed ones, no skips.
+    `tiny_unet` = no attention, told timestep and class at its input only. The last two take from the preset what they know:
+    size, channels, widths and the like."""
     preset: str = "digits8"
     """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (architecture
     only, weights are not read)."""
     overrides: dict[str, Any] | None = None
-    """Any argument of UNet2DModel, over those of the preset; None = none."""
+    """Any argument of UNet2DModel (or of the other architecture), over those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"
     """Embedding of the null label: trained like the others, or zero throughout."""
     gradient_checkpointing: bool = False

@@ -1,7 +1,7 @@
 """CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance where the model knows classes.
 
-Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, so a saved model also
-loads where the package that trained it is not installed:
+Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, and the file of a network that
+diffusers does not have, so a saved model also loads where the package that trained it is not installed:
 
     DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
 """
@@ -30,7 +30,6 @@ from diffusers import (
     ModelMixin,
     PNDMScheduler,
     SchedulerMixin,
-    UNet2DModel,
 )
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
@@ -73,7 +72,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel | ModelMixin,  # both, because `from_pipe` wants the very class named here
+        unet: ModelMixin,
         scheduler: SchedulerMixin,
         id2label: dict | None = None,
         null_label: int | None = None,
@@ -350,15 +349,23 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
 
     @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> CFGDDPMPipeline:
+        """Make a pipeline of the parts of another one; see `DiffusionPipeline.from_pipe`."""
+        # The superclass leaves out a network whose class is not the very one that `__init__` names.
+        return super().from_pipe(pipeline, **{"unet": pipeline.unet, **kwargs})
+
+    @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
         """Load model_index.json; of a folder, refuse what would take memory that the saved weights do not have."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        _name_installed_network(config)
         if os.path.isdir(pretrained_model_name_or_path):
             check_saved_model(os.fspath(pretrained_model_name_or_path), dict(config))
         return config
 
     def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
-        """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` beside them.
+        """Save the pipeline, its weights as safetensors, and the code beside them: `pipeline.py`, and the network's if it
+        is not one of diffusers.
 
         Args:
             save_directory: folder, made if it is not there.
@@ -370,11 +377,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         # The code goes first, because an upload (push_to_hub) is the last thing that the superclass does.
-        os.makedirs(save_directory, exist_ok=True)
-        target = os.path.join(save_directory, "pipeline.py")
-        shutil.copyfile(__file__, target + ".tmp")
-        os.replace(target + ".tmp", target)
+        _copy(__file__, os.path.join(save_directory, "pipeline.py"))
+        module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
+        if _travels(module):
+            _copy(sys.modules[module].__file__, os.path.join(save_directory, "unet", f"{module.rpartition('.')[2]}.py"))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def register_to_config(self, **kwargs) -> None:
+        """Note what model_index.json will say: of a network whose code travels along, the name of its file."""
+        library, class_name = kwargs.get("unet") or (None, None)
+        if library is not None and _travels(library):
+            kwargs["unet"] = (library.rpartition(".")[2], class_name)
+        super().register_to_config(**kwargs)
 
     def _seed_noise_sampler(self, generator, batch_size: int) -> None:
         if hasattr(self.scheduler, "noise_sampler_seed"):
@@ -559,6 +573,25 @@ def check_number(name: str, value: Any, low=-math.inf, high=math.inf, *, integer
     require(is_kind, name, value, "give an integer" if integer else "give a finite number")
     limits = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
     require(low <= value <= high, name, value, f"give {limits}")
+
+
+def _travels(module: str) -> bool:
+    """Whether a network's code is saved with it: that of this package, and what came with a saved model itself."""
+    return module.partition(".")[0] in (__name__.partition(".")[0], "diffusers_modules")
+
+
+def _name_installed_network(index: dict[str, Any]) -> None:
+    """Let a network whose code travelled along be loaded from the package, if it is there, and no code of a stranger's."""
+    library, class_name = index.get("unet") or (None, None)
+    installed = f"{__name__.rpartition('.')[0]}.models.{library}"
+    if installed in sys.modules:
+        index["unet"] = [installed, class_name]
+
+
+def _copy(source: str, target: str) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copyfile(source, target + ".tmp")
+    os.replace(target + ".tmp", target)
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:

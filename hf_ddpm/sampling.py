@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.files import write_whole
+from hf_ddpm.models import networks  # noqa: F401  the pipeline loads networks of modules that are imported already
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.samplers import build_sampler, check_sampler
 

@@ -27,7 +27,7 @@ class PipelineFacts:
     scheduler: dict[str, Any]
     """Its configuration; empty = the pipeline has none."""
     unet: dict[str, Any]
-    """Its configuration; empty = the pipeline has none, or it is not a UNet2DModel."""
+    """Its configuration; empty = the pipeline has none, or it is not called like a UNet2DModel."""
     parameters: int | None
     """Numbers in the file of the U-Net's weights; None = there is no such file."""
     id2label: dict[int, str]
@@ -36,6 +36,8 @@ class PipelineFacts:
     """Label of "no class"; None = there is none."""
     has_code: bool
     """Whether pipeline.py lies beside the weights."""
+    network_code: str | None
+    """File that holds, or is to hold, the code of the network; None = diffusers has it."""
 
     @property
     def is_ours(self) -> bool:
@@ -95,6 +97,7 @@ def read_pipeline(folder: Path) -> PipelineFacts:
     index = _read_json(folder / "model_index.json")
     components = [name for name, value in index.items() if isinstance(value, list) and all(value)]
     unet = _read_config(folder / "unet" / "config.json")
+    library = (index.get("unet") or ["diffusers"])[0]
     return PipelineFacts(
         class_name=_class_name(index.get("_class_name")),
         components=components,
@@ -104,6 +107,7 @@ def read_pipeline(folder: Path) -> PipelineFacts:
         id2label=dict(sorted((int(label), str(name)) for label, name in (index.get("id2label") or {}).items())),
         null_label=index.get("null_label"),
         has_code=(folder / "pipeline.py").is_file(),
+        network_code=None if library == "diffusers" else f"unet/{library}.py",
     )
 
 

@@ -144,9 +144,15 @@ def pipeline_files(folder: Path) -> dict[str, Path]:
         Path on the disk by path in the repository.
 
     Raises:
-        ValueError: the folder is no saved pipeline, or weights are there as pickles only.
+        ValueError: the folder is no saved pipeline, weights are there as pickles only, or code of the network is missing.
     """
-    components = read_pipeline(folder).components
+    pipeline = read_pipeline(folder)
+    components, code = pipeline.components, pipeline.network_code
+    if code is not None and not (folder / code).is_file():
+        raise ValueError(
+            f"--model is {str(folder)!r}: {code} is not there, and nobody could load the network without its code: load the "
+            "pipeline and save it with save_pretrained"
+        )
     for component in components:
         suffixes = {path.suffix for path in (folder / component).glob("*")}
         if suffixes & PICKLED and ".safetensors" not in suffixes:

@@ -71,6 +71,8 @@ def model_table(pipeline: PipelineFacts) -> str:
         )
         if pipeline.num_classes is not None:
             rows.append(("Classes", str(pipeline.num_classes), "`unet/config.json`, `model_index.json`"))
+    if pipeline.network_code is not None:
+        rows.append(("Network", code(pipeline.unet.get("_class_name")), code(pipeline.network_code)))
     if pipeline.parameters is not None:
         rows.append(("Parameters of the U-Net", f"{pipeline.parameters:,}", "`unet/*.safetensors`"))
     scheduler = pipeline.scheduler
@@ -162,7 +164,7 @@ def _option_rows(run: RunFacts) -> list[tuple[str, str, str]]:
         "Optimizer": ("optim", ("optimizer", "learning_rate", "betas", "weight_decay", "max_grad_norm")),
         "Learning rate": ("optim", ("lr_scheduler", "lr_warmup_steps", "lr_milestones", "lr_gamma")),
         "Weights": ("ema", ("decay",)),
-        "Network": ("model", ("preset", "overrides")),
+        "Network": ("model", ("architecture", "preset", "overrides")),
     }
     rows = []
     for title, (group, names) in wanted.items():

@@ -25,8 +25,11 @@ def use_section(pipeline: PipelineFacts, model: str) -> str:
         code_block(_sampler_snippet(pipeline, name), "python"),
     ]
     if pipeline.has_code:
+        files = "the `pipeline.py` of this repository; read it first:"
+        if pipeline.network_code is not None:
+            files = f"`pipeline.py` and {code(pipeline.network_code)} of this repository; read them first:"
         parts += [
-            "Without the package, diffusers runs the `pipeline.py` of this repository; read it first:",
+            f"Without the package, diffusers runs {files}",
             code_block(_generic_snippet(pipeline, name), "python"),
         ]
     if pipeline.num_classes is None:
@@ -71,11 +74,12 @@ def _generic_snippet(pipeline: PipelineFacts, name: str) -> str:
 
 
 def _plain_snippet(pipeline: PipelineFacts, name: str) -> str:
+    trust = "" if pipeline.network_code is None else ", trust_remote_code=True"
     return "\n".join(
         [
             "from diffusers import DDPMPipeline",
             "",
-            f"pipeline = DDPMPipeline.from_pretrained({name})",
+            f"pipeline = DDPMPipeline.from_pretrained({name}{trust})",
             f"images = pipeline(batch_size=2, num_inference_steps={_steps(pipeline, 1000)}).images",
         ]
     )

@@ -1,15 +1,17 @@
-"""U-Nets: presets for diffusers' UNet2DModel and `build_unet`, which adds class embeddings with a null label."""
+"""U-Nets: presets for diffusers' UNet2DModel and `build_unet`, which adds class embeddings with a null label.
+
+The other networks of `hf_ddpm.models.networks` take their size, widths and layers from the same presets.
+"""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers import ModelMixin
 
 
 def _levels(letters: str) -> dict[str, tuple[str, ...]]:
@@ -90,17 +92,19 @@ def unet_arguments(
     channels: int | None = None,
     num_class_embeds: int | None = None,
     learned_variance: bool = False,
+    architecture: str = "unet",
 ) -> dict[str, Any]:
-    """Arguments of UNet2DModel for one run.
+    """Arguments of UNet2DModel, or of another network, for one run.
 
     Args:
         preset: see `read_architecture`.
-        overrides: arguments of UNet2DModel that win over the preset's; None = none.
+        overrides: arguments of the network that win over the preset's; None = none.
         image_size: height and width in pixels; None = the preset's.
         channels: 1 or 3; None = the preset's. A model given by its config.json fixes it.
         num_class_embeds: rows of the class embedding, the null label's among them; None = unconditional.
         learned_variance: twice as many channels come out as go in, the second half for the variance. It alone decides:
             the number that a config.json has is not read, as the weights are not.
+        architecture: name in `hf_ddpm.models.networks.NETWORKS`; of a preset it gets the arguments that it knows.
 
     Raises:
         ValueError: unknown argument, one that follows the data, or an image size the model cannot take.
@@ -111,13 +115,15 @@ def unet_arguments(
         raise ValueError(f"--model.preset {preset} takes {own_channels!r} channels: give a model of 1 or 3, as images have")
     if preset not in UNET_PRESETS and channels not in (None, own_channels):
         raise ValueError(f"--data.channels is {channels}: --model.preset {preset} takes {own_channels} channels")
+    known = _argument_names(architecture)
     for name in overrides or {}:
         if name in _FROM_DATA:
             raise ValueError(f"--model.overrides.{name}: it follows the data, say --{_FROM_DATA[name]}")
-        if name not in _argument_names():
-            near = difflib.get_close_matches(name, _argument_names(), n=3) or sorted(_argument_names())
-            raise ValueError(f"--model.overrides.{name}: UNet2DModel has no such argument, near ones: {', '.join(near)}")
-    arguments.update(overrides or {})
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or sorted(known)
+            network = _network(architecture).__name__
+            raise ValueError(f"--model.overrides.{name}: {network} has no such argument, near ones: {', '.join(near)}")
+    arguments = {name: value for name, value in arguments.items() if name in known} | (overrides or {})
     arguments["sample_size"] = image_size or arguments.get("sample_size")
     arguments["in_channels"] = channels or own_channels
     arguments["out_channels"] = arguments["in_channels"] * (1 + learned_variance)
@@ -127,20 +133,24 @@ def unet_arguments(
 
 
 def build_unet(
-    arguments: dict[str, Any], *, null_label: int | None = None, null_embedding: Literal["learned", "zero"] = "learned"
-) -> UNet2DModel:
-    """Build a UNet2DModel with fresh weights.
+    arguments: dict[str, Any],
+    *,
+    null_label: int | None = None,
+    null_embedding: Literal["learned", "zero"] = "learned",
+    architecture: str = "unet",
+) -> ModelMixin:
+    """Build a UNet2DModel, or another network, with fresh weights.
 
     Args:
-        arguments: of UNet2DModel, from `unet_arguments`.
+        arguments: of the network, from `unet_arguments`.
         null_label: row of the class embedding that stands for "no class"; None = there is none.
         null_embedding: `zero` makes that row zero and keeps it so: it gets no gradient (`padding_idx`), and neither
             weight decay nor a moving average moves a zero.
+        architecture: name in `hf_ddpm.models.networks.NETWORKS`.
     """
     import torch
-    from diffusers import UNet2DModel
 
-    unet = UNet2DModel(**arguments)
+    unet = _network(architecture)(**arguments)
     if null_label is not None and null_embedding == "zero":
         rows, width = unet.class_embedding.weight.shape
         padded = torch.nn.Embedding(rows, width, padding_idx=null_label)
@@ -151,26 +161,33 @@ def build_unet(
     return unet
 
 
-def check_unet(arguments: dict[str, Any]) -> None:
-    """Build a UNet2DModel and run it on one image, on the meta device: no memory, no arithmetic, all the errors.
+def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
+    """Build the network and run it on one image, on the meta device: no memory, no arithmetic, all the errors.
+
+    Args:
+        arguments: from `unet_arguments`. The number of classes may not be known yet: maps are tried out with two.
+        architecture: name in `hf_ddpm.models.networks.NETWORKS`.
 
     Raises:
-        ValueError: UNet2DModel refuses the arguments, or cannot run with them, or has too many parameters.
+        ValueError: the network refuses the arguments, or cannot run with them, or has too many parameters.
     """
     import torch
-    from diffusers import UNet2DModel
 
     from hf_ddpm.pipeline import check_saved_numbers
 
     check_saved_numbers("--model.overrides", arguments)
-    size, channels = arguments["sample_size"], arguments["in_channels"]
+    network, size, channels = _network(architecture), arguments["sample_size"], arguments["in_channels"]
+    if architecture == "class_map_unet":
+        arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
     try:
         with torch.device("meta"):
-            unet = UNet2DModel(**arguments)
+            unet = network(**arguments)
             count = sum(parameter.numel() for parameter in unet.parameters())
-            unet(torch.empty(1, channels, size, size), torch.zeros(1), return_dict=False)
+            labels = None if arguments["num_class_embeds"] is None else torch.zeros(1, dtype=torch.int64)
+            unet(torch.empty(1, channels, size, size), torch.zeros(1), class_labels=labels, return_dict=False)
     except Exception as error:
-        raise ValueError(f"--model.overrides: UNet2DModel cannot work with them, {type(error).__name__}: {error}") from error
+        reason = f"{network.__name__} cannot work with them, {type(error).__name__}: {error}"
+        raise ValueError(f"--model.overrides: {reason}") from error
     if count > MAX_PARAMETERS:
         raise ValueError(
             f"--model.overrides: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are meant: "
@@ -178,10 +195,15 @@ def check_unet(arguments: dict[str, Any]) -> None:
         )
 
 
-def _argument_names() -> set[str]:
-    from diffusers import UNet2DModel
+def _network(architecture: str) -> type[ModelMixin]:
+    from hf_ddpm.models.networks import NETWORKS
 
-    return set(inspect.signature(UNet2DModel.__init__).parameters) - {"self"}
+    return NETWORKS[architecture]
+
+
+def _argument_names(architecture: str = "unet") -> set[str]:
+    network = _network(architecture)
+    return network._get_init_keys(network) - {"self"}
 
 
 def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:

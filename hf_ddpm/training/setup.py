@@ -17,7 +17,7 @@ from hf_ddpm.data.stream import ImageStream, open_stream
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.environment import describe_environment
-from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
+from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import has_accelerator, join_processes
 from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
@@ -103,8 +103,8 @@ def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable
     What can be refused without decoding an image is refused before.
     """
     data = config.data
-    arguments = unet_arguments(config.model.preset, config.model.overrides, image_size=data.image_size)
-    check_unet(arguments)
+    arguments = config.network_arguments(image_size=data.image_size)
+    check_unet(arguments, config.model.architecture)
     channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
     size = {"image_size": arguments["sample_size"], "channels": channels}
     with accelerator.local_main_process_first():
@@ -136,16 +136,12 @@ def build_state(config: TrainConfig, run: Run) -> TrainState:
     num_class_embeds = None
     if run.conditional:
         num_class_embeds = len(images.class_names) + (run.null_label is not None)
-    arguments = unet_arguments(
-        config.model.preset,
-        config.model.overrides,
-        image_size=images.image_size,
-        channels=images.channels,
-        num_class_embeds=num_class_embeds,
-        learned_variance=config.schedule.variance_type == "learned_range",
+    arguments = config.network_arguments(
+        image_size=images.image_size, channels=images.channels, num_class_embeds=num_class_embeds
     )
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
-    build = partial(build_unet, arguments, null_label=run.null_label, null_embedding=config.model.null_embedding)
+    null = {"null_label": run.null_label, "null_embedding": config.model.null_embedding}
+    build = partial(build_unet, arguments, architecture=config.model.architecture, **null)
     unet, averaged_unet = build(), build()
     for network in (unet, averaged_unet):
         speed_up(network, run.accelerator.device, config.mixed_precision)

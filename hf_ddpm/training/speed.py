@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
 
 CHANNELS_LAST_FROM = 64  # channels of the narrowest level
@@ -22,7 +22,7 @@ class Float32Attention:
             return self.processor(attn, hidden_states.float(), encoder_hidden_states, attention_mask, temb)
 
 
-def speed_up(network: UNet2DModel, device: torch.device, mixed_precision: str) -> None:
+def speed_up(network: ModelMixin, device: torch.device, mixed_precision: str) -> None:
     """Prepare a network in place for training on `device` in `mixed_precision` (fp32, bf16 or fp16).
 
     In bf16 on a CPU, attention runs in float32, and networks with wide convolutions keep their images in channels_last;
@@ -35,7 +35,7 @@ def speed_up(network: UNet2DModel, device: torch.device, mixed_precision: str) -
         network.to(memory_format=torch.channels_last)
 
 
-def use_float32_attention(network: UNet2DModel) -> None:
+def use_float32_attention(network: ModelMixin) -> None:
     """Let every attention of the network leave autocast."""
     for module in network.modules():
         if isinstance(module, Attention):

@@ -47,7 +47,7 @@ class NetworkState:
 
 @dataclass(kw_only=True)
 class TrainState(NetworkState):
-    """What changes while a diffusion model is trained; the network is a UNet2DModel."""
+    """What changes while a diffusion model is trained; the network is called like a UNet2DModel."""
 
     ema: EMAModel | None  # None = no moving average
     pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights

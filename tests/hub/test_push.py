@@ -12,6 +12,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from hf_ddpm.hub.push import HubError, Patience, pipeline_files, push_folder, try_push
+from hf_ddpm.models.class_map_unet import ClassMapUNet
+from hf_ddpm.pipeline import CFGDDPMPipeline
 
 QUICK = Patience(timeout=20.0, tries=3, first_wait=0.01, longest_wait=2.0)
 IMPATIENT = replace(QUICK, timeout=1.0, tries=2)
@@ -223,36 +225,44 @@ READ_BACK = """
 import runpy, sys
 import numpy as np, torch
 
-script, folder = sys.argv[1:]
+script, folder, with_maps = sys.argv[1:]
 sys.argv = [script, "--model", folder, "--repo_id", "pets", "--private", "true"]
 runpy.run_path(script, run_name="__main__")
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
-from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm import CFGDDPMPipeline
+from hf_ddpm.hub.push import push_folder
+
+push_folder(with_maps, "ada/maps")
 
 def draw(pipeline):
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     options = {"guidance_scale": 2.0, "num_inference_steps": 3, "generator": generators, "output_type": "np"}
     return pipeline(class_labels=["cat", 1], **options).images
 
-repo = "ada/pets"
-local = draw(CFGDDPMPipeline.from_pretrained(folder))
-ours = draw(CFGDDPMPipeline.from_pretrained(repo))
-generic = draw(DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True))
-assert np.abs(ours - local).max() == 0 == np.abs(generic - local).max()
-card = ModelCard.load(repo)
-card.validate()
-assert "hf_ddpm" in card.data.tags
-print("read back")
+for repo, folder in {"ada/pets": folder, "ada/maps": with_maps}.items():
+    local = draw(CFGDDPMPipeline.from_pretrained(folder))
+    ours = CFGDDPMPipeline.from_pretrained(repo)
+    generic = DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+    assert np.abs(draw(ours) - local).max() == 0 == np.abs(draw(generic) - local).max()
+    card = ModelCard.load(repo)
+    card.validate()
+    assert "hf_ddpm" in card.data.tags
+    print("read back", type(ours.unet).__module__.split(".")[-1], type(generic.unet).__module__.split(".")[0])
 """
 
 
 def test_the_script_pushes_and_every_loader_reads_it_back(hub, pipeline_dir, tmp_path):
     hub.fail("/commit/", 500)
     script = Path(__file__).parents[2] / "train_scripts" / "push_to_hub.py"
+    saved = CFGDDPMPipeline.from_pretrained(pipeline_dir)
+    sizes = {name: saved.unet.config[name] for name in ("sample_size", "num_class_embeds", "block_out_channels")}
+    levels = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "norm_num_groups": 2}
+    network = ClassMapUNet(in_channels=1, out_channels=1, add_attention=False, **sizes, **levels)
+    CFGDDPMPipeline(network, saved.scheduler, saved.id2label, saved.null_label).save_pretrained(tmp_path / "maps")
     done = subprocess.run(
-        [sys.executable, "-c", READ_BACK, str(script), str(pipeline_dir)],
+        [sys.executable, "-c", READ_BACK, str(script), str(pipeline_dir), str(tmp_path / "maps")],
         env={**os.environ, **hub.environment(tmp_path / "hf_home"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -260,7 +270,8 @@ def test_the_script_pushes_and_every_loader_reads_it_back(hub, pipeline_dir, tmp
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{hub.address}/ada/pets", "read back"]
+    read_back = ["read back unet_2d diffusers", "read back class_map_unet diffusers_modules"]
+    assert done.stdout.splitlines() == [f"{hub.address}/ada/pets", *read_back]
     assert hub.token not in done.stdout + done.stderr
     repository = hub.repositories["ada/pets"]
     assert len(repository.commits) == 1

@@ -1,0 +1,153 @@
+"""ClassMapUNet: a U-Net that is told the class as one more channel of its residual blocks, not beside the timestep.
+
+Needs torch and diffusers only: `CFGDDPMPipeline.save_pretrained` copies this file beside the weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from diffusers import ModelMixin, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+__all__ = ["ClassMapUNet", "ModelMixin"]  # diffusers loads a class only from a module that knows ModelMixin
+
+STAGES = ("down", "mid", "up")
+
+
+class ClassMapUNet(UNet2DModel):
+    """UNet2DModel in which each residual block of some stages makes a map of its own from the embedding of the label.
+
+    The label reaches the output through these maps alone; the timestep goes its usual way.
+
+    Args:
+        class_map_stages: the stages whose residual blocks get a map: any of `down`, `mid` and `up`.
+        **unet_arguments: of UNet2DModel. `num_class_embeds` must be given, and `sample_size` is the one size that works.
+
+    Raises:
+        ValueError: an argument cannot work with maps.
+    """
+
+    def __init__(self, class_map_stages: list[str] | tuple[str, ...] = ("down", "up"), **unet_arguments):
+        super().__init__(**unet_arguments)
+        self.register_to_config(class_map_stages=list(class_map_stages))
+        self._check_config()
+        time_dim, size = self.time_embedding.linear_2.out_features, self.config.sample_size
+        self.class_dim = self.class_embedding.embedding_dim
+        last = len(self.down_blocks) - 1
+        sizes = {"down": [size >> level for level in range(last + 1)], "mid": [size >> last]}
+        sizes["up"] = sizes["down"][::-1]
+        blocks = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}
+        for stage in self.config.class_map_stages:
+            for block, block_size in zip(blocks[stage], sizes[stage], strict=True):
+                _add_maps(block, time_dim, self.class_dim, block_size)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Predict.
+
+        Args:
+            sample: (B, in_channels, sample_size, sample_size) float.
+            timestep: (B,) or a scalar, int64 or float.
+            class_labels: (B,) int64 in [0, num_class_embeds).
+            return_dict: False = return the tuple `(sample,)`.
+
+        Returns:
+            `UNet2DOutput` with the field `sample`, (B, out_channels, sample_size, sample_size) float.
+        """
+        if class_labels is None:
+            raise ValueError("class_labels is None: give one label for each image")
+        timesteps = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        time_embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
+        both = torch.cat([time_embedding, self.class_embedding(class_labels).to(time_embedding.dtype)], dim=1)
+        given = {stage: both if stage in self.config.class_map_stages else time_embedding for stage in STAGES}
+
+        hidden = self.conv_in(sample)
+        skips = (hidden,)
+        for block in self.down_blocks:
+            hidden, outputs = block(hidden, given["down"])
+            skips += outputs
+        if self.mid_block is not None:
+            hidden = self.mid_block(hidden, given["mid"])
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            hidden, skips = block(hidden, skips[-count:], given["up"]), skips[:-count]
+        output = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        return UNet2DOutput(sample=output) if return_dict else (output,)
+
+    def _check_config(self) -> None:
+        config, stages = self.config, self.config.class_map_stages
+        known = len(stages) > 0 and len(set(stages)) == len(stages) and set(stages) <= set(STAGES)
+        _require(known, "class_map_stages", stages, f"give one or more of {', '.join(STAGES)}")
+        _require(config.num_class_embeds is not None, "num_class_embeds", None, "maps are made from class labels")
+        _require(config.class_embed_type is None, "class_embed_type", config.class_embed_type, "leave it out")
+        _require(type(config.sample_size) is int, "sample_size", config.sample_size, "give the height and width, one number")
+        mid = self.mid_block is not None or "mid" not in stages
+        _require(mid, "class_map_stages", stages, "there is no middle block, leave mid out")
+        _require(not config.center_input_sample, "center_input_sample", True, "leave it out")
+        fourier = config.time_embedding_type == "fourier"
+        _require(not fourier, "time_embedding_type", "fourier", "give positional")
+        skip = any(hasattr(block, "skip_conv") for block in (*self.down_blocks, *self.up_blocks))
+        _require(not skip, "down_block_types", config.down_block_types, "blocks that skip images cannot have maps")
+
+    @staticmethod
+    def _get_init_keys(input_class: type) -> set[str]:
+        # The library reads the arguments that a config may hold from the signature, which names only ours.
+        return {*inspect.signature(UNet2DModel.__init__).parameters, "class_map_stages"}
+
+
+class ClassMapBlock(nn.Module):
+    """A residual block whose input has one channel more: the embedding of the label, through a dense layer, as an image.
+
+    Args:
+        block: a residual block with fresh weights, which is changed to take the channel.
+        time_dim: width of the embedding of the timestep.
+        class_dim: width of the embedding of the label.
+        size: height and width of the block's input.
+    """
+
+    def __init__(self, block: ResnetBlock2D, time_dim: int, class_dim: int, size: int):
+        super().__init__()
+        channels, out_channels = block.in_channels, block.conv2.out_channels
+        block.norm1 = NormBesideMap(block.norm1.num_groups, channels, block.norm1.eps)
+        block.conv1 = nn.Conv2d(channels + 1, block.conv1.out_channels, 3, padding=1)
+        block.conv_shortcut = nn.Conv2d(channels + 1, out_channels, 1)
+        for resize in filter(None, (block.upsample, block.downsample)):
+            resize.channels = channels + 1
+        self.block, self.widths, self.size = block, (time_dim, class_dim), size
+        self.to_map = nn.Linear(class_dim, size * size)
+
+    def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
+        """Map (B, C, size, size) to (B, C', H, W); `temb`: the two embeddings side by side, (B, time_dim + class_dim)."""
+        time_embedding, class_embedding = temb.split(self.widths, dim=1)
+        class_map = self.to_map(class_embedding).view(-1, 1, self.size, self.size).to(hidden.dtype)
+        return self.block(torch.cat([hidden, class_map], dim=1), time_embedding)
+
+
+class NormBesideMap(nn.GroupNorm):
+    """GroupNorm of all channels but the last, which passes unchanged: its mean is what tells the classes apart."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.cat([super().forward(hidden[:, :-1]), hidden[:, -1:]], dim=1)
+
+
+def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) -> None:
+    """Replace each residual block within one block of the U-Net."""
+    replaced = 0
+    for parent in list(stage_block.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is ResnetBlock2D:
+                setattr(parent, name, ClassMapBlock(child, time_dim, class_dim, size))
+                replaced += 1
+    _require(
+        replaced > 0, "down_block_types", type(stage_block).__name__, "there is no residual block in it that takes a map"
+    )
+
+
+def _require(ok: bool, name: str, value, remedy: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value!r}: {remedy}")

@@ -1,0 +1,114 @@
+"""ConvDenoiser: strided convolutions down and transposed ones up again, the simple alternative to a U-Net.
+
+Needs torch and diffusers only: `CFGDDPMPipeline.save_pretrained` copies this file beside the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor, nn
+
+
+class ConvDenoiser(ModelMixin, ConfigMixin):
+    """Convolutions and transposed convolutions in one line: no skip connections, no residual blocks, no attention.
+
+    Every layer is told timestep and class by a number that is added to each of its channels.
+
+    Args:
+        sample_size: height and width of the images in pixels.
+        in_channels, out_channels: of the images; twice as many come out for a learned variance.
+        num_class_embeds: labels, the null label (the last) among them; None = unconditional.
+        block_out_channels: channels of each resolution, the highest first; images are halved in between.
+        norm_num_groups: groups of the group norms; divides every number of channels.
+        norm_eps: epsilon of the group norms.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | None = None,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        num_class_embeds: int | None = None,
+        block_out_channels: tuple[int, ...] = (64, 128, 256),
+        norm_num_groups: int = 32,
+        norm_eps: float = 1e-5,
+    ):
+        super().__init__()
+        widths = list(block_out_channels)
+        embedding_dim = 4 * widths[0]
+        self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(widths[0], embedding_dim)
+        self.class_embedding = None if num_class_embeds is None else nn.Embedding(num_class_embeds, embedding_dim)
+
+        steps = list(zip(widths, widths[1:], strict=False))
+        convolutions = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
+        convolutions += [nn.Conv2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in steps]
+        convolutions += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1)]
+        convolutions += [nn.ConvTranspose2d(narrow, wide, 4, stride=2, padding=1) for wide, narrow in reversed(steps)]
+        self.layers = nn.ModuleList(ConvLayer(conv, embedding_dim, norm_num_groups, norm_eps) for conv in convolutions)
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Predict.
+
+        Args:
+            sample: (B, in_channels, H, W) float.
+            timestep: (B,) or a scalar, int64 or float.
+            class_labels: (B,) int64 in [0, num_class_embeds); None = the model is unconditional.
+            return_dict: False = return the tuple `(sample,)`.
+
+        Returns:
+            `UNet2DOutput` with the field `sample`, (B, out_channels, H, W) float.
+
+        Raises:
+            ValueError: labels are missing, or given to a model that knows no classes.
+        """
+        if (class_labels is None) != (self.class_embedding is None):
+            raise ValueError(f"class_labels is {class_labels}: num_class_embeds is {self.config.num_class_embeds}")
+        timesteps = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
+        if self.class_embedding is not None:
+            embedding = embedding + self.class_embedding(class_labels)
+
+        hidden = sample
+        for layer in self.layers:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden = self._gradient_checkpointing_func(layer, hidden, embedding)
+            else:
+                hidden = layer(hidden, embedding)
+        output = self.conv_out(hidden)
+        return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+class ConvLayer(nn.Module):
+    """A convolution, a group norm, the embedding, SiLU.
+
+    Args:
+        conv: the convolution, which may change the size of the images.
+        embedding_dim: width of the embedding.
+        num_groups: groups of the norm.
+        eps: epsilon of the norm.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, embedding_dim: int, num_groups: int, eps: float):
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.GroupNorm(num_groups, conv.out_channels, eps=eps)
+        self.embedding = nn.Linear(embedding_dim, conv.out_channels)
+        self.act = nn.SiLU()
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W'), given (B, embedding_dim)."""
+        # After the norm, which would take a number that is added to a whole group away again.
+        shift = self.embedding(self.act(embedding))[:, :, None, None]
+        return self.act(self.norm(self.conv(hidden)) + shift)

@@ -1,0 +1,16 @@
+"""The denoising networks by the name that `--model.architecture` has for them."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DModel
+
+from hf_ddpm.models.class_map_unet import ClassMapUNet
+from hf_ddpm.models.conv_denoiser import ConvDenoiser
+from hf_ddpm.models.tiny_unet import TinyUNet
+
+NETWORKS = {
+    "unet": UNet2DModel,
+    "class_map_unet": ClassMapUNet,
+    "conv_denoiser": ConvDenoiser,
+    "tiny_unet": TinyUNet,
+}
