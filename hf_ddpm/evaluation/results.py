@@ -42,6 +42,8 @@ def assemble(config: ProtocolConfig, references: References, scores: list[SeedSc
     names = scores[0].metrics
     floor, ceiling = references.floor(config.num_images), references.ceiling(config.num_images)
     classes = scores[0].per_class
+    # In the proportions of the train split every class has its own number.
+    class_images = config.num_images // max(1, len(classes)) if config.class_prior == "balanced" else None
     results = {
         "metrics": {
             rename(name): _mean([score.metrics[name] for score in scores], _images_of(name, config, references))
@@ -52,7 +54,7 @@ def assemble(config: ProtocolConfig, references: References, scores: list[SeedSc
         "per_class": {
             label: {
                 name: {
-                    **_mean([score.per_class[label][name] for score in scores], config.num_images // len(classes)),
+                    **_mean([score.per_class[label][name] for score in scores], class_images),
                     "floor": None if floor is None else floor[1].get(label, {}).get(name),
                 }
                 for name in classes[label]
@@ -174,7 +176,7 @@ def _images_of(name: str, config: ProtocolConfig, references: References) -> int
     return len(nearest_positions(config.num_images)) if name.startswith("nearest") else config.num_images
 
 
-def _mean(values: list[float], num_images: int) -> dict[str, Any]:
+def _mean(values: list[float], num_images: int | None) -> dict[str, Any]:
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "stderr": error, "n": num_images, "values": values}
 
