@@ -232,7 +232,9 @@ def evaluation_section(run: RunFacts | None) -> str:
             header = ("metric", "mean ± standard error", "n", "floor", "ceiling")
             parts += [f"From {code(f'results/{name}.json')}:", table(header, rows)]
             protocol = without_paths(result.get("protocol") or {})
-            parts += ["\n".join(f"- {escaped(key)}: {code(value)}" for key, value in protocol.items())] if protocol else []
+            if protocol:
+                lines = "\n".join(f"- {escaped(key)}: {code(value)}" for key, value in protocol.items() if value is not None)
+                parts.append(f"<details><summary>How it was measured</summary>\n\n{lines}\n\n</details>")
     return "\n\n".join(parts)
 
 
@@ -262,7 +264,7 @@ def limits_section(pipeline: PipelineFacts, run: RunFacts | None) -> str:
             lines.append(
                 f"It has learnt from {count:,} images, each shown about {seen['images_seen'] / count:.3g} times in "
                 f"{seen['step']:,} steps (`metrics.jsonl`): what is rare among them or absent, it draws badly or not. "
-                "Whether samples copy training images was not measured."
+                + _copying(run)
             )
         if not run.results:
             lines.append("The quality of its samples was not measured; the losses above do not tell it.")
@@ -273,6 +275,19 @@ def limits_section(pipeline: PipelineFacts, run: RunFacts | None) -> str:
         "licence has been named for the weights."
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _copying(run: RunFacts) -> str:
+    """What was measured about samples that copy training images."""
+    name = "nearest_train_distance"
+    for file, result in run.results.items():
+        mean, floor = (result["metrics"].get(name) or {}).get("mean"), (result.get("floor") or {}).get(name)
+        if is_number(mean) and is_number(floor):
+            return (
+                f"Samples lie {mean:.4g} from their nearest training image, test images {floor:.4g} (root mean square over "
+                f"pixels in [0, 1], {code(f'results/{file}.json')}): much nearer would be a sign of copying."
+            )
+    return "Whether samples copy training images was not measured."
 
 
 def reproduce_section(run: RunFacts | None) -> str:

@@ -292,3 +292,19 @@ def test_the_caption_tells_how_training_draws_its_samples():
     assert sections.GRID_CLASSES == preview.MAX_CLASSES
     assert sections.GRID_STEPS == preview.MAX_INFERENCE_STEPS
     assert sections.GRID_GUIDANCE == preview.GUIDANCE_SCALE
+
+
+def test_what_was_measured_about_copying_is_told(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    near = {"mean": 0.1667, "stderr": 0.0002, "n": 1000, "values": [0.1667]}
+    result = {
+        "metrics": {"nearest_train_distance": near},
+        "floor": {"nearest_train_distance": 0.151},
+        "protocol": {"gpu": None},
+    }
+    assert "was not measured" in card_of(pipeline_dir, pipeline_dir.parent)
+    add_result(pipeline_dir, "eval", result)
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    check_whole(card, tmp_path)
+    assert "Samples lie 0.1667 from their nearest training image, test images 0.151" in card
+    assert "Whether samples copy" not in card and "gpu" not in card[card.index("## Evaluation") : card.index("## Limits")]
