@@ -54,8 +54,16 @@ def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
 
 
 def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> dict[str, bytes]:
-    """Return what `write_card` writes: README.md, samples.png and .eval_results/*.yaml, by path in the repository."""
+    """Return what `write_card` writes: README.md, samples.png and .eval_results/*.yaml, by path in the repository.
+
+    Raises:
+        ValueError: see `write_card`; or it is a GAN's pipeline, of which the card's text about diffusion would be untrue.
+    """
     pipeline = read_pipeline(Path(pipeline_dir))
+    if pipeline.class_name == "DCGANPipeline":
+        raise ValueError(
+            f"--model is {str(pipeline_dir)!r}: no card is written for a GAN, put a README.md of your own into it"
+        )
     run = None if run_dir is None else read_run(Path(run_dir))
     files = {"README.md": render_card(pipeline, run, repo_id).encode()}
     if run is not None and run.samples is not None:

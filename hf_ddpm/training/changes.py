@@ -24,6 +24,9 @@ _ALLOWED = (
     "min_accuracy",
 )
 
+# Options that checkpoints of earlier versions do not name, with what such a run did.
+_EARLIER = {"model.architecture": "unet"}
+
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Compare the options of a checkpoint with those of the run that continues it.
@@ -39,6 +42,7 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
         ValueError: lists the differences that make it another model.
     """
     before, now = _flatten(saved), _flatten(current)
+    before = {name: did for name, did in _EARLIER.items() if name in now} | before
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     fatal = [name for name in changed if _matches(name, (*_FATAL, "data_fingerprint")) and name not in _FATAL_EXCEPT]
     if fatal:

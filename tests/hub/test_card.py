@@ -11,6 +11,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.hub import sections
 from hf_ddpm.hub.card import MARKER, NO_NAME, card_files, files_to_publish, find_run, write_card
 from hf_ddpm.hub.facts import read_pipeline, source_kind
@@ -308,3 +309,11 @@ def test_what_was_measured_about_copying_is_told(make_run, tmp_path):
     check_whole(card, tmp_path)
     assert "Samples lie 0.1667 from their nearest training image, test images 0.151" in card
     assert "Whether samples copy" not in card and "gpu" not in card[card.index("## Evaluation") : card.index("## Limits")]
+
+
+def test_a_gan_gets_no_card_that_speaks_of_diffusion(tmp_path):
+    DCGANPipeline(DCGANGenerator(sample_size=8, channels=1, latent_dim=4, width=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="put a README.md of your own into it"):
+        files_to_publish(tmp_path, "ada/gan")
+    (tmp_path / "README.md").write_text("# A GAN\n")
+    assert files_to_publish(tmp_path, "ada/gan") == {}

@@ -25,6 +25,17 @@ def test_nothing_changed():
     assert check_changes(identity(), identity()) == []
 
 
+@pytest.mark.parametrize(("now", "same"), [("unet", True), ("tiny_unet", False)])
+def test_a_checkpoint_from_before_there_were_architectures_is_a_unet(now, same):
+    saved = identity()
+    del saved["model"]["architecture"]
+    if same:
+        assert check_changes(saved, identity()) == []
+    else:
+        with pytest.raises(ValueError, match="model.architecture was 'unet' and is 'tiny_unet'"):
+            check_changes(saved, identity(model__architecture=now))
+
+
 def test_a_tuple_and_the_list_it_was_saved_as_are_equal():
     assert check_changes(identity(optim__betas=[0.9, 0.99]), identity(optim__betas=(0.9, 0.99))) == []
 
