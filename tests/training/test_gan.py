@@ -153,6 +153,14 @@ def test_the_first_losses_are_those_of_a_discriminator_that_knows_nothing(run_tr
     assert line["g_loss"] == pytest.approx(math.log(2), abs=0.1)
 
 
+@pytest.mark.parametrize("size", [size for size in SIZES if size != 8])
+def test_images_of_every_size_are_learned_and_drawn(run_training, size):
+    folder = run_training("run", "--max_train_steps=1", f"--data.image_size={size}")
+    pipeline = load_pipeline(str(folder / "pipeline"), device="cpu")
+    images = pipeline([3], generator=_generators(1), output_type="np").images
+    assert images.shape == (1, size, size, 1) and np.isfinite(images).all()
+
+
 def test_each_step_trains_one_network(config_of, monkeypatch):
     """The first update changes the discriminator alone, the second the generator alone."""
     config = config_of("run", "--max_train_steps=1")
