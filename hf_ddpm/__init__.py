@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CFGDDPMPipeline": "hf_ddpm.sampling",  # which brings the networks along that a saved pipeline may hold
+    "DCGANPipeline": "hf_ddpm.dcgan_pipeline",
     "SampleBatch": "hf_ddpm.sampling",
     "generate": "hf_ddpm.sampling",
     "load_pipeline": "hf_ddpm.sampling",
@@ -22,6 +23,7 @@ _HOMES = {
 __all__ = [
     "UNET_PRESETS",
     "CFGDDPMPipeline",
+    "DCGANPipeline",
     "SampleBatch",
     "TrainConfig",
     "__version__",
@@ -34,6 +36,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hf_ddpm.data.cache import load_images
+    from hf_ddpm.dcgan_pipeline import DCGANPipeline
     from hf_ddpm.models.unet import UNET_PRESETS, build_unet
     from hf_ddpm.pipeline import CFGDDPMPipeline
     from hf_ddpm.sampling import SampleBatch, generate, load_pipeline

@@ -149,8 +149,9 @@ class ObjectiveConfig:
     """gamma of min_snr; None = off, as `simple` needs it."""
     class_dropout_prob: float | None = None
     """Probability that a sample is trained with the null label; None = 0.1 for a conditional model. 0 = no null label."""
-    timestep_sampling: Literal["uniform", "stratified"] = "stratified"
-    """One timestep a sample: independent, or one from each of as many equal strata as the total batch has samples."""
+    timestep_sampling: Literal["uniform", "stratified", "per_batch"] = "stratified"
+    """One timestep a sample: independent, or one from each of as many equal strata as the total batch has samples.
+    per_batch = one for all of the total batch, worse and for comparison only: a step's loss is that of one noise level."""
 
     def __post_init__(self):
         _require_probability("objective.class_dropout_prob", self.class_dropout_prob)

@@ -18,6 +18,7 @@ from hf_ddpm.diffusion.likelihood import VarianceType, model_log_variance, poste
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 LossWeighting = Literal["simple", "min_snr", "vlb"]
+TimestepSampling = Literal["uniform", "stratified", "per_batch"]
 
 HYBRID_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, section 3.1, for a bound in bits per dimension
 
@@ -160,17 +161,18 @@ def min_snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor, snr
     return torch.minimum(alphas_cumprod, snr_gamma * noise_level)
 
 
-def sample_timesteps(
-    count: int, num_train_timesteps: int, method: Literal["uniform", "stratified"], generator: torch.Generator
-) -> Tensor:
+def sample_timesteps(count: int, num_train_timesteps: int, method: TimestepSampling, generator: torch.Generator) -> Tensor:
     """Draw one timestep a sample: (count,) int64 in [0, num_train_timesteps), each marginally uniform.
 
     `stratified` cuts [0, T) into `count` equal strata, draws one timestep from each and shuffles them: the batch covers all
     noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, with independent draws in the strata).
+    `per_batch` is the other extreme, for comparison: all samples have the timestep that `uniform` draws for the first one.
     """
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     if method == "stratified":
         uniform = (torch.randperm(count, generator=generator) + uniform) / count
+    elif method == "per_batch":
+        uniform = uniform[:1].expand(count)
     return (uniform * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 

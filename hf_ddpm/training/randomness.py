@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hf_ddpm.diffusion.objective import sample_timesteps
+from hf_ddpm.diffusion.objective import TimestepSampling, sample_timesteps
 from hf_ddpm.diffusion.randomness import derive_seed, seeded_generator
 
 
@@ -32,7 +31,7 @@ def draw_step_randomness(
     total_batch_size: int,
     image_shape: tuple[int, int, int],
     num_train_timesteps: int,
-    timestep_sampling: Literal["uniform", "stratified"],
+    timestep_sampling: TimestepSampling,
 ) -> StepRandomness:
     """Draw for the total batch, on the CPU, so that it is the same however the batch is split.
 

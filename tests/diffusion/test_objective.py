@@ -1,15 +1,18 @@
 """The objective against its formulas: inverses in float64, and equality with diffusers and torch."""
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
+from hf_ddpm.config import ObjectiveConfig
 from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_of, vlb_terms
 from hf_ddpm.diffusion.objective import (
     LOSSES,
+    TimestepSampling,
     add_noise,
     clean_images_from_noise,
     clean_images_from_velocity,
@@ -25,6 +28,7 @@ from hf_ddpm.diffusion.objective import (
 )
 
 PREDICTION_TYPES = ["epsilon", "sample", "v_prediction"]
+METHODS = get_args(TimestepSampling)
 SCHEDULER = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
 
@@ -343,7 +347,7 @@ def test_min_snr_weights_are_finite_at_both_ends(prediction_type, at_snr_0, at_i
 # Timesteps
 
 
-@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("count", "steps"), [(1, 2), (7, 1000), (5000, 10)])
 def test_timesteps_are_one_a_sample_and_in_range(method, count, steps):
     timesteps = sample_timesteps(count, steps, method, torch.Generator().manual_seed(0))
@@ -351,7 +355,7 @@ def test_timesteps_are_one_a_sample_and_in_range(method, count, steps):
     assert timesteps.min() >= 0 and timesteps.max() < steps
 
 
-@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize("method", METHODS)
 def test_timesteps_are_a_function_of_the_generator(method):
     draws = [sample_timesteps(64, 1000, method, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
@@ -367,13 +371,26 @@ def test_stratified_timesteps_are_one_in_each_stratum(seed):
     assert (counts == 3).all()
 
 
-@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("position", [0, 4])
 def test_each_sample_has_uniform_timesteps(method, position):
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack([sample_timesteps(5, 8, method, generator) for _ in range(4000)])[:, position]
     chi_squared = ((draws.bincount(minlength=8) - 500) ** 2 / 500).sum()
     assert chi_squared < 24.3  # 99.9 % of the distribution with 7 degrees of freedom
+
+
+def test_per_batch_timesteps_are_one_for_all():
+    one, other, each = (
+        sample_timesteps(64, 1000, method, torch.Generator().manual_seed(seed))
+        for method, seed in (("per_batch", 0), ("per_batch", 1), ("uniform", 0))
+    )
+    assert torch.equal(one, each[:1].repeat(64)) and len(each.unique()) > 32
+    assert len(other.unique()) == 1 and other[0] != one[0]
+
+
+def test_the_options_know_every_way_to_draw_timesteps():
+    assert get_type_hints(ObjectiveConfig)["timestep_sampling"] == TimestepSampling
 
 
 # Labels

@@ -1,13 +1,16 @@
 """All chance in a step is a function of (seed, step, position), however the batch is split."""
 
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 import torch
 
+from hf_ddpm.diffusion.objective import TimestepSampling
 from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
 
 SHAPE = (1, 4, 4)
+METHODS = get_args(TimestepSampling)
 NAMES = [field.name for field in fields(StepRandomness)]
 
 
@@ -19,7 +22,7 @@ def equal(first: StepRandomness, second: StepRandomness) -> bool:
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in NAMES)
 
 
-@pytest.mark.parametrize("method", ["uniform", "stratified"])
+@pytest.mark.parametrize("method", METHODS)
 def test_draws_are_a_pure_function_of_the_arguments(method):
     first = draw(3, 5, method=method)
     torch.manual_seed(1)
@@ -51,9 +54,16 @@ def test_samples_of_a_batch_differ():
     assert len(noise.unique(dim=0)) == 12
 
 
+def test_one_timestep_a_batch_changes_nothing_else():
+    one, each = draw(method="per_batch"), draw(method="uniform")
+    assert len(one.timesteps.unique()) == 1 and len(each.timesteps.unique()) > 1
+    assert all(torch.equal(getattr(one, name), getattr(each, name)) for name in NAMES if name != "timesteps")
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("count", [1, 3, 4, 6, 12])
-def test_slices_tile_the_total_batch(count):
-    whole = draw()
+def test_slices_tile_the_total_batch(count, method):
+    whole = draw(method=method)
     parts = [whole.slice(start, count) for start in range(0, 12, count)]
     for name in NAMES:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
