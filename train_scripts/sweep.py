@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.config import RunConfig
 from hf_ddpm.evaluation.sweep_options import SweepConfig, TrainedRun
+from hf_ddpm.training.gan_options import GANConfig
 from hf_ddpm.training.options import TrainConfig
 
 
@@ -27,28 +29,38 @@ def main(args: list[str] | None = None) -> None:
     config = parse_config(SweepConfig, args)
     trainings = {run: training_config(run, config.train_overrides or {}) for run in config.runs()}
     with user_errors():
-        from dataclasses import asdict
-        from functools import partial
-
         from accelerate import PartialState
 
-        from hf_ddpm.evaluation.sweep import Training, sweep
+        from hf_ddpm.evaluation.equal_time import Training
+        from hf_ddpm.evaluation.sweep import sweep
+        from hf_ddpm.training.gan import train_gan
         from hf_ddpm.training.loop import train
 
         rows = sweep(
             config,
-            {run: Training(data=asdict(options.data), train=partial(train, options)) for run, options in trainings.items()},
+            {
+                run: Training(options=options, program=train_gan if run.is_gan else train, image_size=image_size(options))
+                for run, options in trainings.items()
+            },
         )
         if PartialState().is_main_process:
             write_report(config, rows)
 
 
-def training_config(run: TrainedRun, overrides: dict[str, Any]) -> TrainConfig:
+def training_config(run: TrainedRun, overrides: dict[str, Any]) -> RunConfig:
     """The options of a run of the sweep, which goes on if it has begun."""
     options = [f"--{name}={value}" for name, value in flatten(overrides)]
     options += [f"--output_dir={run.folder}", f"--seed={run.seed}", "--resume=auto"]
+    if run.is_gan:
+        return parse_config(GANConfig, ["--config", str(run.recipe), *options])
     options += ["--evaluation.every_steps=null", "--evaluation.features=null"]  # the sweep measures when all is trained
     return parse_config(TrainConfig, ["--config", str(run.recipe), *options])
+
+
+def image_size(options: RunConfig) -> int:
+    """Height and width of the images that a run learns, in pixels."""
+    size = options.data.image_size
+    return options.network_arguments(image_size=size)["sample_size"] if isinstance(options, TrainConfig) else size
 
 
 def flatten(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
