@@ -1,11 +1,15 @@
 """Measure a model at every point of a grid of options: a JSON file a cell, a table (.csv, .md) and figures (.png, .pdf).
 
+Recipes are trained first, and compared on a page, comparison.md, whose facts are in comparison.json.
+
     python train_scripts/sweep.py --model runs/digits/pipeline --features judge:runs/judge_digits \
         --grid.guidance_scale '[1, 1.5, 2, 3]' --output_dir runs/digits/results/w
     python train_scripts/sweep.py ... --grid.scheduler '[ddim, dpmsolver++]' --grid.num_inference_steps '[5, 10, 20]'
     python train_scripts/sweep.py ... --grid.checkpoint '[all, noise]'
     python train_scripts/sweep.py --grid.recipe '[train_scripts/recipes/digits.yaml]' --grid.train_seed '[0, 1, 2]' \
         --features judge:runs/judge_digits --output_dir runs/seeds       # trains each model first
+    python train_scripts/sweep.py --train_minutes 3 --features judge:runs/judge_digits --output_dir runs/equal_time \
+        --grid.recipe '[train_scripts/recipes/digits.yaml, train_scripts/recipes/gan_digits.yaml]'
     torchrun --nproc_per_node 2 train_scripts/sweep.py ...               # the processes share the images
 
 The same command goes on where it was stopped.
@@ -78,18 +82,23 @@ def write_report(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
 
     from accelerate import PartialState
 
+    from hf_ddpm.evaluation.comparison import write_comparison
     from hf_ddpm.evaluation.results import command_line
     from hf_ddpm.evaluation.sweep_report import distance_name, sweep_csv, sweep_markdown, varying_axes
     from hf_ddpm.figures.curves import plot_sweep, save_figure
     from hf_ddpm.files import write_whole
 
     folder = Path(config.output_dir)
-    report = sweep_markdown(rows, command=command_line(sys.argv, PartialState().num_processes))
+    command = command_line(sys.argv, PartialState().num_processes)
+    report = sweep_markdown(rows, command=command)
     write_whole(folder / "sweep.csv", sweep_csv(rows))
     write_whole(folder / "sweep.md", report)
     title = config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe)
     figures = plot_sweep(rows, distance=distance_name(rows), varying=varying_axes(rows), title=title)
     paths = [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    if config.grid.recipe is not None:
+        pictures = [path.name for path in paths if path.suffix == ".png"]
+        paths += write_comparison(config, rows, command=command, figures=pictures)
     print(report)
     print(f"results: {folder}/: {', '.join(['cells', 'sweep.csv', 'sweep.md', *(path.name for path in paths)])}")
 
