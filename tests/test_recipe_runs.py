@@ -148,6 +148,7 @@ def test_what_always_runs_are_recipes():
 @pytest.mark.parametrize("recipe", matrix(RECIPES))
 def test_a_recipe_trains_samples_and_resumes(run_recipe, recipe, monkeypatch):
     monkeypatch.setattr(preview, "MAX_INFERENCE_STEPS", 2)
+    monkeypatch.setattr(preview, "COLUMNS", 2)
     whole = run_recipe(recipe, "whole")
     half, end = (Path("checkpoints") / f"step-{step:08d}" for step in (HALF, STEPS))
     again = run_recipe(recipe, "again", "--resume", str(whole / half))
