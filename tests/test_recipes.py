@@ -2,21 +2,46 @@
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hf_ddpm import cli
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
 SCRIPT = re.compile(r"train_scripts/(\w+)\.py$")
 LAUNCHERS = ("python", "python3", "accelerate", "torchrun")
+SYSTEMS = (
+    "digits", "mnist_cpu", "ho2020_cifar10", "judge_digits", "judge_mnist", "judge_cifar10", "a_cifar100", "a_mnist",
+    "a_mnist_class_map", "a_cifar100_cfg", "b_mnist", "b_cifar10", "b_mnist_cfg", "b_cifar10_cfg", "c_cats_3xblocks",
+    "c_cats_2xud", "c_cats_2xud_half", "c_cats_conv", "c_cats_3xblocks_cosine", "c_cats_2xud_cosine", "c_cats_t500",
+    "c_cats_t1500", "c_cats_frogs_cfg", "c_gan_cats", "c_gan_cats_smoothed", "c_gan_cats_frogs", "d_tiny_imagenet",
+    "e_fashion_mnist", "e_fashion_mnist_cosine", "e_mnist32", "e_mnist32_cosine", "e_cars128",
+)  # fmt: skip
+"""Recipes of published systems, and what measures them."""
 SHELL = {"|", ">", ">>", "2>", "2>&1", "<", "&"}
 
 
 def header(recipe: Path) -> str:
     """The comment lines that a recipe begins with."""
     return re.match(r"(?:#.*\n)*", recipe.read_text(encoding="utf-8"))[0]
+
+
+def header_commands(recipe: Path) -> list[list[str]]:
+    """Words of every command in backquotes in the header that starts a program of train_scripts/."""
+    text = re.sub(r"\\?\n#", " ", header(recipe))
+    quoted = [_words(part) for part in re.findall(r"`([^`]+)`", text) if re.search(r"train_scripts/\w+\.py ", part)]
+    return [words for words in quoted if Path(words[0]).name in LAUNCHERS]
+
+
+def script_of(words: list[str]) -> tuple[str, list[str]]:
+    """The program that a command starts, and its options."""
+    position = next(position for position, word in enumerate(words) if SCRIPT.search(word))
+    assert (ROOT / words[position]).is_file()
+    return SCRIPT.search(words[position])[1], words[position + 1 :]
 
 
 def commands(markdown: str) -> list[list[str]]:
@@ -36,6 +61,14 @@ def _words(part: str) -> list[str]:
         words = words[1:]
     ends = [position for position, word in enumerate(words) if word in SHELL]
     return words[: ends[0]] if ends else words
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_parser_a_program():
+    """Building a parser takes most of the time of these tests, and it has no state."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_build_parser", cache(cli._build_parser))
+        yield
 
 
 @pytest.fixture
@@ -63,13 +96,15 @@ def readme_commands() -> list[list[str]]:
 # Recipes
 
 
-def test_there_are_recipes():
-    assert RECIPES
+def test_every_published_system_has_its_recipes():
+    assert set(SYSTEMS) <= {recipe.stem for recipe in RECIPES}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_a_recipe_begins_with_a_comment(recipe):
-    assert len(header(recipe).lstrip("# ")) > 20
+def test_a_recipe_says_what_was_measured(recipe):
+    text = header(recipe)
+    assert len(text.lstrip("# ")) > 20
+    assert ("\n# Measured on " in text) != ("\n# Not measured here" in text)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
@@ -78,6 +113,23 @@ def test_a_recipe_parses(understood, recipe):
     named = re.search(r"train_scripts/(\w+)\.py", header(recipe))
     script = named[1] if named else "train"
     understood(script, ["--config", str(recipe), "--output_dir", "runs/new"])
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if header_commands(recipe)], ids=lambda recipe: recipe.stem)
+def test_the_commands_of_a_header_parse(understood, recipe):
+    """And those that train are of this recipe, under its name."""
+    for words in header_commands(recipe):
+        script, args = script_of(words)
+        options = understood(script, args)
+        if script.startswith("train"):
+            assert f"train_scripts/recipes/{recipe.name}" in args and options["output_dir"] == f"runs/{recipe.stem}"
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if re.match(r"[abcde]_", name)])
+def test_a_run_of_days_has_one_of_minutes_beside_it(name):
+    recipe = ROOT / "train_scripts" / "recipes" / f"{name}.yaml"
+    assert re.search(r"\n# On a CPU, in minutes: `python train_scripts/", header(recipe))
+    assert any("--max_train_steps" in words for words in header_commands(recipe))
 
 
 # README
@@ -90,9 +142,7 @@ def test_the_readme_shows_how_to_train_and_how_to_sample():
 
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_a_command_of_the_readme_parses(understood, words):
-    position = next(position for position, word in enumerate(words) if SCRIPT.search(word))
-    assert (ROOT / words[position]).is_file()
-    understood(SCRIPT.search(words[position])[1], words[position + 1 :])
+    understood(*script_of(words))
 
 
 def test_commands_are_found_in_fenced_blocks():
