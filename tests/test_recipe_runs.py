@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from hf_ddpm import DCGANPipeline
 from hf_ddpm.cli import load_recipe, parse_config
 from hf_ddpm.models.unet import UNET_PRESETS
 from hf_ddpm.sampling import generate, load_pipeline
@@ -81,8 +82,13 @@ def copy_of(tmp_path_factory) -> Callable[[str], str]:
         folder = root / source
         if source != "digits" and not folder.exists():
             folder.mkdir(parents=True)
-            for split in SCHEMAS[source].splits:
-                write_split(folder / f"{split}-00000-of-00001.parquet", SCHEMAS[source], 40)
+            files = {split: f"{split}-00000-of-00001.parquet" for split in SCHEMAS[source].splits}
+            for name in files.values():
+                write_split(folder / name, SCHEMAS[source], 40)
+            # As on the Hub; without it the library calls a file "valid-..." the split "validation".
+            data_files = [{"split": split, "path": name} for split, name in files.items()]
+            card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": data_files}]})
+            (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
         return source if source == "digits" else str(folder)
 
     return folder_of
@@ -96,10 +102,10 @@ def script_of(recipe: Path) -> str:
 
 def narrow(options: dict) -> list[str]:
     """Options of a diffusion recipe that leave all as it is but the width of the network."""
-    levels = len(UNET_PRESETS[options["model"]["preset"]]["block_out_channels"])
-    overrides = {**(options["model"].get("overrides") or {}), "norm_num_groups": 4}
-    overrides["block_out_channels"] = [8] * len(overrides.get("block_out_channels", range(levels)))
-    if options["model"].get("architecture", "unet") in ("unet", "class_map_unet"):
+    model = {"architecture": "unet", **options["model"]}
+    widths = {**UNET_PRESETS[model["preset"]], **(model.get("overrides") or {})}["block_out_channels"]
+    overrides = {"block_out_channels": [8] * len(widths), "norm_num_groups": 4}
+    if model["architecture"] in ("unet", "class_map_unet"):
         overrides["attention_head_dim"] = 4
     return ["--model.overrides", json.dumps(overrides)]
 
@@ -170,7 +176,7 @@ def check_samples(pipeline_dir: Path, data: dict) -> None:
     names = list((pipeline.id2label or {}).values())
     assert bool(names) == (data["class_conditional"] is not False)
     assert data["labels"] in (None, names) or not names
-    steps = {"num_inference_steps": 2} if hasattr(pipeline, "scheduler") else {}
+    steps = {} if isinstance(pipeline, DCGANPipeline) else {"num_inference_steps": 2}
     (batch,) = generate(pipeline, class_labels=[0, len(names) - 1] if names else [None, None], **steps)
     assert batch.images.dtype == np.uint8 and len(batch.images) == 2 and batch.images.std() > 0
     if data["image_size"] is not None:
