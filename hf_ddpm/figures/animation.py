@@ -1,0 +1,78 @@
+"""GIFs of pictures with a line of text below: `save_gif(frames, captions, path, milliseconds=100)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from hf_ddpm.files import write_whole
+
+FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
+
+
+def save_gif(
+    frames: Sequence[Image.Image],
+    captions: Sequence[str],
+    path: Path,
+    *,
+    milliseconds: int,
+    hold: int = 5,
+    num_colors: int = 64,
+) -> None:
+    """Write an animation that begins anew for ever, the same bytes every time.
+
+    Args:
+        frames: pictures of one size.
+        captions: what stands below each of them, no two alike in a row.
+        path: file, whose name ends with .gif.
+        milliseconds: time that a picture stays; GIF counts in hundredths of a second.
+        hold: times this long that the last picture stays.
+        num_colors: grays of gray pictures, or colours common to all frames, 2 to 256.
+
+    Raises:
+        ValueError: the pictures are of several sizes, or there is none.
+    """
+    sizes = {frame.size for frame in frames}
+    if len(sizes) != 1:
+        raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
+    captioned = [_with_caption(frame.convert("RGB"), text) for frame, text in zip(frames, captions, strict=True)]
+    palette = _common_palette(captioned, num_colors)
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in captioned]
+    durations = [milliseconds] * len(others) + [hold * milliseconds]
+    write_whole(
+        path,
+        lambda partial: first.save(
+            partial, save_all=True, append_images=others, duration=durations, loop=0, optimize=False, disposal=1
+        ),
+    )
+
+
+def _with_caption(frame: Image.Image, text: str) -> Image.Image:
+    font = ImageFont.load_default(size=FONT_SIZE)
+    width = max(frame.width, round(font.getlength(text)) + 2 * PADDING)
+    picture = Image.new("RGB", (width, frame.height + CAPTION_HEIGHT), "white")
+    picture.paste(frame, (0, 0))
+    middle = frame.height + CAPTION_HEIGHT / 2
+    ImageDraw.Draw(picture).text((PADDING, middle), text, fill="black", font=font, anchor="lm")
+    return picture
+
+
+def _common_palette(frames: Sequence[Image.Image], num_colors: int) -> Image.Image:
+    """A picture whose palette suits all frames: even grays, or the colours that a few of the frames have most of."""
+    if all(_is_gray(frame) for frame in frames):
+        grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([value for gray in grays for value in (gray, gray, gray)])
+        return palette
+    few = [frames[round(i * (len(frames) - 1) / 3)] for i in range(4)]
+    together = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
+    for i, frame in enumerate(few):
+        together.paste(frame, (0, i * few[0].height))
+    return together.quantize(num_colors, method=Image.Quantize.MEDIANCUT)
+
+
+def _is_gray(frame: Image.Image) -> bool:
+    red, green, blue = frame.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()
