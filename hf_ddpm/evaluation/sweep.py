@@ -7,8 +7,8 @@ shared by all. What is finished stays, so that the same sweep goes on where it w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from accelerate import PartialState
 from hf_ddpm.cli import dump_config
 from hf_ddpm.config import DataConfig
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.evaluation.equal_time import CALIBRATION, STEPS, Training, with_equal_time
 from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import (
@@ -31,27 +32,20 @@ from hf_ddpm.evaluation.protocol import (
 )
 from hf_ddpm.evaluation.references import MIN_IMAGES
 from hf_ddpm.evaluation.results import KeptSeeds, command_line, kept_key, weights_digest
-from hf_ddpm.evaluation.sweep_options import Cell, SweepConfig, TrainedRun
+from hf_ddpm.evaluation.sweep_options import SAMPLING_AXES, Cell, SweepConfig, TrainedRun
 from hf_ddpm.evaluation.sweep_report import cell_row
 from hf_ddpm.files import write_whole
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.processes import join_processes
 from hf_ddpm.samplers import build_sampler, check_sampler
-from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 
 OPTIONS = "sweep.yaml"
 """File of the options that the cells of a folder were measured with."""
+# What stands in a folder before its options are written: models, and how long they are trained.
+EARLIER = {"runs", STEPS, CALIBRATION}
 # Options that do not change a result.
 _FREE = (("output_dir",), ("num_threads",), ("sampling", "batch_size"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model of the sweep is trained."""
-
-    data: Mapping[str, Any]  # options of its data, as its config.yaml will have them
-    train: Callable[[], object]  # trains it, or goes on; every process has to call it
 
 
 def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None = None) -> list[dict[str, Any]]:
@@ -72,36 +66,38 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
     config.resolve_checkpoints()
     _check_folder(config)
     processes = join_processes(config.num_threads)
-    data = _data_of_recipes(config, trainings or {}) if config.model is None else None
+    trainings = trainings or {}
+    data = _data_of_recipes(config, trainings) if config.model is None else None
     extractor = build_extractor(
         config.features,
         inception_weights=config.inception_weights,
         device=config.device or processes.device,
         min_judge_accuracy=config.min_judge_accuracy,
     )
-    for run in config.runs():
-        try:
-            trainings[run].train()
-        except Stopped as stopped:
-            message = f"stopped while {run.folder.name} was trained; the same command goes on from there"
-            raise Stopped(stopped.signal_number, message) from None
+    if config.model is None:
+        _train(config, trainings)
     processes = join_processes(config.num_threads)
     with stop_requests("the sweep ends after this batch") as stop:
         return _measure_cells(config, data, extractor, processes, stop)
 
 
 def cell_config(config: SweepConfig, cell: Cell) -> EvaluationConfig:
-    """The options of `evaluate` that measure this cell alone; of noise, those that its images and references have."""
+    """The options of `evaluate` that measure this cell alone; of noise and GANs, those that they depend on."""
     given = {option.name: getattr(config, option.name) for option in fields(ProtocolConfig)}
-    names = () if cell.is_noise else ("scheduler", "num_inference_steps", "guidance_scale")
+    given["num_images"], sampling = cell.num_images, config.sampling
+    if cell.is_gan:
+        given["bits_per_dim_images"] = None
+        sampling = SamplingConfig(dtype=sampling.dtype, batch_size=sampling.batch_size)
+    elif not cell.is_noise:
+        sampling = replace(sampling, **{name: getattr(cell, name) for name in SAMPLING_AXES})
     return EvaluationConfig(
-        **{**given, "num_images": cell.num_images},
+        **given,
         model=cell.model,
         output=Path(config.output_dir) / "repeated" / f"{cell.name}.json",
         device=config.device,
         num_threads=config.num_threads,
         data=config.data,
-        sampling=replace(config.sampling, **{name: getattr(cell, name) for name in names}),
+        sampling=sampling,
     )
 
 
@@ -111,8 +107,10 @@ def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
     return command_line(["train_scripts/evaluate_model.py", *arguments], num_processes)
 
 
-def count_network_calls(pipeline: CFGDDPMPipeline, sampling: SamplingConfig) -> int:
-    """Images that the network is given for one sample, counted while one is drawn: a guided step has two."""
+def count_network_calls(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
+    """Images that the network is given for one sample, counted while one is drawn: a guided step has two, a GAN one."""
+    if isinstance(pipeline, DCGANPipeline):
+        return 1
     counts = []
     hook = pipeline.unet.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
     try:
@@ -136,7 +134,7 @@ class _Models:
     def __init__(self, config: SweepConfig, processes: PartialState):
         self._config, self._processes, self._path = config, processes, None
 
-    def open(self, cell: Cell) -> CFGDDPMPipeline:
+    def open(self, cell: Cell) -> ImagePipeline:
         """The pipeline of a cell, with its sampler.
 
         Raises:
@@ -145,14 +143,16 @@ class _Models:
         if self._path != cell.model:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
             self._pipeline = load_pipeline(cell.model, device=device, dtype=dtype)
-            if isinstance(self._pipeline, DCGANPipeline):
-                raise ValueError(
-                    f"model is {cell.model!r}: a GAN has nothing to sweep over, measure it with evaluate_model.py"
+            if isinstance(self._pipeline, DCGANPipeline) and not cell.is_gan:
+                remedy = (
+                    "a GAN has nothing to sweep over, measure it with evaluate_model.py, or give --grid.recipe its recipe"
                 )
-            self._path, self._saved = cell.model, self._pipeline.scheduler
+                raise ValueError(f"--model is {cell.model!r}: {remedy}")
+            self._path, self._saved = cell.model, getattr(self._pipeline, "scheduler", None)
         sampling = cell_config(self._config, cell).sampling
-        name = None if cell.is_noise else sampling.scheduler
-        self._pipeline.scheduler = self._saved if name is None else build_sampler(name, self._saved.config)
+        if not cell.is_gan:
+            name = None if cell.is_noise else sampling.scheduler
+            self._pipeline.scheduler = self._saved if name is None else build_sampler(name, self._saved.config)
         if not cell.is_noise:
             check_sampling(self._pipeline, sampling)
         return self._pipeline
@@ -167,7 +167,7 @@ def _measure_cells(
     kinds = set()
     for cell in reversed(cells):  # so that the first is loaded in the end
         pipeline = models.open(cell)
-        kinds.add((str(pipeline.unet.config.sample_size), pipeline.unet.config.in_channels))
+        kinds.add(image_shape_of(pipeline))
         _check_same_model(config, cell, found[cell], pipeline)
     if len(kinds) > 1:
         raise ValueError("--grid.recipe: the models are of other image sizes or channels, sweep over each by itself")
@@ -205,6 +205,19 @@ def _measure_cell(config, cell: Cell, data, pipeline, references, processes, sto
     return results
 
 
+def _train(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> None:
+    """Train the models that are not finished, each for its own length or as long as the others."""
+    name = "the first one"
+    try:
+        trainings = with_equal_time(config, trainings)
+        for run in config.runs():
+            name = run.folder.name
+            trainings[run].program(trainings[run].options)
+    except Stopped as stopped:
+        message = f"stopped while {name} was trained; the same command goes on from there"
+        raise Stopped(stopped.signal_number, message) from None
+
+
 def _check_samplers(config: SweepConfig) -> None:
     for name in config.grid.scheduler or [config.sampling.scheduler]:
         if name is not None:
@@ -219,7 +232,7 @@ def _check_folder(config: SweepConfig) -> None:
     folder = Path(config.output_dir)
     path = folder / OPTIONS
     if not path.is_file():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name != "runs") if folder.is_dir() else []
+        others = sorted({entry.name for entry in folder.iterdir()} - EARLIER) if folder.is_dir() else []
         if folder.exists() and (others or not folder.is_dir()):
             raise ValueError(f"--output_dir is {str(folder)!r}: it holds something else, name a new or an empty folder")
         return
@@ -233,7 +246,7 @@ def _check_folder(config: SweepConfig) -> None:
             raise ValueError(f"--{'.'.join(name)} is {now.get(name)!r}: {remedy}")
 
 
-def _check_same_model(config: SweepConfig, cell: Cell, results: dict[str, Any] | None, pipeline: CFGDDPMPipeline) -> None:
+def _check_same_model(config: SweepConfig, cell: Cell, results: dict[str, Any] | None, pipeline: ImagePipeline) -> None:
     if results is not None and results["protocol"]["model_sha256"] != weights_digest(pipeline):
         remedy = f"its weights have changed since {_path(config, cell)} was measured, give another --output_dir"
         raise ValueError(f"--model is {cell.model!r}: {remedy}")
@@ -252,12 +265,26 @@ def _check_same_references(config: SweepConfig, found: Mapping, num_images: int,
 
 def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> DataConfig:
     """The options of the real images, the same for all models that are trained."""
+    known = [trainings[run] for run in config.runs()]
+    sizes = sorted({training.image_size for training in known if training.image_size is not None})
+    channels = sorted({training.options.data.channels for training in known if training.options.data.channels is not None})
+    for found, what in ((sizes, "pixels"), (channels, "channels")):
+        if len(found) > 1:
+            counts = " and ".join(map(str, found))
+            raise ValueError(f"--grid.recipe: the recipes are of images of {counts} {what}, sweep over each by itself")
     if config.data.source is not None:
         return config.data
-    first, *others = [data_of_training(config.data, dict(trainings[run].data)) for run in config.runs()]
+    splits = (training.options.data.test_split for training in known)
+    test_split = next((split for split in splits if split is not None), None)  # a GAN names none
+    data = [{"test_split": test_split, **_given(asdict(training.options.data))} for training in known]
+    first, *others = [data_of_training(config.data, options) for options in data]
     if any(other != first for other in others):
         raise ValueError("--grid.recipe: the recipes have different data, give those to compare with as --data.source")
     return first
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _path(config: SweepConfig, cell: Cell) -> Path:

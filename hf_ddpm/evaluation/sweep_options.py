@@ -10,12 +10,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hf_ddpm.cli import load_recipe
 from hf_ddpm.config import require
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 
 NOISE, ALL = "noise", "all"
 # Options of the training programs that the sweep itself gives.
 GIVEN_TO_TRAINING = ("output_dir", "seed", "resume")
+LENGTH = ("max_train_steps", "num_train_epochs")
+# Options that train_gan.py has and train.py has not: a recipe with one of them is of a GAN.
+GAN_OPTIONS = {
+    "model": {"latent_dim", "generator_width", "discriminator_width", "label_channels", "wide_early"},
+    "objective": {"real_target", "fake_target", "input_noise"},
+}
 
 
 @dataclass(kw_only=True)
@@ -23,7 +30,8 @@ class GridConfig:
     """The axes: lists of values, of which every combination is measured; None = not an axis."""
 
     recipe: list[Path] | None = None
-    """Recipes of train.py; a model of each is trained first."""
+    """Recipes of train.py, or of train_gan.py; a model of each is trained first. A GAN takes no steps and no guidance: it is
+    measured once, and has no value on the axes of these."""
     train_seed: list[int] | None = None
     """Seeds that each recipe is trained with; None = 0."""
     checkpoint: list[int | str] | None = None
@@ -72,6 +80,7 @@ class TrainedRun:
     recipe: Path
     seed: int
     folder: Path  # of the run
+    is_gan: bool = False  # whether train_gan.py trains it
 
     @property
     def model(self) -> str:
@@ -81,12 +90,13 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One combination of the grid; what noise does not depend on is None there."""
+    """One combination of the grid; what noise or a GAN does not depend on is None there."""
 
     name: str  # of its file
     model: str  # folder or id of the pipeline
     recipe: str | None = None  # name of the recipe; None = not an axis
     train_seed: int | None = None
+    is_gan: bool = False
     checkpoint: int | str | None = None  # step, or `noise`; None = not an axis
     scheduler: str | None = None  # None = the saved one
     num_inference_steps: int | None = None
@@ -111,7 +121,11 @@ class SweepConfig(ProtocolConfig):
     num_threads: int | None = None
     """CPU threads of a process; None = the machine's cores shared among its processes."""
     train_overrides: dict[str, Any] | None = None
-    """Options of train.py over those of every recipe, such as {max_train_steps: 100}; None = none."""
+    """Options of train.py (and train_gan.py) over those of every recipe, such as {max_train_steps: 100}; None = none."""
+    train_minutes: float | None = None
+    """Train each recipe for as many optimizer steps as it makes in so many minutes, in place of its own length: found by
+    timing some steps on this machine beforehand. Another machine, or a busy one, makes another number of steps. Sample
+    grids and checkpoints come on top. None = the recipe's length."""
     data: ReferenceDataConfig = field(default_factory=ReferenceDataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     grid: GridConfig = field(default_factory=GridConfig)
@@ -123,12 +137,12 @@ class SweepConfig(ProtocolConfig):
         require(str(self.output_dir) not in ("", "."), "output_dir", str(self.output_dir), "name a folder of its own")
         if grid.recipe is None:
             require(self.model is not None, "model", None, "give a pipeline, or recipes with --grid.recipe")
-            for option in ("grid.train_seed", "train_overrides"):
-                value = grid.train_seed if option.startswith("grid") else self.train_overrides
+            for option in ("grid.train_seed", "train_overrides", "train_minutes"):
+                value = grid.train_seed if option.startswith("grid") else getattr(self, option)
                 require(value is None, option, value, "only models of --grid.recipe are trained, leave it out")
         else:
             self._check_recipes()
-        for axis, group in (("num_images", ""), *((name, "sampling.") for name in _SAMPLING_AXES)):
+        for axis, group in (("num_images", ""), *((name, "sampling.") for name in SAMPLING_AXES)):
             owner = self.sampling if group else self
             value, default = getattr(owner, axis), type(owner).__dataclass_fields__[axis].default
             remedy = f"leave it out, --grid.{axis} gives its values"
@@ -139,7 +153,12 @@ class SweepConfig(ProtocolConfig):
         pairs = itertools.product(self.grid.recipe or (), self.grid.train_seed or (0,))
         folder = Path(self.output_dir) / "runs"
         return [
-            TrainedRun(recipe=Path(recipe), seed=seed, folder=folder / f"{_safe(Path(recipe).stem)}-seed-{seed}")
+            TrainedRun(
+                recipe=Path(recipe),
+                seed=seed,
+                folder=folder / f"{_safe(Path(recipe).stem)}-seed-{seed}",
+                is_gan=trains_a_gan(recipe),
+            )
             for recipe, seed in pairs
         ]
 
@@ -147,19 +166,22 @@ class SweepConfig(ProtocolConfig):
         """Every cell, those of one model after each other; noise comes last, once for each number of images."""
         grid, cells = self.grid, []
         counts = grid.num_images or [self.num_images]
-        axes = [getattr(grid, axis) or [getattr(self.sampling, axis)] for axis in _SAMPLING_AXES]
+        axes = [getattr(grid, axis) or [getattr(self.sampling, axis)] for axis in SAMPLING_AXES]
         for origin in self._origins():
-            is_noise = origin.get("checkpoint") == NOISE
-            for values in [(None,) * len(axes)] if is_noise else itertools.product(*axes):
+            is_single = origin.get("checkpoint") == NOISE or origin.get("is_gan", False)
+            for values in [(None,) * len(axes)] if is_single else itertools.product(*axes):
                 for count in counts:
-                    options = {**origin, **dict(zip(_SAMPLING_AXES, values, strict=True)), "num_images": count}
+                    options = {**origin, **dict(zip(SAMPLING_AXES, values, strict=True)), "num_images": count}
                     cells.append(Cell(name=_name({axis: options.get(axis) for axis in grid.axes()}), **options))
         return cells
 
     def _origins(self) -> list[dict[str, Any]]:
         """Where the images of a cell come from: the model, and its values on the axes that say so."""
         if self.grid.recipe is not None:
-            return [{"model": run.model, "recipe": run.recipe.stem, "train_seed": run.seed} for run in self.runs()]
+            return [
+                {"model": run.model, "recipe": run.recipe.stem, "train_seed": run.seed, "is_gan": run.is_gan}
+                for run in self.runs()
+            ]
         if self.grid.checkpoint is None:
             return [{"model": self.model}]
         folder = checkpoints_folder(self.model)
@@ -198,9 +220,38 @@ class SweepConfig(ProtocolConfig):
         for option in GIVEN_TO_TRAINING:
             value = (self.train_overrides or {}).get(option)
             require(value is None, f"train_overrides.{option}", value, "the sweep gives it, leave it out")
+        if all(trains_a_gan(recipe) for recipe in grid.recipe):
+            for option in (*(f"grid.{axis}" for axis in SAMPLING_AXES), "bits_per_dim_images"):
+                value = getattr(grid if "." in option else self, option.removeprefix("grid."))
+                require(value is None, option, value, "no recipe but of GANs, which have neither steps nor likelihood")
+        self._check_train_minutes()
+
+    def _check_train_minutes(self) -> None:
+        minutes = self.train_minutes
+        if minutes is not None:
+            require(0 < minutes < math.inf, "train_minutes", minutes, "give a number of minutes above 0")
+            for option in LENGTH:
+                value = (self.train_overrides or {}).get(option)
+                require(value is None, f"train_overrides.{option}", value, "--train_minutes says how long, leave it out")
 
 
-_SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale")
+SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale")
+
+
+def trains_a_gan(recipe: Path) -> bool:
+    """Whether a recipe is one of train_gan.py: it, or what it extends, has an option which only that program has, or its
+    header comment names that program first.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    options = load_recipe(recipe)
+    for group, names in GAN_OPTIONS.items():
+        if isinstance(options.get(group), dict) and names & options[group].keys():
+            return True
+    header = itertools.takewhile(lambda line: line.startswith("#"), Path(recipe).read_text(encoding="utf-8").splitlines())
+    named = re.search(r"train_scripts/(\w+)\.py", "\n".join(header))
+    return named is not None and named[1] == "train_gan"
 
 
 def checkpoints_folder(model: str) -> Path | None:

@@ -25,7 +25,7 @@ def cell_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
     """
     protocol = results["protocol"]
     row = {"cell": cell.name, **{axis: getattr(cell, axis) for axis in AXES}}
-    if not cell.is_noise:
+    if not (cell.is_noise or cell.is_gan):
         row["scheduler"] = cell.scheduler or protocol["scheduler"]
         row["guidance_scale"] = protocol["guidance_scale"]
     row |= {"network_calls": protocol.get("network_calls"), "num_seeds": len(protocol["seeds"])}
