@@ -38,8 +38,8 @@ def save_gif(
     if len(sizes) != 1:
         raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
     captioned = [_with_caption(frame.convert("RGB"), text) for frame, text in zip(frames, captions, strict=True)]
-    palette = _common_palette(captioned, num_colors)
-    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in captioned]
+    is_gray = all(_is_gray(frame) for frame in captioned)
+    first, *others = _in_grays(captioned, num_colors) if is_gray else _in_common_colours(captioned, num_colors)
     durations = [milliseconds] * len(others) + [hold * milliseconds]
     write_whole(
         path,
@@ -59,18 +59,24 @@ def _with_caption(frame: Image.Image, text: str) -> Image.Image:
     return picture
 
 
-def _common_palette(frames: Sequence[Image.Image], num_colors: int) -> Image.Image:
-    """A picture whose palette suits all frames: even grays, or the colours that a few of the frames have most of."""
-    if all(_is_gray(frame) for frame in frames):
-        grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
-        palette = Image.new("P", (1, 1))
-        palette.putpalette([value for gray in grays for value in (gray, gray, gray)])
-        return palette
+def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+    """Gray frames in even steps of gray, each value by the nearest of them."""
+    grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
+    nearest = [round(value * (num_colors - 1) / 255) for value in range(256)]
+    indexed = [Image.frombytes("P", frame.size, frame.convert("L").point(nearest).tobytes()) for frame in frames]
+    for frame in indexed:
+        frame.putpalette([value for gray in grays for value in (gray, gray, gray)])
+    return indexed
+
+
+def _in_common_colours(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+    """Frames in the colours that four of them, evenly spread, have most of."""
     few = [frames[round(i * (len(frames) - 1) / 3)] for i in range(4)]
     together = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
     for i, frame in enumerate(few):
-        together.paste(frame, (0, i * few[0].height))
-    return together.quantize(num_colors, method=Image.Quantize.MEDIANCUT)
+        together.paste(frame, (0, i * frame.height))
+    palette = together.quantize(num_colors, method=Image.Quantize.MEDIANCUT)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
 def _is_gray(frame: Image.Image) -> bool:

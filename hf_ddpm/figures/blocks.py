@@ -20,6 +20,7 @@ DPI = 150  # of the PNG, as `save_figure` writes it
 MIN_TILE = 56
 """Height and width in pixels that tiny images are enlarged to."""
 GAP, MARGIN = 4, 10  # pixels between images, around the figure
+TEXT_GAP = 8  # pixels between texts side by side
 BLOCK_GAP = 18
 FONT_SIZE, TITLE_SIZE, CAPTION_SIZE = 7.0, 8.0, 6.0  # points
 LINE = 1.35  # height of a line of text, in font sizes
@@ -112,7 +113,8 @@ class _Layout:
         self.left = math.ceil(max((_text_width(name, FONT_SIZE) for name in names), default=-GAP)) + GAP
         widest = [(name, FONT_SIZE) for name in block.column_names or []]
         widest += [(caption, CAPTION_SIZE) for caption in itertools.chain(*(block.captions or []))]
-        self.step_x = max([self.tile_width, *(math.ceil(_text_width(text, size)) for text, size in widest)]) + GAP
+        text_widths = (math.ceil(_text_width(text, size)) + TEXT_GAP - GAP for text, size in widest)
+        self.step_x = max([self.tile_width, *text_widths]) + GAP
         self.title_height = 0 if block.title is None else _line_height(TITLE_SIZE)
         lines = max((name.count("\n") + 1 for name in block.column_names or []), default=0)
         self.top = self.title_height + lines * _line_height(FONT_SIZE)

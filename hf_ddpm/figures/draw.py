@@ -168,28 +168,31 @@ def posterior_blocks(
         ]
         for step in steps
     ]
-    drawn = ["mean", "sample"]
+    drawn, no_captions = ["mean", "sample"], [["", ""]] * len(steps)  # which take the same room as captions
     return [
         ImageBlock(
             images=table("previous", "noisy"),
             title=r"forward $q(x_t\,|\,x_{t-1})$",
             row_names=names,
             column_names=["$x_{t-1}$", "$x_t$"],
+            captions=no_captions,
         ),
         ImageBlock(
             images=table("model_mean", "model_sample"),
             title=r"model $p_\theta(x_{t-1}\,|\,x_t)$",
             column_names=drawn,
+            captions=no_captions,
         ),
         ImageBlock(
             images=table("true_mean", "true_sample"),
             title=r"posterior $q(x_{t-1}\,|\,x_t, x_0)$",
             column_names=drawn,
+            captions=no_captions,
         ),
         ImageBlock(
             images=np.stack([np.stack([to_pixels(difference[None])[0] for difference, _ in row]) for row in shown]),
             title="signed differences, middle gray = none",
-            column_names=["$x_t - x_{t-1}$", "model mean $- x_t$", "true mean $- x_t$", "model $-$ true mean"],
+            column_names=["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"],
             captions=[[f"× {factor:g}" for _, factor in row] for row in shown],
         ),
     ]

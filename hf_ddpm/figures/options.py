@@ -198,11 +198,13 @@ class ReverseGifConfig(GridConfig):
 
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
-    num_frames: int = 26
+    per_class: int = 4
+    """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
+    num_frames: int = 21
     """Pictures, evenly spread over the denoising steps; at most one more than there are steps."""
-    num_colors: int = 64
+    num_colors: int = 32
     """Grays, or colours, of the GIF: fewer make it smaller."""
-    milliseconds: int = 100
+    milliseconds: int = 120
     """Time that a picture stays; the last one stays 20 times as long."""
 
     def __post_init__(self):
