@@ -1,0 +1,84 @@
+"""GIFs of pictures with a line of text below: `save_gif(frames, captions, path, milliseconds=100)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from hf_ddpm.files import write_whole
+
+FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
+
+
+def save_gif(
+    frames: Sequence[Image.Image],
+    captions: Sequence[str],
+    path: Path,
+    *,
+    milliseconds: int,
+    hold: int = 5,
+    num_colors: int = 64,
+) -> None:
+    """Write an animation that begins anew for ever, the same bytes every time.
+
+    Args:
+        frames: pictures of one size.
+        captions: what stands below each of them, no two alike in a row.
+        path: file, whose name ends with .gif.
+        milliseconds: time that a picture stays; GIF counts in hundredths of a second.
+        hold: times this long that the last picture stays.
+        num_colors: grays of gray pictures, or colours common to all frames, 2 to 256.
+
+    Raises:
+        ValueError: the pictures are of several sizes, or there is none.
+    """
+    sizes = {frame.size for frame in frames}
+    if len(sizes) != 1:
+        raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
+    captioned = [_with_caption(frame.convert("RGB"), text) for frame, text in zip(frames, captions, strict=True)]
+    is_gray = all(_is_gray(frame) for frame in captioned)
+    first, *others = _in_grays(captioned, num_colors) if is_gray else _in_common_colours(captioned, num_colors)
+    durations = [milliseconds] * len(others) + [hold * milliseconds]
+    write_whole(
+        path,
+        lambda partial: first.save(
+            partial, save_all=True, append_images=others, duration=durations, loop=0, optimize=False, disposal=1
+        ),
+    )
+
+
+def _with_caption(frame: Image.Image, text: str) -> Image.Image:
+    font = ImageFont.load_default(size=FONT_SIZE)
+    width = max(frame.width, round(font.getlength(text)) + 2 * PADDING)
+    picture = Image.new("RGB", (width, frame.height + CAPTION_HEIGHT), "white")
+    picture.paste(frame, (0, 0))
+    middle = frame.height + CAPTION_HEIGHT / 2
+    ImageDraw.Draw(picture).text((PADDING, middle), text, fill="black", font=font, anchor="lm")
+    return picture
+
+
+def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+    """Gray frames in even steps of gray, each value by the nearest of them."""
+    grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
+    nearest = [round(value * (num_colors - 1) / 255) for value in range(256)]
+    indexed = [Image.frombytes("P", frame.size, frame.convert("L").point(nearest).tobytes()) for frame in frames]
+    for frame in indexed:
+        frame.putpalette([value for gray in grays for value in (gray, gray, gray)])
+    return indexed
+
+
+def _in_common_colours(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+    """Frames in the colours that four of them, evenly spread, have most of."""
+    few = [frames[round(i * (len(frames) - 1) / 3)] for i in range(4)]
+    together = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
+    for i, frame in enumerate(few):
+        together.paste(frame, (0, i * frame.height))
+    palette = together.quantize(num_colors, method=Image.Quantize.MEDIANCUT)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def _is_gray(frame: Image.Image) -> bool:
+    red, green, blue = frame.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()

@@ -1,0 +1,163 @@
+"""Blocks of named images as one figure: `save_figure(plot_blocks([ImageBlock(images=..., column_names=...)]), stem)`.
+
+A block is a table of images with a title, names of its rows and columns, and a caption below each image. All is laid out in
+pixels of the PNG, so that each pixel of an image is a square of the same size; in the PDF the images keep their own pixels.
+Names are read as matplotlib reads text: mathematics between dollars. `plain` shields names that are not meant so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_ddpm.figures.curves import INK
+
+DPI = 150  # of the PNG, as `save_figure` writes it
+MIN_TILE = 56
+"""Height and width in pixels that tiny images are enlarged to."""
+GAP, MARGIN = 4, 10  # pixels between images, around the figure
+TEXT_GAP = 8  # pixels between texts side by side
+BLOCK_GAP = 18
+FONT_SIZE, TITLE_SIZE, CAPTION_SIZE = 7.0, 8.0, 6.0  # points
+LINE = 1.35  # height of a line of text, in font sizes
+MAX_NAME = 28  # characters
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageBlock:
+    """A table of images, every name of it optional."""
+
+    images: np.ndarray
+    """(R, C, H, W, channels) uint8, 1 or 3 channels."""
+    title: str | None = None
+    row_names: Sequence[str] | None = None
+    """R names, on the left."""
+    column_names: Sequence[str] | None = None
+    """C names, above; a name may have several lines."""
+    captions: Sequence[Sequence[str]] | None = None
+    """R lists of C captions, each below its image."""
+
+    def __post_init__(self):
+        shape = self.images.shape
+        if len(shape) != 5 or shape[4] not in (1, 3) or 0 in shape or self.images.dtype != np.uint8:
+            raise ValueError(f"images are {self.images.dtype} of the shape {shape}: give (R, C, H, W, 1 or 3) uint8")
+        given = {"row_names": (self.row_names, shape[0]), "column_names": (self.column_names, shape[1])}
+        given |= {"captions": (self.captions, shape[0])}
+        for name, (names, count) in given.items():
+            if names is not None and len(names) != count:
+                raise ValueError(f"{name} has {len(names)} entries: give {count}")
+
+
+def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = MIN_TILE, title: str | None = None):
+    """Draw blocks row by row.
+
+    Args:
+        blocks: at least one; all images of one size.
+        columns: blocks side by side.
+        tile: pixels that the shorter side of an image is enlarged to, by a whole number.
+        title: above all; None = none.
+
+    Returns:
+        A matplotlib Figure.
+    """
+    from matplotlib.figure import Figure
+
+    layouts = [_Layout(block, tile) for block in blocks]
+    columns = min(columns, len(blocks))
+    rows = [layouts[start : start + columns] for start in range(0, len(layouts), columns)]
+    widths = [max(layout.width for layout in column) for column in (layouts[i::columns] for i in range(columns))]
+    heights = [max(layout.height for layout in row) for row in rows]
+    head = 0 if title is None else _line_height(TITLE_SIZE) + GAP
+    least = 0 if title is None else _text_width(title, TITLE_SIZE)
+    width = 2 * MARGIN + max(sum(widths) + BLOCK_GAP * (columns - 1), math.ceil(least))
+    height = 2 * MARGIN + head + sum(heights) + BLOCK_GAP * (len(rows) - 1)
+
+    # A hundredth of a pixel more, so that rounding down gives the width and not one less.
+    figure = Figure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    if title is not None:
+        axes.text(MARGIN, MARGIN, title, fontsize=TITLE_SIZE, color=INK, ha="left", va="top")
+    y = MARGIN + head
+    for row, row_height in zip(rows, heights, strict=True):
+        x = MARGIN
+        for layout, column_width in zip(row, widths, strict=False):
+            layout.draw(axes, x, y)
+            x += column_width + BLOCK_GAP
+        y += row_height + BLOCK_GAP
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    return figure
+
+
+def plain(name: str) -> str:
+    """A name that is shown as it is, on one line and not too long."""
+    name = " ".join(name.split())
+    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return name.replace("$", r"\$")
+
+
+class _Layout:
+    """Where the parts of a block lie, in pixels from its upper left corner."""
+
+    def __init__(self, block: ImageBlock, tile: int):
+        self.block = block
+        rows, columns, *sizes, _ = block.images.shape
+        scale = max(1, math.ceil(tile / min(sizes)))
+        self.tile_height, self.tile_width = (scale * size for size in sizes)
+        names = block.row_names or []
+        self.left = math.ceil(max((_text_width(name, FONT_SIZE) for name in names), default=-GAP)) + GAP
+        widest = [(name, FONT_SIZE) for name in block.column_names or []]
+        widest += [(caption, CAPTION_SIZE) for caption in itertools.chain(*(block.captions or []))]
+        text_widths = (math.ceil(_text_width(text, size)) + TEXT_GAP - GAP for text, size in widest)
+        self.step_x = max([self.tile_width, *text_widths]) + GAP
+        self.title_height = 0 if block.title is None else _line_height(TITLE_SIZE)
+        lines = max((name.count("\n") + 1 for name in block.column_names or []), default=0)
+        self.top = self.title_height + lines * _line_height(FONT_SIZE)
+        self.step_y = self.tile_height + GAP + (_line_height(CAPTION_SIZE) if block.captions else 0)
+        title_width = 0 if block.title is None else math.ceil(_text_width(block.title, TITLE_SIZE))
+        self.width = self.left + max(columns * self.step_x - GAP, title_width)
+        self.height = self.top + rows * self.step_y - GAP
+
+    def draw(self, axes, x: int, y: int) -> None:
+        """Draw the block with its upper left corner at (x, y)."""
+        block, left = self.block, x + self.left
+        text = {"color": INK, "fontsize": FONT_SIZE}
+        if block.title is not None:
+            axes.text(left, y, block.title, color=INK, fontsize=TITLE_SIZE, ha="left", va="top")
+        for column, name in enumerate(block.column_names or []):
+            middle = left + column * self.step_x + (self.step_x - GAP) / 2
+            axes.text(middle, y + self.top - GAP / 2, name, **text, ha="center", va="bottom", linespacing=1.1)
+        for row, images in enumerate(block.images):
+            above = y + self.top + row * self.step_y
+            if block.row_names is not None:
+                middle = above + self.tile_height / 2
+                axes.text(left - GAP, middle, block.row_names[row], **text, ha="right", va="center")
+            for column, image in enumerate(images):
+                begin = left + column * self.step_x + (self.step_x - GAP - self.tile_width) // 2
+                extent = (begin, begin + self.tile_width, above + self.tile_height, above)
+                pixels = np.broadcast_to(image, (*image.shape[:2], 3))
+                axes.imshow(pixels, extent=extent, interpolation="none", aspect="auto", origin="upper")
+                if block.captions is not None:
+                    middle, below = begin + self.tile_width / 2, above + self.tile_height + GAP / 2
+                    caption = block.captions[row][column]
+                    axes.text(middle, below, caption, color=INK, fontsize=CAPTION_SIZE, ha="center", va="top")
+
+
+def _line_height(size: float) -> int:
+    return math.ceil(LINE * size * DPI / 72)
+
+
+def _text_width(text: str, size: float) -> float:
+    """Width in pixels of the longest line of a text."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    lines = [(line.replace(r"\$", "S"), "$" in line.replace(r"\$", "")) for line in text.split("\n")]
+    widths = [text_to_path.get_text_width_height_descent(line, font, is_math)[0] for line, is_math in lines if line]
+    return max(widths, default=0.0) * DPI / 72

@@ -1,0 +1,127 @@
+"""A few real images of a data source, decoded one by one: `read_images(config.data, count=4, image_size=None)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import yaml
+
+from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
+from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.splits import column_options
+from hf_ddpm.figures.options import FigureDataConfig
+
+LARGEST_SIZE = 128
+"""Pixels of an image whose size nobody has said."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RealImages:
+    """Real images and their classes."""
+
+    images: np.ndarray
+    """(N, H, W, C) uint8."""
+    labels: list[int] | None
+    """N class ids; None = the data has no classes."""
+    names: list[str] | None
+    """N class names; None = likewise."""
+    num_classes: int | None
+    """Classes of the data, shown or not; None = it has none."""
+
+
+def data_of_model(data: FigureDataConfig, model: str) -> FigureDataConfig:
+    """The data's options; where no source is given those of the run that the model lies in, under the ones that are given.
+
+    Raises:
+        ValueError: no source is given, and the model lies in no run.
+    """
+    if data.source is not None:
+        return data
+    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
+    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
+    if path is None:
+        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
+    trained = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
+    own = {name: value for name, value in asdict(data).items() if value is not None}
+    of_run = {name: trained[name] for name in asdict(data) if name in trained} | {"split": trained.get("train_split")}
+    return replace(data, **{**of_run, **own})
+
+
+def read_images(
+    data: FigureDataConfig,
+    *,
+    count: int | None = None,
+    per_class: int | None = None,
+    max_classes: int | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> RealImages:
+    """Read the first images of each class.
+
+    Args:
+        data: options.
+        count: images in all, going round the classes; without classes the first ones. None = as `per_class` says.
+        per_class: images of each class, class after class; without classes its square. None = as `count` says.
+        max_classes: classes of which there are images, the first ones; None = all.
+        image_size, channels: see `decode_image`; None = as the options say, or else the first image.
+
+    Raises:
+        ValueError: an option is wrong, the data cannot be read, or there are too few images.
+    """
+    source = open_source(data.source, data.split or "train", **column_options(data))
+    num_classes = None if source.class_names is None else len(source.class_names)
+    rows = _choose_rows(source, count, per_class, max_classes)
+    records = source.dataset.select_columns([source.image_column])
+    image_size, channels = image_size or data.image_size, channels or data.channels
+    try:
+        channels = channels or count_channels(records[0][source.image_column])
+        size = image_size or _size_of_first(records, source.image_column)
+        pixels = [decode_image(records[row][source.image_column], image_size=size, channels=channels) for row in rows]
+    except UndecodableImage as error:
+        raise ValueError(
+            f"--data.source {source.name!r}: an image of split {source.split!r} cannot be decoded: {error}"
+        ) from None
+    images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])
+    labels = None if num_classes is None else list(source.dataset.select(rows)[source.label_column])
+    names = None if labels is None else [source.class_names[label] for label in labels]
+    return RealImages(images=images, labels=labels, names=names, num_classes=num_classes)
+
+
+def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, max_classes: int | None) -> list[int]:
+    total = len(source.dataset)
+    if source.class_names is None:
+        wanted = per_class**2 if count is None else count
+        _require_enough(source, total, wanted, "")
+        return list(range(wanted))
+    labels = np.array(source.dataset[source.label_column][:])
+    classes = range(len(source.class_names))[:max_classes]
+    if per_class is not None:
+        groups = [np.flatnonzero(labels == label)[:per_class] for label in classes]
+        for label, rows in zip(classes, groups, strict=True):
+            _require_enough(source, len(rows), per_class, f" of class {source.class_names[label]!r}")
+        return np.concatenate(groups).tolist()
+    _require_enough(source, total, count, "")
+    return _round_the_classes([np.flatnonzero(labels == label)[:count] for label in classes], count)
+
+
+def _round_the_classes(groups: Sequence[np.ndarray], count: int) -> list[int]:
+    """The first row of each class, then the second of each, and so on, as far as a class goes."""
+    turns = sorted((turn, label) for label, rows in enumerate(groups) for turn in range(len(rows)))
+    return [int(groups[label][turn]) for turn, label in turns[:count]]
+
+
+def _require_enough(source: ImageSource, found: int, wanted: int, of: str) -> None:
+    if found < wanted:
+        raise ValueError(
+            f"--data.split is {source.split!r}: {source.name} has {found} images{of} in it: {wanted} are too many"
+        )
+
+
+def _size_of_first(records: datasets.Dataset, image_column: str) -> int:
+    """The shorter side of the first image, which is known to be readable, at most `LARGEST_SIZE`."""
+    first = records.cast_column(image_column, datasets.Image())[0][image_column]
+    return min(*first.size, LARGEST_SIZE)

@@ -1,0 +1,108 @@
+"""Samples as they stand in figures: the images that sample.py draws with the same options, in rows with names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.figures.blocks import plain
+from hf_ddpm.figures.options import DrawnConfig
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.sampling import ImagePipeline, generate, load_pipeline, resolve_labels
+
+MAX_CLASSES = 10  # that are shown when none are named
+DEFAULT_STEPS, DEFAULT_SCALE = 50, 1.5
+
+
+def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
+    """Load a pipeline that is no GAN.
+
+    Args:
+        model, scheduler, device: see `load_pipeline`.
+
+    Raises:
+        ValueError: it is one, or cannot be loaded.
+    """
+    pipeline = load_pipeline(model, scheduler=scheduler, device=device)
+    if isinstance(pipeline, DCGANPipeline):
+        raise ValueError(f"--model is {model!r}: it is a GAN, which takes no steps and no guidance: give a diffusion model")
+    return pipeline
+
+
+def class_rows(pipeline: ImagePipeline, tokens: Sequence[str | int] | None, per_class: int) -> list[int | None]:
+    """The label of each image of a grid with a row of `per_class` images for each class.
+
+    Args:
+        pipeline: whose classes are meant.
+        tokens: class names or ids; None = the first 10 classes.
+        per_class: images of a row; an unconditional model draws as many rows.
+
+    Raises:
+        ValueError: there is no such class, or the model has none.
+    """
+    if tokens is not None:
+        return resolve_labels(pipeline, tokens, per_class, None)
+    if not pipeline.is_conditional:
+        return [None] * per_class**2
+    return [label for label in range(pipeline.num_classes)[:MAX_CLASSES] for _ in range(per_class)]
+
+
+def label_name(pipeline: ImagePipeline, label: int) -> str:
+    """What a class is called in a figure."""
+    return plain((pipeline.id2label or {}).get(label, f"class {label}"))
+
+
+def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
+    """Class names of the rows of a grid; None = the model knows no classes."""
+    return [label_name(pipeline, label) for label in labels[::per_class]] if pipeline.is_conditional else None
+
+
+def scale_of(pipeline: ImagePipeline, guidance_scale: float | None) -> float | None:
+    """The guidance scale that stands for None, as in sample.py; None = there is no guidance."""
+    return DEFAULT_SCALE if guidance_scale is None and pipeline.null_label is not None else guidance_scale
+
+
+def draw_samples(
+    pipeline: ImagePipeline, labels: Sequence[int | None], config: DrawnConfig, *, guidance_scale: float | None
+) -> np.ndarray:
+    """Draw one image for each label: (N, H, W, C) uint8.
+
+    Args:
+        pipeline: to sample from.
+        labels: from `class_rows`.
+        config: seed and number of steps.
+        guidance_scale: s; None = as `scale_of` says.
+    """
+    batches = generate(
+        pipeline,
+        class_labels=labels,
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=scale_of(pipeline, guidance_scale),
+    )
+    return np.concatenate([batch.images for batch in batches])
+
+
+def describe_sampling(pipeline: ImagePipeline, config: DrawnConfig, num_images: int, guidance_scale: float | None) -> str:
+    """How samples were drawn, in one line.
+
+    Args:
+        pipeline, config: see `draw_samples`.
+        num_images: N.
+        guidance_scale: s as it was used; None = none was, or each block says its own.
+    """
+    parts = []
+    if isinstance(pipeline, CFGDDPMPipeline):
+        name = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
+        parts += [name, f"{config.num_inference_steps or DEFAULT_STEPS} steps"]
+        parts += [] if guidance_scale is None else [scale_text(guidance_scale)]
+    last = config.seed + num_images - 1
+    parts.append(f"seed {config.seed}" if num_images == 1 else f"seeds {config.seed} to {last}")
+    return ", ".join(parts)
+
+
+def scale_text(guidance_scale: float) -> str:
+    """A guidance scale in both ways of counting."""
+    return f"s = {guidance_scale:g} (w = {round(guidance_scale - 1, 6):g})"
