@@ -98,13 +98,29 @@ def comparison_facts(
         "num_seeds": len(protocol["seeds"]),
         "runs": [_run_facts(run, losses[run.folder.name]) for run in config.runs()],
         "cells": cells,
-        "means": _means(cells),
+        "means": means_over_training(cells),
         "notes": list(dict.fromkeys(note for found in results for note in found["notes"])),
         "losses": LOSS_CURVES,
         "figures": list(figures),
         "command": command,
     }
     return without_folders(facts)
+
+
+def means_over_training(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the training seeds, of cells that differ in nothing else, with their standard error over these."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell[axis] for axis in AXIS_NAMES if axis != "train_seed"), []).append(cell)
+    means = []
+    for group in groups.values():
+        if len(group) > 1:
+            first = group[0]
+            axes = {axis: first[axis] for axis in AXIS_NAMES} | {"train_seed": "mean", "num_train_seeds": len(group)}
+            names = [name for name in first["metrics"] if all(name in cell["metrics"] for cell in group)]
+            metrics = {name: _mean([cell["metrics"][name]["mean"] for cell in group]) for name in names}
+            means.append({**axes, "network_calls": first["network_calls"], "metrics": metrics})
+    return means
 
 
 def small_png(path: Path) -> bytes:
@@ -132,7 +148,7 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     # At the beginning of the text, or after what separates it from an option or another path.
-    return re.sub(r"""(^|[\s=:,\['"({])/(?:[^/\s,\]'"]+/)*""", r"\1", value) if isinstance(value, str) else value
+    return re.sub(r"""(^|[\s=:,\['"({])/(?=[^/\s])(?:[^/\s,\]'"]+/)*""", r"\1", value) if isinstance(value, str) else value
 
 
 def _run_facts(run: TrainedRun, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -180,22 +196,6 @@ def _cell_facts(row: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
             for label, metrics in results["per_class"].items()
         },
     }
-
-
-def _means(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the training seeds, of cells that differ in nothing else, with their standard error over these."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault(tuple(cell[axis] for axis in AXIS_NAMES if axis != "train_seed"), []).append(cell)
-    means = []
-    for group in groups.values():
-        if len(group) > 1:
-            first = group[0]
-            axes = {axis: first[axis] for axis in AXIS_NAMES} | {"train_seed": "mean", "num_train_seeds": len(group)}
-            names = [name for name in first["metrics"] if all(name in cell["metrics"] for cell in group)]
-            metrics = {name: _mean([cell["metrics"][name]["mean"] for cell in group]) for name in names}
-            means.append({**axes, "network_calls": first["network_calls"], "metrics": metrics})
-    return means
 
 
 def _mean(values: Sequence[float]) -> dict[str, float]:

@@ -136,7 +136,7 @@ def _scale(panel, values: Sequence[float]) -> None:
 
     is_wide = max(values) > LARGE_RANGE * min(values)
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(6))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(6, steps=(1, 2, 5, 10)))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panel.yaxis.set_minor_locator(NullLocator())
 

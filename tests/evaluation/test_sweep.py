@@ -360,8 +360,8 @@ def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script
     monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
     main = load_script("sweep").main
     main(arguments)
-    first = (tmp_path / "out/sweep.csv").read_text()
-    lines = list(csv.DictReader(first.splitlines()))
+    written = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    lines = list(csv.DictReader((tmp_path / "out/sweep.csv").read_text().splitlines()))
     assert [(line["cell"], line["recipe"], line["train_seed"]) for line in lines] == [
         ("tiny_seed-0", "tiny", "0"), ("tiny_seed-3", "tiny", "3"),
     ]  # fmt: skip
@@ -369,8 +369,10 @@ def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script
     assert (tmp_path / "out/runs/tiny-seed-3/pipeline/model_index.json").is_file()
     assert "seed: 3" in (tmp_path / "out/runs/tiny-seed-3/config.yaml").read_text()
     assert (tmp_path / "out/sweep.md").read_text() in capsys.readouterr().out
-    main(arguments)
-    assert (tmp_path / "out/sweep.csv").read_text() == first
+    page = (tmp_path / "out/comparison.md").read_text()
+    assert "| tiny | mean of 2 |" in page and all(f"comparison/tiny-seed-{seed}.png" in page for seed in (0, 3))
+    main(arguments)  # nothing is trained or measured again
+    assert [path for path in written if path.read_bytes() != written[path]] == []
 
 
 def test_a_mistake_at_the_door_is_one_line(judge, run, tmp_path, load_script, capsys):

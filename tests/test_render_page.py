@@ -1,0 +1,58 @@
+"""The door of pages that are written by hand, and those that are committed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_ddpm.evaluation.page import read_comparisons, render_page
+
+PAGES = sorted((Path(__file__).parents[1] / "model_cards").glob("*/page.md"))
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    """A template beside a comparison with one value."""
+    cell = {"recipe": "unet", "train_seed": 0, "metrics": {"fd_judge": {"mean": 0.4321, "stderr": None}}}
+    facts = {"recipes": ["unet"], "runs": [], "cells": [cell], "means": []}
+    (tmp_path / "linear").mkdir()
+    (tmp_path / "linear" / "comparison.json").write_text(json.dumps(facts))
+    (tmp_path / "page.md").write_text("distance {{linear.unet.fd_judge}}, ± ü\n", encoding="utf-8")
+    return tmp_path / "page.md"
+
+
+def test_a_page_is_written_beside_its_template(page, load_script, capsys):
+    output = page.with_name("README.md")
+    for _ in range(2):
+        load_script("render_page").main([f"--template={page}", f"--output={output}"])
+        assert output.read_text(encoding="utf-8") == "distance 0.4321, ± ü\n"
+    assert str(output) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("template", "output", "message"),
+    [
+        ("page.md", "page.md", "--output is"),
+        ("page.md", "linear/README.md", "give another file in the folder of the template"),
+        ("pages.md", "README.md", "there is no such file"),
+        ("wrong.md", "README.md", "no such metric or fact of a run, 'fd_jugde'; near: fd_judge"),
+        ("bytes.md", "README.md", "no UTF-8 text"),
+    ],
+)
+def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, output, message):
+    folder = page.parent
+    (folder / "wrong.md").write_text("{{linear.unet.fd_jugde}}")
+    (folder / "bytes.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(SystemExit) as caught:
+        load_script("render_page").main([f"--template={folder / template}", f"--output={folder / output}"])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and message in error and error.count("\n") == 1
+    assert not (folder / "README.md").exists() and page.read_text(encoding="utf-8").startswith("distance {{")
+
+
+def test_committed_pages_say_what_their_results_say(page, load_script):
+    load_script("render_page").main([f"--template={page}", f"--output={page.with_name('README.md')}"])
+    for template in (*PAGES, page):
+        rendered = render_page(template.read_text(encoding="utf-8"), read_comparisons(template.parent))
+        readme = template.with_name("README.md")
+        assert readme.read_text(encoding="utf-8") == rendered, f"{readme} is older: run train_scripts/render_page.py"
