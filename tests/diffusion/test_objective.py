@@ -1,14 +1,13 @@
 """The objective against its formulas: inverses in float64, and equality with diffusers and torch."""
 
 import math
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 
-from hf_ddpm.config import ObjectiveConfig
 from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_of, vlb_terms
 from hf_ddpm.diffusion.objective import (
     LOSSES,
@@ -381,16 +380,8 @@ def test_each_sample_has_uniform_timesteps(method, position):
 
 
 def test_per_batch_timesteps_are_one_for_all():
-    one, other, each = (
-        sample_timesteps(64, 1000, method, torch.Generator().manual_seed(seed))
-        for method, seed in (("per_batch", 0), ("per_batch", 1), ("uniform", 0))
-    )
+    one, each = (sample_timesteps(64, 1000, way, torch.Generator().manual_seed(0)) for way in ("per_batch", "uniform"))
     assert torch.equal(one, each[:1].repeat(64)) and len(each.unique()) > 32
-    assert len(other.unique()) == 1 and other[0] != one[0]
-
-
-def test_the_options_know_every_way_to_draw_timesteps():
-    assert get_type_hints(ObjectiveConfig)["timestep_sampling"] == TimestepSampling
 
 
 # Labels

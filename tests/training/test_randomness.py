@@ -1,11 +1,12 @@
 """All chance in a step is a function of (seed, step, position), however the batch is split."""
 
 from dataclasses import fields
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
+from hf_ddpm.config import ObjectiveConfig
 from hf_ddpm.diffusion.objective import TimestepSampling
 from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
 
@@ -30,6 +31,10 @@ def test_draws_are_a_pure_function_of_the_arguments(method):
     before = torch.get_rng_state()
     assert equal(first, draw(3, 5, method=method))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_options_know_every_way_to_draw_timesteps():
+    assert get_type_hints(ObjectiveConfig)["timestep_sampling"] == TimestepSampling
 
 
 def test_draws_have_the_documented_shapes_dtypes_and_ranges():
