@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.figures.process import forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
@@ -168,6 +168,13 @@ def test_a_step_needs_a_timestep_with_one_before_it():
     for t in (0, T + 1):
         with pytest.raises(ValueError, match=f"--timesteps is {t}: give 1 to 1000"):
             step_back(tiny_pipeline(), some_images(1), torch.tensor([0]), t, seeds=[0])
+
+
+def test_a_scheduler_that_says_nothing_of_the_variance_is_refused():
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match="variance_type of the scheduler is None: "):
+        step_back(pipeline, some_images(1), torch.tensor([0]), 5, seeds=[0])
 
 
 def test_pixels_are_those_of_the_pipeline():
