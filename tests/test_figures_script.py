@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from PIL import Image
 
 from hf_ddpm.data.cache import load_images
@@ -199,6 +199,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("training_gif", ["--run=./nowhere"], "--run is 'nowhere': there is no such folder"),
         ("training_gif", ["--checkpoints=[3]"], "--checkpoints is 3: {run} holds no such picture in samples"),
         ("training_gif", ["--frames=samples", "--seed=3"], "--seed is 3: leave it out"),
+        ("training_gif", ["--checkpoints=[2]"], "samples of one step make no animation, give two or more"),
         ("schedules", ["--num_train_timesteps=[1]"], "--num_train_timesteps is 1: give 2 to 100000"),
         ("schedules", ["--schedules=[cosine]", "--beta_start=0.1"], "--beta_start is 0.1: leave it out"),
         ("schedules", ["--schedules=[quadratic]"], "--schedules"),
@@ -217,6 +218,18 @@ def test_mistakes_are_one_line(main, run, gan, tmp_path, monkeypatch, capsys, na
     line = refusal(main, capsys, command(name, run, Path("figure"), *(option.format(run=run, gan=gan) for option in more)))
     assert message.format(run=run) in line
     assert not list(tmp_path.glob("figure*"))
+
+
+def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):
+    pipeline = CFGDDPMPipeline.from_pretrained(run / "pipeline")
+    CFGDDPMPipeline(pipeline.unet, FlowMatchEulerDiscreteScheduler(), pipeline.id2label, 10).save_pretrained(
+        tmp_path / "flow"
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["forward", f"--model={tmp_path / 'flow'}", f"--output={tmp_path / 'a'}"])
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]  # diffusers has its say before
+    assert "its FlowMatchEulerDiscreteScheduler has no betas to follow" in line
 
 
 def test_an_unconditional_model_has_no_guided_figure(main, tmp_path, capsys):

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hf_ddpm.files import write_whole
 
 FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
+GRAYS, COLOURS = 16, 64  # of an animation; noise of more grays makes a large file
 
 
 def save_gif(
@@ -19,7 +20,7 @@ def save_gif(
     *,
     milliseconds: int,
     hold: int = 5,
-    num_colors: int = 64,
+    num_colors: int | None = None,
 ) -> None:
     """Write an animation that begins anew for ever, the same bytes every time.
 
@@ -29,7 +30,7 @@ def save_gif(
         path: file, whose name ends with .gif.
         milliseconds: time that a picture stays; GIF counts in hundredths of a second.
         hold: times this long that the last picture stays.
-        num_colors: grays of gray pictures, or colours common to all frames, 2 to 256.
+        num_colors: grays of gray pictures, or colours common to all frames, 2 to 256; None = 16 grays, or 64 colours.
 
     Raises:
         ValueError: the pictures are of several sizes, or there is none.
@@ -39,7 +40,8 @@ def save_gif(
         raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
     captioned = [_with_caption(frame.convert("RGB"), text) for frame, text in zip(frames, captions, strict=True)]
     is_gray = all(_is_gray(frame) for frame in captioned)
-    first, *others = _in_grays(captioned, num_colors) if is_gray else _in_common_colours(captioned, num_colors)
+    in_few_colours = _in_grays if is_gray else _in_common_colours
+    first, *others = in_few_colours(captioned, num_colors or (GRAYS if is_gray else COLOURS))
     durations = [milliseconds] * len(others) + [hold * milliseconds]
     write_whole(
         path,

@@ -94,10 +94,10 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     return figure
 
 
-def plain(name: str) -> str:
-    """A name that is shown as it is, on one line and not too long."""
+def plain(name: str, *, longest: int = MAX_NAME) -> str:
+    """A name that is shown as it is, on one line and of at most so many characters."""
     name = " ".join(name.split())
-    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 
 

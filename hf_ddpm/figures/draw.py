@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_ddpm.config import ScheduleConfig
+from hf_ddpm.config import ScheduleConfig, require
 from hf_ddpm.data.loader import to_model_range
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.figures.animation import save_gif
@@ -23,6 +23,7 @@ from hf_ddpm.figures.losses import plot_losses, read_losses
 from hf_ddpm.figures.options import (
     CheckpointsConfig,
     FigureConfig,
+    FigureDataConfig,
     ForwardConfig,
     GuidedConfig,
     LossesConfig,
@@ -247,6 +248,8 @@ def draw_training_gif(config: TrainingGifConfig) -> list[Path]:
             images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
             names = row_names(pipeline, labels, config.per_class)
             frames[step] = image_grid(images, columns=config.per_class, row_names=names)
+    several = len(frames) > 1
+    require(several, "run", str(run), f"{source} of one step make no animation, give two or more")
     return _save_gif(config, list(frames.values()), [f"step {step:,}" for step in frames], hold=5)
 
 
@@ -290,7 +293,7 @@ def draw_guided(config: GuidedConfig) -> list[Path]:
 def draw_real(config: RealConfig) -> list[Path]:
     """Real images of each class."""
     real = read_images(config.data, per_class=config.per_class, max_classes=config.max_classes)
-    names, title = None, plain(f"{config.data.source}, {config.data.split or 'train'}")
+    names, title = None, _title_of(config.data)
     if real.names is not None:
         names = [plain(name) for name in real.names[:: config.per_class]]
         title += f", {len(names)} of {real.num_classes} classes" if len(names) < real.num_classes else ""
@@ -355,6 +358,11 @@ def _labels_of(pipeline: CFGDDPMPipeline, real: RealImages) -> torch.Tensor | No
         raise ValueError("--data.source has no labels: the model was trained with classes, give images that have them")
     known = pipeline.id2label or {}
     return torch.tensor(pipeline.get_label_ids(list(real.names) if known else real.labels))
+
+
+def _title_of(data: FigureDataConfig) -> str:
+    name = Path(data.source).resolve().name if Path(data.source).is_dir() else data.source
+    return plain(f"{name}, {data.split or 'train'}", longest=60)
 
 
 def _rows(images: np.ndarray, columns: int) -> np.ndarray:

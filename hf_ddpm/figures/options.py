@@ -23,6 +23,10 @@ def _require_at_least(config, **limits: int) -> None:
         require(value is None or value >= low, option, value, f"give at least {low}")
 
 
+def _require_colors(num_colors: int | None) -> None:
+    require(num_colors is None or 2 <= num_colors <= 256, "num_colors", num_colors, "give 2 to 256")
+
+
 def _require_some(config, *options: str) -> None:
     for option in options:
         value = getattr(config, option)
@@ -198,19 +202,19 @@ class ReverseGifConfig(GridConfig):
 
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
-    per_class: int = 4
+    per_class: int = 3
     """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
-    num_frames: int = 21
+    num_frames: int = 17
     """Pictures, evenly spread over the denoising steps; at most one more than there are steps."""
-    num_colors: int = 32
-    """Grays, or colours, of the GIF: fewer make it smaller."""
+    num_colors: int | None = None
+    """Grays, or colours, of the GIF: fewer make it smaller; None = 16 grays, 64 colours."""
     milliseconds: int = 120
     """Time that a picture stays; the last one stays 20 times as long."""
 
     def __post_init__(self):
         super().__post_init__()
         _require_at_least(self, num_frames=2, milliseconds=20)
-        require(2 <= self.num_colors <= 256, "num_colors", self.num_colors, "give 2 to 256")
+        _require_colors(self.num_colors)
 
 
 @dataclass(kw_only=True)
@@ -238,15 +242,15 @@ class TrainingGifConfig(CheckpointsConfig):
     frames: Literal["samples", "checkpoints"] | None = None
     """`samples` = the pictures in the run's folder samples, as they are; `checkpoints` = drawn from these now, as the
     options about samples say; None = the pictures, if there are at least two and no option about samples is given."""
-    num_colors: int = 64
-    """Grays, or colours, of the GIF: fewer make it smaller."""
+    num_colors: int | None = None
+    """Grays, or colours, of the GIF: fewer make it smaller; None = 16 grays, 64 colours."""
     milliseconds: int = 500
     """Time that a picture stays; the last one stays 5 times as long."""
 
     def __post_init__(self):
         super().__post_init__()
         _require_at_least(self, milliseconds=20)
-        require(2 <= self.num_colors <= 256, "num_colors", self.num_colors, "give 2 to 256")
+        _require_colors(self.num_colors)
         if self.frames == "samples":
             for option, value in self.sampling_options().items():
                 require(False, option, value, "leave it out, the pictures in samples are drawn already")

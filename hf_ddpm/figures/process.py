@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_mean, posterior_of
+from hf_ddpm.diffusion.likelihood import VarianceType, model_log_variance, posterior_mean, posterior_of
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import generate
@@ -82,7 +83,7 @@ def reverse_states(
     class_labels: Sequence[int | None],
     seed: int = 0,
     num_inference_steps: int = 50,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     timesteps: Sequence[int] | None = None,
     count: int = 11,
 ) -> ReverseStates:
@@ -143,11 +144,13 @@ def step_back(
         seeds: B seeds of the noise.
 
     Raises:
-        ValueError: the timestep is out of range, or the schedule has no posterior.
+        ValueError: the timestep is out of range, the schedule has no posterior, or the variance is of another kind.
     """
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.to("cpu", torch.float32)
     _check_timesteps([timestep], 1, len(alphas_cumprod))
     config, levels = pipeline.scheduler.config, _levels(alphas_cumprod)
+    variance_type, known = config.get("variance_type"), get_args(VarianceType)
+    require(variance_type in known, "variance_type of the scheduler", variance_type, f"the step back is known for {known}")
     before, step, back = _noise(seeds, (3, *clean_images.shape[1:])).unbind(1)
     previous = _noised(clean_images, before, levels[timestep - 1])
     # q(x_t | x_{t-1}) has sqrt(1 - beta) and beta where q(x_t | x_0) has the root of alpha-bar and 1 - alpha-bar.
@@ -161,7 +164,7 @@ def step_back(
     if config.get("clip_sample"):  # as the scheduler does when it samples
         pred_images = pred_images.clamp(-config.clip_sample_range, config.clip_sample_range)
     posterior = posterior_of(alphas_cumprod)
-    log_variance = model_log_variance(posterior, config.variance_type, position, output[:, channels:])
+    log_variance = model_log_variance(posterior, variance_type, position, output[:, channels:])
     true_log_variance = model_log_variance(posterior, "fixed_small", position)
     model_mean = posterior_mean(posterior, pred_images, noisy, position)
     true_mean = posterior_mean(posterior, clean_images, noisy, position)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import DrawnConfig
-from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import ImagePipeline, generate, load_pipeline, resolve_labels
 
 MAX_CLASSES = 10  # that are shown when none are named
@@ -23,11 +24,14 @@ def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device:
         model, scheduler, device: see `load_pipeline`.
 
     Raises:
-        ValueError: it is one, or cannot be loaded.
+        ValueError: it is one, has no betas, or cannot be loaded.
     """
     pipeline = load_pipeline(model, scheduler=scheduler, device=device)
     if isinstance(pipeline, DCGANPipeline):
         raise ValueError(f"--model is {model!r}: it is a GAN, which takes no steps and no guidance: give a diffusion model")
+    scheduler = pipeline.scheduler
+    follows = isinstance(getattr(scheduler, "alphas_cumprod", None), torch.Tensor)
+    require(follows, "--model", model, f"its {type(scheduler).__name__} has no betas to follow, give a DDPM")
     return pipeline
 
 
