@@ -148,10 +148,8 @@ class _Models:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
             self._pipeline = load_pipeline(cell.model, device=device, dtype=dtype)
             if isinstance(self._pipeline, DCGANPipeline) and not cell.is_gan:
-                remedy = (
-                    "a GAN has nothing to sweep over, measure it with evaluate_model.py, or give --grid.recipe its recipe"
-                )
-                raise ValueError(f"--model is {cell.model!r}: {remedy}")
+                remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
+                raise ValueError(f"--model is {cell.model!r}: it is a GAN, {remedy}")
             self._path, self._saved = cell.model, getattr(self._pipeline, "scheduler", None)
         sampling = cell_config(self._config, cell).sampling
         if not cell.is_gan:
