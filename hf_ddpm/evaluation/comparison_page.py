@@ -185,7 +185,8 @@ def bound_value(facts: Mapping[str, Any], bound: str, metric: str, num_images: i
 
 
 def _parameters(run: Mapping[str, Any]) -> str:
-    return f"{run['parameters'] / 1e6:.2f} M"
+    millions = run["parameters"] / 1e6
+    return f"{millions:.2f} M" if millions >= 0.1 else f"{millions:.2g} M"
 
 
 def _final_loss(run: Mapping[str, Any]) -> str:

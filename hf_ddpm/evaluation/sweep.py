@@ -67,6 +67,10 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
     _check_folder(config)
     processes = join_processes(config.num_threads)
     trainings = trainings or {}
+    if processes.num_processes > 1 and any(run.is_gan for run in config.runs()):
+        raise ValueError(
+            "--grid.recipe: one of a GAN, which a single process trains, start train_scripts/sweep.py with python"
+        )
     data = _data_of_recipes(config, trainings) if config.model is None else None
     extractor = build_extractor(
         config.features,
@@ -144,10 +148,8 @@ class _Models:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
             self._pipeline = load_pipeline(cell.model, device=device, dtype=dtype)
             if isinstance(self._pipeline, DCGANPipeline) and not cell.is_gan:
-                remedy = (
-                    "a GAN has nothing to sweep over, measure it with evaluate_model.py, or give --grid.recipe its recipe"
-                )
-                raise ValueError(f"--model is {cell.model!r}: {remedy}")
+                remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
+                raise ValueError(f"--model is {cell.model!r}: it is a GAN, {remedy}")
             self._path, self._saved = cell.model, getattr(self._pipeline, "scheduler", None)
         sampling = cell_config(self._config, cell).sampling
         if not cell.is_gan:
@@ -207,14 +209,14 @@ def _measure_cell(config, cell: Cell, data, pipeline, references, processes, sto
 
 def _train(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> None:
     """Train the models that are not finished, each for its own length or as long as the others."""
-    name = "the first one"
+    what = "steps were timed"
     try:
         trainings = with_equal_time(config, trainings)
         for run in config.runs():
-            name = run.folder.name
+            what = f"{run.folder.name} was trained"
             trainings[run].program(trainings[run].options)
     except Stopped as stopped:
-        message = f"stopped while {name} was trained; the same command goes on from there"
+        message = f"stopped while {what}; the same command goes on from there"
         raise Stopped(stopped.signal_number, message) from None
 
 

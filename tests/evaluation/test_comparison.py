@@ -63,6 +63,8 @@ def test_recipes_of_both_programs_are_compared_at_equal_time(recipes, tiny_judge
         "--sampling.scheduler=ddim", "--sampling.num_inference_steps=1", "--num_threads=1", f"--output_dir={out}",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["train_scripts/sweep.py", *arguments])
+    (out / "calibration").mkdir(parents=True)
+    (out / "calibration" / "config.yaml").write_text("left by a start that was killed")
     load_script("sweep").main(arguments)
 
     lines = list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))

@@ -61,7 +61,7 @@ def test_what_a_gan_has_not_is_refused(options, tmp_path, option):
     assert not (tmp_path / "c.json").exists()
 
 
-def test_there_is_nothing_to_sweep_over(options, tmp_path):
+def test_a_sweep_takes_the_recipe_of_a_gan_and_not_its_pipeline(options, tmp_path):
     config = parse_config(SweepConfig, [*options, "--grid.guidance_scale=[1, 2]", f"--output_dir={tmp_path / 'sweep'}"])
-    with pytest.raises(ValueError, match="a GAN has nothing to sweep over"):
+    with pytest.raises(ValueError, match="it is a GAN, measure it with evaluate_model.py, or sweep over its recipe"):
         sweep(config)
