@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from hf_ddpm.diffusion.likelihood import posterior_of
-from hf_ddpm.figures.process import forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
+from hf_ddpm.figures.process import _level_at, forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.samplers import build_sampler
 from hf_ddpm.sampling import generate
@@ -102,6 +102,24 @@ def test_the_last_prediction_of_every_sampler_is_its_sample(name, prediction_typ
     assert abs(states.noisy_images[0].astype(int) - to_pixels(noise)).max() <= 1
     # All of these end by going to x_0 itself.
     assert abs(states.pred_images[-2].astype(int) - states.pred_images[-1]).max() <= 1
+
+
+def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it():
+    pipeline = tiny_pipeline(beta_schedule="linear")
+    pipeline.scheduler = build_sampler("heun", pipeline.scheduler.config)
+    visited, options = reverse_timesteps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
+    assert len(visited) == 8 and visited[1] == visited[2]
+    every, one = reverse_states(pipeline, **options), reverse_states(pipeline, **options, timesteps=[visited[1]])
+    np.testing.assert_array_equal(one.noisy_images[0], every.noisy_images[every.timesteps.index(visited[1])])
+
+
+def test_between_timesteps_the_level_is_that_of_the_scheduler():
+    scheduler = build_sampler("euler", DDPMScheduler(beta_schedule="squaredcos_cap_v2").config)
+    scheduler.set_timesteps(7)
+    assert any(float(t) % 1 > 0.1 for t in scheduler.timesteps)
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        level = _level_at(scheduler.alphas_cumprod, float(t))
+        assert float(level) == pytest.approx(1 / (1 + float(sigma) ** 2), rel=1e-2)
 
 
 def test_a_learned_variance_is_no_part_of_the_prediction():
