@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.cache import ImageTable, decode_images
@@ -45,6 +48,22 @@ def check_classes(data: DataConfig, train: Any, test: Any = None) -> None:
     """Refuse a held-out split (None = there is none) of other classes than the train split's."""
     if test is not None and test.class_names != train.class_names:
         raise ValueError(f"--data.test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
+
+
+def options_of_run(model: str) -> dict[str, Any]:
+    """The data options that a model was trained with, from the config.yaml of the run that it lies in.
+
+    Args:
+        model: folder of a pipeline, `pipeline/` of a run or one of its checkpoints; what is no folder lies in no run.
+
+    Raises:
+        ValueError: the model lies in no run.
+    """
+    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
+    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
+    if path is None:
+        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
 
 
 def column_options(data: DataConfig) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from accelerate import PartialState
 from torch import Tensor
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.splits import load_splits
+from hf_ddpm.data.splits import load_splits, options_of_run
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
@@ -268,11 +267,7 @@ def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
     """
     if data.source is not None:
         return data
-    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
-    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
-    if path is None:
-        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
-    return data_of_training(data, (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {})
+    return data_of_training(data, options_of_run(model))
 
 
 def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> DataConfig:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import datasets
 import numpy as np
-import yaml
 
 from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
 from hf_ddpm.data.sources import ImageSource, open_source
-from hf_ddpm.data.splits import column_options
+from hf_ddpm.data.splits import column_options, options_of_run
 from hf_ddpm.figures.options import FigureDataConfig
 
 LARGEST_SIZE = 128
@@ -41,11 +39,7 @@ def data_of_model(data: FigureDataConfig, model: str) -> FigureDataConfig:
     """
     if data.source is not None:
         return data
-    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
-    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
-    if path is None:
-        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
-    trained = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
+    trained = options_of_run(model)
     own = {name: value for name, value in asdict(data).items() if value is not None}
     of_run = {name: trained[name] for name in asdict(data) if name in trained} | {"split": trained.get("train_split")}
     return replace(data, **{**of_run, **own})
