@@ -138,7 +138,10 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], *, distance: str, varying: Seq
         quality = [
             name for name in ("precision", "recall", "class_accuracy") if any(row.get(name) is not None for row in rows)
         ]
-        floors = floor | {name: _levels(rows, name, "floor", "real images") for name in quality}
+        floors = {
+            name: [*_levels(rows, name, "floor", "real images"), *_unguided(samples, name, others("guidance_scale"))]
+            for name in (distance, *quality)
+        }
         figures["guidance"] = plot_curves(
             samples, x="guidance_scale", metrics=[distance, *quality], series=others("guidance_scale"), levels=floors,
             title=title,
@@ -264,6 +267,12 @@ def _levels(rows, metric: str, bound: str, label: str) -> list[Level]:
         Level(label=label if len(values) == 1 else f"{label}, n = {count}", value=value)
         for count, value in sorted(values.items())
     ]
+
+
+def _unguided(samples, metric: str, series: Sequence[str]) -> list[Level]:
+    """A line for each model that knows no guidance, a GAN."""
+    rows = [row for row in samples if row["guidance_scale"] is None and row.get(metric) is not None]
+    return [Level(label=_series_label(series, tuple(row[name] for name in series)), value=row[metric]) for row in rows]
 
 
 def _noise_levels(rows, metric: str) -> list[Level]:

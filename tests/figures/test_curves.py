@@ -56,6 +56,14 @@ def test_lines_differ_without_their_colour():
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "and 24 more"
 
 
+def test_a_gan_is_a_line_across_guidance():
+    guided = [a_row(recipe="unet", guidance_scale=s, fd_judge=s) for s in (1.0, 2.0)]
+    gan = a_row(recipe="gan", guidance_scale=None, scheduler=None, num_inference_steps=None, network_calls=1, fd_judge=7.0)
+    panels = figures_of([*guided, gan], "recipe", "guidance_scale")["guidance"].axes
+    assert across(panels[0]) == {"real images": 1.0, "gan": 7.0} and across(panels[1])["gan"] == 0.9
+    assert list(curves(panels[0])) == ["unet"]
+
+
 def test_scales():
     def panel(values: list[float], **options):
         rows = [{"n": 10**i, "m": value} for i, value in enumerate(values)]
