@@ -128,7 +128,7 @@ def test_the_commands_of_a_header_parse(understood, recipe):
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if re.match(r"[abcde]_", name)])
 def test_a_run_of_days_has_one_of_minutes_beside_it(name):
     recipe = ROOT / "train_scripts" / "recipes" / f"{name}.yaml"
-    assert re.search(r"\n# On a CPU, in minutes: `python train_scripts/", header(recipe))
+    assert re.search(r"\n# On a CPU, in minutes:\n# `python train_scripts/", header(recipe))
     assert any("--max_train_steps" in words for words in header_commands(recipe))
 
 

@@ -1,13 +1,15 @@
 """The door of pages that are written by hand, and those that are committed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from hf_ddpm.evaluation.page import read_comparisons, render_page
 
-PAGES = sorted((Path(__file__).parents[1] / "model_cards").glob("*/page.md"))
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "model_cards").glob("*/page.md"))
 
 
 @pytest.fixture
@@ -56,3 +58,12 @@ def test_committed_pages_say_what_their_results_say(page, load_script):
         rendered = render_page(template.read_text(encoding="utf-8"), read_comparisons(template.parent))
         readme = template.with_name("README.md")
         assert readme.read_text(encoding="utf-8") == rendered, f"{readme} is older: run train_scripts/render_page.py"
+
+
+@pytest.mark.parametrize("template", PAGES, ids=lambda path: path.parent.name)
+def test_numbers_written_by_hand_are_settings_or_figures_of_the_reports(template):
+    """What was measured comes from a placeholder; what a report got stands in the header of its recipe too."""
+    text = re.sub(r"```.*?```|\{\{.*?\}\}", "", template.read_text(encoding="utf-8"), flags=re.DOTALL)
+    recipes = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "train_scripts" / "recipes").glob("*.yaml"))
+    known = set(re.findall(r"\d+\.\d+", "".join(line for line in recipes.splitlines(keepends=True) if line[0] == "#")))
+    assert set(re.findall(r"\d+\.\d+", text)) <= known
