@@ -46,7 +46,7 @@ def comparison_markdown(facts: Mapping[str, Any]) -> str:
     ]
     if class_table(facts):
         parts += ["## Classes", about_classes(facts), class_table(facts)]
-    return "\n\n".join([*(part for part in parts if part), f"```bash\n{facts['command']}\n```"]) + "\n"
+    return "\n\n".join([*(part for part in parts if part), command_block(facts)]) + "\n"
 
 
 def about_measurements(facts: Mapping[str, Any]) -> str:
@@ -78,6 +78,11 @@ def about_measurements(facts: Mapping[str, Any]) -> str:
         f"{facts['reference_split']} split of `{facts['data_source']}`{of} ({facts['reference_images']:,} images), "
         f"features: {facts['features']}{sampled}. {runs}"
     )
+
+
+def command_block(facts: Mapping[str, Any]) -> str:
+    """The command that compares the same again."""
+    return f"```bash\n{facts['command']}\n```"
 
 
 def samples_table(facts: Mapping[str, Any]) -> str:

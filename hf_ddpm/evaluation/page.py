@@ -6,6 +6,8 @@ A template is Markdown with placeholders, each of which begins with the name of 
     {{ linear_cosine.training_table }}                  what the trainings took
     {{ linear_cosine.class_table }}                     the distance of each class
     {{ linear_cosine.samples }}                         the sample grids side by side
+    {{ linear_cosine.about }}                           seeds, images, reference and sampling
+    {{ linear_cosine.command }}                         what measured it, as a block of code
     {{ linear_cosine.digits.parameters }}               a fact of a run: steps, training_seconds, final_loss, ...
     {{ linear_cosine.digits.fd_judge }}                 a metric with its error, where one measurement has it
     {{ linear_cosine.digits[guidance_scale=1.5].fd_judge }}             of the measurement with this value on an axis
@@ -26,8 +28,10 @@ from typing import Any
 from hf_ddpm.evaluation.comparison_page import (
     AXIS_NAMES,
     RUN_FACTS,
+    about_measurements,
     bound_value,
     class_table,
+    command_block,
     run_fact,
     sample_grids,
     samples_table,
@@ -42,6 +46,8 @@ BLOCKS = {
     "training_table": lambda facts, folder: training_table(facts),
     "class_table": lambda facts, folder: class_table(facts),
     "samples": sample_grids,
+    "about": lambda facts, folder: about_measurements(facts),
+    "command": lambda facts, folder: command_block(facts),
 }
 """What stands for a whole comparison, from its facts and its folder."""
 # NAME.BLOCK, or NAME.RECIPE.FACT with [AXIS=VALUE, ...] behind the recipe.
