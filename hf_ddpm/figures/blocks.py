@@ -153,11 +153,11 @@ def _line_height(size: float) -> int:
 
 
 def _text_width(text: str, size: float) -> float:
-    """Width in pixels of the longest line of a text."""
+    """Width in pixels of the longest line of a text, as it is drawn into the PNG."""
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
-    font = FontProperties(size=size)
+    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size)
     lines = [(line.replace(r"\$", "S"), "$" in line.replace(r"\$", "")) for line in text.split("\n")]
-    widths = [text_to_path.get_text_width_height_descent(line, font, is_math)[0] for line, is_math in lines if line]
-    return max(widths, default=0.0) * DPI / 72
+    widths = [renderer.get_text_width_height_descent(line, font, is_math)[0] for line, is_math in lines if line]
+    return max(widths, default=0.0)
