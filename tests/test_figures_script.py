@@ -203,7 +203,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("schedules", ["--num_train_timesteps=[1]"], "--num_train_timesteps is 1: give 2 to 100000"),
         ("schedules", ["--schedules=[cosine]", "--beta_start=0.1"], "--beta_start is 0.1: leave it out"),
         ("schedules", ["--schedules=[quadratic]"], "--schedules"),
-        ("losses", ["--runs=[./nowhere]"], "nowhere"),
+        ("losses", ["--runs=[{run}, ./nowhere]"], "--runs is 'nowhere': it holds no metrics.jsonl"),
         ("guided", ["--guidance_scales=[]"], "--guidance_scales is []: give at least one"),
         ("guided", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("real", ["--per_class=0"], "--per_class is 0: give 1 to 32"),
@@ -218,6 +218,12 @@ def test_mistakes_are_one_line(main, run, gan, tmp_path, monkeypatch, capsys, na
     line = refusal(main, capsys, command(name, run, Path("figure"), *(option.format(run=run, gan=gan) for option in more)))
     assert message.format(run=run) in line
     assert not list(tmp_path.glob("figure*"))
+
+
+def test_one_checkpoint_is_refused_before_anything_is_drawn(main, run, tmp_path, capsys):
+    one = ["--frames=checkpoints", "--checkpoints=[2]", "--scheduler=ddimm"]  # which drawing would complain about
+    line = refusal(main, capsys, ["training_gif", f"--run={run}", f"--output={tmp_path / 'a'}", *one])
+    assert "checkpoints of one step make no animation" in line
 
 
 def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):

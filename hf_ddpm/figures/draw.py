@@ -50,7 +50,7 @@ from hf_ddpm.figures.samples import (
 )
 from hf_ddpm.figures.schedules import plot_schedules
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.sampling import image_shape_of, load_pipeline, resolve_labels
+from hf_ddpm.sampling import ImagePipeline, image_shape_of, load_pipeline, resolve_labels
 
 FORWARD_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 195, 999 of 1000
 POSTERIOR_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -239,18 +239,18 @@ def draw_training_gif(config: TrainingGifConfig) -> list[Path]:
         several = len(list((run / "samples").glob("step-*.png"))) > 1
         source = "samples" if several and not config.sampling_options() else "checkpoints"
     if source == "samples":
-        frames = {step: _read_picture(path) for step, path in saved_grids(run, config.checkpoints).items()}
+        paths = saved_grids(run, config.checkpoints)
     else:
-        frames = {}
-        for step, path in checkpoint_folders(run, config.checkpoints).items():
-            pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
-            labels = class_rows(pipeline, config.class_labels, config.per_class)
-            images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
-            names = row_names(pipeline, labels, config.per_class)
-            frames[step] = image_grid(images, columns=config.per_class, row_names=names)
-    several = len(frames) > 1
-    require(several, "run", str(run), f"{source} of one step make no animation, give two or more")
-    return _save_gif(config, list(frames.values()), [f"step {step:,}" for step in frames], hold=5)
+        paths = checkpoint_folders(run, config.checkpoints)
+    require(len(paths) > 1, "run", str(run), f"{source} of one step make no animation, give two or more")
+    frames = []
+    for path in paths.values():
+        if source == "samples":
+            frames.append(_read_picture(path))
+        else:
+            _, images, names = _draw_checkpoint(config, path)
+            frames.append(image_grid(images, columns=config.per_class, row_names=names))
+    return _save_gif(config, frames, [f"step {step:,}" for step in paths], hold=5)
 
 
 def draw_schedules(config: SchedulesConfig) -> list[Path]:
@@ -268,6 +268,8 @@ def draw_schedules(config: SchedulesConfig) -> list[Path]:
 def draw_losses(config: LossesConfig) -> list[Path]:
     """Training losses of runs."""
     runs = [Path(run) for run in config.runs]
+    for run in runs:
+        require((run / "metrics.jsonl").is_file(), "runs", str(run), "it holds no metrics.jsonl, give folders of runs")
     names = [run.resolve().name for run in runs]
     unique = len(set(names)) == len(names)
     read = {name if unique else str(run): read_losses(run) for name, run in zip(names, runs, strict=True)}
@@ -307,12 +309,10 @@ def draw_checkpoints(config: CheckpointsConfig) -> list[Path]:
     columns = min(3, len(folders))
     blocks = []
     for number, (step, path) in enumerate(folders.items()):
-        pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
-        labels = class_rows(pipeline, config.class_labels, config.per_class)
-        images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
-        names = row_names(pipeline, labels, config.per_class) if number % columns == 0 else None
+        pipeline, images, names = _draw_checkpoint(config, path)
+        names = names if number % columns == 0 else None  # once a line
         blocks.append(ImageBlock(images=_rows(images, config.per_class), title=f"step {step:,}", row_names=names))
-    title = describe_sampling(pipeline, config, len(labels), scale_of(pipeline, config.guidance_scale))
+    title = describe_sampling(pipeline, config, len(images), scale_of(pipeline, config.guidance_scale))
     return save_figure(plot_blocks(blocks, columns=columns, title=title), config.output)
 
 
@@ -328,6 +328,14 @@ DRAWERS = {
     RealConfig: draw_real,
     CheckpointsConfig: draw_checkpoints,
 }
+
+
+def _draw_checkpoint(config: CheckpointsConfig, path: Path) -> tuple[ImagePipeline, np.ndarray, list[str] | None]:
+    """A checkpoint's pipeline, its samples, (N, H, W, C) uint8, and the names of their rows."""
+    pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
+    labels = class_rows(pipeline, config.class_labels, config.per_class)
+    images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
+    return pipeline, images, row_names(pipeline, labels, config.per_class)
 
 
 def _alphas_cumprod(schedule: ScheduleConfig) -> torch.Tensor:
