@@ -40,10 +40,9 @@ def comparison_markdown(facts: Mapping[str, Any]) -> str:
         training_table(facts),
         about_training(facts),
         f"![losses]({facts['losses']})",
-        "## Samples",
-        "The last grid of each training, drawn as its run drew it at its end.",
-        sample_grids(facts),
     ]
+    if any(run["samples"] is not None for run in facts["runs"]):
+        parts += ["## Samples", "The last grid of each training, drawn as its run drew it at its end.", sample_grids(facts)]
     if class_table(facts):
         parts += ["## Classes", about_classes(facts), class_table(facts)]
     return "\n\n".join([*(part for part in parts if part), f"```bash\n{facts['command']}\n```"]) + "\n"
@@ -62,22 +61,24 @@ def about_measurements(facts: Mapping[str, Any]) -> str:
     sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
     if any(run["kind"] == "GAN" for run in facts["runs"]):
         sampled += "; a GAN with one call of its network"
-    seeds = facts["train_seeds"]
-    if len(seeds) == 1:
-        runs = (
-            f"Each recipe has one training run (training seed {seeds[0]}): the errors are standard errors over the sampling "
-            "seeds, and say nothing of another training."
-        )
-    else:
-        runs = (
-            f"Each recipe has {len(seeds)} training runs: the error of one is over its sampling seeds, that of a mean over "
-            "the training runs."
-        )
+    seeds = f"{facts['num_seeds']} sampling seed{'s' * (facts['num_seeds'] != 1)}"
     return (
-        f"{facts['num_seeds']} sampling seeds of {', '.join(f'{count:,}' for count in counts)} images each, against the "
+        f"{seeds} of {', '.join(f'{count:,}' for count in counts)} images each, against the "
         f"{facts['reference_split']} split of `{facts['data_source']}`{of} ({facts['reference_images']:,} images), "
-        f"features: {facts['features']}{sampled}. {runs}"
+        f"features: {facts['features']}{sampled}. {_about_errors(facts)}"
     )
+
+
+def _about_errors(facts: Mapping[str, Any]) -> str:
+    """Of what the errors are; one seed has none."""
+    seeds, has_errors = facts["train_seeds"], facts["num_seeds"] > 1
+    if len(seeds) == 1:
+        one = f"Each recipe has one training run (training seed {seeds[0]})"
+        if not has_errors:
+            return f"{one}, which was sampled from once: the numbers have no errors."
+        return f"{one}: the errors are standard errors over the sampling seeds, and say nothing of another training."
+    of_one = "the error of one is over its sampling seeds, that" if has_errors else "the numbers of one have no errors, that"
+    return f"Each recipe has {len(seeds)} training runs: {of_one} of a mean over the training runs."
 
 
 def samples_table(facts: Mapping[str, Any]) -> str:

@@ -177,7 +177,9 @@ def test_what_has_been_timed_is_kept_and_milestones_are_refused(tmp_path, recipe
 
     config = config_of(tmp_path, recipes[1:], train_minutes=1.5)
     path = tmp_path / "out" / STEPS
-    path.parent.mkdir()
+    config.runs()[0].folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was begun without"):
+        with_equal_time(config, trainings(config))
     path.write_text(json.dumps({"train_minutes": 1.5, "recipes": {"gan": {"seconds_per_step": 1.0, "steps": 90}}}))
     (training,) = with_equal_time(config, trainings(config)).values()
     assert training.options.max_train_steps == 90
@@ -263,6 +265,15 @@ def test_a_page_says_of_what_its_errors_are_and_what_training_took():
     without = some_facts()
     without["cells"] = [{**cell, "per_class": {}} for cell in without["cells"]]
     assert "## Classes" not in comparison_markdown(without)
+    without["runs"] = [{**run, "samples": None} for run in without["runs"]]
+    assert "## Samples" in page and "## Samples" not in comparison_markdown(without)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_sampling_seed_has_no_errors(seeds):
+    page = comparison_markdown({**some_facts(seeds), "num_seeds": 1})
+    assert "1 sampling seed of 100 images" in page and "no errors" in page and "over its sampling seeds" not in page
+    assert "no errors" not in comparison_markdown(some_facts(seeds))
 
 
 def test_means_over_training_seeds_follow_the_runs():

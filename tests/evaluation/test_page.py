@@ -109,3 +109,7 @@ def test_each_folder_with_facts_is_a_comparison(facts, tmp_path):
     (tmp_path / "three" / "comparison.json").write_text('{"runs": [')
     with pytest.raises(ValueError, match="three/comparison.json is damaged"):
         read_comparisons(tmp_path)
+    for other in ("[1]", '{"runs": []}'):
+        (tmp_path / "three" / "comparison.json").write_text(other)
+        with pytest.raises(ValueError, match="three/comparison.json is no comparison"):
+            read_comparisons(tmp_path)
