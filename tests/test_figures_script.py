@@ -121,6 +121,16 @@ def test_samples_are_those_of_sample_py(main, load_script, run, tmp_path, name):
     assert not shows(tmp_path / "figure.png", 255 - images[0])
 
 
+def test_a_process_says_whose_images_and_which_schedule(main, run, tmp_path, monkeypatch):
+    from hf_ddpm.figures import draw
+
+    titles = []
+    monkeypatch.setattr(draw, "save_figure", lambda figure, stem: titles.append(figure.axes[0].texts[0].get_text()) or [])
+    main(command("forward", run, tmp_path / "a", "--schedule.beta_schedule=cosine", "--schedule.num_train_timesteps=20"))
+    main(command("forward", run, tmp_path / "a", "--data.source=null", f"--model={run}/pipeline"))
+    assert titles == ["digits, train; cosine schedule, T = 20", "digits, train; linear schedule, T = 1,000"]
+
+
 def test_real_images_are_shown(main, tmp_path):
     main(["real", "--data.source=digits", "--per_class=1", "--data.labels=[7, 2]", f"--output={tmp_path / 'real'}"])
     table = load_images("digits", "train", image_size=8)
@@ -180,6 +190,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("forward", ["--timesteps=[0, 1001]"], "--timesteps is 1001: give 0 to 1000"),
         ("forward", ["--timesteps=[]"], "--timesteps is []: give at least one"),
         ("forward", ["--output=x.png"], "--output is 'x.png': leave the suffix out"),
+        ("reverse", ["--output={run}/metrics.jsonl/a/b"], "metrics.jsonl is no folder, name another"),
         ("forward", ["--data.source=null"], "--data.source is None: name the images, or give --model"),
         ("forward", ["--model={run}/pipeline", "--schedule.num_train_timesteps=10"], "--schedule is"),
         ("forward", ["--model={run}/pipeline", "--data.channels=3"], "--data.channels is 3: leave it out"),

@@ -78,10 +78,10 @@ def draw_forward(config: ForwardConfig) -> list[Path]:
     """Real images at several timesteps of the forward process."""
     data, size, channels = config.data, None, None
     if config.model is None:
-        alphas_cumprod = _alphas_cumprod(config.schedule)
+        alphas_cumprod, beta_schedule = _alphas_cumprod(config.schedule), config.schedule.beta_schedule
     else:
         pipeline = load_diffusion_pipeline(config.model)
-        alphas_cumprod = pipeline.scheduler.alphas_cumprod
+        alphas_cumprod, beta_schedule = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.beta_schedule
         data, (channels, size, _) = data_of_model(data, config.model), image_shape_of(pipeline)
     total = len(alphas_cumprod)
     timesteps = config.timesteps or sorted({round(share * total) for share in FORWARD_SHARES})
@@ -93,7 +93,7 @@ def draw_forward(config: ForwardConfig) -> list[Path]:
         row_names=None if real.names is None else [plain(name) for name in real.names],
         column_names=[f"t = {t}" for t in timesteps],
     )
-    return save_figure(plot_blocks([block]), config.output)
+    return save_figure(plot_blocks([block], title=_process_title(data, beta_schedule, total)), config.output)
 
 
 def draw_reverse(config: ReverseConfig) -> list[Path]:
@@ -130,7 +130,8 @@ def draw_posterior(config: PosteriorConfig) -> list[Path]:
     """One step forward, and back by the model and by the true posterior."""
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     channels, size, _ = image_shape_of(pipeline)
-    real = read_images(data_of_model(config.data, config.model), count=config.num_images, image_size=size, channels=channels)
+    data = data_of_model(config.data, config.model)
+    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
     labels = _labels_of(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     timesteps = config.timesteps or sorted({max(1, round(share * total)) for share in POSTERIOR_SHARES})
@@ -141,7 +142,8 @@ def draw_posterior(config: PosteriorConfig) -> list[Path]:
         name = "" if real.names is None else f"{plain(real.names[i])}, "
         names = [f"{name}t = {t}" for t in timesteps]
         blocks += posterior_blocks(steps, i, names, config.amplification)
-    return save_figure(plot_blocks(blocks, columns=4, tile=POSTERIOR_TILE), config.output)
+    title = _process_title(data, pipeline.scheduler.config.beta_schedule, total)
+    return save_figure(plot_blocks(blocks, columns=4, tile=POSTERIOR_TILE, title=title), config.output)
 
 
 def posterior_blocks(
@@ -238,10 +240,7 @@ def draw_training_gif(config: TrainingGifConfig) -> list[Path]:
     if source is None:
         several = len(list((run / "samples").glob("step-*.png"))) > 1
         source = "samples" if several and not config.sampling_options() else "checkpoints"
-    if source == "samples":
-        paths = saved_grids(run, config.checkpoints)
-    else:
-        paths = checkpoint_folders(run, config.checkpoints)
+    paths = (saved_grids if source == "samples" else checkpoint_folders)(run, config.checkpoints)
     require(len(paths) > 1, "run", str(run), f"{source} of one step make no animation, give two or more")
     frames = []
     for path in paths.values():
@@ -259,7 +258,7 @@ def draw_schedules(config: SchedulesConfig) -> list[Path]:
     several = len(set(config.num_train_timesteps)) > 1
     named = {}
     for line in lines:
-        name = "cosine" if line.beta_schedule == "squaredcos_cap_v2" else line.beta_schedule
+        name = _schedule_name(line.beta_schedule)
         named[f"{name}, T = {line.num_train_timesteps:,}" if several else name] = _alphas_cumprod(line)
     title = None if several else f"T = {lines[0].num_train_timesteps:,}"
     return save_figure(plot_schedules(named, title=title), config.output)
@@ -371,6 +370,14 @@ def _labels_of(pipeline: CFGDDPMPipeline, real: RealImages) -> torch.Tensor | No
 def _title_of(data: FigureDataConfig) -> str:
     name = Path(data.source).resolve().name if Path(data.source).is_dir() else data.source
     return plain(f"{name}, {data.split or 'train'}", longest=60)
+
+
+def _process_title(data: FigureDataConfig, beta_schedule: str, total: int) -> str:
+    return f"{_title_of(data)}; {_schedule_name(beta_schedule)} schedule, T = {total:,}"
+
+
+def _schedule_name(beta_schedule: str) -> str:
+    return "cosine" if beta_schedule == "squaredcos_cap_v2" else beta_schedule
 
 
 def _rows(images: np.ndarray, columns: int) -> np.ndarray:
