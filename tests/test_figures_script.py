@@ -237,6 +237,14 @@ def test_one_checkpoint_is_refused_before_anything_is_drawn(main, run, tmp_path,
     assert "checkpoints of one step make no animation" in line
 
 
+def test_scales_are_checked_before_the_first_is_drawn(main, run, tmp_path, capsys, monkeypatch):
+    from hf_ddpm.figures import draw
+
+    monkeypatch.setattr(draw, "draw_samples", pytest.fail)
+    line = refusal(main, capsys, command("guided", run, tmp_path / "a", "--guidance_scales=[1, .nan]"))
+    assert "guidance_scale is nan" in line
+
+
 def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):
     pipeline = CFGDDPMPipeline.from_pretrained(run / "pipeline")
     CFGDDPMPipeline(pipeline.unet, FlowMatchEulerDiscreteScheduler(), pipeline.id2label, 10).save_pretrained(

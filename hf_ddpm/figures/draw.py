@@ -282,6 +282,8 @@ def draw_guided(config: GuidedConfig) -> list[Path]:
     if not pipeline.is_conditional:
         raise ValueError(f"--model is {config.model!r}: it is unconditional, give one that knows classes")
     labels = class_rows(pipeline, config.class_labels, config.per_class)
+    for scale in config.guidance_scales:  # all of them before the first is drawn
+        pipeline.check_inputs(labels, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
         images = draw_samples(pipeline, labels, config, guidance_scale=scale)
@@ -305,11 +307,10 @@ def draw_real(config: RealConfig) -> list[Path]:
 def draw_checkpoints(config: CheckpointsConfig) -> list[Path]:
     """The same seeds at checkpoints of a run."""
     folders = checkpoint_folders(Path(config.run), config.checkpoints)
-    columns = min(3, len(folders))
-    blocks = []
+    columns, blocks = min(3, len(folders)), []
     for number, (step, path) in enumerate(folders.items()):
         pipeline, images, names = _draw_checkpoint(config, path)
-        names = names if number % columns == 0 else None  # once a line
+        names = None if number % columns else names
         blocks.append(ImageBlock(images=_rows(images, config.per_class), title=f"step {step:,}", row_names=names))
     title = describe_sampling(pipeline, config, len(images), scale_of(pipeline, config.guidance_scale))
     return save_figure(plot_blocks(blocks, columns=columns, title=title), config.output)
