@@ -121,6 +121,16 @@ def test_samples_are_those_of_sample_py(main, load_script, run, tmp_path, name):
     assert not shows(tmp_path / "figure.png", 255 - images[0])
 
 
+def test_a_process_says_whose_images_and_which_schedule(main, run, tmp_path, monkeypatch):
+    from hf_ddpm.figures import draw
+
+    titles = []
+    monkeypatch.setattr(draw, "save_figure", lambda figure, stem: titles.append(figure.axes[0].texts[0].get_text()) or [])
+    main(command("forward", run, tmp_path / "a", "--schedule.beta_schedule=cosine", "--schedule.num_train_timesteps=20"))
+    main(command("forward", run, tmp_path / "a", "--data.source=null", f"--model={run}/pipeline"))
+    assert titles == ["digits, train; cosine schedule, T = 20", "digits, train; linear schedule, T = 1,000"]
+
+
 def test_real_images_are_shown(main, tmp_path):
     main(["real", "--data.source=digits", "--per_class=1", "--data.labels=[7, 2]", f"--output={tmp_path / 'real'}"])
     table = load_images("digits", "train", image_size=8)
@@ -180,6 +190,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("forward", ["--timesteps=[0, 1001]"], "--timesteps is 1001: give 0 to 1000"),
         ("forward", ["--timesteps=[]"], "--timesteps is []: give at least one"),
         ("forward", ["--output=x.png"], "--output is 'x.png': leave the suffix out"),
+        ("reverse", ["--output={run}/metrics.jsonl/a/b"], "metrics.jsonl is no folder, name another"),
         ("forward", ["--data.source=null"], "--data.source is None: name the images, or give --model"),
         ("forward", ["--model={run}/pipeline", "--schedule.num_train_timesteps=10"], "--schedule is"),
         ("forward", ["--model={run}/pipeline", "--data.channels=3"], "--data.channels is 3: leave it out"),
@@ -203,7 +214,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("schedules", ["--num_train_timesteps=[1]"], "--num_train_timesteps is 1: give 2 to 100000"),
         ("schedules", ["--schedules=[cosine]", "--beta_start=0.1"], "--beta_start is 0.1: leave it out"),
         ("schedules", ["--schedules=[quadratic]"], "--schedules"),
-        ("losses", ["--runs=[./nowhere]"], "nowhere"),
+        ("losses", ["--runs=[{run}, ./nowhere]"], "--runs is 'nowhere': it holds no metrics.jsonl"),
         ("guided", ["--guidance_scales=[]"], "--guidance_scales is []: give at least one"),
         ("guided", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("real", ["--per_class=0"], "--per_class is 0: give 1 to 32"),
@@ -218,6 +229,20 @@ def test_mistakes_are_one_line(main, run, gan, tmp_path, monkeypatch, capsys, na
     line = refusal(main, capsys, command(name, run, Path("figure"), *(option.format(run=run, gan=gan) for option in more)))
     assert message.format(run=run) in line
     assert not list(tmp_path.glob("figure*"))
+
+
+def test_one_checkpoint_is_refused_before_anything_is_drawn(main, run, tmp_path, capsys):
+    one = ["--frames=checkpoints", "--checkpoints=[2]", "--scheduler=ddimm"]  # which drawing would complain about
+    line = refusal(main, capsys, ["training_gif", f"--run={run}", f"--output={tmp_path / 'a'}", *one])
+    assert "checkpoints of one step make no animation" in line
+
+
+def test_scales_are_checked_before_the_first_is_drawn(main, run, tmp_path, capsys, monkeypatch):
+    from hf_ddpm.figures import draw
+
+    monkeypatch.setattr(draw, "draw_samples", pytest.fail)
+    line = refusal(main, capsys, command("guided", run, tmp_path / "a", "--guidance_scales=[1, .nan]"))
+    assert "guidance_scale is nan" in line
 
 
 def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):

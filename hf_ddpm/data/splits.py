@@ -57,13 +57,16 @@ def options_of_run(model: str) -> dict[str, Any]:
         model: folder of a pipeline, `pipeline/` of a run or one of its checkpoints; what is no folder lies in no run.
 
     Raises:
-        ValueError: the model lies in no run.
+        ValueError: the model lies in no run, or the file is damaged.
     """
     folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
     path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
     if path is None:
         raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, name the data with --data.source") from error
 
 
 def column_options(data: DataConfig) -> dict[str, Any]:

@@ -40,10 +40,9 @@ def comparison_markdown(facts: Mapping[str, Any]) -> str:
         training_table(facts),
         about_training(facts),
         f"![losses]({facts['losses']})",
-        "## Samples",
-        "The last grid of each training, drawn as its run drew it at its end.",
-        sample_grids(facts),
     ]
+    if any(run["samples"] is not None for run in facts["runs"]):
+        parts += ["## Samples", "The last grid of each training, drawn as its run drew it at its end.", sample_grids(facts)]
     if class_table(facts):
         parts += ["## Classes", about_classes(facts), class_table(facts)]
     return "\n\n".join([*(part for part in parts if part), command_block(facts)]) + "\n"
@@ -62,21 +61,11 @@ def about_measurements(facts: Mapping[str, Any]) -> str:
     sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
     if any(run["kind"] == "GAN" for run in facts["runs"]):
         sampled += "; a GAN with one call of its network"
-    seeds = facts["train_seeds"]
-    if len(seeds) == 1:
-        runs = (
-            f"Each recipe has one training run (training seed {seeds[0]}): the errors are standard errors over the sampling "
-            "seeds, and say nothing of another training."
-        )
-    else:
-        runs = (
-            f"Each recipe has {len(seeds)} training runs: the error of one is over its sampling seeds, that of a mean over "
-            "the training runs."
-        )
+    seeds = f"{facts['num_seeds']} sampling seed{'s' * (facts['num_seeds'] != 1)}"
     return (
-        f"{facts['num_seeds']} sampling seeds of {', '.join(f'{count:,}' for count in counts)} images each, against the "
+        f"{seeds} of {', '.join(f'{count:,}' for count in counts)} images each, against the "
         f"{facts['reference_split']} split of `{facts['data_source']}`{of} ({facts['reference_images']:,} images), "
-        f"features: {facts['features']}{sampled}. {runs}"
+        f"features: {facts['features']}{sampled}. {_about_errors(facts)}"
     )
 
 
@@ -85,21 +74,36 @@ def command_block(facts: Mapping[str, Any]) -> str:
     return f"```bash\n{facts['command']}\n```"
 
 
+def _about_errors(facts: Mapping[str, Any]) -> str:
+    """Of what the errors are; one seed has none."""
+    seeds, has_errors = facts["train_seeds"], facts["num_seeds"] > 1
+    if len(seeds) == 1:
+        one = f"Each recipe has one training run (training seed {seeds[0]})"
+        if not has_errors:
+            return f"{one}, which was sampled from once: the numbers have no errors."
+        return f"{one}: the errors are standard errors over the sampling seeds, and say nothing of another training."
+    of_one = "the error of one is over its sampling seeds, that" if has_errors else "the numbers of one have no errors, that"
+    return f"Each recipe has {len(seeds)} training runs: {of_one} of a mean over the training runs."
+
+
 def samples_table(facts: Mapping[str, Any]) -> str:
-    """What each model scores, with means over several training seeds, floor and ceiling."""
+    """What each model is and scores, with means over several training seeds, floor and ceiling."""
     cells = facts["cells"]
     axes = ["recipe", *(axis for axis in AXIS_NAMES if axis != "recipe" and len(_values(cells, axis)) > 1)]
     known = {name for cell in cells for name in cell["metrics"]}
     metrics = [facts["distance"], *(name for name in MAIN_METRICS if name in known)]
-    rows = [[*(AXIS_NAMES[axis] for axis in axes), "network calls", *metrics]]
+    runs = {(run["recipe"], run["train_seed"]): run for run in facts["runs"]}
+    rows = [[*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds an epoch", "network calls", *metrics]]
     for recipe in facts["recipes"]:
         for cell in (*cells, *facts["means"]):
             if cell["recipe"] == recipe:
                 values = {axis: _text(cell[axis]) for axis in axes}
                 if "num_train_seeds" in cell:
                     values["train_seed"] = f"mean of {cell['num_train_seeds']}"
+                run = runs.get((recipe, cell["train_seed"]))  # None = a mean over several
+                costs = ["", ""] if run is None else [run_fact(run, name) for name in ("parameters", "seconds_per_epoch")]
                 found = (cell["metrics"].get(name) for name in metrics)
-                rows.append([*values.values(), _text(cell["network_calls"]), *(_measured(it) for it in found)])
+                rows.append([*values.values(), *costs, _text(cell["network_calls"]), *(_measured(it) for it in found)])
     for count in _values(cells, "num_images"):
         for bound, what in (("floor", "real images"), ("ceiling", "uniform noise")):
             values = [bound_value(facts, bound, name, count) for name in metrics]
@@ -107,7 +111,7 @@ def samples_table(facts: Mapping[str, Any]) -> str:
                 shown = (
                     count if bound == "ceiling" else next(c["floor_num_images"] for c in cells if c["num_images"] == count)
                 )
-                blanks = [""] * len(axes)
+                blanks = [""] * (len(axes) + 2)
                 rows.append([f"{what} ({shown:,})", *blanks, *("" if it is None else f"{it:.4g}" for it in values)])
     return table(rows)
 
@@ -116,9 +120,9 @@ def training_table(facts: Mapping[str, Any]) -> str:
     """What training each model took."""
     several = len(facts["train_seeds"]) > 1
     seed = [AXIS_NAMES["train_seed"]] if several else []
-    rows = [["recipe", *seed, "parameters", "seconds an epoch", "steps", "images seen", "training time", "final loss"]]
+    rows = [["recipe", *seed, "steps", "images seen", "training time", "final loss"]]
     for run in facts["runs"]:
-        shown = [run_fact(run, name) for name in RUN_FACTS]
+        shown = [run_fact(run, name) for name in ("steps", "images_seen", "training_seconds", "final_loss")]
         rows.append([run["recipe"], *([str(run["train_seed"])] if several else []), *shown])
     return table(rows)
 

@@ -48,6 +48,9 @@ def with_equal_time(config: SweepConfig, trainings: Mapping[TrainedRun, Training
     known = _read(config, path)
     if config.train_minutes is None:
         return dict(trainings)
+    began = not path.is_file() and any(run.folder.is_dir() for run in config.runs())
+    remedy = f"the sweep in {config.output_dir} was begun without, give another --output_dir"
+    require(not began, "train_minutes", config.train_minutes, remedy)
     for run in config.runs():
         milestones = trainings[run].options.optim.lr_milestones
         remedy = f"those of {run.recipe.name} are in the unit of its own length, which --train_minutes replaces"

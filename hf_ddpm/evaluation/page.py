@@ -84,9 +84,12 @@ def read_comparisons(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(Path(folder).glob(f"*/{FACTS}")):
         try:
-            found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+            facts = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
+        if not (isinstance(facts, dict) and {"recipes", "runs", "cells", "means"} <= facts.keys()):
+            raise ValueError(f"{path} is no comparison: take the file that train_scripts/sweep.py has written")
+        found[path.parent.name] = facts
     return found
 
 

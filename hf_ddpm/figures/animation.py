@@ -38,7 +38,10 @@ def save_gif(
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
         raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
-    captioned = [_with_caption(frame.convert("RGB"), text) for frame, text in zip(frames, captions, strict=True)]
+    font = ImageFont.load_default(size=FONT_SIZE)
+    # One width for all: a GIF whose frames are of several sizes grows while it plays, and keeps what was beside them.
+    width = max(frames[0].width, *(round(font.getlength(text)) + 2 * PADDING for text in captions))
+    captioned = [_with_caption(frame, text, font, width) for frame, text in zip(frames, captions, strict=True)]
     is_gray = all(_is_gray(frame) for frame in captioned)
     in_few_colours = _in_grays if is_gray else _in_common_colours
     first, *others = in_few_colours(captioned, num_colors or (GRAYS if is_gray else COLOURS))
@@ -51,11 +54,9 @@ def save_gif(
     )
 
 
-def _with_caption(frame: Image.Image, text: str) -> Image.Image:
-    font = ImageFont.load_default(size=FONT_SIZE)
-    width = max(frame.width, round(font.getlength(text)) + 2 * PADDING)
+def _with_caption(frame: Image.Image, text: str, font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
     picture = Image.new("RGB", (width, frame.height + CAPTION_HEIGHT), "white")
-    picture.paste(frame, (0, 0))
+    picture.paste(frame.convert("RGB"), (0, 0))
     middle = frame.height + CAPTION_HEIGHT / 2
     ImageDraw.Draw(picture).text((PADDING, middle), text, fill="black", font=font, anchor="lm")
     return picture

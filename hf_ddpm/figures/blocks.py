@@ -69,7 +69,7 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     layouts = [_Layout(block, tile) for block in blocks]
     columns = min(columns, len(blocks))
     rows = [layouts[start : start + columns] for start in range(0, len(layouts), columns)]
-    widths = [max(layout.width for layout in column) for column in (layouts[i::columns] for i in range(columns))]
+    widths = [_align(layouts[i::columns]) for i in range(columns)]
     heights = [max(layout.height for layout in row) for row in rows]
     head = 0 if title is None else _line_height(TITLE_SIZE) + GAP
     least = 0 if title is None else _text_width(title, TITLE_SIZE)
@@ -120,7 +120,7 @@ class _Layout:
         self.top = self.title_height + lines * _line_height(FONT_SIZE)
         self.step_y = self.tile_height + GAP + (_line_height(CAPTION_SIZE) if block.captions else 0)
         title_width = 0 if block.title is None else math.ceil(_text_width(block.title, TITLE_SIZE))
-        self.width = self.left + max(columns * self.step_x - GAP, title_width)
+        self.right = max(columns * self.step_x - GAP, title_width)  # of the names of the rows
         self.height = self.top + rows * self.step_y - GAP
 
     def draw(self, axes, x: int, y: int) -> None:
@@ -148,16 +148,24 @@ class _Layout:
                     axes.text(middle, below, caption, color=INK, fontsize=CAPTION_SIZE, ha="center", va="top")
 
 
+def _align(layouts: Sequence[_Layout]) -> int:
+    """Let the images of blocks below each other begin side by side, and return how wide the blocks are then."""
+    left = max(layout.left for layout in layouts)
+    for layout in layouts:
+        layout.left = left
+    return left + max(layout.right for layout in layouts)
+
+
 def _line_height(size: float) -> int:
     return math.ceil(LINE * size * DPI / 72)
 
 
 def _text_width(text: str, size: float) -> float:
-    """Width in pixels of the longest line of a text."""
+    """Width in pixels of the longest line of a text, as it is drawn into the PNG."""
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
-    font = FontProperties(size=size)
+    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size)
     lines = [(line.replace(r"\$", "S"), "$" in line.replace(r"\$", "")) for line in text.split("\n")]
-    widths = [text_to_path.get_text_width_height_descent(line, font, is_math)[0] for line, is_math in lines if line]
-    return max(widths, default=0.0) * DPI / 72
+    widths = [renderer.get_text_width_height_descent(line, font, is_math)[0] for line, is_math in lines if line]
+    return max(widths, default=0.0)

@@ -50,7 +50,7 @@ from hf_ddpm.figures.samples import (
 )
 from hf_ddpm.figures.schedules import plot_schedules
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.sampling import image_shape_of, load_pipeline, resolve_labels
+from hf_ddpm.sampling import ImagePipeline, image_shape_of, load_pipeline, resolve_labels
 
 FORWARD_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 195, 999 of 1000
 POSTERIOR_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -78,10 +78,10 @@ def draw_forward(config: ForwardConfig) -> list[Path]:
     """Real images at several timesteps of the forward process."""
     data, size, channels = config.data, None, None
     if config.model is None:
-        alphas_cumprod = _alphas_cumprod(config.schedule)
+        alphas_cumprod, beta_schedule = _alphas_cumprod(config.schedule), config.schedule.beta_schedule
     else:
         pipeline = load_diffusion_pipeline(config.model)
-        alphas_cumprod = pipeline.scheduler.alphas_cumprod
+        alphas_cumprod, beta_schedule = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.beta_schedule
         data, (channels, size, _) = data_of_model(data, config.model), image_shape_of(pipeline)
     total = len(alphas_cumprod)
     timesteps = config.timesteps or sorted({round(share * total) for share in FORWARD_SHARES})
@@ -93,7 +93,7 @@ def draw_forward(config: ForwardConfig) -> list[Path]:
         row_names=None if real.names is None else [plain(name) for name in real.names],
         column_names=[f"t = {t}" for t in timesteps],
     )
-    return save_figure(plot_blocks([block]), config.output)
+    return save_figure(plot_blocks([block], title=_process_title(data, beta_schedule, total)), config.output)
 
 
 def draw_reverse(config: ReverseConfig) -> list[Path]:
@@ -130,7 +130,8 @@ def draw_posterior(config: PosteriorConfig) -> list[Path]:
     """One step forward, and back by the model and by the true posterior."""
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     channels, size, _ = image_shape_of(pipeline)
-    real = read_images(data_of_model(config.data, config.model), count=config.num_images, image_size=size, channels=channels)
+    data = data_of_model(config.data, config.model)
+    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
     labels = _labels_of(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     timesteps = config.timesteps or sorted({max(1, round(share * total)) for share in POSTERIOR_SHARES})
@@ -141,7 +142,8 @@ def draw_posterior(config: PosteriorConfig) -> list[Path]:
         name = "" if real.names is None else f"{plain(real.names[i])}, "
         names = [f"{name}t = {t}" for t in timesteps]
         blocks += posterior_blocks(steps, i, names, config.amplification)
-    return save_figure(plot_blocks(blocks, columns=4, tile=POSTERIOR_TILE), config.output)
+    title = _process_title(data, pipeline.scheduler.config.beta_schedule, total)
+    return save_figure(plot_blocks(blocks, columns=4, tile=POSTERIOR_TILE, title=title), config.output)
 
 
 def posterior_blocks(
@@ -238,19 +240,16 @@ def draw_training_gif(config: TrainingGifConfig) -> list[Path]:
     if source is None:
         several = len(list((run / "samples").glob("step-*.png"))) > 1
         source = "samples" if several and not config.sampling_options() else "checkpoints"
-    if source == "samples":
-        frames = {step: _read_picture(path) for step, path in saved_grids(run, config.checkpoints).items()}
-    else:
-        frames = {}
-        for step, path in checkpoint_folders(run, config.checkpoints).items():
-            pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
-            labels = class_rows(pipeline, config.class_labels, config.per_class)
-            images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
-            names = row_names(pipeline, labels, config.per_class)
-            frames[step] = image_grid(images, columns=config.per_class, row_names=names)
-    several = len(frames) > 1
-    require(several, "run", str(run), f"{source} of one step make no animation, give two or more")
-    return _save_gif(config, list(frames.values()), [f"step {step:,}" for step in frames], hold=5)
+    paths = (saved_grids if source == "samples" else checkpoint_folders)(run, config.checkpoints)
+    require(len(paths) > 1, "run", str(run), f"{source} of one step make no animation, give two or more")
+    frames = []
+    for path in paths.values():
+        if source == "samples":
+            frames.append(_read_picture(path))
+        else:
+            _, images, names = _draw_checkpoint(config, path)
+            frames.append(image_grid(images, columns=config.per_class, row_names=names))
+    return _save_gif(config, frames, [f"step {step:,}" for step in paths], hold=5)
 
 
 def draw_schedules(config: SchedulesConfig) -> list[Path]:
@@ -259,7 +258,7 @@ def draw_schedules(config: SchedulesConfig) -> list[Path]:
     several = len(set(config.num_train_timesteps)) > 1
     named = {}
     for line in lines:
-        name = "cosine" if line.beta_schedule == "squaredcos_cap_v2" else line.beta_schedule
+        name = _schedule_name(line.beta_schedule)
         named[f"{name}, T = {line.num_train_timesteps:,}" if several else name] = _alphas_cumprod(line)
     title = None if several else f"T = {lines[0].num_train_timesteps:,}"
     return save_figure(plot_schedules(named, title=title), config.output)
@@ -268,6 +267,8 @@ def draw_schedules(config: SchedulesConfig) -> list[Path]:
 def draw_losses(config: LossesConfig) -> list[Path]:
     """Training losses of runs."""
     runs = [Path(run) for run in config.runs]
+    for run in runs:
+        require((run / "metrics.jsonl").is_file(), "runs", str(run), "it holds no metrics.jsonl, give folders of runs")
     names = [run.resolve().name for run in runs]
     unique = len(set(names)) == len(names)
     read = {name if unique else str(run): read_losses(run) for name, run in zip(names, runs, strict=True)}
@@ -281,6 +282,8 @@ def draw_guided(config: GuidedConfig) -> list[Path]:
     if not pipeline.is_conditional:
         raise ValueError(f"--model is {config.model!r}: it is unconditional, give one that knows classes")
     labels = class_rows(pipeline, config.class_labels, config.per_class)
+    for scale in config.guidance_scales:  # all of them before the first is drawn
+        pipeline.check_inputs(labels, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
         images = draw_samples(pipeline, labels, config, guidance_scale=scale)
@@ -304,15 +307,12 @@ def draw_real(config: RealConfig) -> list[Path]:
 def draw_checkpoints(config: CheckpointsConfig) -> list[Path]:
     """The same seeds at checkpoints of a run."""
     folders = checkpoint_folders(Path(config.run), config.checkpoints)
-    columns = min(3, len(folders))
-    blocks = []
+    columns, blocks = min(3, len(folders)), []
     for number, (step, path) in enumerate(folders.items()):
-        pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
-        labels = class_rows(pipeline, config.class_labels, config.per_class)
-        images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
-        names = row_names(pipeline, labels, config.per_class) if number % columns == 0 else None
+        pipeline, images, names = _draw_checkpoint(config, path)
+        names = None if number % columns else names
         blocks.append(ImageBlock(images=_rows(images, config.per_class), title=f"step {step:,}", row_names=names))
-    title = describe_sampling(pipeline, config, len(labels), scale_of(pipeline, config.guidance_scale))
+    title = describe_sampling(pipeline, config, len(images), scale_of(pipeline, config.guidance_scale))
     return save_figure(plot_blocks(blocks, columns=columns, title=title), config.output)
 
 
@@ -328,6 +328,14 @@ DRAWERS = {
     RealConfig: draw_real,
     CheckpointsConfig: draw_checkpoints,
 }
+
+
+def _draw_checkpoint(config: CheckpointsConfig, path: Path) -> tuple[ImagePipeline, np.ndarray, list[str] | None]:
+    """A checkpoint's pipeline, its samples, (N, H, W, C) uint8, and the names of their rows."""
+    pipeline = load_pipeline(str(path), scheduler=config.scheduler, device=config.device)
+    labels = class_rows(pipeline, config.class_labels, config.per_class)
+    images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
+    return pipeline, images, row_names(pipeline, labels, config.per_class)
 
 
 def _alphas_cumprod(schedule: ScheduleConfig) -> torch.Tensor:
@@ -363,6 +371,14 @@ def _labels_of(pipeline: CFGDDPMPipeline, real: RealImages) -> torch.Tensor | No
 def _title_of(data: FigureDataConfig) -> str:
     name = Path(data.source).resolve().name if Path(data.source).is_dir() else data.source
     return plain(f"{name}, {data.split or 'train'}", longest=60)
+
+
+def _process_title(data: FigureDataConfig, beta_schedule: str, total: int) -> str:
+    return f"{_title_of(data)}; {_schedule_name(beta_schedule)} schedule, T = {total:,}"
+
+
+def _schedule_name(beta_schedule: str) -> str:
+    return "cosine" if beta_schedule == "squaredcos_cap_v2" else beta_schedule
 
 
 def _rows(images: np.ndarray, columns: int) -> np.ndarray:

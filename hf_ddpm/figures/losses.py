@@ -154,7 +154,8 @@ def _draw_legend(figure, names: Sequence[str], side_by_side: int) -> None:
     """One legend below all panels; runs beyond those that can be read are counted."""
     from matplotlib.lines import Line2D
 
-    named = {name: Line2D([], [], **_style(number)) for number, name in enumerate(names[:MAX_LEGEND])}
+    shown = [name.replace("$", r"\$") for name in names[:MAX_LEGEND]]  # which would begin mathematics
+    named = {name: Line2D([], [], **_style(number)) for number, name in enumerate(shown)}
     if len(names) > MAX_LEGEND:
         named[f"and {len(names) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
     figure.legend(

@@ -84,6 +84,8 @@ class FigureConfig:
         remedy = "leave the suffix out, each format gets its own"
         require(Path(self.output).suffix.lower() not in SUFFIXES, "output", str(self.output), remedy)
         require(Path(self.output).name != "", "output", str(self.output), "name the files, as in figures/digits")
+        above = next(folder for folder in Path(self.output).absolute().parents if folder.exists())
+        require(above.is_dir(), "output", str(self.output), f"{above} is no folder, name another")
 
 
 @dataclass(kw_only=True)

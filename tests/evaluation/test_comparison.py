@@ -177,7 +177,9 @@ def test_what_has_been_timed_is_kept_and_milestones_are_refused(tmp_path, recipe
 
     config = config_of(tmp_path, recipes[1:], train_minutes=1.5)
     path = tmp_path / "out" / STEPS
-    path.parent.mkdir()
+    config.runs()[0].folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was begun without"):
+        with_equal_time(config, trainings(config))
     path.write_text(json.dumps({"train_minutes": 1.5, "recipes": {"gan": {"seconds_per_step": 1.0, "steps": 90}}}))
     (training,) = with_equal_time(config, trainings(config)).values()
     assert training.options.max_train_steps == 90
@@ -240,19 +242,20 @@ def some_facts(seeds: tuple[int, ...] = (0,)) -> dict:
 
 def test_the_table_has_every_measurement_floor_and_ceiling():
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in samples_table(some_facts()).splitlines()]
-    assert lines[0] == ["recipe", "s (w = s - 1)", "network calls", "fd_judge", "recall"]
+    assert lines[0] == ["recipe", "s (w = s - 1)", "parameters", "seconds an epoch", "network calls", "fd_judge", "recall"]
+    costs = ["1.23 M", "4.79", "20"]
     assert lines[2:] == [
-        ["unet", "1", "20", "1 ± 0.1", "1 ± 0.1"], ["unet", "1.5", "20", "1.5 ± 0.1", "1.5 ± 0.1"],
-        ["gan", "", "20", "9 ± 0.1", "9 ± 0.1"], ["real images (90)", "", "", "0.5", ""],
-        ["uniform noise (100)", "", "", "300", ""],
+        ["unet", "1", *costs, "1 ± 0.1", "1 ± 0.1"], ["unet", "1.5", *costs, "1.5 ± 0.1", "1.5 ± 0.1"],
+        ["gan", "", *costs, "9 ± 0.1", "9 ± 0.1"], ["real images (90)", *[""] * 4, "0.5", ""],
+        ["uniform noise (100)", *[""] * 4, "300", ""],
     ]  # fmt: skip
 
 
 def test_a_page_says_of_what_its_errors_are_and_what_training_took():
     page = comparison_markdown(some_facts())
     assert "one training run" in page and "over the sampling seeds" in page
-    assert "| unet | 1.23 M | 4.79 | 1,200 | 76,800 | 3 min 12 s | 0.25 |" in page
-    assert "| gan | 1.23 M | 4.79 | 1,200 | 76,800 | 3 min 12 s | d 1.2, g 0.9 |" in page
+    assert "| unet | 1,200 | 76,800 | 3 min 12 s | 0.25 |" in page
+    assert "| gan | 1,200 | 76,800 | 3 min 12 s | d 1.2, g 0.9 |" in page
     assert "| cat | 1 ± 0.1 | 1.5 ± 0.1 | 9 ± 0.1 | 0.7 |" in page
     assert "minutes on this machine" not in page
     timed = {**some_facts(), "train_minutes": 2.5}
@@ -263,6 +266,15 @@ def test_a_page_says_of_what_its_errors_are_and_what_training_took():
     without = some_facts()
     without["cells"] = [{**cell, "per_class": {}} for cell in without["cells"]]
     assert "## Classes" not in comparison_markdown(without)
+    without["runs"] = [{**run, "samples": None} for run in without["runs"]]
+    assert "## Samples" in page and "## Samples" not in comparison_markdown(without)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_sampling_seed_has_no_errors(seeds):
+    page = comparison_markdown({**some_facts(seeds), "num_seeds": 1})
+    assert "1 sampling seed of 100 images" in page and "no errors" in page and "over its sampling seeds" not in page
+    assert "no errors" not in comparison_markdown(some_facts(seeds))
 
 
 def test_means_over_training_seeds_follow_the_runs():

@@ -57,8 +57,8 @@ def test_a_placeholder_names_a_value(facts, placeholder, value):
 def test_a_placeholder_names_a_table(facts):
     page = render_page("{{ab.table}}\n\n{{ab.training_table}}\n\n{{ab.class_table}}\n\n{{ab.samples}}\n", {"ab": facts})
     table, training, classes, grids = page.rstrip().split("\n\n")
-    assert "| unet.v2 | mean of 2 | 1.5 | 20 | 2 ± 0.5 |" in table
-    assert "| unet.v2 | 1 | 0.70 M |  | 1,300 | 9,600 | 1 min 15 s | 0.25 |" in training
+    assert "| unet.v2 | mean of 2 | 1.5 |  |  | 20 | 2 ± 0.5 |" in table
+    assert "| unet.v2 | 1 | 1,300 | 9,600 | 1 min 15 s | 0.25 |" in training
     assert classes.splitlines()[2].startswith("| cat | 2 ± 0.25 |")
     assert "(ab/comparison/a.png)" in grids
 
@@ -120,3 +120,7 @@ def test_each_folder_with_facts_is_a_comparison(facts, tmp_path):
     (tmp_path / "three" / "comparison.json").write_text('{"runs": [')
     with pytest.raises(ValueError, match="three/comparison.json is damaged"):
         read_comparisons(tmp_path)
+    for other in ("[1]", '{"runs": []}'):
+        (tmp_path / "three" / "comparison.json").write_text(other)
+        with pytest.raises(ValueError, match="three/comparison.json is no comparison"):
+            read_comparisons(tmp_path)

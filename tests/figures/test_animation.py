@@ -51,6 +51,15 @@ def test_equal_pictures_stay_apart_by_their_captions(tmp_path):
         assert gif.n_frames == 3
 
 
+def test_all_frames_have_the_width_of_the_longest_caption(tmp_path):
+    captions = ["step 1", "step 20", "step 12,000"]
+    save_gif([Image.new("RGB", (20, 20), "red")] * 3, captions, tmp_path / "a.gif", milliseconds=50)
+    with Image.open(tmp_path / "a.gif") as gif:
+        shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+    assert len({frame.shape for frame in shown}) == 1 and shown[0].shape[1] > 20
+    assert all((frame[:20, 20:] > 240).all() and (frame[:, -3:] > 240).all() for frame in shown)
+
+
 def test_pictures_of_several_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the pictures have the sizes \[\(4, 4\), \(5, 4\)\]"):
         save_gif([Image.new("L", (5, 4)), Image.new("L", (4, 4))], ["a", "b"], tmp_path / "a.gif", milliseconds=50)

@@ -46,6 +46,21 @@ def test_blocks_keep_clear_of_each_other_and_of_their_names(tmp_path):
     assert {count for count in runs if count} == {2, 4} and runs.count(4) == runs.count(2) == 2 * 56
 
 
+def test_images_of_blocks_below_each_other_begin_at_one_place(tmp_path):
+    black = np.zeros((1, 1, 8, 8, 1), np.uint8)
+    blocks = [ImageBlock(images=black, row_names=[name]) for name in ("i", "a longer name")]
+    dark = png_of(plot_blocks(blocks), tmp_path).max(axis=2) == 0
+    (columns,) = {tuple(np.flatnonzero(line)[-56:]) for line in dark if line.sum() >= 56}
+    assert columns == tuple(range(columns[0], columns[0] + 56))
+
+
+def test_long_names_leave_the_margin_free(tmp_path):
+    block = ImageBlock(images=np.zeros((1, 1, 8, 8, 1), np.uint8), row_names=["aquarium fish, long tailed"])
+    picture = png_of(plot_blocks([block], title="a title that is wider than all of the images below it, by far"), tmp_path)
+    dark = np.flatnonzero((picture < 255).any(axis=(0, 2)))
+    assert dark[0] >= MARGIN - 2 and dark[-1] < picture.shape[1] - MARGIN + 2
+
+
 def test_files_are_the_same_every_time(tmp_path):
     block = ImageBlock(images=some_images(1, 2, channels=3), column_names=["$x_0$", "b"])
     first, second = (save_figure(plot_blocks([block], title="a"), tmp_path / name) for name in "ab")

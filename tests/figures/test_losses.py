@@ -101,6 +101,12 @@ def test_what_cannot_be_drawn_is_refused(runs, options, message):
         plot_losses(runs, **options)
 
 
+def test_names_are_shown_as_they_are():
+    figure = plot_losses(dict.fromkeys(("a$x^$", "_old", r"\frac"), JUDGE))
+    figure.draw_without_rendering()  # a name that is read as mathematics fails
+    assert names(figure) == [r"a\$x^\$", "_old", r"\frac"]
+
+
 def test_long_names_fit():
     figure = plot_losses({f"{number}" + "n" * 80: JUDGE for number in range(12)})
     figure.draw_without_rendering()  # a layout that collapses warns

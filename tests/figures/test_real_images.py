@@ -77,3 +77,7 @@ def test_the_data_of_a_model_is_that_of_its_run(tmp_path):
     assert data_of_model(DIGITS, str(checkpoint)) == DIGITS
     with pytest.raises(ValueError, match="--data.source is None"):
         data_of_model(FigureDataConfig(), str(tmp_path))
+    for damaged in ("data: [", "", "seed: 0", "data: 3"):
+        (run / "config.yaml").write_text(damaged)
+        with pytest.raises(ValueError, match="config.yaml is damaged, name the data with --data.source"):
+            data_of_model(FigureDataConfig(), str(checkpoint))
