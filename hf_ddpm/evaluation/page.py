@@ -50,6 +50,7 @@ BLOCKS = {
     "command": lambda facts, folder: command_block(facts),
 }
 """What stands for a whole comparison, from its facts and its folder."""
+_BRACES = r"\{\{(.*?)\}\}"
 # NAME.BLOCK, or NAME.RECIPE.FACT with [AXIS=VALUE, ...] behind the recipe.
 _PLACEHOLDER = re.compile(r"(?P<name>[^.\s]+)\.(?:(?P<recipe>[^\[\]]+?)(?:\[(?P<where>[^\[\]]*)\])?\.)?(?P<fact>[\w-]+)")
 
@@ -67,11 +68,11 @@ def render_page(template: str, facts: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         ValueError: a placeholder names what is not there, or more than one value; it is quoted, with names that are near.
     """
-    page = re.sub(r"\{\{(.*?)\}\}", lambda match: _resolve(match[1].strip(), facts), template, flags=re.DOTALL)
-    for mark in ("{{", "}}"):
-        if mark in page:
-            line = next(line.strip() for line in page.splitlines() if mark in line)
-            raise ValueError(f"the template: a placeholder has no end or no beginning, in {line[:80]!r}")
+    page = re.sub(_BRACES, lambda match: _resolve(match[1].strip(), facts), template, flags=re.DOTALL)
+    # What is left of the template; a value, such as a command, may have braces of its own.
+    for line in re.sub(_BRACES, "", template, flags=re.DOTALL).splitlines():
+        if "{{" in line or "}}" in line:
+            raise ValueError(f"the template: a placeholder has no end or no beginning, in {line.strip()[:80]!r}")
     return page
 
 

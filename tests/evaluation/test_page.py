@@ -67,7 +67,7 @@ def test_a_placeholder_names_how_it_was_measured(facts):
     told = {
         "num_seeds": 3, "reference_split": "train", "reference_images": 60, "data_source": "digits", "data_labels": None,
         "features": "judge", "runs": [{**run, "kind": "diffusion model"} for run in facts["runs"]],
-        "command": "python train_scripts/sweep.py --grid.recipe '[unet.v2.yaml]'",
+        "command": "python train_scripts/sweep.py --train_overrides '{data: {source: digits}}'",
     }  # fmt: skip
     about, command = render_page("{{ab.about}}\n\n{{ab.command}}", {"ab": facts | told}).split("\n\n")
     assert about.startswith("3 sampling seeds of 100 images each, against the train split of `digits` (60 images)")
