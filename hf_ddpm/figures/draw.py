@@ -34,7 +34,7 @@ from hf_ddpm.figures.options import (
     SchedulesConfig,
     TrainingGifConfig,
 )
-from hf_ddpm.figures.process import StepBack, forward_states, reverse_states, step_back, to_pixels
+from hf_ddpm.figures.process import ReverseStates, StepBack, forward_states, reverse_states, step_back, to_pixels
 from hf_ddpm.figures.real_images import RealImages, data_of_model, read_images
 from hf_ddpm.figures.runs import checkpoint_folders, saved_grids
 from hf_ddpm.figures.samples import (
@@ -103,14 +103,7 @@ def draw_reverse(config: ReverseConfig) -> list[Path]:
     if count is None and config.class_labels is None:
         count = REVERSE_IMAGES
     labels = resolve_labels(pipeline, config.class_labels, None, count)
-    states = reverse_states(
-        pipeline,
-        class_labels=labels,
-        seed=config.seed,
-        num_inference_steps=config.num_inference_steps or DEFAULT_STEPS,
-        guidance_scale=scale_of(pipeline, config.guidance_scale),
-        timesteps=config.timesteps,
-    )
+    states = _reverse(pipeline, config, labels, timesteps=config.timesteps)
     blocks = []
     for i, label in enumerate(labels):
         name = "" if label is None else f"{label_name(pipeline, label)}, "
@@ -220,14 +213,7 @@ def draw_reverse_gif(config: ReverseGifConfig) -> list[Path]:
     """The reverse process of a grid of samples."""
     pipeline = load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     labels = class_rows(pipeline, config.class_labels, config.per_class)
-    states = reverse_states(
-        pipeline,
-        class_labels=labels,
-        seed=config.seed,
-        num_inference_steps=config.num_inference_steps or DEFAULT_STEPS,
-        guidance_scale=scale_of(pipeline, config.guidance_scale),
-        count=config.num_frames,
-    )
+    states = _reverse(pipeline, config, labels, count=config.num_frames)
     names = row_names(pipeline, labels, config.per_class)
     frames = [image_grid(images, columns=config.per_class, row_names=names) for images in states.noisy_images]
     captions = [f"t = {t}" for t in states.timesteps]
@@ -336,6 +322,18 @@ def _draw_checkpoint(config: CheckpointsConfig, path: Path) -> tuple[ImagePipeli
     labels = class_rows(pipeline, config.class_labels, config.per_class)
     images = draw_samples(pipeline, labels, config, guidance_scale=config.guidance_scale)
     return pipeline, images, row_names(pipeline, labels, config.per_class)
+
+
+def _reverse(pipeline: CFGDDPMPipeline, config: ReverseConfig | ReverseGifConfig, labels, **kept) -> ReverseStates:
+    """The states that `kept` names, of samples as the options say."""
+    return reverse_states(
+        pipeline,
+        class_labels=labels,
+        seed=config.seed,
+        num_inference_steps=config.num_inference_steps or DEFAULT_STEPS,
+        guidance_scale=scale_of(pipeline, config.guidance_scale),
+        **kept,
+    )
 
 
 def _alphas_cumprod(schedule: ScheduleConfig) -> torch.Tensor:
