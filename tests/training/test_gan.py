@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 import signal
+from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 import hf_ddpm.training.gan as gan_training
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.sources import open_splits
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.sampling import load_pipeline
@@ -38,16 +37,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def some_digits(tmp_path_factory) -> str:
-    """A data set of 72 of the embedded digits, so that a run is not longer in reading than in training."""
-    folder = tmp_path_factory.mktemp("some") / "digits"
-    splits = open_splits("digits")
-    some = {name: splits[name].select(range(count)) for name, count in (("train", 48), ("test", 24))}
-    datasets.DatasetDict(some).save_to_disk(folder)
-    return f"--data.source={folder}"
-
-
 @pytest.fixture
 def config_of(some_digits, tmp_path):
     def build(name: str, *options: str) -> GANConfig:
@@ -67,11 +56,6 @@ def run_training(config_of, tmp_path):
     return run
 
 
-@pytest.fixture(scope="module")
-def shared() -> dict:
-    return {}
-
-
 @pytest.fixture
 def plain(run_training, shared) -> dict[str, str]:
     """Digest of each tensor that two steps without any option make."""
@@ -81,18 +65,9 @@ def plain(run_training, shared) -> dict[str, str]:
 
 
 @pytest.fixture
-def command(load_script, some_digits, tmp_path, capsys):
+def command(message_of):
     """Run the program on a mistake; its message."""
-
-    def run(*options: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            load_script("train_gan").main([*OPTIONS, some_digits, f"--output_dir={tmp_path / 'new'}", *options])
-        lines = capsys.readouterr().err.splitlines()
-        assert stopped.value.code == 2, lines
-        assert not (tmp_path / "new").exists(), "nothing is written"
-        return lines[-1]
-
-    return run
+    return partial(message_of, "train_gan", *OPTIONS)
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,6 @@ from safetensors.torch import load_file
 import hf_ddpm.training.judge as judge_training
 from hf_ddpm.cli import parse_config
 from hf_ddpm.data.cache import load_images
-from hf_ddpm.data.sources import open_splits
 from hf_ddpm.models.judge import load_judge
 from hf_ddpm.signals import Stopped
 from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
@@ -38,16 +38,6 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def some_digits(tmp_path_factory) -> str:
-    """A data set of 72 of the embedded digits, so that a run is not longer in reading than in training."""
-    folder = tmp_path_factory.mktemp("some") / "digits"
-    splits = open_splits("digits")
-    some = {name: splits[name].select(range(count)) for name, count in (("train", 48), ("test", 24))}
-    datasets.DatasetDict(some).save_to_disk(folder)
-    return f"--data.source={folder}"
-
-
 @pytest.fixture
 def run_training(some_digits, tmp_path):
     """Train into tmp_path / name and return that folder."""
@@ -59,11 +49,6 @@ def run_training(some_digits, tmp_path):
     return run
 
 
-@pytest.fixture(scope="module")
-def shared() -> dict:
-    return {}
-
-
 @pytest.fixture
 def plain(run_training, shared) -> str:
     """sha256 of the judge that three steps without any option make."""
@@ -73,18 +58,9 @@ def plain(run_training, shared) -> str:
 
 
 @pytest.fixture
-def command(load_script, some_digits, tmp_path, capsys):
+def command(message_of):
     """Run the program on a mistake; its message."""
-
-    def run(*options: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            load_script("train_judge").main([*OPTIONS, some_digits, f"--output_dir={tmp_path / 'new'}", *options])
-        lines = capsys.readouterr().err.splitlines()
-        assert stopped.value.code == 2, lines
-        assert not (tmp_path / "new").exists(), "nothing is written"
-        return lines[-1]
-
-    return run
+    return partial(message_of, "train_judge", *OPTIONS)
 
 
 def metrics(folder: Path) -> list[dict]:
