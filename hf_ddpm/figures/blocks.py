@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_ddpm.figures.curves import INK
+from hf_ddpm.figures.style import INK
 
 DPI = 150  # of the PNG, as `save_figure` writes it
 MIN_TILE = 56

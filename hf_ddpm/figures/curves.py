@@ -13,22 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_ddpm.figures.style import FAINT, INK, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, dress_panel, line_style
 from hf_ddpm.files import write_whole
 
-INK, FAINT = "#222222", "#8a8a8a"
-# Colour, dash and marker of each line; the colours also differ in lightness.
-STYLES = (
-    ("#c2410c", "-", "o"),
-    ("#1d4e89", "--", "s"),
-    ("#2f7d4f", "-.", "^"),
-    ("#7b3f98", ":", "D"),
-    ("#b8860b", (0, (5, 1, 1, 1, 1, 1)), "v"),
-    ("#444444", (0, (1, 3)), "P"),
-)
 LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
-PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
 TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it
-MAX_LEGEND = 12  # lines that a legend names at a readable size
 LABELS = {
     "guidance_scale": "guidance scale s  (w = s - 1)",
     "network_calls": "network calls a sample",
@@ -172,25 +161,15 @@ def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels:
         line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
         if not line:
             continue
-        turn, style = divmod(number, len(STYLES))
-        colour, _, marker = STYLES[style]
-        dash = STYLES[(style + turn) % len(STYLES)][1]  # so that no two of 36 lines are alike
         points, errors = [(row[x], row[metric]) for row in line], [row.get(f"{metric}_stderr") or 0.0 for row in line]
         panel.errorbar(
             *zip(*points, strict=True), yerr=errors, label=_series_label(series, key) or "model",
-            color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.3, capsize=2.5,
-            markerfacecolor="white" if turn % 2 else colour,
+            **line_style(number), markersize=4.5, capsize=2.5,
         )  # fmt: skip
     for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
     _scale(panel, [row[metric] for row in drawn] + [level.value for level in levels], log_x, {row[x] for row in drawn})
-    panel.set_xlabel(LABELS.get(x, x), fontsize=8, color=INK)
-    panel.set_ylabel(LABELS.get(metric, metric), fontsize=8, color=INK)
-    panel.tick_params(labelsize=7, colors=INK)
-    panel.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    dress_panel(panel, x_label=LABELS.get(x, x), y_label=LABELS.get(metric, metric))
 
 
 def _scale(panel, values: list[float], log_x: bool, positions: set[float]) -> None:

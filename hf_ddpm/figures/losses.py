@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.figures.curves import INK, LARGE_RANGE, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, STYLES
+from hf_ddpm.figures.curves import LARGE_RANGE
+from hf_ddpm.figures.style import INK, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, dress_panel, line_style
 
 LOSSES = {"loss": "training loss", "d_loss": "discriminator loss", "g_loss": "generator loss"}
 """Training losses in metrics.jsonl, of diffusion models and judges and of GANs, and what they are called beside a panel."""
@@ -121,13 +122,7 @@ def _draw_panel(
         panel.plot(steps, values, **style, markevery=-(-len(values) // MAX_MARKERS), zorder=2)
     if log_y:
         _scale(panel, [row[kind] for rows in runs.values() for row in rows if kind in row])
-    panel.set_xlabel("training step", fontsize=8, color=INK)
-    panel.set_ylabel(LOSSES[kind], fontsize=8, color=INK)
-    panel.tick_params(labelsize=7, colors=INK)
-    panel.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    dress_panel(panel, x_label="training step", y_label=LOSSES[kind])
 
 
 def _scale(panel, values: Sequence[float]) -> None:
@@ -142,12 +137,8 @@ def _scale(panel, values: Sequence[float]) -> None:
 
 
 def _style(number: int) -> dict[str, Any]:
-    """How the line of a run looks, in every panel; no two of 36 are alike without their colour."""
-    turn, style = divmod(number, len(STYLES))
-    colour, _, marker = STYLES[style % len(STYLES)]
-    dash = STYLES[(style + turn) % len(STYLES)][1]
-    face = "white" if turn % 2 else colour
-    return dict(color=colour, linestyle=dash, marker=marker, markersize=4, markerfacecolor=face, linewidth=1.3)
+    """How the line of a run looks, in every panel."""
+    return line_style(number) | {"markersize": 4}
 
 
 def _draw_legend(figure, names: Sequence[str], side_by_side: int) -> None:

@@ -101,9 +101,8 @@ def reverse_states(
     """
     visited = reverse_timesteps(pipeline, num_inference_steps)
     if timesteps is None:
-        last = {
-            t: position for position, t in enumerate(visited)
-        }  # of two calls the second starts from what the first found
+        # Of two calls at one timestep the second starts from what the first found.
+        last = {t: position for position, t in enumerate(visited)}
         positions = sorted(last.values())
         count = min(count, len(positions))
         kept = [positions[round(i * (len(positions) - 1) / (count - 1))] for i in range(count)]

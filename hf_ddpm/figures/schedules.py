@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from hf_ddpm.figures.curves import INK, PANEL_HEIGHT, STYLES
+from hf_ddpm.figures.style import INK, PANEL_HEIGHT, STYLES, dress_panel, line_style
 
 PANEL_WIDTH = 2.9  # inches
 MARKERS = 9  # on a line
@@ -39,13 +39,8 @@ def plot_schedules(schedules: Mapping[str, Tensor], *, title: str | None = None)
         for panel, values in ((beta_panel, 1 - exact / previous), (level_panel, exact), (snr_panel, log_snr)):
             _draw_line(panel, x, values, number, name)
     for panel, what in ((beta_panel, r"$\beta_t$"), (level_panel, r"$\bar\alpha_t$"), (snr_panel, "log-SNR (nats)")):
-        panel.set_xlabel("t" if one_length else "t / T", fontsize=8, color=INK)
         panel.set_title(what, fontsize=9, color=INK, loc="left")
-        panel.tick_params(labelsize=7, colors=INK)
-        panel.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-        panel.set_axisbelow(True)
-        for side in ("top", "right"):
-            panel.spines[side].set_visible(False)
+        dress_panel(panel, x_label="t" if one_length else "t / T")
     # The cosine schedule is cut at 0.999, the others end at some 0.02: only a logarithm shows both.
     beta_panel.set_yscale("log")
     if title:
@@ -59,12 +54,6 @@ def plot_schedules(schedules: Mapping[str, Tensor], *, title: str | None = None)
 
 
 def _draw_line(panel, x: np.ndarray, values: np.ndarray, number: int, name: str) -> None:
-    turn, style = divmod(number, len(STYLES))
-    colour, _, marker = STYLES[style]
-    dash = STYLES[(style + turn) % len(STYLES)][1]  # so that no two of 36 lines are alike
     # Lines that lie on each other have their markers at other places.
     first = number * len(x) // (MARKERS * len(STYLES)) % len(x)
-    panel.plot(
-        x, values, label=name, color=colour, linestyle=dash, linewidth=1.3, marker=marker, markersize=4,
-        markerfacecolor="white" if turn % 2 else colour, markevery=(first, max(1, len(x) // MARKERS)),
-    )  # fmt: skip
+    panel.plot(x, values, label=name, **line_style(number), markersize=4, markevery=(first, max(1, len(x) // MARKERS)))
