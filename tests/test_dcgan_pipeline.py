@@ -127,8 +127,9 @@ def test_diffusers_loads_a_saved_model_with_the_code_beside_it(tmp_path, monkeyp
     """Of the files in the folder alone, which need no package of ours, as tests/test_floors.py sees to."""
     monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "diffusers_modules"]:
-        monkeypatch.delitem(sys.modules, name)  # diffusers calls the code of every local folder by one name
+    name = "diffusers_modules.local.pipeline"  # of the code of every local folder, which others have loaded or will load
+    monkeypatch.setitem(sys.modules, name, None)  # so that what stands there now comes back
+    del sys.modules[name]
     pipeline, folder, resaved = tiny_pipeline(), tmp_path / "model", tmp_path / "resaved"
     pipeline.save_pretrained(folder)
     foreign = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
