@@ -15,7 +15,7 @@ _HOMES = {
     "load_pipeline": "hf_ddpm.sampling",
     "UNET_PRESETS": "hf_ddpm.models.unet",
     "build_unet": "hf_ddpm.models.unet",
-    "load_images": "hf_ddpm.data.cache",
+    "load_images": "hf_ddpm.data.table",
     "TrainConfig": "hf_ddpm.training.options",
     "train": "hf_ddpm.training.loop",
 }
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from hf_ddpm.data.cache import load_images
+    from hf_ddpm.data.table import load_images
     from hf_ddpm.dcgan_pipeline import DCGANPipeline
     from hf_ddpm.models.unet import UNET_PRESETS, build_unet
     from hf_ddpm.pipeline import CFGDDPMPipeline

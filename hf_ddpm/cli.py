@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from hf_ddpm.signals import Stopped, sigterm_raises
+from hf_ddpm.runtime.signals import Stopped, sigterm_raises
 
 Config = TypeVar("Config")
 

@@ -20,10 +20,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
-from hf_ddpm.files import write_whole
 from hf_ddpm.models import networks  # noqa: F401  the pipeline loads networks of modules that are imported already
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
-from hf_ddpm.samplers import build_sampler, check_sampler
+from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.schedulers import build_sampler, check_sampler
 
 MAX_SEED = 2**63 - 1
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
@@ -52,7 +52,8 @@ def load_pipeline(
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
-        scheduler: name in `hf_ddpm.samplers.SAMPLERS`; None = the saved scheduler, with trailing timesteps. A GAN has none.
+        scheduler: name in `hf_ddpm.schedulers.SAMPLERS`; None = the saved scheduler, with trailing timesteps. A GAN has
+            none.
         device: where the network goes; None = cuda if there is one, else the CPU.
         dtype: what the network computes in.
 

@@ -10,7 +10,7 @@ import yaml
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from PIL import Image
 
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.figures.animation import CAPTION_HEIGHT
 from hf_ddpm.figures.options import FIGURES

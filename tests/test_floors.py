@@ -18,18 +18,17 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "cli": 0, "dcgan_pipeline": 0, "environment": 0, "files": 0, "pipeline": 0, "signals": 0,
+    "config": 0, "cli": 0, "markdown": 0, "runtime": 0, "metrics": 0, "pipeline": 0, "dcgan_pipeline": 0,
     "models": 1, "diffusion": 1, "data": 1,
-    "processes": 2, "held_out": 2, "samplers": 2, "sampling": 2, "figures": 2, "hub": 2,
+    "schedulers": 2, "sampling": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,
-    "demo": 4,
+    "experiments": 4,
 }  # fmt: skip
 TOOLS_OF = {
-    "cli": {"signals"},
-    "held_out": {"processes"},
-    "sampling": {"samplers"},
-    "figures": {"samplers", "sampling"},
-    "hub": {"samplers", "sampling", "figures"},
+    "cli": {"runtime"},
+    "sampling": {"schedulers"},
+    "figures": {"schedulers", "sampling"},
+    "hub": {"schedulers", "sampling", "figures"},
 }
 HEAVY = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "sklearn", "torch", "transformers"}
 
@@ -128,8 +127,7 @@ def _may_import(user: str, used: str) -> bool:
         return False
     if used in TOOLS_OF.get(user, ()):
         return True
-    # The demo stands on floor 4 and sees floors 0 to 2, everybody else sees all that lies below.
-    return FLOORS[used] < min(FLOORS[user], 3)
+    return FLOORS[used] < FLOORS[user]
 
 
 def unplanned_rooms(root: Path) -> list[str]:
@@ -140,7 +138,7 @@ def unplanned_rooms(root: Path) -> list[str]:
 def import_cycle(root: Path) -> list[str]:
     graph: dict[str, set[str]] = {}
     for found in read_tree(root):
-        if not found.typing_only and found.target.startswith(PACKAGE) and found.module != PACKAGE:
+        if found.target.startswith(PACKAGE) and found.module != PACKAGE:
             graph.setdefault(found.module, set()).add(found.target)
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -235,13 +233,13 @@ def plant(house: Path, path: str, code: str) -> None:
         ("hf_ddpm/config.py", "import hf_ddpm.cli"),
         ("hf_ddpm/pipeline.py", "from hf_ddpm.config import require"),
         ("hf_ddpm/models/unet.py", "from hf_ddpm.diffusion import objective"),
-        ("hf_ddpm/data/loader.py", "def late():\n    from hf_ddpm.sampling import generate"),
-        ("hf_ddpm/samplers.py", "from hf_ddpm.sampling import generate"),
+        ("hf_ddpm/data/batches.py", "def late():\n    from hf_ddpm.sampling import generate"),
+        ("hf_ddpm/schedulers.py", "from hf_ddpm.sampling import generate"),
         ("hf_ddpm/sampling.py", "if TYPE_CHECKING:\n    from hf_ddpm.figures.grids import image_grid"),
         ("hf_ddpm/figures/grids.py", "import hf_ddpm.hub.card"),
-        ("hf_ddpm/training/optim.py", "from hf_ddpm.evaluation.frechet import frechet_distance"),
-        ("hf_ddpm/evaluation/sweep.py", "from hf_ddpm.training.loop import train"),
-        ("hf_ddpm/demo/app.py", "from hf_ddpm.training.loop import train"),
+        ("hf_ddpm/training/optim.py", "from hf_ddpm.evaluation.protocol import evaluate"),
+        ("hf_ddpm/evaluation/protocol.py", "from hf_ddpm.training.loop import train"),
+        ("hf_ddpm/training/loop.py", "from hf_ddpm.experiments.sweep import sweep"),
         ("hf_ddpm/training/optim.py", "from hf_ddpm import sampling"),
         ("hf_ddpm/training/optim.py", "import hf_ddpm"),
         ("hf_ddpm/training/optim.py", "from . import loop"),
@@ -261,8 +259,8 @@ def test_the_checker_sees_a_planted_import(house, path, code):
     [
         ("hf_ddpm/hub/card.py", "from hf_ddpm.figures.grids import image_grid"),
         ("hf_ddpm/figures/strips.py", "from hf_ddpm.sampling import generate"),
-        ("hf_ddpm/demo/app.py", "from hf_ddpm.sampling import generate"),
-        ("hf_ddpm/evaluation/sweep.py", "from hf_ddpm.hub import card"),
+        ("hf_ddpm/training/optim.py", "from hf_ddpm.metrics.frechet import frechet_distance"),
+        ("hf_ddpm/experiments/sweep.py", "from hf_ddpm.training.loop import train"),
         ("train_scripts/sample.py", "from hf_ddpm.training.loop import train"),
     ],
 )

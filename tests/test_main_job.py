@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ddpm.data.cache import ImageTable, load_images
+from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
 
 SAMPLES_PER_CLASS = 50

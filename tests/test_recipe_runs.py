@@ -19,9 +19,9 @@ from hf_ddpm.cli import load_recipe, parse_config
 from hf_ddpm.models.unet import UNET_PRESETS
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.training import preview
+from hf_ddpm.training.engine import build_accelerator
 from hf_ddpm.training.loop import prepare
 from hf_ddpm.training.options import TrainConfig
-from hf_ddpm.training.setup import build_accelerator
 
 RECIPES = sorted((Path(__file__).parents[1] / "train_scripts" / "recipes").glob("*.yaml"))
 ALWAYS = ("a_cifar100_cfg", "a_mnist_class_map", "c_gan_cats_frogs", "e_fashion_mnist_cosine")

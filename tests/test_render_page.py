@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ddpm.evaluation.page import read_comparisons, render_page
+from hf_ddpm.experiments.page import read_comparisons, render_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "model_cards").glob("*/page.md"))

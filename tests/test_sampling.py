@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.samplers import build_sampler
 from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
+from hf_ddpm.schedulers import build_sampler
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
 

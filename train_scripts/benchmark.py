@@ -38,7 +38,7 @@ def main(args: list[str] | None = None) -> None:
     with user_errors():
         import torch
 
-        from hf_ddpm.training.speed import speed_up, use_float32_attention
+        from hf_ddpm.training.cpu_bf16 import speed_up, use_float32_attention
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ways = {

@@ -22,8 +22,8 @@ def main(args: list[str] | None = None) -> None:
         from hf_ddpm.evaluation.protocol import evaluate
         from hf_ddpm.evaluation.report import markdown_report
         from hf_ddpm.figures.measurements import plot_measurement
-        from hf_ddpm.files import write_whole
         from hf_ddpm.hub.card import write_card
+        from hf_ddpm.runtime.files import write_whole
 
         results = evaluate(config)
         if not PartialState().is_main_process:

@@ -3,7 +3,7 @@
     python train_scripts/render_page.py --template model_cards/comparison/page.md --output model_cards/comparison/README.md
 
 The numbers are those of each sub-folder's comparison.json beside the template, which sweep.py writes.
-hf_ddpm/evaluation/page.py says what a placeholder can name.
+hf_ddpm/experiments/page.py says what a placeholder can name.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class RenderConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(RenderConfig, args)
     with user_errors():
-        from hf_ddpm.evaluation.page import read_comparisons, render_page
-        from hf_ddpm.files import write_whole
+        from hf_ddpm.experiments.page import read_comparisons, render_page
+        from hf_ddpm.runtime.files import write_whole
 
         template, output = Path(config.template), Path(config.output)
         try:

@@ -65,15 +65,15 @@ def main(args: list[str] | None = None) -> None:
         import numpy as np
 
         from hf_ddpm.figures.grids import grid_positions, image_grid
-        from hf_ddpm.files import write_whole
-        from hf_ddpm.processes import agree_to_stop, gather, join_processes, share
+        from hf_ddpm.runtime.distributed import any_process_stopped, gather, init_distributed, shard
+        from hf_ddpm.runtime.files import write_whole
+        from hf_ddpm.runtime.signals import Stopped, stop_requests
         from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
-        from hf_ddpm.signals import Stopped, stop_requests
 
-        processes = join_processes()
+        processes = init_distributed()
         pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
         labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
-        mine = share(len(labels), processes)
+        mine = shard(len(labels), processes)
         default_scale = None if pipeline.null_label is None else 1.5
         batches = generate(
             pipeline,
@@ -92,7 +92,7 @@ def main(args: list[str] | None = None) -> None:
             largest_share = math.ceil(len(labels) / processes.num_processes)
             for _ in range(math.ceil(largest_share / config.batch_size)):  # in every process equally often
                 done += itertools.islice(batches, 1)
-                if signal_number := agree_to_stop(stop, processes):
+                if signal_number := any_process_stopped(stop, processes):
                     del batches  # and with them their progress bar
                     count = sum(len(batch.images) for batch in done) if config.format == "png" else 0
                     message = f"stopped: {count} of {len(labels[mine])} images are in {config.output_dir}"

@@ -24,9 +24,8 @@ from typing import Any
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import RunConfig
-from hf_ddpm.evaluation.sweep_options import SweepConfig, TrainedRun
-from hf_ddpm.training.gan_options import GANConfig
-from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.experiments.options import SweepConfig, TrainedRun
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
 
 def main(args: list[str] | None = None) -> None:
@@ -35,8 +34,8 @@ def main(args: list[str] | None = None) -> None:
     with user_errors():
         from accelerate import PartialState
 
-        from hf_ddpm.evaluation.equal_time import Training
-        from hf_ddpm.evaluation.sweep import sweep
+        from hf_ddpm.experiments.equal_time import Training
+        from hf_ddpm.experiments.sweep import sweep
         from hf_ddpm.training.gan import train_gan
         from hf_ddpm.training.loop import train
 
@@ -82,11 +81,11 @@ def write_report(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
 
     from accelerate import PartialState
 
-    from hf_ddpm.evaluation.comparison import write_comparison
     from hf_ddpm.evaluation.results import command_line
-    from hf_ddpm.evaluation.sweep_report import distance_name, sweep_csv, sweep_markdown, varying_axes
+    from hf_ddpm.experiments.comparison import write_comparison
+    from hf_ddpm.experiments.tables import distance_name, sweep_csv, sweep_markdown, varying_axes
     from hf_ddpm.figures.curves import plot_sweep, save_figure
-    from hf_ddpm.files import write_whole
+    from hf_ddpm.runtime.files import write_whole
 
     folder = Path(config.output_dir)
     command = command_line(sys.argv, PartialState().num_processes)

@@ -7,7 +7,7 @@ python train_scripts/train_gan.py --config ... --output_dir runs/gan_digits --re
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.training.gan_options import GANConfig
+from hf_ddpm.training.options import GANConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
 

@@ -9,7 +9,7 @@ The folder of the run is then named to the measuring programs as `judge:runs/jud
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.training.judge_options import JudgeConfig
+from hf_ddpm.training.options import JudgeConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
 

@@ -6,26 +6,26 @@ batch = stream.reader(seed=0, batch_size=128).read(images_seen=0, micro_step=0)
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 
-from hf_ddpm.data.bad_images import BadImages, settle_bad_images
-from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.columns import choose_columns, type_name
-from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, count_channels, decode_image
-from hf_ddpm.data.labels import describe_label, match_classes
-from hf_ddpm.data.loader import epoch_seed
-from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
-from hf_ddpm.data.stream_reader import StreamReader
+from hf_ddpm.data.bad_images import BadImages
+from hf_ddpm.data.batches import ImageBatch, epoch_seed
+from hf_ddpm.data.columns import type_name
+from hf_ddpm.data.decode import UndecodableImage, decode_image
+from hf_ddpm.data.labels import describe_label
+from hf_ddpm.data.sources import in_short
+from hf_ddpm.data.table import ImageTable
 
 Example = dict[str, Any]
 READING_BATCH = 256  # undecoded images
@@ -170,6 +170,126 @@ class ImageStream:
         return next((row for row, other in enumerate(self._iterate(self.whole_split)) if other == example), None)
 
 
+class StreamReader:
+    """Batches of a stream, epoch after epoch; what is read depends on the position alone, not on what was read before."""
+
+    def __init__(
+        self, stream: ImageStream, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
+    ) -> None:
+        """
+        Args:
+            stream: the opened stream.
+            seed: seed of the run, at least 0.
+            batch_size: B, images a process and micro-step.
+            num_processes, process_index: how many processes read together, and which of them this is.
+
+        Raises:
+            ValueError: there are fewer images than processes.
+        """
+        count = sum(1 for _ in itertools.islice(stream.examples, num_processes)) if num_processes > 1 else 1
+        if count < num_processes:
+            raise ValueError(
+                f"split {stream.split!r} of --data.source {stream.name!r} has {count} images for {num_processes} processes: "
+                "start fewer processes"
+            )
+        self.stream, self.seed, self.batch_size = stream, seed, batch_size
+        self.num_processes, self.process_index = num_processes, process_index
+        self._position: int | None = None  # in the endless sequence of this process; None = it has to be sought
+        self._epoch_length: int | None = None
+        self._ahead: collections.deque[Example] = collections.deque()  # read already, for their place is yet to come
+        self._begin(0)
+
+    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
+        """Read a batch: on from the last one if it follows it, else from the beginning of its epoch.
+
+        Args:
+            images_seen: images that all processes have trained on before this optimizer step.
+            micro_step: micro-steps before this one in the same optimizer step.
+
+        Returns:
+            The images at images_seen / num_processes + micro_step * B onwards of what this process reads.
+
+        Raises:
+            ValueError: an image or a label is wrong, or this process has no image.
+        """
+        position = images_seen // self.num_processes + micro_step * self.batch_size
+        if position != self._position:
+            self._seek(position)
+        self._position = None
+        rows = self._decode([self._next() for _ in range(self.batch_size)])
+        self._position = position + self.batch_size
+        shape = (self.batch_size, self.stream.channels, self.stream.image_size, self.stream.image_size)
+        pixels = np.frombuffer(bytearray().join(pixels for pixels, _ in rows), dtype=np.uint8).reshape(shape)
+        has_labels = self.stream.class_names is not None
+        return ImageBatch(
+            images=torch.from_numpy(pixels),
+            class_labels=torch.tensor([label for _, label in rows]) if has_labels else None,
+            sample_ids=torch.arange(position, position + self.batch_size),
+        )
+
+    def _decode(self, examples: list[Example]) -> list[tuple[bytes, int | None]]:
+        """Decode examples; the next one that can be decoded stands for one that cannot, and comes again in its own place.
+
+        So an image is at the same position whether what comes before it has been decoded or skipped.
+        """
+        rows = [self.stream.decode(example) for example in examples]
+        ahead = []
+        while rows[-1] is None:
+            ahead.append(self._next())
+            rows[-1] = self.stream.decode(ahead[-1])
+            if rows[-1] is None and len(ahead) > self.stream.bad_images.limit:  # an image comes the second time
+                raise ValueError(self._no_image("that can be decoded "))
+        self._ahead.extendleft(reversed(ahead))
+        for index in reversed(range(len(rows))):
+            rows[index] = rows[index] or rows[index + 1]
+        return rows
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._read_of_epoch = epoch, 0
+        self._examples = self.stream.epoch(self.seed, epoch, self.num_processes, self.process_index)
+
+    def _seek(self, position: int) -> None:
+        """Begin the epoch of a position and skip what comes before it, undecoded."""
+        self._ahead.clear()
+        if self._epoch_length is None:
+            self._begin(0)
+            if self._skip(position) == position:
+                return
+            self._end_epoch()
+        epoch, offset = divmod(position, self._epoch_length)
+        self._begin(epoch)
+        self._skip(offset)
+
+    def _skip(self, count: int) -> int:
+        """Skip examples of this epoch and return how many there were."""
+        self._read_of_epoch += sum(1 for _ in itertools.islice(self._examples, count))
+        return self._read_of_epoch
+
+    def _next(self) -> Example:
+        """Return the next example, if need be from the next epoch."""
+        if self._ahead:
+            return self._ahead.popleft()
+        example = next(self._examples, None)
+        if example is None:
+            self._end_epoch()
+            self._begin(self._epoch + 1)
+            example = next(self._examples)
+        self._read_of_epoch += 1
+        return example
+
+    def _end_epoch(self) -> None:
+        """Note the length of an epoch that was read to its end."""
+        if self._read_of_epoch == 0:
+            raise ValueError(self._no_image())
+        self._epoch_length = self._read_of_epoch
+
+    def _no_image(self, kind: str = "") -> str:
+        return (
+            f"process {self.process_index} of {self.num_processes} finds no image {kind}in its part of split "
+            f"{self.stream.split!r} of --data.source {self.stream.name!r}: start fewer processes"
+        )
+
+
 def _shuffle(examples: Iterator[Example], buffer_size: int, rng: np.random.Generator) -> Iterator[Example]:
     """Keep a full buffer, and hand out one of its examples, drawn at random, for each that comes in."""
     buffer = list(itertools.islice(examples, buffer_size))
@@ -179,134 +299,3 @@ def _shuffle(examples: Iterator[Example], buffer_size: int, rng: np.random.Gener
         buffer[place] = example
     rng.shuffle(buffer)
     yield from buffer
-
-
-def open_stream(
-    source: str,
-    split: str,
-    *,
-    image_size: int,
-    channels: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    labels: list[str | int] | None = None,
-    class_conditional: bool | None = None,
-    max_images: int | None = None,
-    shuffle_buffer: int = 10_000,
-    on_bad_image: Literal["error", "skip"] = "error",
-    max_bad_images: int | None = None,
-) -> ImageStream:
-    """Open one split of a dataset without decoding it, and read its first image.
-
-    Args:
-        source, split, image_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
-        image_size, channels: see `hf_ddpm.data.cache.decode_images`.
-        label_column: column of the labels, of type ClassLabel: the classes of others are known at the end only. None = the
-            only column of this type.
-        max_images: the first N images after the choice of classes, None = all.
-        shuffle_buffer: images that the order is shuffled within; they are kept undecoded.
-        on_bad_image: with `skip`, the next image takes the place of one that cannot be decoded.
-        max_bad_images: images that `skip` may leave out in each process; None = 100.
-
-    Returns:
-        The opened stream. A class of `labels` that has no image is found by nobody, unless none of them has.
-
-    Raises:
-        ValueError: an option is wrong, or the data cannot be read or has no image.
-    """
-    check_pixel_options(image_size, channels)
-    check_max_images(max_images)
-    bad_images = BadImages(source, split, settle_bad_images(on_bad_image, max_bad_images))
-    if shuffle_buffer < 1:
-        raise ValueError(f"--data.shuffle_buffer {shuffle_buffer} is impossible: give at least 1 image")
-    whole_split, num_images = _open_split(source, split)
-    image_column, label_column = choose_columns(
-        whole_split.features,
-        image_column=image_column,
-        label_column=label_column,
-        labels=labels,
-        class_conditional=class_conditional,
-    )
-    columns = [image_column] if label_column is None else [image_column, label_column]
-    whole_split = whole_split.select_columns(columns).cast_column(image_column, datasets.Image(decode=False))
-    examples, class_ids, class_names = whole_split, None, None
-    if label_column is not None:
-        names = _read_class_names(whole_split.features, label_column)
-        wanted = list(range(len(names))) if labels is None else match_classes(labels, names)
-        class_ids, class_names = {old: new for new, old in enumerate(wanted)}, [names[old] for old in wanted]
-        if labels is not None:
-            # A label that is missing or out of range is let through, to be refused where it is read.
-            unwanted = set(range(len(names))) - set(wanted)
-            examples = examples.filter(lambda label: label not in unwanted, input_columns=[label_column])
-            num_images = None
-    if max_images is not None:
-        examples, num_images = examples.take(max_images), None if num_images is None else min(num_images, max_images)
-    first = _first_example(examples, source, split, labels, image_column, bad_images)
-    return ImageStream(
-        examples=examples,
-        whole_split=whole_split,
-        first=first,
-        name=source,
-        split=split,
-        image_column=image_column,
-        label_column=label_column,
-        class_ids=class_ids,
-        class_names=None if class_conditional is False else class_names,
-        channels=channels or count_channels(first[image_column]),
-        image_size=image_size,
-        max_images=max_images,
-        num_images=num_images,
-        shuffle_buffer=shuffle_buffer,
-        bad_images=bad_images,
-    )
-
-
-def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int | None]:
-    """Return one split and its number of images, None = not known."""
-    splits = open_splits(source, streaming=True)
-    require_split(splits, source, split)
-    dataset = splits[split].with_format(None)
-    if isinstance(dataset, datasets.Dataset):
-        return dataset.to_iterable_dataset(), len(dataset)
-    if dataset.features is None:
-        raise ValueError(f"--data.source {source!r} does not say the types of its columns: leave out --data.streaming")
-    info = (dataset.info.splits or {}).get(split)
-    return dataset, info.num_examples or None if info else None
-
-
-def _read_class_names(features: datasets.Features, label_column: str) -> list[str]:
-    """Return the names of the classes of a column of type ClassLabel."""
-    feature = features[label_column]
-    if not isinstance(feature, datasets.ClassLabel):
-        raise ValueError(
-            f"the column {label_column!r} is of type {type_name(features, label_column)}, and its classes are known at the "
-            "end of the stream only: leave out --data.streaming, cast it to ClassLabel, or give "
-            "--data.class_conditional false"
-        )
-    return list(feature.names)
-
-
-def _first_example(
-    examples: datasets.IterableDataset,
-    source: str,
-    split: str,
-    labels: list[str | int] | None,
-    image_column: str,
-    bad_images: BadImages,
-) -> Example:
-    """Return the first example whose image can be decoded."""
-    rows = iter(examples)
-    while True:
-        try:
-            first = next(rows, None)
-        except Exception as error:
-            raise ValueError(f"--data.source {source!r} could not be read: {in_short(error)}") from error
-        if first is None and labels is not None:
-            raise ValueError(f"--data.labels {labels!r} have no image in split {split!r}: name other classes")
-        if first is None:
-            raise ValueError(no_rows(source, split))
-        try:
-            decode_image(first[image_column], image_size=1, channels=1)
-            return first
-        except UndecodableImage as error:
-            bad_images.leave_out(first[image_column], error)

@@ -1,1 +1,1 @@
-"""Measures of generated images: statistics of their features and predictions, as pure functions of arrays."""
+"""Measuring a model: samples of several seeds, their features, references and results."""

@@ -24,8 +24,8 @@ import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
 
-from hf_ddpm.files import write_whole
 from hf_ddpm.pipeline import require
+from hf_ddpm.runtime.files import write_whole
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

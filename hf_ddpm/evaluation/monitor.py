@@ -9,9 +9,9 @@ from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import Measurement, open_references
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.processes import join_processes
-from hf_ddpm.samplers import build_sampler, check_sampler, fitting_steps
-from hf_ddpm.signals import StopRequest
+from hf_ddpm.runtime.distributed import init_distributed
+from hf_ddpm.runtime.signals import StopRequest
+from hf_ddpm.schedulers import build_sampler, check_sampler, fitting_steps
 
 
 class Monitor:
@@ -28,7 +28,7 @@ class Monitor:
             ValueError: there are no such features or sampler, or the judge is too weak.
         """
         self._config, self._measurement = config, None
-        self._processes = join_processes(num_threads)
+        self._processes = init_distributed(num_threads)
         check_sampler(config.scheduler)
         self._extractor = build_extractor(
             config.features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy

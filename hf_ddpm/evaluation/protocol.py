@@ -21,20 +21,20 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hf_ddpm.config import DataConfig
-from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.splits import load_splits, options_of_run
+from hf_ddpm.data.load_splits import load_splits, options_of_run
+from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
-from hf_ddpm.evaluation.reference import reference_summary
+from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import MIN_IMAGES, References, merged, nearest_positions
 from hf_ddpm.evaluation.results import LOSS_IMAGES, KeptSeeds, SeedScores, assemble, describe, kept_key
 from hf_ddpm.evaluation.summary import FeatureSummary
-from hf_ddpm.files import write_whole
-from hf_ddpm.held_out import bits_per_dim, simple_loss
-from hf_ddpm.processes import agree_to_stop, from_first, gather, join_processes, share
+from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
+from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
+from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
-from hf_ddpm.signals import Stopped, StopRequest, stop_requests
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,7 +63,7 @@ class Measurement:
         """
         config = self.config
         labels, classes = self.labels(pipeline)
-        mine = share(config.num_images, self.processes)
+        mine = shard(config.num_images, self.processes)
         batches = generate(
             pipeline,
             class_labels=labels[mine],
@@ -84,7 +84,7 @@ class Measurement:
         Raises:
             Stopped: a signal came.
         """
-        positions = torch.arange(self.config.num_images)[share(self.config.num_images, self.processes)]
+        positions = torch.arange(self.config.num_images)[shard(self.config.num_images, self.processes)]
         parts = positions.split(sampling.batch_size) if len(positions) else ()
         batches = (self.references.noise(self._first_seed(number) + part) for part in parts)
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
@@ -101,7 +101,7 @@ class Measurement:
             batch_size: images of all batches but the last.
         """
         config, references, clock = self.config, self.references, _Clock()
-        mine, summary = share(config.num_images, self.processes), self._new_summary(classes)
+        mine, summary = shard(config.num_images, self.processes), self._new_summary(classes)
         wanted, kept = set(nearest_positions(config.num_images).tolist()), []
         largest_share = math.ceil(config.num_images / self.processes.num_processes)
         for start in range(0, largest_share, batch_size):  # in every process equally often
@@ -112,7 +112,7 @@ class Measurement:
                 summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
-            if number_of_signal := agree_to_stop(self.stop, self.processes):
+            if number_of_signal := any_process_stopped(self.stop, self.processes):
                 raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
         next(batches, None)  # none is left, but the bar learns that the last one is done
         summary = merged([summary], self._new_summary(classes), self.processes)
@@ -122,7 +122,7 @@ class Measurement:
             nearest = references.nearest_train_distance(np.stack(kept))
             return {**references.score(summary), "nearest_train_distance": nearest}, references.score_classes(summary)
 
-        metrics, per_class = from_first(score, self.processes)
+        metrics, per_class = broadcast_from_main(score, self.processes)
         clock.lap("metrics")
         return SeedScores(metrics=metrics, per_class=per_class, seconds=clock.seconds)
 
@@ -143,7 +143,7 @@ class Measurement:
             if table is not None:
                 count = min(LOSS_IMAGES, len(table))
                 measure = partial(simple_loss, pipeline, table, num_images=count, seed=seed, spread=True)
-                losses[f"simple_loss_{split}"] = from_first(measure, self.processes).mean
+                losses[f"simple_loss_{split}"] = broadcast_from_main(measure, self.processes).mean
         count, table = self.config.bits_per_dim_images, self.references.test
         if count is not None:
             bits = bits_per_dim(
@@ -183,7 +183,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         Stopped: SIGINT or SIGTERM.
     """
     started = time.perf_counter()
-    processes = join_processes(config.num_threads)
+    processes = init_distributed(config.num_threads)
     pipeline = load_model(config.model, config.sampling, config.device, processes)
     extractor = build_extractor(
         config.features,

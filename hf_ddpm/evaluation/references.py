@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
-from hf_ddpm.evaluation.frechet import frechet_distance
-from hf_ddpm.evaluation.kernel import kernel_distance
-from hf_ddpm.evaluation.nearest import nearest_distances
-from hf_ddpm.evaluation.precision_recall import manifold_metrics
 from hf_ddpm.evaluation.summary import FeatureSummary
-from hf_ddpm.processes import from_first, gather, share
+from hf_ddpm.metrics.frechet import frechet_distance
+from hf_ddpm.metrics.kernel import kernel_distance
+from hf_ddpm.metrics.nearest import nearest_distances
+from hf_ddpm.metrics.precision_recall import manifold_metrics
+from hf_ddpm.runtime.distributed import broadcast_from_main, gather, shard
 
 NEAREST_IMAGES = 1000
 """Samples whose nearest training image is sought, evenly spread: each is compared with every pixel of the train split."""
@@ -167,7 +167,7 @@ class References:
 
     def _parts(self, count: int) -> Iterator[torch.Tensor]:
         """Positions of this process's share of so many images, in batches."""
-        mine = torch.arange(count)[share(count, self.processes)]
+        mine = torch.arange(count)[shard(count, self.processes)]
         return iter(mine.split(self.batch_size) if len(mine) else ())
 
     def _summarise(self, batches, num_images: int, labels: torch.Tensor | None) -> FeatureSummary:
@@ -186,7 +186,7 @@ class References:
                 scores["nearest_train_distance"] = self.nearest_train_distance(images_at(kept).numpy())
             return scores, self.score_classes(summary)
 
-        return from_first(score, self.processes)
+        return broadcast_from_main(score, self.processes)
 
 
 def merged(parts: list[FeatureSummary], whole: FeatureSummary, processes: PartialState) -> FeatureSummary:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from hf_ddpm.config import DataConfig
-from hf_ddpm.environment import describe_environment
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
 from hf_ddpm.evaluation.references import References, nearest_positions
-from hf_ddpm.files import write_whole
+from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import ImagePipeline, network_of
 
 LOSS_IMAGES = 512

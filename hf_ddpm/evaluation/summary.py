@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_ddpm.evaluation.features import Features
-from hf_ddpm.evaluation.frechet import GaussianStatistics, RunningStatistics
-from hf_ddpm.evaluation.inception_score import RunningInceptionScore
+from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics
+from hf_ddpm.metrics.inception_score import RunningInceptionScore
 from hf_ddpm.pipeline import check_number
 
 MAX_FEATURES = 10_000

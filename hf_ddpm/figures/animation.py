@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_ddpm.files import write_whole
+from hf_ddpm.runtime.files import write_whole
 
 FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
 GRAYS, COLOURS = 16, 64  # of an animation; noise of more grays makes a large file

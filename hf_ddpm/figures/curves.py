@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.figures.style import FAINT, INK, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, dress_panel, line_style
-from hf_ddpm.files import write_whole
+from hf_ddpm.runtime.files import write_whole
 
 LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
 TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it

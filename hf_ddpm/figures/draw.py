@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hf_ddpm.config import ScheduleConfig, require
-from hf_ddpm.data.loader import to_model_range
+from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.figures.animation import save_gif
 from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 
 from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
+from hf_ddpm.data.load_splits import column_options, options_of_run
 from hf_ddpm.data.sources import ImageSource, open_source
-from hf_ddpm.data.splits import column_options, options_of_run
 from hf_ddpm.figures.options import FigureDataConfig
 
 LARGEST_SIZE = 128

@@ -14,7 +14,6 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from hf_ddpm.hub.facts import PipelineFacts, RunFacts, is_number, read_pipeline, read_run
-from hf_ddpm.hub.markdown import escaped, without_paths
 from hf_ddpm.hub.sections import (
     classes_section,
     data_section,
@@ -29,6 +28,7 @@ from hf_ddpm.hub.sections import (
     training_section,
 )
 from hf_ddpm.hub.usage import use_section
+from hf_ddpm.markdown import escaped, without_paths
 
 NO_NAME = "path/to/this/folder"
 """What stands for the model in the snippets of a card that is not on the Hub yet."""

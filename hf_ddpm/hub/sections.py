@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hf_ddpm.hub.facts import PipelineFacts, RunFacts, is_number
-from hf_ddpm.hub.markdown import code, code_block, escaped, table, without_paths
+from hf_ddpm.markdown import code, code_block, escaped, table, without_paths
 
 MAX_CLASSES_SHOWN = 100
 # How `hf_ddpm.training.preview` draws the grid of samples.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_ddpm.hub.facts import PipelineFacts
-from hf_ddpm.hub.markdown import code, code_block, python_literal
+from hf_ddpm.markdown import code, code_block, python_literal
 
 GUIDANCE_SCALE = 1.5
 
@@ -21,7 +21,7 @@ def use_section(pipeline: PipelineFacts, model: str) -> str:
         return code_block("\n".join(lines), "python")
     parts = ["With the `hf_ddpm` package:", code_block(_package_snippet(pipeline, name), "python"), _explain_call(pipeline)]
     parts += [
-        "Another sampler, by name (`ddim`, `unipc`, `heun` and the others of `hf_ddpm.samplers`):",
+        "Another sampler, by name (`ddim`, `unipc`, `heun` and the others of `hf_ddpm.schedulers`):",
         code_block(_sampler_snippet(pipeline, name), "python"),
     ]
     if pipeline.has_code:

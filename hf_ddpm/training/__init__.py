@@ -1,1 +1,1 @@
-"""Training programs: the loop and what it stands on."""
+"""Training programs and the engine they run on."""

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from hf_ddpm.processes import gather
+from hf_ddpm.runtime.distributed import gather
 
 
 @dataclass

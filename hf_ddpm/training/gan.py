@@ -1,7 +1,7 @@
 """Train a GAN: `train_gan(config)` is the whole way from options to a saved DCGANPipeline.
 
-It runs as the training of a diffusion model does (`hf_ddpm.training.loop.carry_out`): the same run folder, checkpoints, log
-and signals. Only the networks, their data and their step are others.
+It runs on the engine of all training (`hf_ddpm.training.engine`): the same run folder, checkpoints, log and
+signals. Only the networks, their data and their step are others.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from hf_ddpm.data.loader import flip_horizontally, to_model_range
-from hf_ddpm.data.splits import load_splits
+from hf_ddpm.data.batches import flip_horizontally, to_model_range
+from hf_ddpm.data.load_splits import load_splits
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.gan_options import GANConfig
-from hf_ddpm.training.loop import Program, carry_out, count_step, update_weights
+from hf_ddpm.training.engine import Run, TrainingTask, count_step, run_training, update_weights
 from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
+from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.preview import save_sample_grid
 from hf_ddpm.training.randomness import seeded_generator
-from hf_ddpm.training.setup import NetworkRun
-from hf_ddpm.training.state import NetworkState, load_network_state, naming_checkpoint, read_extra, save_network_state
+from hf_ddpm.training.state import TrainState, load_network_state, naming_checkpoint, read_extra, save_network_state
 from hf_ddpm.training.tracking import RunLog
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
@@ -39,7 +38,7 @@ discriminator gave real and generated images before its step."""
 
 
 @dataclass(kw_only=True)
-class GANState(NetworkState):
+class GANState(TrainState):
     """What changes while a GAN is trained; the network is a DCGAN, `window_loss` is of the discriminator.
 
     One optimizer has the weights of both networks. It leaves alone those without a gradient, so that each of its steps is of
@@ -88,9 +87,9 @@ def train_gan(config: GANConfig) -> Path:
     Raises:
         ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
     """
-    return carry_out(
+    return run_training(
         config,
-        Program(
+        TrainingTask(
             prepare=_prepare,
             train_step=gan_step,
             preview=_preview,
@@ -113,7 +112,7 @@ def draw_gan_randomness(seed: int, step: int, count: int, latent_dim: int, image
     )
 
 
-def gan_step(state: GANState, run: NetworkRun, step: int) -> Tensor:
+def gan_step(state: GANState, run: Run, step: int) -> Tensor:
     """One optimizer step of the discriminator, and then one of the generator, on the same generated images.
 
     Returns:
@@ -178,7 +177,7 @@ def _tensors(generator: torch.nn.Module) -> list[Tensor]:
     return list(generator.state_dict(keep_vars=True).values())
 
 
-def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[NetworkRun, GANState]:
+def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[Run, GANState]:
     """Read the data and build the run with its state at step 0."""
     if accelerator.num_processes > 1:
         raise ValueError(
@@ -186,7 +185,7 @@ def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[NetworkRun, G
             "start train_scripts/train_gan.py with python"
         )
     images, _ = load_splits(config.data, image_size=config.data.image_size, channels=config.data.channels)
-    run = NetworkRun(config, accelerator, images, None)
+    run = Run(config, accelerator, images, None)
     names = images.class_names
     shape = {"sample_size": images.image_size, "channels": images.channels, "num_classes": names and len(names)}
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
@@ -206,7 +205,7 @@ def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[NetworkRun, G
     return run, state
 
 
-def _preview(state: GANState, run: NetworkRun, log: RunLog) -> None:
+def _preview(state: GANState, run: Run, log: RunLog) -> None:
     """Draw the grid of samples."""
     save_sample_grid(state.averaged_pipeline(), run.dir / "samples" / f"step-{state.step:08d}.png", seed=run.config.seed)
 
@@ -231,7 +230,7 @@ def _load_state(state: GANState, accelerator: Accelerator, directory: Path) -> N
             state.ema.optimization_step = saved["ema_step"] or 0
 
 
-def _finish(state: GANState, run: NetworkRun) -> Path:
+def _finish(state: GANState, run: Run) -> Path:
     """Publish `pipeline/` with the averaged weights, and say how to use it."""
     path = run.dir / "pipeline"
     publish_directory(path, lambda directory: state.averaged_pipeline().save_pretrained(directory))

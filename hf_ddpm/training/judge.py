@@ -1,7 +1,7 @@
 """Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads.
 
-It runs as the training of a diffusion model does (`hf_ddpm.training.loop.carry_out`): the same run folder, checkpoints, log
-and signals. Only the network, its data and its step are others.
+It runs on the engine of all training (`hf_ddpm.training.engine`): the same run folder, checkpoints, log and
+signals. Only the network, its data and its step are others.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from torch.nn import functional
 from transformers import ResNetForImageClassification
 
 from hf_ddpm.config import require
-from hf_ddpm.data.cache import ImageTable
-from hf_ddpm.data.loader import flip_horizontally
-from hf_ddpm.data.splits import decode_sources, open_sources
+from hf_ddpm.data.batches import flip_horizontally
+from hf_ddpm.data.load_splits import decode_sources, open_sources
+from hf_ddpm.data.table import ImageTable
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.judge_options import JudgeConfig
-from hf_ddpm.training.loop import Program, apply_gradients, carry_out
+from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, run_training
 from hf_ddpm.training.optim import build_lr_scheduler, build_optimizer
+from hf_ddpm.training.options import JudgeConfig
 from hf_ddpm.training.randomness import seeded_generator
-from hf_ddpm.training.setup import NetworkRun
-from hf_ddpm.training.state import NetworkState, load_network_state, save_network_state
+from hf_ddpm.training.state import TrainState, load_network_state, save_network_state
 from hf_ddpm.training.tracking import RunLog
 
 TEST_BATCH = 256  # images
@@ -46,9 +45,9 @@ def train_judge(config: JudgeConfig) -> Path:
     Raises:
         ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
     """
-    return carry_out(
+    return run_training(
         config,
-        Program(
+        TrainingTask(
             prepare=_prepare,
             train_step=judge_step,
             preview=_log_accuracy,
@@ -102,7 +101,7 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[NetworkRun, NetworkState]:
+def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[Run, TrainState]:
     """Read the data and build the run with its state at step 0."""
     if accelerator.num_processes > 1:
         raise ValueError(
@@ -117,14 +116,14 @@ def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[NetworkRun,
     require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
     train_images, test_images = decode_sources(data, sources, image_size=data.image_size, channels=data.channels)
     network = _fresh_network(config, train_images).to(accelerator.device)
-    run = NetworkRun(config, accelerator, train_images, test_images)
+    run = Run(config, accelerator, train_images, test_images)
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = build_lr_scheduler(
         optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
     )
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
-    return run, NetworkState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
+    return run, TrainState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
 
 def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageClassification:
@@ -137,7 +136,7 @@ def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageCla
         raise ValueError(f"--model: {error}") from None
 
 
-def judge_step(state: NetworkState, run: NetworkRun, step: int) -> Tensor:
+def judge_step(state: TrainState, run: Run, step: int) -> Tensor:
     """One optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
     config, device = run.config, run.accelerator.device
     drawn = draw_augmentation(config.seed, step, run.total_batch_size, config.data.max_shift)
@@ -156,7 +155,7 @@ def judge_step(state: NetworkState, run: NetworkRun, step: int) -> Tensor:
     return apply_gradients(state, run, step, loss, record)
 
 
-def _judged(state: NetworkState, run: NetworkRun) -> Judge:
+def _judged(state: TrainState, run: Run) -> Judge:
     """The judge of this step, with its accuracy on the whole held-out split."""
     record = JudgeRecord(
         accuracy=0.0,
@@ -174,12 +173,12 @@ def _judged(state: NetworkState, run: NetworkRun) -> Judge:
     return judge
 
 
-def _log_accuracy(state: NetworkState, run: NetworkRun, log: RunLog) -> None:
+def _log_accuracy(state: TrainState, run: Run, log: RunLog) -> None:
     log.write(state.step, {"test_accuracy": _judged(state, run).record.accuracy})
     state.network.train()
 
 
-def _finish(state: NetworkState, run: NetworkRun) -> Path:
+def _finish(state: TrainState, run: Run) -> Path:
     """Publish `judge/`, and say how good it is."""
     path, judge = run.dir / "judge", _judged(state, run)
     publish_directory(path, lambda directory: save_judge(judge, directory))

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from accelerate import Accelerator
 
-from hf_ddpm.processes import gather
+from hf_ddpm.runtime.distributed import gather
 
 try:
     import fcntl

@@ -1,14 +1,13 @@
-"""Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline."""
+"""Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline.
+
+What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`. This file is the rest of
+the training of a diffusion model, from the data to the loss of one micro-batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,37 +15,32 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
 from torch import Tensor
 
-from hf_ddpm.cli import dump_config
-from hf_ddpm.config import RunConfig
-from hf_ddpm.data.loader import ImageBatch, flip_horizontally, to_model_range
+from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
+from hf_ddpm.data.load_splits import bad_image_options, check_classes, column_options, decode_sources, open_sources
+from hf_ddpm.data.open_stream import open_stream
+from hf_ddpm.data.stream import ImageStream
+from hf_ddpm.data.table import ImageTable
+from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
-from hf_ddpm.files import write_whole
+from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
+from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.processes import agree_to_stop
-from hf_ddpm.signals import Stopped, StopRequest, stop_requests
-from hf_ddpm.training.changes import check_changes, describe_other_processes
-from hf_ddpm.training.checkpoints import (
-    REQUIRED,
-    checkpoint_path,
-    choose_checkpoint,
-    drop_checkpoints_after,
-    find_checkpoints,
-    prune_checkpoints,
-    publish_directory,
-    write_manifest,
-)
-from hf_ddpm.training.divergence import StepRecord, check_finite
-from hf_ddpm.training.lock import RunLock
+from hf_ddpm.training.checkpoints import REQUIRED, publish_directory
+from hf_ddpm.training.cpu_bf16 import speed_up
+from hf_ddpm.training.divergence import StepRecord
+from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, is_due, run_training
+from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import TrainConfig
-from hf_ddpm.training.preview import held_out_loss, save_sample_grid
-from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
-from hf_ddpm.training.setup import NetworkRun, Run, build_accelerator, build_state, load_data
-from hf_ddpm.training.state import NetworkState, TrainState, load_state, read_extra, save_state
-from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
+from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
+from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout, seeded_generator
+from hf_ddpm.training.state import TrainState, load_network_state, naming_checkpoint, read_extra, save_network_state
+from hf_ddpm.training.tracking import RunLog
 
 
 def train(config: TrainConfig, evaluate: Callable[[CFGDDPMPipeline], dict[str, float]] | None = None) -> Path:
@@ -67,7 +61,7 @@ def train(config: TrainConfig, evaluate: Callable[[CFGDDPMPipeline], dict[str, f
             the step is ended and saved first.
     """
     assert (evaluate is None) == (config.evaluation.every_steps is None), "the caller brings what the option asks for"
-    program = Program(
+    task = TrainingTask(
         prepare=prepare,
         train_step=train_step,
         preview=partial(preview, evaluate=evaluate),
@@ -77,138 +71,129 @@ def train(config: TrainConfig, evaluate: Callable[[CFGDDPMPipeline], dict[str, f
         required=REQUIRED,
         finish=finish,
     )
-    return carry_out(config, program)
+    return run_training(config, task)
 
 
-@dataclass(frozen=True)
-class Program:
-    """What is particular to the training of one kind of network; `carry_out` does the rest."""
+@dataclass
+class DiffusionRun(Run):
+    """What stays the same while a diffusion model is trained."""
 
-    prepare: Callable[[RunConfig, Accelerator], tuple[NetworkRun, NetworkState]]
-    train_step: Callable[[NetworkState, NetworkRun, int], Tensor]  # returns the gradient's norm
-    preview: Callable[[NetworkState, NetworkRun, RunLog], None]
-    preview_every_steps: tuple[int | None, ...]  # multiples of any of them, and the end; None = no multiples
-    save_state: Callable[[NetworkState, Accelerator, Path, dict[str, Any]], None]
-    load_state: Callable[[NetworkState, Accelerator, Path], None]
-    required: tuple[str, ...]  # files that a checkpoint cannot be without
-    finish: Callable[[NetworkState, NetworkRun], Path]
+    config: TrainConfig
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.conditional = self.images.class_names is not None
+        self.class_dropout_prob = self.config.resolve_class_dropout(self.conditional)
+        self.null_label = len(self.images.class_names) if self.class_dropout_prob > 0 else None
 
-def carry_out(config: RunConfig, program: Program) -> Path:
-    """Train a network of any kind: lock the folder, begin or resume, take the steps, save; see `train`."""
-    run_dir = Path(config.output_dir)
-    check_trackers(config.logging.trackers)
-    accelerator = build_accelerator(config)
-    with RunLock(run_dir, accelerator) as lock:
-        if (run_dir / "config.yaml").exists():  # a run began here: is it still going on?
-            lock.take()
-        how, before = _how_to_resume(config), find_checkpoints(run_dir)
-        checkpoint = choose_checkpoint(run_dir, how, program.required)
-        run, state = program.prepare(config, accelerator)
-        owes_preview = checkpoint is not None and resume(state, run, program, checkpoint)
-        if checkpoint is None and how == "auto":
-            accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
-
-        lock.take()
-        if accelerator.is_main_process and find_checkpoints(run_dir) != before:
-            raise ValueError(f"--output_dir is {str(run_dir)!r}: another run has written there meanwhile, see --resume")
-        log = open_log(run, state)
-        try:
-            with stop_requests("the run is saved and ends after this step") as stop:
-                take_steps(state, run, program, log, stop, owes_preview=owes_preview)
-        except KeyboardInterrupt as interrupt:
-            message = f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
-            raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
-        finally:
-            log.close()
-        return program.finish(state, run)
+    def identity(self) -> dict:
+        return {**super().identity(), "null_label": self.null_label}
 
 
-def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[Run, TrainState]:
+@dataclass(kw_only=True)
+class DiffusionState(TrainState):
+    """What changes while a diffusion model is trained; the network is called like a UNet2DModel."""
+
+    ema: EMAModel | None  # None = no moving average
+    pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights
+
+    def averaged_pipeline(self) -> CFGDDPMPipeline:
+        """The pipeline with the averaged weights of this step (the trained ones where there is no average)."""
+        parameters = list(self.pipeline.unet.parameters())
+        if self.ema is not None:
+            self.ema.copy_to(parameters)
+        else:
+            with torch.no_grad():
+                for target, source in zip(parameters, self.network.parameters(), strict=True):
+                    target.copy_(source)
+        return self.pipeline
+
+
+def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun, DiffusionState]:
     """Read the data and build a diffusion run with its state at step 0."""
-    run = Run(config, accelerator, *load_data(config, accelerator))
+    run = DiffusionRun(config, accelerator, *load_data(config, accelerator))
     return run, build_state(config, run)
 
 
-def take_steps(
-    state: NetworkState, run: NetworkRun, program: Program, log: RunLog, stop: StopRequest, *, owes_preview: bool
-) -> None:
-    """Train to the end of the run, or until any process is asked to stop, with all that is due on the way.
+def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable | ImageStream, ImageTable | None]:
+    """Read the train split and, where one is named, the held-out split; the first process of a machine fills the cache.
 
-    Args:
-        state, run, program, log, stop: of the run.
-        owes_preview: whether the run had been stopped before the preview of the step that `state` is at.
+    What can be refused without decoding an image is refused before.
     """
-    config, accelerator = run.config, run.accelerator
-
-    def take_preview() -> None:
-        with _not_training(log), stop.raising():
-            program.preview(state, run, log)
-
-    if owes_preview:
-        take_preview()
-    for step in range(state.step, run.total_steps):
-        grad_norm = program.train_step(state, run, step)
-        log.advance(run.total_batch_size)
-        done = state.step
-        if done % config.logging.every_steps == 0 or done == run.total_steps:
-            log_progress(log, state, run, grad_norm)
-        signal_number = agree_to_stop(stop, accelerator)
-        wants_preview = done == run.total_steps or any(_due(done, steps) for steps in program.preview_every_steps)
-        if wants_preview and not signal_number:
-            take_preview()
-        if done == run.total_steps or _due(done, config.checkpoint.every_steps) or signal_number:
-            with _not_training(log):
-                save_checkpoint(state, run, program, owes_preview=wants_preview and bool(signal_number))
-        if signal_number:
-            raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
+    data = config.data
+    arguments = config.network_arguments(image_size=data.image_size)
+    check_unet(arguments, config.model.architecture)
+    channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
+    size = {"image_size": arguments["sample_size"], "channels": channels}
+    with accelerator.local_main_process_first():
+        return (_stream_splits if data.streaming else _decode_splits)(config, size)
 
 
-def resume(state: NetworkState, run: NetworkRun, program: Program, checkpoint: Path) -> bool:
-    """Continue from a checkpoint, after comparing its options with those of this run.
-
-    Returns:
-        Whether the preview of the checkpoint's step is still to be taken.
-    """
-    saved = read_extra(checkpoint)
-    if saved["step"] > run.total_steps:
-        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
-    for warning in check_changes(saved["identity"], run.identity()):
-        if run.accelerator.is_main_process:
-            print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
-    program.load_state(state, run.accelerator, checkpoint)
-    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
-    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
-    if before != now:
-        run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
-    return saved.get("owes_preview", False)
+def _decode_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageTable, ImageTable | None]:
+    sources = open_sources(config.data)
+    config.resolve_class_dropout(conditional=sources[0].class_names is not None)
+    return decode_sources(config.data, sources, **size)
 
 
-def _how_to_resume(config: RunConfig) -> str:
-    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
-    elsewhere = config.resume not in ("none", "auto", "latest") and not find_checkpoints(Path(config.output_dir))
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
-        return config.resume
-    if os.environ.get("RANK", "0") == "0":
-        print("started again by the launcher: --resume auto", file=sys.stderr)
-    return "auto"
+def _stream_splits(config: TrainConfig, size: dict[str, int | None]) -> tuple[ImageStream, ImageTable | None]:
+    data = config.data
+    buffer = {} if data.shuffle_buffer is None else {"shuffle_buffer": data.shuffle_buffer}
+    options = {**column_options(data), **bad_image_options(data)}
+    streams = [open_stream(data.source, data.train_split, max_images=data.max_images, **size, **options, **buffer)]
+    if data.test_split is not None:
+        same_size = {**size, "channels": streams[0].channels}
+        streams.append(open_stream(data.source, data.test_split, **same_size, **options))
+    config.resolve_class_dropout(conditional=streams[0].class_names is not None)
+    check_classes(data, *streams)
+    return streams[0], streams[1].head(HELD_OUT_IMAGES) if len(streams) > 1 else None
 
 
-def open_log(run: NetworkRun, state: NetworkState) -> RunLog:
-    """Create the run folder with its options, and open the log."""
-    accelerator = run.accelerator
-    if accelerator.is_main_process:
-        write_whole(run.dir / "config.yaml", dump_config(run.config))
-        write_environment(run.dir / "environment.json", accelerator)
-        for path in drop_checkpoints_after(run.dir, state.step):
-            print(f"removed {path}: the run goes on from step {state.step}")
-    if run.config.logging.trackers:
-        accelerator.init_trackers("trackers")
-    accelerator.wait_for_everyone()
-    return RunLog(accelerator, run.dir, total_steps=run.total_steps, start_step=state.step)
+def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
+    """Build everything that training changes, from the seed."""
+    images = run.images
+    num_class_embeds = None
+    if run.conditional:
+        num_class_embeds = len(images.class_names) + (run.null_label is not None)
+    arguments = config.network_arguments(
+        image_size=images.image_size, channels=images.channels, num_class_embeds=num_class_embeds
+    )
+    torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
+    null = {"null_label": run.null_label, "null_embedding": config.model.null_embedding}
+    build = partial(build_unet, arguments, architecture=config.model.architecture, **null)
+    unet, averaged_unet = build(), build()
+    for network in (unet, averaged_unet):
+        speed_up(network, run.accelerator.device, config.mixed_precision)
+        network.to(run.accelerator.device)
+    averaged_unet.eval().requires_grad_(False)
+    if config.model.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    optimizer = build_optimizer(unet.parameters(), config.optim)
+    lr_scheduler = build_lr_scheduler(
+        optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
+    )
+    ema = build_ema(unet.parameters(), config.ema)
+    model, optimizer = run.accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
+    model.train()
+    schedule = config.schedule
+    scheduler = build_noise_scheduler(
+        beta_schedule=schedule.beta_schedule,
+        num_train_timesteps=schedule.num_train_timesteps,
+        beta_start=schedule.beta_range[0],
+        beta_end=schedule.beta_range[1],
+        variance_type=schedule.variance_type,
+        prediction_type=config.objective.prediction_type,
+        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
+    )
+    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
+        posterior_of(scheduler.alphas_cumprod)  # refuses a schedule that has no bound, before anything is written
+    id2label = dict(enumerate(images.class_names)) if run.conditional else None
+    pipeline = CFGDDPMPipeline(averaged_unet, scheduler, id2label=id2label, null_label=run.null_label)
+    return DiffusionState(
+        network=unet, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema, pipeline=pipeline
+    )
 
 
-def train_step(state: TrainState, run: Run, step: int) -> Tensor:
+def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
     """One optimizer step over the total batch.
 
     Returns:
@@ -244,50 +229,7 @@ def train_step(state: TrainState, run: Run, step: int) -> Tensor:
     return grad_norm
 
 
-def apply_gradients(state: NetworkState, run: NetworkRun, step: int, loss: Tensor, record: StepRecord) -> Tensor:
-    """Take an optimizer step of the only loss there is, and count it; see `update_weights`."""
-    grad_norm, loss = update_weights(state, run, step, loss, record)
-    count_step(state, run, loss)
-    return grad_norm
-
-
-def update_weights(
-    state: NetworkState, run: NetworkRun, step: int, loss: Tensor, record: StepRecord
-) -> tuple[Tensor, Tensor]:
-    """Let the optimizer change the weights that have gradients, unless these would ruin them.
-
-    Args:
-        state, run: of the run.
-        step: optimizer steps done before this one.
-        loss: () float32, the mean over this process's images.
-        record: these images.
-
-    Returns:
-        The gradient's norm before clipping, and the mean loss over all processes, both () float32.
-
-    Raises:
-        FloatingPointError: the norm or the loss is not finite.
-    """
-    config, accelerator = run.config, run.accelerator
-    max_norm = config.optim.max_grad_norm
-    grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
-    loss = accelerator.reduce(loss, reduction="mean")
-    check_finite(step, loss, grad_norm, record, accelerator, run.dir)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    return grad_norm, loss
-
-
-def count_step(state: NetworkState, run: NetworkRun, loss: Tensor) -> None:
-    """Move schedule and counters on by one step, whose loss was this, () float32."""
-    state.lr_scheduler.step()
-    state.step += 1
-    state.images_seen += run.total_batch_size
-    state.window_loss += loss.item()
-    state.window_steps += 1
-
-
-def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness: StepRandomness) -> Tensor:
+def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: ImageBatch, randomness: StepRandomness) -> Tensor:
     """Loss of one micro-batch, () float32 with a gradient."""
     objective, device = run.config.objective, run.accelerator.device
     images = to_model_range(batch.images)
@@ -315,47 +257,53 @@ def micro_batch_loss(state: TrainState, run: Run, batch: ImageBatch, randomness:
     ).loss
 
 
-def log_progress(log: RunLog, state: NetworkState, run: NetworkRun, grad_norm: Tensor) -> None:
-    """Log the mean losses since the last logged step and what goes with them."""
-    values = {
-        "images_seen": state.images_seen,
-        **({"epoch": state.images_seen / run.images.num_images} if run.images.num_images else {}),
-        **state.take_window(),
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "grad_norm": float(grad_norm),
-    }
-    log.write(state.step, values, with_speed=True)
-
-
 def preview(
-    state: TrainState, run: Run, log: RunLog, *, evaluate: Callable[[CFGDDPMPipeline], dict[str, float]] | None
+    state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: Callable[[CFGDDPMPipeline], dict[str, float]] | None
 ) -> None:
     """What is due of: a grid of samples with the averaged weights and the held-out loss; a measurement."""
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
-    if is_end or _due(state.step, config.logging.sample_every_steps):
+    if is_end or is_due(state.step, config.logging.sample_every_steps):
         save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=config.seed)
         if run.accelerator.is_main_process and run.test_images is not None:
             loss = held_out_loss(pipeline, run.test_images, loss=config.objective.loss)
             log.write(state.step, {"test_loss": loss})
-    if evaluate is not None and (is_end or _due(state.step, config.evaluation.every_steps)):
+    if evaluate is not None and (is_end or is_due(state.step, config.evaluation.every_steps)):
         log.write(state.step, evaluate(pipeline))
     run.accelerator.wait_for_everyone()
 
 
-def save_checkpoint(state: NetworkState, run: NetworkRun, program: Program, *, owes_preview: bool) -> None:
-    """Publish a checkpoint of this step, then remove old ones; a run that goes on from it takes the preview it owes."""
-    if run.accelerator.is_main_process:
+def save_state(state: DiffusionState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
+    """Write the state into an empty directory.
 
-        def write(directory: Path) -> None:
-            program.save_state(state, run.accelerator, directory, {"identity": run.identity(), "owes_preview": owes_preview})
-            write_manifest(directory)
+    Args:
+        state: to write.
+        accelerator: whose fp16 loss scaler, if there is one, belongs to the state.
+        directory: the empty directory.
+        extra: JSON values that `load_state` gives back (options, fingerprint, versions).
+    """
+    state.averaged_pipeline().save_pretrained(directory)
+    ema_step = None if state.ema is None else state.ema.optimization_step
+    save_network_state(state, accelerator, directory, {"ema_step": ema_step, **extra})
 
-        publish_directory(checkpoint_path(run.dir, state.step), write)
-        prune_checkpoints(run.dir, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
-    run.accelerator.wait_for_everyone()
+
+def load_state(state: DiffusionState, accelerator: Accelerator, directory: Path) -> None:
+    """Read a verified checkpoint back into a freshly built state, tensor for tensor.
+
+    Learning rate, betas and the like are those of the fresh state: what the options say now, applies.
+
+    Raises:
+        ValueError: the tensors are not those of this network.
+    """
+    with naming_checkpoint(directory):
+        load_network_state(state, accelerator, directory)
+        if state.ema is not None:
+            averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
+            for shadow, (name, _) in zip(state.ema.shadow_params, state.network.named_parameters(), strict=True):
+                shadow.copy_(averaged[name])
+            state.ema.optimization_step = read_extra(directory)["ema_step"] or 0
 
 
-def finish(state: TrainState, run: Run) -> Path:
+def finish(state: DiffusionState, run: DiffusionRun) -> Path:
     """Publish `pipeline/` with the averaged weights and its model card, say how to use it, and push it if asked to."""
     path, hub = run.dir / "pipeline", run.config.hub
     if run.accelerator.is_main_process:
@@ -372,14 +320,3 @@ def finish(state: TrainState, run: Run) -> Path:
             try_push(path, hub.repo_id, private=hub.private)
     run.accelerator.wait_for_everyone()
     return path
-
-
-def _due(step: int, every_steps: int | None) -> bool:
-    return every_steps is not None and step % every_steps == 0
-
-
-@contextlib.contextmanager
-def _not_training(log: RunLog) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    log.pause_clock(time.perf_counter() - started)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from hf_ddpm.data.cache import ImageTable
+from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.figures.grids import image_grid
-from hf_ddpm.files import write_whole
-from hf_ddpm.held_out import simple_loss
+from hf_ddpm.heldout_metrics import simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.processes import gather, share
-from hf_ddpm.samplers import build_sampler, fitting_steps
+from hf_ddpm.runtime.distributed import gather, shard
+from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import generate
+from hf_ddpm.schedulers import build_sampler, fitting_steps
 
 COLUMNS, MAX_CLASSES = 8, 10
 MAX_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
@@ -33,7 +33,7 @@ def save_sample_grid(pipeline: CFGDDPMPipeline | DCGANPipeline, path: Path, *, s
     id2label = pipeline.id2label
     labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
     labels_of_images = [label for label in labels for _ in range(COLUMNS)]
-    mine = share(len(labels_of_images), processes)
+    mine = shard(len(labels_of_images), processes)
     options = {}
     if isinstance(pipeline, CFGDDPMPipeline):
         sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)

@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.training.optim import resume_lr_schedule
 
 _PROGRESS = ("step", "images_seen", "window_loss", "window_steps", "scaler", "identity")
 
 
 @dataclass(kw_only=True)
-class NetworkState:
+class TrainState:
     """What changes while any network is trained."""
 
     network: torch.nn.Module  # the weights that are trained
@@ -45,40 +43,7 @@ class NetworkState:
         return means
 
 
-@dataclass(kw_only=True)
-class TrainState(NetworkState):
-    """What changes while a diffusion model is trained; the network is called like a UNet2DModel."""
-
-    ema: EMAModel | None  # None = no moving average
-    pipeline: CFGDDPMPipeline  # holds a second U-Net, for the averaged weights
-
-    def averaged_pipeline(self) -> CFGDDPMPipeline:
-        """The pipeline with the averaged weights of this step (the trained ones where there is no average)."""
-        parameters = list(self.pipeline.unet.parameters())
-        if self.ema is not None:
-            self.ema.copy_to(parameters)
-        else:
-            with torch.no_grad():
-                for target, source in zip(parameters, self.network.parameters(), strict=True):
-                    target.copy_(source)
-        return self.pipeline
-
-
-def save_state(state: TrainState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
-    """Write the state into an empty directory.
-
-    Args:
-        state: to write.
-        accelerator: whose fp16 loss scaler, if there is one, belongs to the state.
-        directory: the empty directory.
-        extra: JSON values that `load_state` gives back (options, fingerprint, versions).
-    """
-    state.averaged_pipeline().save_pretrained(directory)
-    ema_step = None if state.ema is None else state.ema.optimization_step
-    save_network_state(state, accelerator, directory, {"ema_step": ema_step, **extra})
-
-
-def save_network_state(state: NetworkState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
+def save_network_state(state: TrainState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
     """Write what every network needs to go on into `directory / "training"`; see `save_state`."""
     training = directory / "training"
     training.mkdir()
@@ -115,24 +80,7 @@ def read_extra(directory: Path) -> dict[str, Any]:
     return saved
 
 
-def load_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
-    """Read a verified checkpoint back into a freshly built state, tensor for tensor.
-
-    Learning rate, betas and the like are those of the fresh state: what the options say now, applies.
-
-    Raises:
-        ValueError: the tensors are not those of this network.
-    """
-    with naming_checkpoint(directory):
-        load_network_state(state, accelerator, directory)
-        if state.ema is not None:
-            averaged = load_file(directory / "unet" / "diffusion_pytorch_model.safetensors")
-            for shadow, (name, _) in zip(state.ema.shadow_params, state.network.named_parameters(), strict=True):
-                shadow.copy_(averaged[name])
-            state.ema.optimization_step = read_extra(directory)["ema_step"] or 0
-
-
-def load_network_state(state: NetworkState, accelerator: Accelerator, directory: Path) -> None:
+def load_network_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
     """Read back what `save_network_state` wrote; see `load_state`."""
     with naming_checkpoint(directory):
         _load_network_state(state, accelerator, directory)
@@ -148,7 +96,7 @@ def naming_checkpoint(directory: Path) -> Iterator[None]:
         raise ValueError(f"checkpoint {directory}: its tensors are not those of this network ({reason})") from error
 
 
-def _load_network_state(state: NetworkState, accelerator: Accelerator, directory: Path) -> None:
+def _load_network_state(state: TrainState, accelerator: Accelerator, directory: Path) -> None:
     training, saved = directory / "training", read_extra(directory)
     state.network.load_state_dict(load_file(training / "model.safetensors"))
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]

@@ -11,8 +11,8 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hf_ddpm.environment import describe_environment
-from hf_ddpm.files import naming, write_whole
+from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.runtime.files import naming, write_whole
 
 
 class RunLog:

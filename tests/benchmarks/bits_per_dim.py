@@ -7,8 +7,8 @@ import argparse
 
 import torch
 
-from hf_ddpm.data.cache import load_images
-from hf_ddpm.held_out import bits_per_dim
+from hf_ddpm.data.table import load_images
+from hf_ddpm.heldout_metrics import bits_per_dim
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sampling import load_pipeline
 

@@ -9,12 +9,12 @@ import time
 
 from accelerate import PartialState
 
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import build_extractor
-from hf_ddpm.evaluation.reference import reference_summary
+from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import References
 from hf_ddpm.models.judge import load_judge
-from hf_ddpm.processes import join_processes
+from hf_ddpm.runtime.distributed import init_distributed
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, help="None = all cores")
     arguments = parser.parse_args()
 
-    join_processes(arguments.num_threads)
+    init_distributed(arguments.num_threads)
     extractor = build_extractor(f"judge:{arguments.judge}", min_judge_accuracy=None)
     size = load_judge(arguments.judge).record.image_size
     train, test = (load_images(arguments.source, split, image_size=size) for split in ("train", "test"))

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_ddpm.data.cache import ImageTable, load_images
-from hf_ddpm.data.loader import IndexStream
-from hf_ddpm.samplers import SAMPLERS, check_sampler
+from hf_ddpm.data.batches import IndexStream
+from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.training.speed import speed_up
+from hf_ddpm.schedulers import SAMPLERS, check_sampler
+from hf_ddpm.training.cpu_bf16 import speed_up
 
 # First order or noisy: these need more steps than the others, which take 20.
 STEPS = {"ddpm": 50, "ddim": 50, "euler": 50, "euler_ancestral": 50, "kdpm2_ancestral": 50, "dpmsolver_sde": 50}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.cache import load_images
-from hf_ddpm.data.stream import open_stream
+from hf_ddpm.data.open_stream import open_stream
+from hf_ddpm.data.table import load_images
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 

@@ -6,9 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from hf_ddpm.data.cache import load_images
 from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.table import load_images
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from hf_ddpm.data.open_stream import open_stream
 from hf_ddpm.data.sources import ImageSource, open_source
-from hf_ddpm.data.stream import open_stream
 
 COLOURS = ["red", "green", "blue"]
 

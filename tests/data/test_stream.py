@@ -12,8 +12,9 @@ import PIL.Image
 import pytest
 import torch
 
-from hf_ddpm.data.cache import load_images
-from hf_ddpm.data.stream import ImageStream, open_stream
+from hf_ddpm.data.open_stream import open_stream
+from hf_ddpm.data.stream import ImageStream
+from hf_ddpm.data.table import load_images
 
 NAMES = ["a", "b", "c"]
 
@@ -339,7 +340,7 @@ def test_wrong_options_are_refused(folders, options, words):
 def test_process_ends_quietly(folders, private_datasets_cache):
     """Threads that still read would keep the process or make it crash, and warnings would be seen on stderr."""
     program = (
-        "import sys, threading; from hf_ddpm.data.stream import open_stream; "
+        "import sys, threading; from hf_ddpm.data.open_stream import open_stream; "
         "reader = open_stream(sys.argv[1], 'train', image_size=2).reader(seed=0, batch_size=3); "
         "print(len(reader.read(0, 0).images), [thread.name for thread in threading.enumerate() if not thread.daemon])"
     )

@@ -7,13 +7,13 @@ from PIL import Image, ImageFilter
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import Extractor, build_extractor
-from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
-from hf_ddpm.evaluation.kernel import kernel_distance
+from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
+from hf_ddpm.metrics.kernel import kernel_distance
 from hf_ddpm.models.judge import load_judge
 from hf_ddpm.training.judge import train_judge
-from hf_ddpm.training.judge_options import JudgeConfig
+from hf_ddpm.training.options import JudgeConfig
 
 
 @pytest.fixture(scope="module")

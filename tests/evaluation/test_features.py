@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from hf_ddpm.evaluation.features import Extractor, build_extractor, extract
-from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
+from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 
 NAMES = ["zero", "one", "two"]

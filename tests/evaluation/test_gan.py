@@ -10,8 +10,8 @@ from hf_ddpm.cli import parse_config
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.evaluation.protocol import evaluate
-from hf_ddpm.evaluation.sweep import sweep
-from hf_ddpm.evaluation.sweep_options import SweepConfig
+from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.experiments.sweep import sweep
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from hf_ddpm.evaluation import inception
-from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.evaluation.inception import load_inception
-from hf_ddpm.evaluation.kernel import kernel_distance
-from hf_ddpm.evaluation.precision_recall import precision_recall
+from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
+from hf_ddpm.metrics.kernel import kernel_distance
+from hf_ddpm.metrics.precision_recall import precision_recall
 
 
 class RandomInception(FeatureExtractorInceptionV3):

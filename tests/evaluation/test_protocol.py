@@ -17,14 +17,14 @@ from PIL import Image
 
 import hf_ddpm.evaluation.protocol as protocol
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import build_extractor
-from hf_ddpm.evaluation.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig
-from hf_ddpm.evaluation.precision_recall import manifold_metrics
-from hf_ddpm.held_out import simple_loss
+from hf_ddpm.heldout_metrics import simple_loss
+from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
+from hf_ddpm.metrics.precision_recall import manifold_metrics
+from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.signals import Stopped
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES, NUM_SEEDS, STEPS = 24, 2, 2

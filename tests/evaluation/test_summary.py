@@ -6,8 +6,8 @@ import torch
 
 from hf_ddpm.evaluation import summary as summary_module
 from hf_ddpm.evaluation.features import Features
-from hf_ddpm.evaluation.inception_score import RunningInceptionScore
 from hf_ddpm.evaluation.summary import FeatureSummary
+from hf_ddpm.metrics.inception_score import RunningInceptionScore
 
 N, D, K = 53, 4, 3
 NAMES, PREDICTED = ["cat", "dog", "owl"], ["owl", "cat", "dog"]

@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.figures.process import _level_at, forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.samplers import build_sampler
 from hf_ddpm.sampling import generate
+from hf_ddpm.schedulers import build_sampler
 
 T = 1000
 

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.figures.options import FigureDataConfig
 from hf_ddpm.figures.real_images import data_of_model, read_images
 

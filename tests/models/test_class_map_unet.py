@@ -9,8 +9,9 @@ from diffusers import UNet2DModel
 from hf_ddpm.cli import parse_config
 from hf_ddpm.models.class_map_unet import STAGES, ClassMapBlock, ClassMapUNet
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
+from hf_ddpm.training.engine import build_accelerator
+from hf_ddpm.training.loop import load_data
 from hf_ddpm.training.options import TrainConfig
-from hf_ddpm.training.setup import build_accelerator, load_data
 
 SUBSETS = [stages for count in (1, 2, 3) for stages in itertools.combinations(STAGES, count)]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.cache import load_images
-from hf_ddpm.data.loader import IndexStream
+from hf_ddpm.data.batches import IndexStream
+from hf_ddpm.data.table import load_images
 from hf_ddpm.training.checkpoints import choose_checkpoint
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig

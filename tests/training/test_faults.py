@@ -108,12 +108,13 @@ while not done:
 TRAIN_AND_DIE = (
     DIE_AFTER
     + """
+import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.training.options import TrainConfig
 
 folder, options, deaths = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-save_checkpoint = loop.save_checkpoint
+save_checkpoint = engine.save_checkpoint
 
 def train(name, death=None):
     def save(state, *args, **kwargs):
@@ -121,7 +122,7 @@ def train(name, death=None):
             die_after(death[1])
         save_checkpoint(state, *args, **kwargs)
         sys.setprofile(None)
-    loop.save_checkpoint = save
+    engine.save_checkpoint = save
     resume = "none" if death is not None or name == "whole" else "auto"
     loop.train(parse_config(TrainConfig, [*options, f"--output_dir={folder / name}", f"--resume={resume}"]))
 

@@ -17,12 +17,12 @@ import hf_ddpm.training.gan as gan_training
 from hf_ddpm.cli import parse_config
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
+from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import load_pipeline
-from hf_ddpm.signals import Stopped
 from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
+from hf_ddpm.training.engine import build_accelerator
 from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, draw_gan_randomness, train_gan
-from hf_ddpm.training.gan_options import LARGEST, SIZES, GANConfig
-from hf_ddpm.training.setup import build_accelerator
+from hf_ddpm.training.options import LARGEST, SIZES, GANConfig
 
 OPTIONS = [
     "--data.image_size=8",

@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 
 import hf_ddpm.training.judge as judge_training
 from hf_ddpm.cli import parse_config
-from hf_ddpm.data.cache import load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.models.judge import load_judge
-from hf_ddpm.signals import Stopped
+from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
 from hf_ddpm.training.judge import draw_augmentation, measure_accuracy, shift_images, train_judge
-from hf_ddpm.training.judge_options import JudgeConfig
 from hf_ddpm.training.loop import train
-from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.options import JudgeConfig, TrainConfig
 
 RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
 OPTIONS = [

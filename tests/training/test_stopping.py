@@ -18,10 +18,11 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
+import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
-from hf_ddpm.signals import Stopped
-from hf_ddpm.training.checkpoints import checkpoint_step, find_checkpoints
+from hf_ddpm.runtime.signals import Stopped
+from hf_ddpm.training.checkpoints import checkpoint_path, checkpoint_step, find_checkpoints
 from hf_ddpm.training.lock import LOCK, RunLock
 from hf_ddpm.training.options import TrainConfig
 
@@ -48,7 +49,7 @@ os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.signals import Stopped
+from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.training.options import TrainConfig
 
 rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -170,9 +171,9 @@ class TestStopping:
         ids=["nothing due", "checkpoint due", "preview due", "last step"],
     )
     def test_a_stopped_run_goes_on_bit_for_bit(self, run_training, whole, signal_in, monkeypatch, tmp_path, step, number):
-        publish, published = loop.publish_directory, []
+        publish, published = engine.publish_directory, []
         monkeypatch.setattr(
-            loop, "publish_directory", lambda path, write: published.append(path.name) or publish(path, write)
+            engine, "publish_directory", lambda path, write: published.append(path.name) or publish(path, write)
         )
         signal_in("train_step", step, number)
         with pytest.raises(Stopped, match=f"saved at step {step}; continue with --resume auto") as stopped:
@@ -207,7 +208,7 @@ class TestStopping:
         signal_in("save_state", 2, signal.SIGTERM)
         with pytest.raises(Stopped, match=f"interrupted at step {STEPS}"):
             run_training("run")
-        assert loop.checkpoint_path(tmp_path / "run", STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
+        assert checkpoint_path(tmp_path / "run", STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
         assert (run_training("run", "--resume=auto") / "pipeline" / "model_index.json").exists()
 
 

@@ -1,0 +1,304 @@
+"""Decode the images of a dataset once, into a memory-mapped table of uint8 pixels.
+
+table = load_images("digits", "train", image_size=8)
+batch = table.images(torch.tensor([5, 0, 5]))          # (3, 1, 8, 8) uint8
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import torch
+
+from hf_ddpm.data.bad_images import BadImages, settle_bad_images
+from hf_ddpm.data.batches import ImageBatch, IndexStream
+from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
+from hf_ddpm.data.sources import ImageSource, open_source
+
+DECODING_BATCH = 256  # images
+HASHING_BATCH = 512  # images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageTable:
+    """Decoded images: pixels on disk (or in memory for a dataset that is in memory), labels in memory.
+
+    Attributes:
+        pixels: a dataset with one column `pixels`: channels * image_size**2 bytes a row, in CHW order.
+        channels: 1 (gray) or 3 (RGB).
+        image_size: height and width, in pixels.
+        class_names: name of each class in the order of the labels, None = no labels.
+        class_labels: (N,) int64 in [0, num_classes), None = no labels.
+    """
+
+    pixels: datasets.Dataset
+    channels: int
+    image_size: int
+    class_names: list[str] | None
+    class_labels: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of images."""
+        return len(self.pixels)
+
+    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> "TableReader":
+        """Return what reads batches of this table for training: see `TableReader`."""
+        return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
+
+    def images(self, indices: torch.Tensor) -> torch.Tensor:
+        """Read images by their position in the table.
+
+        Args:
+            indices: (B,) int64 in [0, N), in any order, repeats allowed.
+
+        Returns:
+            (B, C, H, W) uint8 in [0, 255].
+        """
+        rows = bytearray().join(self.pixels[indices.tolist()]["pixels"])
+        shape = (len(indices), self.channels, self.image_size, self.image_size)
+        return torch.from_numpy(np.frombuffer(rows, dtype=np.uint8).reshape(shape))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever it is stored."""
+        header = {
+            "shape": [len(self), self.channels, self.image_size, self.image_size],
+            "class_names": self.class_names,
+        }
+        digest = hashlib.sha256(json.dumps(header).encode())
+        for rows in self.pixels.iter(batch_size=HASHING_BATCH):
+            digest.update(b"".join(rows["pixels"]))
+        if self.class_labels is not None:
+            digest.update(self.class_labels.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class TableReader:
+    """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
+
+    def __init__(
+        self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
+    ) -> None:
+        """
+        Args:
+            table: the decoded images.
+            seed: seed of the run, at least 0.
+            batch_size: B, images a process and micro-step.
+            num_processes, process_index: how many processes read together, and which of them this is.
+        """
+        self.table = table
+        self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
+        self._stream = IndexStream(len(table), seed)
+
+    def read(self, images_seen: int, micro_step: int) -> ImageBatch:
+        """Read a batch.
+
+        Args:
+            images_seen: images that all processes have trained on before this optimizer step.
+            micro_step: micro-steps before this one in the same optimizer step.
+
+        Returns:
+            The images at the positions images_seen + (micro_step * num_processes + process_index) * B onwards.
+        """
+        start = (micro_step * self.num_processes + self.process_index) * self.batch_size
+        indices = self._stream.indices(images_seen + start, self.batch_size)
+        labels = self.table.class_labels
+        return ImageBatch(
+            images=self.table.images(indices),
+            class_labels=None if labels is None else labels[indices],
+            sample_ids=indices,
+        )
+
+
+def load_images(
+    source: str,
+    split: str,
+    *,
+    image_size: int,
+    channels: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    labels: list[str | int] | None = None,
+    class_conditional: bool | None = None,
+    max_images: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    max_bad_images: int | None = None,
+) -> ImageTable:
+    """Open one split of a dataset and decode it: `open_source`, then `decode_images`.
+
+    Args:
+        source, split, image_column, label_column, labels, class_conditional, max_images: see `open_source`.
+        image_size, channels, on_bad_image, max_bad_images: see `decode_images`.
+
+    Returns:
+        The decoded images.
+
+    Raises:
+        ValueError: an option is wrong, or an image or a label is.
+    """
+    return decode_images(
+        open_source(
+            source,
+            split,
+            image_column=image_column,
+            label_column=label_column,
+            labels=labels,
+            class_conditional=class_conditional,
+            max_images=max_images,
+        ),
+        image_size=image_size,
+        channels=channels,
+        on_bad_image=on_bad_image,
+        max_bad_images=max_bad_images,
+    )
+
+
+def decode_images(
+    source: ImageSource,
+    *,
+    image_size: int,
+    channels: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    max_bad_images: int | None = None,
+) -> ImageTable:
+    """Decode every image of a source, or map the pixels of an earlier call from the datasets cache.
+
+    Args:
+        source: an opened source.
+        image_size: height and width in pixels; see `decode_image` for what is done to an image.
+        channels: 1 (gray) or 3 (RGB); None = as the first image is.
+        on_bad_image: `skip` leaves out images that cannot be decoded, and names the first few on stderr.
+        max_bad_images: images that `skip` may leave out; None = 100.
+
+    Returns:
+        The decoded images, in the order of the source.
+
+    Raises:
+        ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
+    """
+    check_pixel_options(image_size, channels)
+    bad_images = BadImages(source.name, source.split, settle_bad_images(on_bad_image, max_bad_images))
+    records = source.dataset.select_columns([source.image_column])
+    try:
+        if channels is None:
+            channels = _count_channels(records, source.image_column, bad_images.are_left_out)
+        pixels = records.map(
+            _decode_batch,
+            batched=True,
+            with_indices=True,
+            batch_size=DECODING_BATCH,
+            input_columns=[source.image_column],
+            remove_columns=[source.image_column],
+            features=datasets.Features({"pixels": datasets.Value("binary")}),
+            fn_kwargs={"image_size": image_size, "channels": channels, "leave_out_bad": bad_images.are_left_out},
+            desc=f"decoding {source.split}",
+            **_cache_place(records, source.image_column, image_size, channels, bad_images.are_left_out),
+        )
+    except UndecodableImage as error:
+        position = error.position or 0
+        bad_images.leave_out(records[position][source.image_column], error, _row(source, position))
+    assert len(pixels) == len(records), "a cache file that is complete has one row an image"
+    has_labels = source.label_column is not None
+    class_labels = torch.tensor(source.dataset[source.label_column][:]) if has_labels else None
+    if bad_images.are_left_out:
+        kept = _kept_positions(pixels, source, bad_images, image_size)
+        if len(kept) < len(pixels):
+            pixels = pixels.select(kept)
+            class_labels = None if class_labels is None else class_labels[kept]
+    return ImageTable(
+        pixels=pixels,
+        channels=channels,
+        image_size=image_size,
+        class_names=source.class_names,
+        class_labels=class_labels,
+    )
+
+
+def _count_channels(records: datasets.Dataset, image_column: str, leave_out_bad: bool) -> int:
+    """Channels of the first image, with `leave_out_bad` of the first that can be read."""
+    for record in records[image_column]:
+        try:
+            return count_channels(record)
+        except UndecodableImage:
+            if not leave_out_bad:
+                raise
+    return 1  # of no image that can be read: the first of them is refused in a moment
+
+
+def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: BadImages, image_size: int) -> list[int]:
+    """Positions of the images that could be decoded; the others are counted.
+
+    Raises:
+        ValueError: too many could not, or all.
+    """
+    column = pixels.with_format("arrow")["pixels"][:]
+    if column.null_count == 0:
+        return list(range(len(pixels)))
+    missing = column.is_null().to_pylist()
+    for position in np.flatnonzero(missing).tolist():
+        record = source.dataset[position][source.image_column]
+        try:
+            decode_image(record, image_size=image_size, channels=1)
+        except UndecodableImage as error:
+            bad_images.leave_out(record, error, _row(source, position))
+    if all(missing):
+        raise ValueError(f"--data.source {source.name!r}: no image of split {source.split!r} can be decoded, give another")
+    return [position for position, is_missing in enumerate(missing) if not is_missing]
+
+
+def _row(source: ImageSource, position: int) -> int:
+    """Row in the split of a position in the source."""
+    return position if source.kept_rows is None else source.kept_rows[position]
+
+
+def _cache_place(
+    records: datasets.Dataset, image_column: str, image_size: int, channels: int, leave_out_bad: bool
+) -> dict[str, str | None]:
+    """Name the cache file of decoded pixels by all that they depend on.
+
+    By itself `Dataset.map` would hash an importable function by its name only, and would write beside the
+    source, which may be a read-only folder.
+
+    Returns:
+        keyword arguments of `Dataset.map`; no file for images that are in memory.
+    """
+    files = [Path(file["filename"]) for file in records.cache_files] or _image_files(records, image_column)
+    if not files:
+        return {"cache_file_name": None}
+    stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
+    parts += ["bad images left out"] * leave_out_bad
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_ddpm_pixels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key}
+
+
+def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
+    """Return the files of images that are files of their own, [] if some are in memory."""
+    images = records[image_column][:]
+    return [Path(image["path"]) for image in images] if all(i and i["bytes"] is None for i in images) else []
+
+
+def _decode_batch(
+    records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int, leave_out_bad: bool
+) -> dict[str, list[bytes | None]]:
+    """Decode a batch of undecoded images to CHW bytes; with `leave_out_bad`, None where that is impossible."""
+    pixels = []
+    for record, position in zip(records, positions, strict=True):
+        try:
+            pixels.append(decode_image(record, image_size=image_size, channels=channels))
+        except UndecodableImage as error:
+            if not leave_out_bad:
+                raise UndecodableImage(error.path, error.reason, position) from error.__cause__
+            pixels.append(None)
+    return {"pixels": pixels}

@@ -1,1 +1,0 @@
-"""Folder of the metric `inception_score`."""

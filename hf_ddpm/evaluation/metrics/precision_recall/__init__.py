@@ -1,1 +1,0 @@
-"""Folder of the metric `precision_recall`."""

@@ -1,0 +1,1 @@
+"""Experiments: sweeps, comparisons of recipes and the pages made of them."""

@@ -1,0 +1,128 @@
+"""Train recipes for equal times: `with_equal_time(config, trainings)` gives each the steps that it makes in so many minutes.
+
+The steps of each recipe are timed once, before anything is trained, and kept in the sweep's folder: a sweep that goes on
+trains as long as it was begun with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hf_ddpm.config import HubConfig, RunConfig, require
+from hf_ddpm.experiments.options import SweepConfig, TrainedRun
+from hf_ddpm.runtime.distributed import broadcast_from_main, init_distributed
+from hf_ddpm.runtime.files import write_whole
+
+STEPS, CALIBRATION = "train_steps.json", "calibration"
+"""File of the numbers of steps, and folder of the short runs that are timed, in that of the sweep."""
+WARM_UP_STEPS, TIMED_STEPS = 5, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model of the sweep is trained."""
+
+    options: RunConfig
+    program: Callable[[RunConfig], object]  # trains with such options, or goes on; every process has to call it
+    image_size: int | None = None  # pixels; None = not known before the data are read
+
+
+def with_equal_time(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> dict[TrainedRun, Training]:
+    """The trainings with the number of steps that each recipe makes in `config.train_minutes`; every process has to call it.
+
+    Args:
+        config: of the sweep; where it says no minutes, the trainings are returned as they are.
+        trainings: of `config.runs()`, with the length of their recipes, which gives way.
+
+    Raises:
+        ValueError: a recipe has learning-rate milestones, or the folder's numbers of steps are of other minutes or damaged.
+        Stopped: see `hf_ddpm.training.loop.train`; what has been timed is kept.
+    """
+    path = Path(config.output_dir) / STEPS
+    known = _read(config, path)
+    if config.train_minutes is None:
+        return dict(trainings)
+    began = not path.is_file() and any(run.folder.is_dir() for run in config.runs())
+    remedy = f"the sweep in {config.output_dir} was begun without, give another --output_dir"
+    require(not began, "train_minutes", config.train_minutes, remedy)
+    for run in config.runs():
+        milestones = trainings[run].options.optim.lr_milestones
+        remedy = f"those of {run.recipe.name} are in the unit of its own length, which --train_minutes replaces"
+        require(milestones is None, "optim.lr_milestones", milestones, f"{remedy}, take another lr_scheduler")
+    for run in config.runs():
+        name = run.recipe.stem
+        if name not in known:
+            processes = init_distributed(config.num_threads)
+            if processes.is_main_process:
+                print(f"timing the steps of {name}", flush=True)
+            seconds = seconds_per_step(trainings[run], Path(config.output_dir) / CALIBRATION)
+            known[name] = {"seconds_per_step": seconds, "steps": max(1, int(60 * config.train_minutes / seconds))}
+            if processes.is_main_process:
+                write_whole(path, json.dumps({"train_minutes": config.train_minutes, "recipes": known}, indent=1) + "\n")
+    return {
+        run: replace(
+            training,
+            options=replace(training.options, num_train_epochs=None, max_train_steps=known[run.recipe.stem]["steps"]),
+        )
+        for run, training in trainings.items()
+    }
+
+
+def seconds_per_step(training: Training, folder: Path) -> float:
+    """The median time of an optimizer step, in seconds, over a short run without its first steps; every process has to call
+    it.
+
+    Args:
+        training: what is timed.
+        folder: of the short run, which is removed again.
+    """
+    options = training.options
+    processes = init_distributed(options.num_threads)
+
+    def clear() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    broadcast_from_main(clear, processes)
+    changed = {
+        "output_dir": str(folder),
+        "resume": "none",
+        "num_train_epochs": None,
+        "max_train_steps": WARM_UP_STEPS + TIMED_STEPS,
+        "checkpoint": replace(options.checkpoint, every_steps=None),
+        "logging": replace(options.logging, every_steps=1, sample_every_steps=None, trackers=[]),
+    }
+    if options.hub is not None:
+        changed["hub"] = HubConfig()
+    training.program(replace(options, **changed))
+    processes = init_distributed(options.num_threads)
+
+    def read() -> float:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if "images_per_second" in row]
+        images = rows[-1]["images_seen"] - rows[-2]["images_seen"]
+        seconds = [images / row["images_per_second"] for row in rows[WARM_UP_STEPS:]]
+        clear()
+        return statistics.median(seconds)
+
+    return broadcast_from_main(read, processes)
+
+
+def _read(config: SweepConfig, path: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier start has timed, by the name of the recipe."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        before, known = content["train_minutes"], content["recipes"]
+        assert all(isinstance(timed["steps"], int) and timed["steps"] >= 1 for timed in known.values())
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"--output_dir: {path} is damaged, remove it and the models that are trained already") from error
+    remedy = f"the sweep in {config.output_dir} was begun with {before!r}, give another --output_dir"
+    require(before == config.train_minutes, "train_minutes", config.train_minutes, remedy)
+    return known

@@ -1,0 +1,243 @@
+"""What a pipeline makes of images that it has not learnt from: `simple_loss` and `bits_per_dim`.
+
+table = load_images("digits", "test", image_size=8)
+print(simple_loss(pipeline, table, num_images=256).mean)
+bits = bits_per_dim(pipeline, table, num_images=64, timesteps_per_image=50)
+print(f"{bits.total.mean:.3f} +- {bits.total.stderr:.3f} bits per dimension")
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from hf_ddpm.data.batches import to_model_range
+from hf_ddpm.data.table import ImageTable
+from hf_ddpm.diffusion import bound
+from hf_ddpm.diffusion.likelihood import VarianceType
+from hf_ddpm.diffusion.objective import diffusion_loss, sample_timesteps
+from hf_ddpm.diffusion.randomness import seeded_generator
+from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+from hf_ddpm.runtime.distributed import gather, shard
+
+BATCH_SIZE = 128
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images."""
+
+    mean: float
+    stderr: float  # of the mean; NaN = of one image, which has none
+
+
+@dataclass(frozen=True)
+class HeldOutBits:
+    """The variational bound in bits per dimension: total = prior + variational + decoder."""
+
+    total: Estimate
+    prior: Estimate  # KL(q(x_T | x_0) || N(0, I))
+    variational: Estimate  # the sum of the terms of the timesteps from 1 to T - 1
+    decoder: Estimate  # the term of timestep 0
+    curve: Tensor  # (T,) float64: mean term of each timestep, the decoder first; NaN where no image has drawn it
+
+
+@torch.no_grad()
+def simple_loss(
+    pipeline: CFGDDPMPipeline,
+    images: ImageTable,
+    *,
+    num_images: int = 512,
+    seed: int = 0,
+    loss: str = "l2",
+    spread: bool = False,
+) -> Estimate:
+    """Unweighted loss of some images, with noise and (stratified) timesteps that are the same every time.
+
+    Args:
+        pipeline: with the averaged weights.
+        images: the held-out split; a conditional model is told its labels.
+        num_images: how many; the timestep of an image depends on it.
+        seed: of noise and timesteps.
+        loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
+        spread: take images that are evenly spread over the table, which may be sorted, in place of the first ones.
+
+    Raises:
+        ValueError: the images are not of the model's kind, or too few.
+    """
+    _check(pipeline, images, num_images, seed)
+    unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
+    # Those of the first step of a run: fixed at its start, the loss that it logs can be compared ever since.
+    generator = seeded_generator("step", seed, 0)
+    timesteps = sample_timesteps(num_images, len(alphas_cumprod), "stratified", generator)
+    noise = torch.randn(num_images, images.channels, images.image_size, images.image_size, generator=generator)
+    losses = []
+    for rows in torch.arange(num_images).split(BATCH_SIZE):
+        where = rows * len(images) // num_images if spread else rows
+        clean_images, class_labels = _read(pipeline, images, where)
+        part = diffusion_loss(
+            _network(pipeline),
+            clean_images,
+            noise[rows].to(pipeline.device),
+            timesteps[rows].to(pipeline.device),
+            class_labels,
+            alphas_cumprod=alphas_cumprod,
+            prediction_type=pipeline.scheduler.config.prediction_type,
+            variance_type="learned_range" if unet.out_channels == 2 * unet.in_channels else "fixed_small",
+            loss=loss,
+        )
+        losses.append(part.sample_losses)
+    return _estimate(torch.cat(losses))
+
+
+def bits_per_dim(
+    pipeline: CFGDDPMPipeline,
+    images: ImageTable,
+    *,
+    num_images: int = 512,
+    timesteps_per_image: int | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    processes: PartialState | None = None,
+) -> HeldOutBits:
+    """The variational bound of images spread evenly over a table (Ho et al. 2020, eq. 5 and 13), without clipping.
+
+    Noise and drawn timesteps are a function of the seed and the image's position in the table, so the result depends
+    neither on the batch size nor on the number of processes, but for rounding in the network.
+
+    Args:
+        pipeline: with the averaged weights and the scheduler of the training.
+        images: the held-out split; a conditional model is told its labels.
+        num_images: n; the images are those at floor(i N / n).
+        timesteps_per_image: network calls an image beside that of timestep 0, for an unbiased estimate whose standard error
+            counts them in; None = all T - 1.
+        seed: of noise and timesteps.
+        batch_size: images at a time.
+        processes: which share the images, and have to call this together; None = this process does all.
+
+    Raises:
+        ValueError: the images are not of the model's kind, or too few, or the schedule has no bound.
+    """
+    _check(pipeline, images, num_images, seed)
+    # Before the work is shared: a process alone in its error would leave the others waiting.
+    _variance_type(pipeline)
+    alphas_cumprod = _alphas_cumprod(pipeline)
+    bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
+    total = len(alphas_cumprod)
+    check_number("batch_size", batch_size, 1, integer=True)
+    if timesteps_per_image is not None:
+        check_number("timesteps_per_image", timesteps_per_image, 1, total - 1, integer=True)
+    positions = torch.arange(num_images) * len(images) // num_images
+    mine = positions if processes is None else positions[shard(num_images, processes)]
+    parts = [_bits_of(pipeline, images, rows, timesteps_per_image, seed) for rows in mine.split(batch_size) if len(rows) > 0]
+    parts = parts if processes is None else gather(parts, processes)
+
+    fields = ("total", "prior", "variational", "decoder")
+    values = {name: _estimate(torch.cat([getattr(part, name) for part in parts])) for name in fields}
+    timesteps, terms = (torch.cat([getattr(part, name).flatten() for part in parts]) for name in ("timesteps", "terms"))
+    sums = torch.zeros(total, dtype=torch.float64).index_add(0, timesteps, terms)
+    curve = sums / timesteps.bincount(minlength=total)
+    curve[0] = values["decoder"].mean
+    return HeldOutBits(**values, curve=curve)
+
+
+def _bits_of(
+    pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor, timesteps_per_image: int | None, seed: int
+) -> bound.BitsPerDim:
+    """The bound of the images at `rows`, (B,) int64."""
+    clean_images, class_labels = _read(pipeline, images, rows)
+    alphas_cumprod, positions, timesteps = _alphas_cumprod(pipeline), rows.tolist(), None
+
+    def noise(timesteps: Tensor) -> Tensor:
+        places = zip(positions, timesteps.tolist(), strict=True)
+        draws = [torch.randn(clean_images.shape[1:], generator=seeded_generator("bits", seed, *place)) for place in places]
+        return torch.stack(draws)
+
+    if timesteps_per_image is not None:
+        generators = [seeded_generator("bits timesteps", seed, position) for position in positions]
+        timesteps = bound.draw_timesteps(timesteps_per_image, len(alphas_cumprod), generators)
+    return bound.bits_per_dim(
+        _network(pipeline),
+        clean_images,
+        class_labels,
+        alphas_cumprod=alphas_cumprod,
+        prediction_type=pipeline.scheduler.config.prediction_type,
+        variance_type=_variance_type(pipeline),
+        noise=noise,
+        timesteps=timesteps,
+    )
+
+
+def _network(pipeline: CFGDDPMPipeline) -> Any:
+    """The U-Net as the objective calls it, its input in its own precision."""
+    unet = pipeline.unet
+    return lambda noisy, timesteps, labels: unet(noisy.to(unet.dtype), timesteps, class_labels=labels).sample
+
+
+def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and their labels if the model takes any, on its device."""
+    clean_images = to_model_range(images.images(rows)).to(pipeline.device)
+    return clean_images, images.class_labels[rows].to(pipeline.device) if pipeline.is_conditional else None
+
+
+def _alphas_cumprod(pipeline: CFGDDPMPipeline) -> Tensor:
+    """(T,) float32 on the pipeline's device."""
+    return pipeline.scheduler.alphas_cumprod.to(pipeline.device, torch.float32)
+
+
+def _variance_type(pipeline: CFGDDPMPipeline) -> VarianceType:
+    """Variance of the reverse process, which a scheduler switched by name keeps in its config."""
+    unet, variance_type, known = pipeline.unet.config, pipeline.scheduler.config.get("variance_type"), get_args(VarianceType)
+    require(variance_type in known, "variance_type", variance_type, f"the bound is defined for {', '.join(known)}")
+    outputs = unet.in_channels * (1 + (variance_type == "learned_range"))
+    message = (
+        f"it needs {outputs} channels out, the model has {unet.out_channels}: give the scheduler that it was trained with"
+    )
+    require(unet.out_channels == outputs, "variance_type", variance_type, message)
+    return variance_type
+
+
+def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed: int) -> None:
+    """Refuse images that are not of the kind that the model was trained on, or too few, and a scheduler without betas."""
+    unet, size, channels = pipeline.unet.config, images.image_size, images.channels
+    sizes = (unet.sample_size,) * 2 if isinstance(unet.sample_size, int) else tuple(unet.sample_size)
+    require(sizes == (size, size), "--data.image_size", size, f"the model takes {sizes[0]} x {sizes[1]} pixels, give that")
+    require(unet.in_channels == channels, "--data.channels", channels, f"the model takes {unet.in_channels}, give that")
+    if pipeline.is_conditional:
+        _check_classes(pipeline, images.class_names)
+    check_number("num_images", num_images, 1, integer=True)
+    require(num_images <= len(images), "num_images", num_images, f"there are only {len(images)}, give at most that")
+    check_number("seed", seed, 0, LARGEST_SEED, integer=True)
+    follows = isinstance(getattr(pipeline.scheduler, "alphas_cumprod", None), Tensor)
+    require(follows, "scheduler", type(pipeline.scheduler).__name__, "it has no betas, give the one of the training")
+
+
+def _check_classes(pipeline: CFGDDPMPipeline, class_names: list[str] | None) -> None:
+    if class_names is None:
+        raise ValueError("--data.source has no labels: the model was trained with classes, give images that have them")
+    names = pipeline.id2label
+    if names is None and len(class_names) != pipeline.num_classes:
+        raise ValueError(
+            f"--data.source has {len(class_names)} classes: the model was trained on {pipeline.num_classes}, give those"
+        )
+    if names is not None and names != dict(enumerate(class_names)):
+        raise ValueError(
+            f"--data.source has the classes {_some(class_names)}: the model was trained on {_some(list(names.values()))}, "
+            "give their images in this order"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+
+
+def _estimate(values: Tensor) -> Estimate:
+    """Of (n,) values; the mean in their type, its standard error in float64."""
+    spread = values.to("cpu", torch.float64).std().item() if len(values) > 1 else math.nan
+    return Estimate(mean=values.mean().item(), stderr=spread / math.sqrt(len(values)))

@@ -1,0 +1,50 @@
+"""Metric of `evaluate`: the inception score of class probabilities, see `hf_ddpm.metrics.inception_score`."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_ddpm.metrics import inception_score
+
+_DESCRIPTION = """
+Inception score: exp of the mean divergence of each image's class probabilities from their mean, over equal parts of the
+images. It is 1 where all images look alike to the classifier, and the number of classes where each class is as frequent and
+each image certain. Compare values of one classifier, number of images and number of parts only.
+"""
+
+_CITATION = """
+@inproceedings{salimans2016improved,
+  title={Improved techniques for training {GANs}},
+  author={Salimans, Tim and Goodfellow, Ian and Zaremba, Wojciech and Cheung, Vicki and Radford, Alec and Chen, Xi},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2016}
+}
+"""
+
+_INPUTS_DESCRIPTION = """
+Args:
+    predictions: (N, K) class probabilities of the generated images, in an order that is independent of their classes.
+    num_splits: parts that the images are divided into, 10 by default.
+
+Returns:
+    inception_score: float in [1, K], the mean over the parts.
+    inception_score_std: float, the standard deviation over the parts.
+"""
+
+
+class InceptionScore(evaluate.Metric):
+    """See `hf_ddpm.metrics.inception_score`."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": datasets.List(datasets.Value("float64"))}),
+        )
+
+    def _compute(self, predictions, *, num_splits=10):
+        running = inception_score.RunningInceptionScore(len(predictions[0]), num_splits)
+        running.update(predictions, np.arange(len(predictions)), len(predictions))
+        mean, std = running.result()
+        return {"inception_score": mean, "inception_score_std": std}

@@ -1,0 +1,79 @@
+"""Base of the metrics that compare two sets of features, of which neither knows how many the other has.
+
+`evaluate` stores predictions and references as the two columns of one table and refuses columns of different lengths. Here
+the shorter side is filled up with empty rows, which are left out again, so each of these works:
+
+    metric.add_batch(predictions=features, references=reference_features)    # of any two lengths
+    metric.add_batch(predictions=features)                                   # batch by batch
+    metric.add_batch(references=reference_features)
+    metric.compute(predictions=features, references=reference_features)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_ddpm.metrics.arrays import checked_features
+
+
+def metric_info(description: str, citation: str, inputs_description: str) -> evaluate.MetricInfo:
+    """What `_info` returns for rows of float64 on both sides."""
+    row = datasets.List(datasets.Value("float64"))
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs_description,
+        features=datasets.Features({"predictions": row, "references": row}),
+    )
+
+
+class TwoSetMetric(evaluate.Metric, ABC):
+    """A metric of (N, D) predictions and (M, D) references.
+
+    `evaluate.load` takes the first class of a script that is a metric, and passes over this one because it is abstract.
+    """
+
+    @abstractmethod
+    def score(self, predictions: np.ndarray, references: np.ndarray, **options: Any) -> dict[str, Any]:
+        """The metric of (N, D) and (M, D) float64; `options` are the other keywords of `compute`."""
+
+    def add_batch(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> None:
+        """Add rows to one side or to both; their numbers may differ.
+
+        Args:
+            predictions: (B, D) floats, an array or a CPU tensor; None = none.
+            references: (B', D) likewise.
+
+        Raises:
+            ValueError: another shape, or a value that is not finite.
+        """
+        given = {"predictions": predictions, "references": references}
+        rows = {name: [] if side is None else list(checked_features(side, name)) for name, side in given.items()}
+        length = max(map(len, rows.values()))
+        if length:
+            super().add_batch(**{name: side + [None] * (length - len(side)) for name, side in rows.items()})
+
+    def add(self, *, prediction: ArrayLike | None = None, reference: ArrayLike | None = None) -> None:
+        """Add one (D,) row to one side or to both.
+
+        Raises:
+            ValueError: another shape, or a value that is not finite.
+        """
+        one = {"predictions": prediction, "references": reference}
+        self.add_batch(**{name: None if row is None else np.asarray(row)[None] for name, row in one.items()})
+
+    def _compute(self, predictions: list, references: list, **options: Any) -> dict[str, Any]:
+        given = {"predictions": predictions, "references": references}
+        sides = {name: [row for row in rows if row is not None] for name, rows in given.items()}
+        for name, rows in sides.items():
+            if not rows:
+                raise ValueError(f"there are no {name}: give them to add_batch or compute")
+            if len({len(row) for row in rows}) > 1:
+                raise ValueError(f"{name} have different dimensions: give features of one extractor")
+        return self.score(np.array(sides["predictions"]), np.array(sides["references"]), **options)

@@ -1,0 +1,109 @@
+"""Precision, recall, density and coverage: how much of one set of features lies within the neighbourhoods of the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from hf_ddpm.metrics.arrays import checked_pair
+from hf_ddpm.metrics.nearest import row_chunks, squared_distances
+
+TIE = 4e-12
+"""Squared distances that differ by less than this part of the squared norms are equal: at the edges of blocks products round
+otherwise, by a hundred times less."""
+
+
+@dataclass(frozen=True)
+class ManifoldMetrics:
+    """Four numbers of one comparison; a set compared with itself scores 1 in each."""
+
+    precision: float  # in [0, 1]: part of the samples that lie in the neighbourhood of a reference
+    recall: float  # in [0, 1]: part of the references that lie in the neighbourhood of a sample
+    density: float  # 0 or more: mean number of neighbourhoods of references that a sample lies in, over k
+    coverage: float  # in [0, 1]: part of the references whose neighbourhood holds a sample
+
+
+def manifold_metrics(
+    features: ArrayLike, reference_features: ArrayLike, *, precision_recall_k: int = 3, density_coverage_k: int = 5
+) -> ManifoldMetrics:
+    """Compute all four over the same distances.
+
+    The neighbourhood of a point is the ball around it whose radius is the distance to its k-th nearest other point of its
+    own set. Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) take the closed ball, density and coverage (Naeem
+    et al. 2020, eq. 3 and 4) the open one, as the authors' programs do; more than k copies of one reference have an empty
+    open ball. The values depend on the numbers of images: compare those of equal N and M only.
+
+    Three products of matrices in float64 take most of the time: 2 D (N^2 + N M + M^2) operations. Memory beyond the features
+    in float64 is under 200 MiB, whatever N and M are.
+
+    Args:
+        features: (N, D) of the samples.
+        reference_features: (M, D) of the references; M may differ from N.
+        precision_recall_k: k of precision and recall.
+        density_coverage_k: k of density and coverage.
+
+    Raises:
+        ValueError: k is below 1, a set has no more than k images, the dimensions differ, or a value is not finite.
+    """
+    largest_k = max(precision_recall_k, density_coverage_k)
+    if min(precision_recall_k, density_coverage_k) < 1:
+        raise ValueError(f"nearest_k is {min(precision_recall_k, density_coverage_k)}: give at least 1")
+    samples, references = checked_pair(features, reference_features, at_least=largest_k + 1)
+    # Distances do not depend on the origin, but what they lose to cancellation does.
+    origin = references.mean(axis=0, dtype=np.float64)
+    samples, references = torch.from_numpy(samples - origin), torch.from_numpy(references - origin)
+
+    (sample_radii,) = _squared_radii(samples, [precision_recall_k])
+    reference_radii, density_radii = _squared_radii(references, [precision_recall_k, density_coverage_k])
+    closed_samples = sample_radii + _tie(samples, sample_radii)
+    closed_references = reference_radii + _tie(references, reference_radii)
+    open_references = density_radii - _tie(references, density_radii)
+
+    precise = inside = 0
+    recalled = torch.zeros(len(references), dtype=torch.bool)
+    covered = torch.zeros(len(references), dtype=torch.bool)
+    for rows in row_chunks(len(samples), len(references)):
+        squared = squared_distances(samples[rows], references)
+        precise += int((squared <= closed_references).any(dim=1).sum())
+        recalled |= (squared <= closed_samples[rows, None]).any(dim=0)
+        neighbours = squared < open_references
+        inside += int(neighbours.sum())
+        covered |= neighbours.any(dim=0)
+    return ManifoldMetrics(
+        precision=precise / len(samples),
+        recall=recalled.double().mean().item(),
+        density=inside / (density_coverage_k * len(samples)),
+        coverage=covered.double().mean().item(),
+    )
+
+
+def precision_recall(features: ArrayLike, reference_features: ArrayLike, *, nearest_k: int = 3) -> tuple[float, float]:
+    """Precision and recall of `manifold_metrics`."""
+    metrics = manifold_metrics(features, reference_features, precision_recall_k=nearest_k, density_coverage_k=nearest_k)
+    return metrics.precision, metrics.recall
+
+
+def density_coverage(features: ArrayLike, reference_features: ArrayLike, *, nearest_k: int = 5) -> tuple[float, float]:
+    """Density and coverage of `manifold_metrics`."""
+    metrics = manifold_metrics(features, reference_features, precision_recall_k=nearest_k, density_coverage_k=nearest_k)
+    return metrics.density, metrics.coverage
+
+
+def _squared_radii(points: Tensor, nearest: list[int]) -> list[Tensor]:
+    """(N,) squared distances of each point to its k-th nearest other point, for each k."""
+    rows_of_radii = []
+    for rows in row_chunks(len(points), len(points)):
+        squared = squared_distances(points[rows], points)
+        # The nearest of all is the point itself, or a copy of it.
+        rows_of_radii.append(squared.topk(max(nearest) + 1, dim=1, largest=False).values)
+    radii = torch.cat(rows_of_radii).clamp(min=0)
+    return [radii[:, k] for k in nearest]
+
+
+def _tie(centres: Tensor, squared_radii: Tensor) -> Tensor:
+    """(N,) how far apart rounding may leave the square of a radius and of an equal distance from the centre."""
+    return TIE * ((centres * centres).sum(dim=1) + squared_radii)

@@ -1,0 +1,1 @@
+"""Plumbing: files, signals, processes, the environment."""

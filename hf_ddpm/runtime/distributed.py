@@ -1,0 +1,97 @@
+"""Join the processes that a launcher started, and share work among them.
+
+processes = init_distributed()
+mine = shard(100, processes)                     # slice(50, 100) in the second of two processes
+everything = gather([f(i) for i in range(100)[mine]], processes)
+signal_number = any_process_stopped(stop, processes)   # of hf_ddpm.runtime.signals.stop_requests
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+
+from hf_ddpm.runtime.signals import StopRequest
+
+Item = TypeVar("Item")
+
+# How long a process waits for another that decodes a data set or draws samples, before it gives up.
+PATIENCE = timedelta(hours=2)
+
+
+def init_distributed(num_threads: int | None = None) -> PartialState:
+    """Join the processes of torchrun or accelerate launch until the program ends; one started alone is a group of one.
+
+    Without this, the processes that torchrun starts on a machine without an accelerator would not know of each other.
+
+    Args:
+        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever a launcher put into
+            OMP_NUM_THREADS.
+
+    Raises:
+        ValueError: the launcher started more processes than can see each other.
+    """
+    AcceleratorState._reset_state()  # a second run in one program may want another precision
+    processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())
+    atexit.register(processes.destroy_process_group)  # what is not there any more is not destroyed twice
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != processes.num_processes:
+        raise ValueError(
+            f"the launcher started {world_size} processes, but this one sees {processes.num_processes}: take torchrun"
+        )
+    torch.set_num_threads(num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return processes
+
+
+def has_accelerator() -> bool:
+    """Whether there is a device other than the CPU to compute on."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def shard(count: int, processes: PartialState) -> slice:
+    """The part of `count` items that is this process's: the shares are disjoint, in order, and differ by at most one."""
+    first, end = (count * rank // processes.num_processes for rank in (processes.process_index, processes.process_index + 1))
+    return slice(first, end)
+
+
+def gather(items: list[Item], processes: PartialState) -> list[Item]:
+    """Every process's items, those of the first process first; every process has to call it, and gets them all."""
+    return items if processes.num_processes == 1 else gather_object(items)
+
+
+def broadcast_from_main(compute: Callable[[], Item], processes: PartialState) -> Item:
+    """What the first process computes, given to all; every process has to call it, and the others only wait."""
+    return gather([compute()] if processes.is_main_process else [], processes)[0]
+
+
+def any_process_stopped(stop: StopRequest, processes: PartialState) -> int | None:
+    """The signal that asked any of the processes to stop, None = go on; every process has to call it, and gets the same."""
+    if processes.num_processes == 1:
+        return stop.signal_number
+    number = torch.tensor(stop.signal_number or 0, device=processes.device)
+    torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+    return number.item() or None
+
+
+def _fresh_store() -> dict[str, Any]:
+    """Where processes that torchrun has started again meet, as arguments of `init_process_group`; {} = where torch says.
+
+    The launcher's store still holds the addresses of the processes that have died, and the new ones would wait for those.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():
+        return {}
+    store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
+    return {"store": torch.distributed.PrefixStore(f"restart {restarts}", store), "rank": rank, "world_size": world_size}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,385 @@
+"""Sweeps: cells, refusals, going on after a stop, the tables, and the door."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from huggingface_hub import constants
+
+from hf_ddpm.cli import parse_config
+from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
+from hf_ddpm.evaluation.protocol import evaluate
+from hf_ddpm.experiments.options import Cell, GridConfig, SweepConfig
+from hf_ddpm.experiments.sweep import cell_config, count_network_calls, evaluation_command, sweep
+from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
+from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.runtime.signals import Stopped
+from hf_ddpm.schedulers import build_sampler
+
+NAMES = ["0", "1", "2"]
+NUM_IMAGES, STEPS = 8, 2
+
+
+def tiny_pipeline(seed: int = 0, null_label: int | None = 3) -> CFGDDPMPipeline:
+    torch.manual_seed(seed)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(4, 4),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        num_class_embeds=3 if null_label is None else 4,
+    ).eval()
+    return CFGDDPMPipeline(unet, DDPMScheduler(), dict(enumerate(NAMES)), null_label)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(0)
+    network = build_network(widths=[4, 4], depths=[1, 1], channels=1, class_names=NAMES)
+    record = JudgeRecord(
+        accuracy=0.99, num_test_images=100, seed=0, sha256="", image_size=8, channels=1, class_names=NAMES,
+        source="digits", data_fingerprint="0",
+    )  # fmt: skip
+    save_judge(Judge(network, record), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run with two checkpoints, of which the last one is its pipeline."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text("data: {source: digits, labels: [0, 1, 2], max_images: 20}\n")
+    for step, name in ((2, "checkpoints/step-00000002"), (10, "checkpoints/step-00000010"), (10, "pipeline")):
+        tiny_pipeline(seed=step).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def private_references(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf_home"))
+
+
+@pytest.fixture
+def options(judge, run, tmp_path):
+    def build(name: str = "out", *, sampling: SamplingConfig | None = None, model=run / "pipeline", **grid) -> SweepConfig:
+        seeds, images = grid.pop("num_seeds", 2), {} if "num_images" in grid else {"num_images": NUM_IMAGES}
+        steps = {} if "num_inference_steps" in grid else {"num_inference_steps": STEPS}
+        return SweepConfig(
+            model=str(model), features=f"judge:{judge}", num_seeds=seeds, output_dir=tmp_path / name, num_threads=1,
+            sampling=sampling or SamplingConfig(**steps), grid=GridConfig(**grid), **images,
+        )  # fmt: skip
+
+    return build
+
+
+def stop_at(call: int):
+    """SIGINT to this process at the U-Net's call of this number."""
+    calls = []
+
+    def hook(module, inputs, output):
+        if isinstance(module, UNet2DModel):
+            calls.append(module)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return torch.nn.modules.module.register_module_forward_hook(hook)
+
+
+# Cells
+
+
+def test_each_cell_is_what_evaluate_measures(options, tmp_path):
+    config = options(guidance_scale=[1.0, 2.0], scheduler=["ddim", "dpmsolver++"])
+    rows = sweep(config)
+    assert [row["cell"] for row in rows] == ["ddim_s-1", "ddim_s-2", "dpmsolver++_s-1", "dpmsolver++_s-2"]
+    cell = config.cells()[2]
+    alone = evaluate(replace(cell_config(config, cell), output=tmp_path / "alone.json"))
+    kept = json.loads((tmp_path / "out" / "cells" / "dpmsolver++_s-1.json").read_text())
+    for part in ("metrics", "floor", "ceiling", "per_class", "notes"):
+        assert kept[part] == json.loads(json.dumps(alone[part])), part
+    assert kept["protocol"].keys() - {"network_calls"} == alone["protocol"].keys()
+    same = kept["protocol"].keys() - {"network_calls", "command", "seconds"}
+    assert {name: kept["protocol"][name] for name in same} == {name: alone["protocol"][name] for name in same}
+
+
+def test_the_command_of_a_cell_means_that_cell(options):
+    config = options(
+        "o u t", num_seeds=1, guidance_scale=[2.5], scheduler=["ddim"], sampling=SamplingConfig(eta=0.5, batch_size=7)
+    )
+    config.bits_per_dim_timesteps, config.data.labels = None, ["0", 1, "it's"]
+    (cell,) = config.cells()
+    launcher, script, *arguments = shlex.split(evaluation_command(cell_config(config, cell), 1))
+    assert (launcher, script) == ("python", "train_scripts/evaluate_model.py")
+    assert parse_config(EvaluationConfig, arguments) == cell_config(config, cell)
+    assert evaluation_command(cell_config(config, cell), 2).startswith("torchrun --nproc_per_node 2 train_scripts/")
+
+
+def test_checkpoints_and_noise(options, run, tmp_path):
+    config = options(checkpoint=["noise", "all"], guidance_scale=[1.0, 2.0])
+    rows = sweep(config)
+    assert [(row["checkpoint"], row["guidance_scale"]) for row in rows] == [
+        (2, 1.0), (2, 2.0), (10, 1.0), (10, 2.0), ("noise", None),
+    ]  # fmt: skip
+    first, last, noise = (json.loads((tmp_path / "out/cells" / f"{name}.json").read_text()) for name in CHECKPOINT_CELLS)
+    assert first["protocol"]["model_sha256"] != last["protocol"]["model_sha256"]
+    assert first["protocol"]["model"] == str(run / "checkpoints" / "step-00000002")
+    assert noise["protocol"]["model"] == "uniform noise" and noise["protocol"]["scheduler"] is None
+    # The ceiling is the first seed's noise.
+    for name, value in noise["ceiling"].items():
+        assert noise["metrics"][name]["values"][0] == pytest.approx(value, rel=1e-6), name
+    values = noise["metrics"]["fd_judge"]["values"]
+    assert values[0] != values[1]
+
+
+CHECKPOINT_CELLS = ("step-2_s-1", "step-10_s-1", "noise")
+
+
+def test_network_calls_are_counted():
+    pipeline = tiny_pipeline()
+
+    def calls(steps: int, scale: float) -> int:
+        return count_network_calls(pipeline, SamplingConfig(num_inference_steps=steps, guidance_scale=scale))
+
+    assert [calls(4, scale) for scale in (0.0, 1.0, 1.5)] == [4, 4, 8]
+    pipeline.scheduler = build_sampler("heun", pipeline.scheduler.config)
+    assert calls(4, 1.0) == 7  # two a step but for the last
+    assert not pipeline.unet._forward_hooks
+
+
+# Going on
+
+
+# A cell begins with a call for each step, to count them; a seed has one for each step and two for the losses.
+COUNTING, SEED = STEPS, STEPS + 2
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
+@pytest.mark.parametrize("call", [COUNTING + 1, 2 * COUNTING + 2 * SEED + 1])
+def test_a_stopped_sweep_goes_on_to_the_same_table(options, tmp_path, call):
+    whole = sweep_csv(sweep(options("whole", guidance_scale=[1.0, 2.0])))
+    hook = stop_at(call)
+    try:
+        with pytest.raises(Stopped, match="goes on"):
+            sweep(options("parts", guidance_scale=[1.0, 2.0]))
+    finally:
+        hook.remove()
+    assert not (tmp_path / "parts/cells/s-2.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts/cells").glob("s-*.json")}
+    assert sweep_csv(sweep(options("parts", guidance_scale=[1.0, 2.0]))) == whole
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())  # what was finished is not done again
+    assert sorted(path.name for path in (tmp_path / "parts/cells").iterdir()) == ["s-1.json", "s-2.json"]
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
+def test_finished_seeds_of_a_stopped_cell_are_kept(options, tmp_path):
+    config = options(guidance_scale=[2.0], num_seeds=3)
+    hook = stop_at(COUNTING + SEED + 1)
+    try:
+        with pytest.raises(Stopped):
+            sweep(config)
+    finally:
+        hook.remove()
+    (partial,) = (tmp_path / "out/cells").iterdir()
+    content = json.loads(partial.read_text())
+    assert len(content["scores"]) == 1
+    content["scores"][0]["metrics"]["recall"] = 7.0  # a mark
+    partial.write_text(json.dumps(content))
+    sweep(config)
+    assert json.loads((tmp_path / "out/cells/s-2.json").read_text())["metrics"]["recall"]["values"][0] == 7.0
+
+
+def test_another_sweep_in_the_same_folder_is_refused(options, tmp_path):
+    sweep(options(num_seeds=1, guidance_scale=[1.0]))
+    for changed, message in (
+        (options(num_seeds=1, guidance_scale=[1.0, 2.0]), r"--grid.guidance_scale is \[1.0, 2.0\]: .* begun with \[1.0\]"),
+        (options(num_seeds=2, guidance_scale=[1.0]), "--num_seeds is 2: .* begun with 1"),
+        (
+            options(num_seeds=1, guidance_scale=[1.0], sampling=SamplingConfig(num_inference_steps=3)),
+            "num_inference_steps is 3",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sweep(changed)
+    sampling = SamplingConfig(num_inference_steps=STEPS, batch_size=3)
+    sweep(options(num_seeds=1, guidance_scale=[1.0], sampling=sampling))  # the size of a batch changes nothing
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="it holds something else"):
+        sweep(options("foreign", guidance_scale=[1.0]))
+
+
+def test_a_model_that_has_changed_meanwhile_is_refused(options, tmp_path):
+    tiny_pipeline(seed=5).save_pretrained(tmp_path / "pipeline")
+    config = options(num_seeds=1, guidance_scale=[1.0], model=tmp_path / "pipeline")
+    config.data.source, config.data.labels, config.data.max_images = "digits", [0, 1, 2], 20
+    sweep(config)
+    tiny_pipeline(seed=6).save_pretrained(tmp_path / "pipeline")
+    with pytest.raises(ValueError, match="its weights have changed since"):
+        sweep(config)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({}, "--grid is None: give an axis"),
+        ({"guidance_scale": []}, r"--grid.guidance_scale is \[\]: give at least one value"),
+        ({"guidance_scale": [1.0, 2.0, 1]}, "1.0 stands there twice"),
+        ({"guidance_scale": [float("nan")]}, "give finite numbers"),
+        ({"num_inference_steps": [0]}, "give numbers of at least 1"),
+        ({"num_images": [1, 10]}, "give numbers from 2 to 1000000"),
+        ({"checkpoint": ["last"]}, "give steps"),
+        ({"checkpoint": ["all", 2]}, "all has every step already"),
+        ({"checkpoint": [2], "recipe": [Path("a.yaml")]}, "--model is .*leave it out, or leave --grid.recipe out"),
+        ({"train_seed": [0]}, r"--grid.train_seed is \[0\]: only models of --grid.recipe are trained"),
+        ({"num_images": [5]}, "--num_images is 5: density and coverage need at least 6"),
+        ({"scheduler": ["magic"]}, "scheduler is 'magic': give one of ddpm, ddim"),
+        ({"checkpoint": [3]}, r"--grid.checkpoint is \[3\]: the run has the checkpoints 2, 10"),
+        ({"num_inference_steps": [2, 2000]}, "num_inference_steps is 2000"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(options, tmp_path, grid, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        sweep(options(**grid))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_axes_and_recipes_exclude_each_other_and_their_plain_options(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("max_train_steps: 1\n")
+
+    def refusal(grid: GridConfig, **options) -> str:
+        with pytest.raises(ValueError) as caught:
+            SweepConfig(features="inception", output_dir=tmp_path / "out", grid=grid, **options)
+        return str(caught.value)
+
+    assert "--grid.checkpoint is [2]: it is of the run of --model" in refusal(GridConfig(checkpoint=[2], recipe=[recipe]))
+    assert "--model is None: give a pipeline, or recipes" in refusal(GridConfig(guidance_scale=[1.0]))
+    assert "there is no such file" in refusal(GridConfig(recipe=[tmp_path / "b.yaml"]))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.yaml").touch()
+    assert "two have one name" in refusal(GridConfig(recipe=[recipe, tmp_path / "c" / "a.yaml"]))
+    assert "train_overrides.seed is 3" in refusal(GridConfig(recipe=[recipe]), train_overrides={"seed": 3})
+    assert "--num_images is 50: leave it out" in refusal(GridConfig(num_images=[60]), model="m", num_images=50)
+    sampling = SamplingConfig(guidance_scale=2.0)
+    assert "--sampling.guidance_scale is 2.0" in refusal(GridConfig(guidance_scale=[1.0]), model="m", sampling=sampling)
+
+
+def test_a_scale_without_a_null_label_is_refused(options, tmp_path):
+    tiny_pipeline(null_label=None).save_pretrained(tmp_path / "plain")
+    config = options(guidance_scale=[1.0, 2.0], model=tmp_path / "plain")
+    config.data.source = "digits"
+    with pytest.raises(ValueError, match="guidance_scale is 2.0: the model has no null label"):
+        sweep(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipeline_outside_of_a_run_has_no_checkpoints(options, tmp_path):
+    with pytest.raises(ValueError, match="lies in no run that has checkpoints"):
+        sweep(options(checkpoint=["all"], model=tmp_path))
+
+
+# Tables
+
+
+def test_tables(options):
+    config = options(num_images=[8, 12], guidance_scale=[1.0, 1.5])
+    rows = sweep(config)
+    assert varying_axes(rows) == ["guidance_scale", "num_images"]
+    table = list(csv.DictReader(sweep_csv(rows).splitlines()))
+    assert [(line["guidance_scale"], line["num_images"]) for line in table] == [
+        ("1.0", "8"), ("1.0", "12"), ("1.5", "8"), ("1.5", "12"),
+    ]  # fmt: skip
+    for line, row in zip(table, rows, strict=True):
+        kept = json.loads((Path(config.output_dir) / "cells" / f"{line['cell']}.json").read_text())
+        for name, values in kept["metrics"].items():
+            assert float(line[name]) == values["mean"] and float(line[f"{name}_stderr"]) == values["stderr"]
+            assert int(line[f"{name}_n"]) == values["n"]
+        assert float(line["fd_judge_floor"]) == kept["floor"]["fd_judge"]
+        assert float(line["fd_judge_ceiling"]) == kept["ceiling"]["fd_judge"]
+        assert int(line["network_calls"]) == row["network_calls"] == STEPS * (1 if row["guidance_scale"] == 1 else 2)
+        assert (line["scheduler"], line["num_seeds"]) == ("DDPMScheduler", "2")
+    report = sweep_markdown(rows, command="python sweep.py --x 'a b'")
+    lines = [line for line in report.splitlines() if line.startswith("|")]
+    assert lines[0].startswith(
+        "| guidance_scale | num_images | network_calls | fd_judge | precision | recall | class_accuracy"
+    )
+    assert len(lines) == 2 + 4 + 2 * 2 and len({line.count("|") for line in lines}) == 1
+    assert [line.split("|")[1].strip() for line in lines[6:]] == [
+        "real images (8)", "uniform noise (8)", "real images (12)", "uniform noise (12)",
+    ]  # fmt: skip
+    assert "python sweep.py --x 'a b'" in report and "2 seeds of 8, 12 images each" in report
+
+
+def test_noise_is_not_multiplied_by_options_that_it_does_not_have(options):
+    config = options(checkpoint=["noise"], guidance_scale=[1.0, 2.0], scheduler=["ddim", "ddpm"], num_images=[8, 12])
+    assert [(cell.name, cell.num_images, cell.is_noise) for cell in config.cells()] == [
+        ("noise_n-8", 8, True), ("noise_n-12", 12, True),
+    ]  # fmt: skip
+    assert isinstance(config.cells()[0], Cell)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("fid1k_train", "fid_train"), ("fid250_test", "fid_test"), ("fd_inception_6726825d", None)]
+)
+def test_a_fid_of_other_numbers_of_images_is_one_column(metric, name):
+    assert plain_name(metric) == (name or metric)
+
+
+# The door
+
+
+def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script, monkeypatch, capsys, tiny_options):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("max_train_steps: 2\ndata: {source: digits, labels: [0, 1, 2], max_images: 20}\n")
+    network = {"block_out_channels": [8, 16], "norm_num_groups": 4}
+    overrides = dict(option.removeprefix("--").split("=") for option in tiny_options if "data.source" not in option)
+    arguments = [
+        f"--grid.recipe=[{recipe}]", "--grid.train_seed=[0, 3]", f"--features=judge:{judge}", "--num_images=8",
+        "--num_seeds=1", "--sampling.num_inference_steps=1", f"--output_dir={tmp_path / 'out'}", "--num_threads=1",
+        f"--train_overrides={json.dumps(overrides | {'model.overrides': network})}",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+    main = load_script("sweep").main
+    main(arguments)
+    written = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    lines = list(csv.DictReader((tmp_path / "out/sweep.csv").read_text().splitlines()))
+    assert [(line["cell"], line["recipe"], line["train_seed"]) for line in lines] == [
+        ("tiny_seed-0", "tiny", "0"), ("tiny_seed-3", "tiny", "3"),
+    ]  # fmt: skip
+    assert lines[0]["fd_judge"] != lines[1]["fd_judge"]
+    assert (tmp_path / "out/runs/tiny-seed-3/pipeline/model_index.json").is_file()
+    assert "seed: 3" in (tmp_path / "out/runs/tiny-seed-3/config.yaml").read_text()
+    assert (tmp_path / "out/sweep.md").read_text() in capsys.readouterr().out
+    page = (tmp_path / "out/comparison.md").read_text()
+    assert "| tiny | mean of 2 |" in page and all(f"comparison/tiny-seed-{seed}.png" in page for seed in (0, 3))
+    main(arguments)  # nothing is trained or measured again
+    assert [path for path in written if path.read_bytes() != written[path]] == []
+
+
+def test_a_mistake_at_the_door_is_one_line(judge, run, tmp_path, load_script, capsys):
+    with pytest.raises(SystemExit) as caught:
+        load_script("sweep").main(
+            [f"--model={run / 'pipeline'}", f"--features=judge:{judge}", f"--output_dir={tmp_path / 'out'}",
+             "--grid.checkpoint=[7]"]
+        )  # fmt: skip
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,62 @@
+"""Strings that would break a card, or tell about the machine that it was made on."""
+
+import re
+
+import pytest
+
+from hf_ddpm.markdown import code, code_block, escaped, table, without_paths
+
+HOSTILE = "a|b\n\n---\n<script>alert(1)</script> [x](http://e.vil) **b** `c` # {{ 7 * 7 }} \u202e\\"
+
+
+def test_escaped_text_is_one_line_without_html_links_or_unescaped_marks():
+    text = escaped(HOSTILE)
+    assert "\n" not in text
+    assert "<" not in text
+    assert "\u202e" not in text
+    assert re.findall(r"(?<!\\)(?:\\\\)*[|`*\[\]#{}]", text) == []
+    assert escaped("great dane") == "great dane"
+
+
+@pytest.mark.parametrize("value", [HOSTILE, "`", "``", "|", "plain", 3, None])
+def test_a_row_of_a_table_keeps_its_number_of_cells(value):
+    lines = table(("a", "b"), [(escaped(value), code(value))]).splitlines()
+    assert len(lines) == 3
+    assert len(re.findall(r"(?<!\\)\|", lines[2])) == 3
+
+
+def test_inline_code_is_fenced_by_more_backticks_than_it_holds():
+    assert code("a") == "`a`"
+    assert code("a``b") == "``` a``b ```"
+
+
+def test_a_block_is_not_closed_by_its_content():
+    lines = code_block("x\n````\ny", "yaml").splitlines()
+    assert lines[0] == "`````yaml"
+    assert lines[-1] == "`````"
+
+
+@pytest.mark.parametrize(
+    ("value", "public"),
+    [
+        ("/home/ada/code/train.py", "train.py"),
+        ("/home/ada/my pictures/", "my pictures"),
+        ("--data.source=/home/ada/my pictures", "--data.source=my pictures"),
+        ("judge:/home/ada/runs/judge", "judge:judge"),
+        ("~/images", "images"),
+        ("~ada/images", "images"),
+        ("../shared/data/mnist", "mnist"),
+        ("C:\\Users\\Ada\\mnist", "mnist"),
+        ("\\\\server\\share\\mnist", "mnist"),
+        ("python x.py --model /home/ada/runs/a --n 3", "python x.py --model a --n 3"),
+        ("[/home/ada/a, '/home/ada/b']", "[a, 'b']"),
+        ("/", "."),
+        ("runs/digits", "runs/digits"),
+        ("ylecun/mnist", "ylecun/mnist"),
+        ("1/2 n/a and 3 / 4", "1/2 n/a and 3 / 4"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        (["/a/b", {"k": ("/c/d", 5, None)}], ["b", {"k": ["d", 5, None]}]),
+    ],
+)
+def test_paths_of_the_machine_are_cut_to_their_last_part(value, public):
+    assert without_paths(value) == public

@@ -1,0 +1,111 @@
+"""What may change between a checkpoint and the run that continues it."""
+
+from dataclasses import asdict
+
+import pytest
+
+from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.resume_checks import check_changes
+
+
+def identity(**changes) -> dict:
+    """A run's identity with some of its options, given by their dotted names, changed."""
+    options = asdict(TrainConfig(output_dir="runs/a", max_train_steps=10))
+    options |= {"data_fingerprint": "abc", "environment": {"packages": {"torch": "2"}, "num_processes": 1}}
+    for name, value in changes.items():
+        *groups, last = name.split("__")
+        target = options
+        for group in groups:
+            target = target[group]
+        target[last] = value
+    return options
+
+
+def test_nothing_changed():
+    assert check_changes(identity(), identity()) == []
+
+
+@pytest.mark.parametrize(("now", "same"), [("unet", True), ("tiny_unet", False)])
+def test_a_checkpoint_from_before_there_were_architectures_is_a_unet(now, same):
+    saved = identity()
+    del saved["model"]["architecture"]
+    if same:
+        assert check_changes(saved, identity()) == []
+    else:
+        with pytest.raises(ValueError, match="model.architecture was 'unet' and is 'tiny_unet'"):
+            check_changes(saved, identity(model__architecture=now))
+
+
+def test_a_tuple_and_the_list_it_was_saved_as_are_equal():
+    assert check_changes(identity(optim__betas=[0.9, 0.99]), identity(optim__betas=(0.9, 0.99))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model__preset", "mnist28"),
+        ("model__overrides", {"dropout": 0.1}),
+        ("model__null_embedding", "zero"),
+        ("schedule__num_train_timesteps", 100),
+        ("schedule__beta_schedule", "linear"),
+        ("objective__prediction_type", "epsilon"),
+        ("data__image_size", 16),
+        ("data__channels", 3),
+        ("data_fingerprint", "other"),
+        ("seed", 1),
+    ],
+)
+def test_another_model_or_other_data_are_refused(name, value):
+    with pytest.raises(ValueError, match="--resume") as refused:
+        check_changes(identity(), identity(**{name: value}))
+    assert name.replace("__", ".") in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_all_refusals_are_listed():
+    with pytest.raises(ValueError, match="model.preset was 'digits8' and is 'mnist28'; seed was 0 and is 1"):
+        check_changes(identity(), identity(model__preset="mnist28", seed=1, max_train_steps=99))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optim__learning_rate", 1.0),
+        ("optim__gradient_accumulation_steps", 2),
+        ("data__batch_size", 4),
+        ("data__horizontal_flip", True),
+        ("ema__decay", 0.5),
+        ("mixed_precision", "bf16"),
+        ("num_threads", 2),
+        ("model__gradient_checkpointing", True),
+        ("environment__packages__torch", "3"),
+        ("environment__num_processes", 2),
+    ],
+)
+def test_what_changes_the_bits_is_warned_about(name, value):
+    (warning,) = check_changes(identity(), identity(**{name: value}))
+    assert warning.startswith(name.replace("__", ".") + " was ") and repr(value) in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("output_dir", "runs/b"),
+        ("resume", "auto"),
+        ("max_train_steps", 20),
+        ("num_train_epochs", 3),
+        ("logging__every_steps", 1),
+        ("checkpoint__every_steps", 1),
+        ("checkpoint__keep", 5),
+        ("data__source", "./moved"),
+        ("data__test_split", "test"),
+    ],
+)
+def test_what_changes_nothing_is_allowed_in_silence(name, value):
+    assert check_changes(identity(), identity(**{name: value})) == []
+
+
+def test_an_option_that_a_newer_version_added_is_warned_about():
+    saved = identity()
+    del saved["optim"]["max_grad_norm"]
+    (warning,) = check_changes(saved, identity())
+    assert warning.startswith("optim.max_grad_norm was None")
