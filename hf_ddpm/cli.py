@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -100,6 +101,10 @@ def user_errors() -> Iterator[None]:
     A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
     SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
     """
+    logger = logging.getLogger("hf_ddpm")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notices) for handler in logger.handlers):
+        logger.addHandler(_Notices())
     try:
         with sigterm_raises():
             yield
@@ -110,6 +115,14 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
         _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
+
+
+class _Notices(logging.Handler):
+    """Prints what the package logs on stderr, one line each: `warning: ...`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        print(f"{level}{' '.join(record.getMessage().split())}", file=sys.stderr)
 
 
 def _exit(message: str, code: int) -> NoReturn:

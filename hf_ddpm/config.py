@@ -10,6 +10,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Architecture = Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine", "sigmoid"]
+LossName = Literal["l2", "l1", "smooth_l1", "huber"]
+LossWeighting = Literal["simple", "min_snr", "vlb"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+TimestepSampling = Literal["uniform", "stratified", "per_batch"]
+VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
+
+DEFAULT_GUIDANCE_SCALE = 1.5
+"""s in u + s (c - u) where a program is given none and the model has a null label."""
+
 
 def require(ok: bool, option: str, value: Any, remedy: str) -> None:
     """Raise `ValueError` "--option is value: remedy" unless `ok`."""
@@ -79,7 +90,7 @@ class DataConfig:
 class ModelConfig:
     """The denoising network."""
 
-    architecture: Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"] = "unet"
+    architecture: Architecture = "unet"
     """`unet` = UNet2DModel. `class_map_unet` = the same, told the class by a map at the input of its residual blocks
     (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed ones, no skips.
     `tiny_unet` = no attention, told timestep and class at its input only. The last two take from the preset what they know:
@@ -99,7 +110,7 @@ class ModelConfig:
 class ScheduleConfig:
     """The forward process q(x_t | x_0)."""
 
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine", "sigmoid"] = "squaredcos_cap_v2"
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2"
     """How beta grows with t; `cosine` is an alias of squaredcos_cap_v2."""
     num_train_timesteps: int = 1000
     """T, the number of timesteps."""
@@ -107,7 +118,7 @@ class ScheduleConfig:
     """beta at t = 0; None = 1e-4. Not used by the cosine schedule."""
     beta_end: float | None = None
     """beta at t = T - 1; None = 0.02. Not used by the cosine schedule."""
-    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_small"
+    variance_type: VarianceType = "fixed_small"
     """Variance of the reverse process when sampling with DDPM: the posterior's, beta, or learnt between the two by twice
     the output channels and the hybrid loss of Nichol & Dhariwal 2021."""
     rescale_zero_terminal_snr: bool = False
@@ -138,18 +149,18 @@ class ScheduleConfig:
 class ObjectiveConfig:
     """What the network learns to predict, and how it is scored."""
 
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+    prediction_type: PredictionType = "v_prediction"
     """The noise, the clean image, or the velocity of Salimans & Ho 2022."""
-    loss: Literal["l2", "l1", "smooth_l1", "huber"] = "l2"
+    loss: LossName = "l2"
     """Distance of prediction and target. smooth_l1 (beta = 1) and huber (delta = 1) are one function under two names."""
-    loss_weighting: Literal["simple", "min_snr", "vlb"] = "simple"
+    loss_weighting: LossWeighting = "simple"
     """The same weight for each timestep, min-SNR-gamma (Hang et al. 2023), or the variational bound of Ho et al. 2020
     (eq. 5), in bits per dimension."""
     snr_gamma: float | None = None
     """gamma of min_snr; None = off, as `simple` needs it."""
     class_dropout_prob: float | None = None
     """Probability that a sample is trained with the null label; None = 0.1 for a conditional model. 0 = no null label."""
-    timestep_sampling: Literal["uniform", "stratified", "per_batch"] = "stratified"
+    timestep_sampling: TimestepSampling = "stratified"
     """One timestep a sample: independent, or one from each of as many equal strata as the total batch has samples.
     per_batch = one for all of the total batch, worse and for comparison only: a step's loss is that of one noise level."""
 

@@ -16,10 +16,10 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from hf_ddpm.config import VarianceType
 from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
-from hf_ddpm.diffusion.likelihood import VarianceType
 from hf_ddpm.diffusion.objective import diffusion_loss, sample_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
 
-from hf_ddpm import held_out
+from hf_ddpm import heldout_metrics as held_out
 from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.diffusion.objective import diffusion_loss

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_ddpm.diffusion.likelihood import Posterior, VarianceType, model_log_variance, posterior_of, prior_term, vlb_terms
-from hf_ddpm.diffusion.objective import PredictionType, add_noise, clean_images_of, sample_timesteps
+from hf_ddpm.config import PredictionType, VarianceType
+from hf_ddpm.diffusion.likelihood import Posterior, model_log_variance, posterior_of, prior_term, vlb_terms
+from hf_ddpm.diffusion.objective import add_noise, clean_images_of, sample_timesteps
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
+from hf_ddpm.config import VarianceType
 
 HALF_BIN = 1 / 255  # 8-bit values on [-1, 1] lie 2 / 255 apart
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_ddpm.diffusion.likelihood import VarianceType, model_log_variance, posterior_of, vlb_terms
-
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
-LossWeighting = Literal["simple", "min_snr", "vlb"]
-TimestepSampling = Literal["uniform", "stratified", "per_batch"]
+from hf_ddpm.config import LossWeighting, PredictionType, TimestepSampling, VarianceType
+from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_of, vlb_terms
 
 HYBRID_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, section 3.1, for a bound in bits per dimension
 

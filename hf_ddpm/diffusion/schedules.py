@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from diffusers import DDPMScheduler
 
-from hf_ddpm.diffusion.likelihood import VarianceType
-
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
+from hf_ddpm.config import BetaSchedule, PredictionType, VarianceType
 
 
 def build_noise_scheduler(

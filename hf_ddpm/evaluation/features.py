@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from hf_ddpm.evaluation.inception import load_inception, tensors_digest
 from hf_ddpm.pipeline import require
+from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.sampling import find_device
 
 DINOV2 = "facebook/dinov2-small"
@@ -217,10 +218,7 @@ def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[f
 def _files_digest(files: list[Path], option: str) -> str:
     """sha256 of one file, as `sha256sum` prints it; of several, of their digests in the order of the names."""
     require(bool(files), "features", option, "it has no .safetensors, and no other format is read")
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [sha256_of(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from hf_ddpm.config import DataConfig, ScheduleConfig, require
+from hf_ddpm.config import BetaSchedule, DataConfig, ScheduleConfig, require
 
 SUFFIXES = (".png", ".pdf", ".gif")
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine", "sigmoid"]
 
 
 def _require_at_least(config, **limits: int) -> None:

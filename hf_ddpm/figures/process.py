@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.diffusion.likelihood import VarianceType, model_log_variance, posterior_mean, posterior_of
+from hf_ddpm.config import VarianceType
+from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_mean, posterior_of
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import generate

@@ -9,7 +9,6 @@ ResNetForImageClassification, and `judge.json`, the record. Nothing else is read
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
+
+from hf_ddpm.runtime.files import sha256_of
 
 MIN_INPUT_SIZE = 32
 """Pixels: smaller images are enlarged to this, as a ResNet halves its input twice before the first stage."""
@@ -146,7 +147,7 @@ def save_judge(judge: Judge, folder: str | Path) -> None:
     judge.network.config.save_pretrained(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in judge.network.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    judge.record = replace(judge.record, sha256=_sha256_of(folder / WEIGHTS))
+    judge.record = replace(judge.record, sha256=sha256_of(folder / WEIGHTS))
     record = folder / RECORD
     record.write_text(json.dumps(asdict(judge.record), indent=1) + "\n", encoding="utf-8")
     mode = record.stat().st_mode & 0o777  # what the umask allows; safetensors makes files for the owner alone
@@ -186,7 +187,7 @@ def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassifica
         if given.get(name) != getattr(config, name):
             raise ValueError(f"{CONFIG}: {name} is {str(given.get(name))[:80]!r}, not that of the judge in {RECORD}")
     network = _size_network(config)
-    if _sha256_of(folder / WEIGHTS) != record.sha256:
+    if sha256_of(folder / WEIGHTS) != record.sha256:
         raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 is another, train the judge anew")
     # The tensors of the file become those of the network once their names and shapes are found to be the same.
     network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
@@ -266,8 +267,3 @@ def _read_record(values: dict[str, Any]) -> JudgeRecord:
 
 def _is_int(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

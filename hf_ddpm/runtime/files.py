@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,6 +33,12 @@ def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def sha256_of(file: Path) -> str:
+    """Hex digest of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ that what bears a checkpoint's name is whole unless the disk damaged it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from hf_ddpm.runtime.files import sha256_of
 
 MANIFEST = "manifest.json"
 # What every run reads to go on, and what a diffusion run does.
@@ -216,12 +217,6 @@ def _checked(path: Path, resume: str, required: tuple[str, ...]) -> Path:
     except ValueError as error:
         raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest that is whole") from None
     return path
-
-
-def sha256_of(file: Path) -> str:
-    """Hex digest of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -1,0 +1,120 @@
+"""The layout of a run folder: `RunFolder("runs/digits").checkpoint(1000)`; `RunFolder.of(model)` finds the run of a model.
+
+```
+config.yaml  environment.json  metrics.jsonl
+checkpoints/step-00001000/  samples/step-00001000.png
+pipeline/  judge/  results/*.json
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run; nothing is read or created unless a method says so."""
+
+    path: Path
+    """The run folder, the `--output_dir` of training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    @classmethod
+    def of(cls, model: str | Path) -> RunFolder | None:
+        """The run that a saved model belongs to.
+
+        Args:
+            model: folder of a model, such as `pipeline/` of a run or one of its checkpoints, or a Hub id.
+
+        Returns:
+            The run folder, recognised by its config.yaml; None = the model belongs to no run on this disk.
+        """
+        folder = Path(model)
+        if not folder.is_dir():
+            return None
+        runs = (cls(parent) for parent in folder.absolute().parents[:2])
+        return next((run for run in runs if run.config.is_file()), None)
+
+    @property
+    def config(self) -> Path:
+        """The resolved options, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Package versions, hardware and threads, JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def pipeline(self) -> Path:
+        """The trained pipeline with its model card."""
+        return self.path / "pipeline"
+
+    @property
+    def judge(self) -> Path:
+        """The trained judge, in the run of a judge."""
+        return self.path / "judge"
+
+    @property
+    def results(self) -> Path:
+        """Folder of evaluation results that enter the model card."""
+        return self.path / "results"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint of an optimizer step."""
+        return self.path / "checkpoints" / f"{PREFIX}{step:08d}"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Published checkpoints by optimizer step, oldest first."""
+        return _by_step(path for path in (self.path / "checkpoints").glob(f"{PREFIX}*") if path.is_dir())
+
+    def sample_grid(self, step: int) -> Path:
+        """Picture of the samples of an optimizer step."""
+        return self.path / "samples" / f"{PREFIX}{step:08d}.png"
+
+    def sample_grids(self) -> dict[int, Path]:
+        """Saved pictures of samples by optimizer step, oldest first."""
+        return _by_step((self.path / "samples").glob(f"{PREFIX}*.png"))
+
+    def last_sample_grid(self) -> Path | None:
+        """The newest picture of samples; None = there is none."""
+        return next(reversed(self.sample_grids().values()), None)
+
+    def diverged(self, step: int) -> Path:
+        """Record of the samples of a step whose loss or gradient was not finite."""
+        return self.path / f"diverged-{PREFIX}{step:08d}.json"
+
+    def read_options(self) -> dict[str, Any]:
+        """The options in config.yaml.
+
+        Raises:
+            ValueError: the file is damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            options = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options")
+        return options
+
+
+def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    numbers = ((path.stem.removeprefix(PREFIX), path) for path in paths)
+    return dict(sorted((int(number), path) for number, path in numbers if number.isdecimal()))

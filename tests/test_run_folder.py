@@ -1,0 +1,59 @@
+"""Where a run keeps what, and which run a model belongs to."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_ddpm.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """A run with two checkpoints and two grids, and beside them what is none."""
+    run = RunFolder(tmp_path / "run")
+    for step in (1000, 200):
+        run.checkpoint(step).mkdir(parents=True)
+        run.sample_grid(step).parent.mkdir(exist_ok=True)
+        run.sample_grid(step).touch()
+    for name in ("step-new", ".step-00000300.partial", "notes"):
+        (run.path / "checkpoints" / name).mkdir()
+    (run.path / "checkpoints" / "step-00000400").touch()
+    (run.path / "samples" / "step-x.png").touch()
+    run.pipeline.mkdir()
+    run.config.write_text("seed: 3\ndata:\n  source: digits\n")
+    return run
+
+
+def test_checkpoints_and_grids_are_found_by_step_oldest_first(run):
+    assert list(run.checkpoints().items()) == [(200, run.checkpoint(200)), (1000, run.checkpoint(1000))]
+    assert list(run.sample_grids().items()) == [(200, run.sample_grid(200)), (1000, run.sample_grid(1000))]
+    assert run.last_sample_grid() == run.sample_grid(1000)
+    assert run.checkpoint(1000).name == "step-00001000" and run.sample_grid(7).name == "step-00000007.png"
+
+
+def test_an_empty_run_has_neither(tmp_path):
+    run = RunFolder(tmp_path / "none")
+    assert run.checkpoints() == {} and run.sample_grids() == {} and run.last_sample_grid() is None
+    assert not run.path.exists()
+
+
+def test_a_model_is_of_the_run_that_it_lies_in(run, monkeypatch):
+    assert RunFolder.of(run.pipeline) == RunFolder.of(run.checkpoint(200)) == run
+    monkeypatch.chdir(run.pipeline)
+    assert RunFolder.of(".") == run, "a relative path"
+
+
+def test_a_model_elsewhere_is_of_no_run(run, tmp_path):
+    for model in ("owner/name", tmp_path, run.path, tmp_path / "missing"):
+        assert RunFolder.of(model) is None, model
+
+
+def test_options_are_read_and_a_damaged_file_is_named(run):
+    assert run.read_options() == {"seed": 3, "data": {"source": "digits"}}
+    for damaged in (b"- 1\n", b"a: [", b"\xff\xfe\xfa"):
+        run.config.write_bytes(damaged)
+        with pytest.raises(ValueError, match="config.yaml is damaged"):
+            run.read_options()
+    Path(run.config).unlink()
+    with pytest.raises(OSError):
+        run.read_options()
