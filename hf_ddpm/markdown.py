@@ -1,4 +1,4 @@
-"""Put strings that come from data sets and machines into Markdown: escaped, on one line, and without paths."""
+"""Write values as Markdown: tables, numbers with errors, and foreign strings, escaped and without paths."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+UNESCAPED_BAR = r"(?<!\\)\|"
+_URL = r"[A-Za-z][A-Za-z0-9+.-]*://\S*"
 # The start of an absolute path, of one in the home folder, or of one that leads out of the working folder.
 _PATH_START = r"(?:~|/|\\\\|\.\.[/\\]|[A-Za-z]:[/\\])"
 
@@ -32,10 +34,38 @@ def code_block(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, compact: bool = False) -> str:
+    """A table of cells that are Markdown already; a `|` that would end a cell is replaced.
+
+    Args:
+        header, rows: cells; every row is as long as the header.
+        compact: the rule below the header is `|---|---|` and not `| --- | --- |`.
+    """
+    lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', cell) for cell in row)} |" for row in (header, *rows)]
+    rule = "|---" if compact else "| --- "
+    return "\n".join([lines[0], rule * len(header) + "|", *lines[1:]])
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A measured value with so many significant digits; "" for None."""
+    return "" if value is None else f"{value:.{digits}g}"
+
+
+def mean_with_error(mean: float, stderr: float | None) -> str:
+    """A mean with its standard error, as `0.4321 ± 0.012`; None = there is none."""
+    return number(mean) + ("" if stderr is None else f" ± {stderr:.2g}")
+
+
+def value_text(value: str | float | None) -> str:
+    """An option or a count: `1,437`, `1.5`, `ddim`; "" for None."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else value
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number of things: `1 seed`, `3 seeds`, `2 classes`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def python_literal(value: str | int) -> str:
@@ -49,12 +79,16 @@ def without_paths(value: Any) -> Any:
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_paths(item) for item in value]
-    if not isinstance(value, str) or "://" in value:
+    if not isinstance(value, str):
         return value
     # `PATH`, `--option=PATH` or `judge:PATH`, where the path may hold spaces; then any that stand in the midst.
-    if whole := re.fullmatch(rf"((?![A-Za-z]:[/\\])[\w.-]*[=:])?({_PATH_START}.*)", value, re.DOTALL):
+    if whole := re.fullmatch(rf"((?![A-Za-z]:[/\\])[\w.-]*[=:])?(?!//\w)({_PATH_START}.*)", value, re.DOTALL):
         return (whole[1] or "") + _last_part(whole[2])
-    return re.sub(rf"(?<![\w.~/\\:-]){_PATH_START}[^\s,'\"\])]+", lambda found: _last_part(found[0]), value)
+    return re.sub(rf"{_URL}|(?<![\w.~/\\-]){_PATH_START}[^\s,'\"\])]+", _url_or_last_part, value)
+
+
+def _url_or_last_part(found: re.Match[str]) -> str:
+    return found[0] if re.match(_URL, found[0]) else _last_part(found[0])
 
 
 def _last_part(path: str) -> str:

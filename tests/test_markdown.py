@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hf_ddpm.markdown import code, code_block, escaped, table, without_paths
+from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, table, value_text, without_paths
 
 HOSTILE = "a|b\n\n---\n<script>alert(1)</script> [x](http://e.vil) **b** `c` # {{ 7 * 7 }} \u202e\\"
 
@@ -20,9 +20,16 @@ def test_escaped_text_is_one_line_without_html_links_or_unescaped_marks():
 
 @pytest.mark.parametrize("value", [HOSTILE, "`", "``", "|", "plain", 3, None])
 def test_a_row_of_a_table_keeps_its_number_of_cells(value):
-    lines = table(("a", "b"), [(escaped(value), code(value))]).splitlines()
+    lines = table(("a", "b", "c"), [(escaped(value), code(value), str(value).partition("\n")[0])]).splitlines()
     assert len(lines) == 3
-    assert len(re.findall(r"(?<!\\)\|", lines[2])) == 3
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+
+
+def test_numbers():
+    assert [number(0.123456), number(1234.5, 6), number(None)] == ["0.1235", "1234.5", ""]
+    assert [mean_with_error(0.123456, 0.0123), mean_with_error(2.0, None)] == ["0.1235 ± 0.012", "2"]
+    assert [value_text(value) for value in (1437, 1.50, "ddim", None)] == ["1,437", "1.5", "ddim", ""]
+    assert [counted(1, "seed"), counted(3, "seed"), counted(2, "class", "classes")] == ["1 seed", "3 seeds", "2 classes"]
 
 
 def test_inline_code_is_fenced_by_more_backticks_than_it_holds():
@@ -55,8 +62,12 @@ def test_a_block_is_not_closed_by_its_content():
         ("ylecun/mnist", "ylecun/mnist"),
         ("1/2 n/a and 3 / 4", "1/2 n/a and 3 / 4"),
         ("https://example.org/a/b", "https://example.org/a/b"),
+        ("--source=https://example.org/a --out /home/ada/b", "--source=https://example.org/a --out b"),
+        ("--features judge:/home/me/judge --grid.recipe '[/a/b.yaml, /c.yaml]'",
+         "--features judge:judge --grid.recipe '[b.yaml, c.yaml]'"),
+        ("--train_overrides '{data: {source: /home/ada/cats}}'", "--train_overrides '{data: {source: cats}}'"),
         (["/a/b", {"k": ("/c/d", 5, None)}], ["b", {"k": ["d", 5, None]}]),
     ],
-)
+)  # fmt: skip
 def test_paths_of_the_machine_are_cut_to_their_last_part(value, public):
     assert without_paths(value) == public

@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from hf_ddpm.experiments.options import SweepConfig, TrainedRun
 from hf_ddpm.experiments.tables import AXES, distance_name, metric_names, plain_name
 from hf_ddpm.figures.curves import save_figure
 from hf_ddpm.figures.losses import LOSSES, plot_losses, read_losses
+from hf_ddpm.markdown import without_paths
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import load_pipeline, network_of
 
@@ -104,7 +104,7 @@ def comparison_facts(
         "figures": list(figures),
         "command": command,
     }
-    return without_folders(facts)
+    return without_paths(facts)
 
 
 def means_over_training(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,16 +139,6 @@ def small_png(path: Path) -> bytes:
 def last_samples(run_dir: Path) -> Path | None:
     """The last grid of samples that a run drew; None = it drew none."""
     return max(run_dir.glob("samples/step-*.png"), default=None)
-
-
-def without_folders(value: Any) -> Any:
-    """JSON values with each absolute path in a text cut down to its last part."""
-    if isinstance(value, dict):
-        return {name: without_folders(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_folders(item) for item in value]
-    # At the beginning of the text, or after what separates it from an option or another path.
-    return re.sub(r"""(^|[\s=:,\['"({])/(?=[^/\s])(?:[^/\s,\]'"]+/)*""", r"\1", value) if isinstance(value, str) else value
 
 
 def _run_facts(run: TrainedRun, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Tables and grids are functions of their own, for pages that are written by hand 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_ddpm.evaluation.report import mean_with_error
 from hf_ddpm.experiments.tables import MAIN_METRICS
+from hf_ddpm.markdown import code_block, counted, mean_with_error, number, table, value_text
 
 AXIS_NAMES = {
     "recipe": "recipe",
@@ -54,14 +54,14 @@ def about_measurements(facts: Mapping[str, Any]) -> str:
     labels = facts["data_labels"]
     of = f", classes {', '.join(map(str, labels))}" if labels else ""
     fixed = [
-        text.format(_text(found[0]))
+        text.format(value_text(found[0]))
         for axis, text in (("scheduler", "{}"), ("num_inference_steps", "{} steps"), ("guidance_scale", "s = {}"))
         if len(found := _values(cells, axis)) == 1
     ]
     sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
     if any(run["kind"] == "GAN" for run in facts["runs"]):
         sampled += "; a GAN with one call of its network"
-    seeds = f"{facts['num_seeds']} sampling seed{'s' * (facts['num_seeds'] != 1)}"
+    seeds = counted(facts["num_seeds"], "sampling seed")
     return (
         f"{seeds} of {', '.join(f'{count:,}' for count in counts)} images each, against the "
         f"{facts['reference_split']} split of `{facts['data_source']}`{of} ({facts['reference_images']:,} images), "
@@ -71,7 +71,7 @@ def about_measurements(facts: Mapping[str, Any]) -> str:
 
 def command_block(facts: Mapping[str, Any]) -> str:
     """The command that compares the same again."""
-    return f"```bash\n{facts['command']}\n```"
+    return code_block(facts["command"], "bash")
 
 
 def _about_errors(facts: Mapping[str, Any]) -> str:
@@ -97,13 +97,13 @@ def samples_table(facts: Mapping[str, Any]) -> str:
     for recipe in facts["recipes"]:
         for cell in (*cells, *facts["means"]):
             if cell["recipe"] == recipe:
-                values = {axis: _text(cell[axis]) for axis in axes}
+                values = {axis: value_text(cell[axis]) for axis in axes}
                 if "num_train_seeds" in cell:
                     values["train_seed"] = f"mean of {cell['num_train_seeds']}"
                 run = runs.get((recipe, cell["train_seed"]))  # None = a mean over several
                 costs = ["", ""] if run is None else [run_fact(run, name) for name in ("parameters", "seconds_per_epoch")]
                 found = (cell["metrics"].get(name) for name in metrics)
-                rows.append([*values.values(), *costs, _text(cell["network_calls"]), *(_measured(it) for it in found)])
+                rows.append([*values.values(), *costs, value_text(cell["network_calls"]), *(_measured(it) for it in found)])
     for count in _values(cells, "num_images"):
         for bound, what in (("floor", "real images"), ("ceiling", "uniform noise")):
             values = [bound_value(facts, bound, name, count) for name in metrics]
@@ -112,8 +112,8 @@ def samples_table(facts: Mapping[str, Any]) -> str:
                     count if bound == "ceiling" else next(c["floor_num_images"] for c in cells if c["num_images"] == count)
                 )
                 blanks = [""] * (len(axes) + 2)
-                rows.append([f"{what} ({shown:,})", *blanks, *("" if it is None else f"{it:.4g}" for it in values)])
-    return table(rows)
+                rows.append([f"{what} ({shown:,})", *blanks, *map(number, values)])
+    return table(rows[0], rows[1:], compact=True)
 
 
 def training_table(facts: Mapping[str, Any]) -> str:
@@ -124,7 +124,7 @@ def training_table(facts: Mapping[str, Any]) -> str:
     for run in facts["runs"]:
         shown = [run_fact(run, name) for name in ("steps", "images_seen", "training_seconds", "final_loss")]
         rows.append([run["recipe"], *([str(run["train_seed"])] if several else []), *shown])
-    return table(rows)
+    return table(rows[0], rows[1:], compact=True)
 
 
 def about_training(facts: Mapping[str, Any]) -> str:
@@ -160,7 +160,7 @@ def sample_grids(facts: Mapping[str, Any], folder: str = "") -> str:
         part = runs[start : start + columns]
         names = [f"{run['recipe']}, seed {run['train_seed']}" if several else run["recipe"] for run in part]
         pictures = [f"![samples of {name}]({folder}{run['samples']})" for name, run in zip(names, part, strict=True)]
-        blocks.append(table([names, pictures]))
+        blocks.append(table(names, [pictures], compact=True))
     return "\n\n".join(blocks)
 
 
@@ -175,8 +175,8 @@ def class_table(facts: Mapping[str, Any]) -> str:
     for label in classes:
         found = [cell["per_class"].get(label, {}).get(distance) for cell in cells]
         floor = next((it["floor"] for it in found if it is not None and it["floor"] is not None), None)
-        rows.append([label, *(_measured(it) for it in found), "" if floor is None else f"{floor:.4g}"])
-    return table(rows)
+        rows.append([label, *(_measured(it) for it in found), number(floor)])
+    return table(rows[0], rows[1:], compact=True)
 
 
 def about_classes(facts: Mapping[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _final_loss(run: Mapping[str, Any]) -> str:
 
 RUN_FACTS = {
     "parameters": _parameters,
-    "seconds_per_epoch": lambda run: "" if run["seconds_per_epoch"] is None else f"{run['seconds_per_epoch']:.3g}",
+    "seconds_per_epoch": lambda run: number(run["seconds_per_epoch"], 3),
     "steps": lambda run: f"{run['steps']:,}",
     "images_seen": lambda run: f"{run['images_seen']:,}",
     "training_seconds": lambda run: duration(run["training_seconds"]),
@@ -227,18 +227,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is the header."""
-    lines = [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
 def _place(run: Mapping[str, Any]) -> str:
     threads, processes = run["num_threads"], run["num_processes"]
     return ", ".join(
         [
             run["gpu"] or run["processor"] or "an unknown processor",
-            f"{threads} thread{'s' * (threads != 1)}",
+            counted(threads, "thread"),
             *([f"{processes} processes"] if processes > 1 else []),
         ]
     )
@@ -252,14 +246,10 @@ def _label(facts: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
     """A measurement by its recipe and what else varies, as `digits, s = 1.5`."""
     short = {"train_seed": "seed", "scheduler": "", "num_inference_steps": "steps", "guidance_scale": "s", "num_images": "n"}
     varying = [axis for axis in short if len(_values(facts["cells"], axis)) > 1 and cell[axis] is not None]
-    return ", ".join([cell["recipe"], *(f"{short[axis]} = {_text(cell[axis])}".removeprefix(" = ") for axis in varying)])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return ", ".join(
+        [cell["recipe"], *(f"{short[axis]} = {value_text(cell[axis])}".removeprefix(" = ") for axis in varying)]
+    )
 
 
 def _measured(values: Mapping[str, Any] | None) -> str:
-    return "" if values is None else mean_with_error(values)
+    return "" if values is None else mean_with_error(values["mean"], values["stderr"])

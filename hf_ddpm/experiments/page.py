@@ -25,7 +25,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.evaluation.report import mean_with_error
 from hf_ddpm.experiments.comparison_page import (
     AXIS_NAMES,
     RUN_FACTS,
@@ -38,6 +37,7 @@ from hf_ddpm.experiments.comparison_page import (
     samples_table,
     training_table,
 )
+from hf_ddpm.markdown import mean_with_error, number
 
 FACTS = "comparison.json"
 BOUNDS = ("floor", "ceiling")
@@ -122,7 +122,7 @@ def _resolve(text: str, comparisons: Mapping[str, Mapping[str, Any]]) -> str:
         _check_name(text, label, classes, "there is no such class")
         metrics = classes[label]
     _check_name(text, fact, [*metrics, *RUN_FACTS], "there is no such metric or fact of a run")
-    return mean_with_error(metrics[fact])
+    return mean_with_error(metrics[fact]["mean"], metrics[fact]["stderr"])
 
 
 def _read_selectors(text: str, where: str | None) -> dict[str, str]:
@@ -144,7 +144,7 @@ def _bound(text: str, facts: Mapping[str, Any], bound: str, metric: str, wanted:
     values = {bound_value(facts, bound, metric, cell["num_images"]) for cell in counts}
     if len(values) > 1:
         raise ValueError(f"{{{{ {text} }}}}: {bound} depends on the number of images, add [num_images=...]")
-    return f"{values.pop():.4g}"
+    return number(values.pop())
 
 
 def _only(text: str, entries: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> Mapping[str, Any]:

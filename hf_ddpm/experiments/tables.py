@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hf_ddpm.evaluation.report import mean_with_error
 from hf_ddpm.experiments.options import NOISE, Cell
+from hf_ddpm.markdown import code_block, mean_with_error, number, table
 
 AXES = ("recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "num_images")
 FACTS = ("network_calls", "num_seeds", "floor_num_images")
@@ -76,22 +76,17 @@ def sweep_markdown(rows: Sequence[dict[str, Any]], *, command: str) -> str:
     costs = ["network_calls"] if {"scheduler", "num_inference_steps", "guidance_scale"} & set(axes) else []
     known = metric_names(rows)
     metrics = [distance_name(rows), *(name for name in MAIN_METRICS if name in known)]
-    lines = [_line([*axes, *costs, *metrics]), "|---" * (len(axes) + len(costs) + len(metrics)) + "|"]
-    for row in rows:
-        lines.append(_line([*(_text(row[name]) for name in (*axes, *costs)), *(_metric(row, name) for name in metrics)]))
+    lines = [[*(_text(row[name]) for name in (*axes, *costs)), *(_metric(row, name) for name in metrics)] for row in rows]
     for count in dict.fromkeys(row["num_images"] for row in rows):
         row = next(row for row in rows if row["num_images"] == count)
         for bound, what in (("floor", f"real images ({row['floor_num_images']})"), ("ceiling", f"uniform noise ({count})")):
             values = [_bound(rows, count, f"{name}_{bound}") for name in metrics]
             if any(values):
-                lines.append(_line([what, *[""] * (len(axes) + len(costs) - 1), *values]))
+                lines.append([what, *[""] * (len(axes) + len(costs) - 1), *values])
     counts = ", ".join(f"{count:,}" for count in dict.fromkeys(row["num_images"] for row in rows))
     about = f"{rows[0]['num_seeds']} seeds of {counts} images each: mean ± standard error over the seeds."
-    return "\n".join([about, "", *lines, "", "```bash", command, "```", ""])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    shown = table([*axes, *costs, *metrics], lines, compact=True)
+    return f"{about}\n\n{shown}\n\n{code_block(command, 'bash')}\n"
 
 
 def _text(value: Any) -> str:
@@ -99,10 +94,10 @@ def _text(value: Any) -> str:
 
 
 def _metric(row: dict[str, Any], name: str) -> str:
-    return "" if row.get(name) is None else mean_with_error({"mean": row[name], "stderr": row[f"{name}_stderr"]})
+    return "" if row.get(name) is None else mean_with_error(row[name], row[f"{name}_stderr"])
 
 
 def _bound(rows: Sequence[dict[str, Any]], count: int, column: str) -> str:
     """A floor or ceiling of so many images, from whichever cell knows it."""
     values = (row.get(column) for row in rows if row["num_images"] == count)
-    return next((f"{value:.4g}" for value in values if value is not None), "")
+    return number(next((value for value in values if value is not None), None))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
-from hf_ddpm.experiments.comparison import MAX_PICTURE, means_over_training, small_png, without_folders
+from hf_ddpm.experiments.comparison import MAX_PICTURE, means_over_training, small_png
 from hf_ddpm.experiments.comparison_page import comparison_markdown, duration, sample_grids, samples_table, training_table
 from hf_ddpm.experiments.equal_time import STEPS, Training, with_equal_time
 from hf_ddpm.experiments.options import GAN_OPTIONS, GridConfig, SweepConfig, trains_a_gan
@@ -309,21 +309,6 @@ def test_pictures_are_small_and_those_that_are_stay_as_they_are(tmp_path):
     (tmp_path / "less.png").write_bytes(content)
     with Image.open(tmp_path / "less.png") as image:
         assert image.width == image.height > 300
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("python sweep.py --output_dir=/tmp/a/out", "python sweep.py --output_dir=out"),
-        ("--features judge:/home/me/judge --grid.recipe '[/a/b.yaml, /c.yaml]'",
-         "--features judge:judge --grid.recipe '[b.yaml, c.yaml]'"),
-        ("runs/a/pipeline and 1 / 2", "runs/a/pipeline and 1 / 2"),
-        ("ylecun/mnist", "ylecun/mnist"),
-        ("/data/faces", "faces"),
-    ],
-)  # fmt: skip
-def test_a_page_names_no_folder_of_a_machine(text, shown):
-    assert without_folders({"a": [text, 1, None]}) == {"a": [shown, 1, None]}
 
 
 def test_durations():
