@@ -18,7 +18,8 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "cli": 0, "markdown": 0, "run_folder": 0, "runtime": 0, "metrics": 0, "pipeline": 0, "dcgan_pipeline": 0,
+    "config": 0, "cli": 0, "markdown": 0, "results": 0, "run_folder": 0, "runtime": 0, "metrics": 0,
+    "pipeline": 0, "dcgan_pipeline": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,

@@ -36,7 +36,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"results: {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}")
         run = output.parent.parent
         is_own = output.parent.name == "results" and model.resolve() == (run / "pipeline").resolve()
-        has_card = "scheduler" in results["protocol"]  # cards tell of diffusion models
+        has_card = "scheduler" in results.protocol  # cards tell of diffusion models
         if is_own and has_card and (run / "config.yaml").is_file():
             write_card(model, run)
             print(f"card:    {model / 'README.md'}")

@@ -81,7 +81,7 @@ def write_report(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
 
     from accelerate import PartialState
 
-    from hf_ddpm.evaluation.results import command_line
+    from hf_ddpm.evaluation.report import command_line
     from hf_ddpm.experiments.comparison import write_comparison
     from hf_ddpm.experiments.tables import distance_name, sweep_csv, sweep_markdown, varying_axes
     from hf_ddpm.figures.curves import plot_sweep, save_figure

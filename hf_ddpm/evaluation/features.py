@@ -119,6 +119,15 @@ def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[tor
     return map(extractor, batches)
 
 
+def weights_digest(network: torch.nn.Module) -> str:
+    """sha256 (hex) of the weights, names and numbers: equal for equal weights, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
     inception = load_inception(weights)
     inception.network.to(device)

@@ -6,7 +6,6 @@ batch of images is held. Floor (real images) and ceiling (noise) are scored in t
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -25,12 +24,14 @@ from hf_ddpm.data.load_splits import load_splits, options_of_run
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor
+from hf_ddpm.evaluation.kept_seeds import KeptSeeds, SeedScores, kept_key
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import MIN_IMAGES, References, merged, nearest_positions
-from hf_ddpm.evaluation.results import LOSS_IMAGES, KeptSeeds, SeedScores, assemble, describe, kept_key
+from hf_ddpm.evaluation.report import LOSS_IMAGES, assemble
 from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
+from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
@@ -170,13 +171,13 @@ class Measurement:
         return [ids[label] for label in classes], classes
 
 
-def evaluate(config: EvaluationConfig) -> dict[str, Any]:
+def evaluate(config: EvaluationConfig) -> Results:
     """Measure a saved pipeline and write the results; every process has to call it.
 
     Finished seeds are kept beside the output until all are done, so that the same command goes on where it was stopped.
 
     Returns:
-        What stands in the JSON file: `metrics`, `per_class`, `floor`, `ceiling`, `notes` and `protocol`.
+        What the file holds.
 
     Raises:
         ValueError: an option is wrong, or does not fit the model or the data.
@@ -197,9 +198,9 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         measurement = Measurement(config=config, references=references, processes=processes, stop=stop)
         kept = KeptSeeds(Path(config.output), kept_key(config, pipeline, references))
         results = measure(measurement, data, pipeline, kept)
-    results["protocol"]["seconds"]["in all, of this start"] = round(time.perf_counter() - started, 1)
+    results.protocol["seconds"]["in all, of this start"] = round(time.perf_counter() - started, 1)
     if processes.is_main_process:
-        write_whole(Path(config.output), json.dumps(results, indent=1) + "\n")
+        write_whole(Path(config.output), results.to_json())
         kept.forget()
     processes.wait_for_everyone()
     return results
@@ -207,7 +208,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 def measure(
     measurement: Measurement, data: DataConfig, pipeline: ImagePipeline, kept: KeptSeeds, *, noise: bool = False
-) -> dict[str, Any]:
+) -> Results:
     """Score every seed that is not kept from an earlier start, and put the results together; see `evaluate`.
 
     Args:
@@ -224,9 +225,7 @@ def measure(
         scores.append(score(pipeline, config.sampling, number))
         if processes.is_main_process:
             kept.write(scores)
-    results = assemble(config, measurement.references, scores)
-    results["protocol"] = {**describe(config, data, pipeline, measurement.references), **results["protocol"]}
-    return results
+    return assemble(config, data, pipeline, measurement.references, scores)
 
 
 def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> ImagePipeline:

@@ -54,6 +54,13 @@ class References:
     _known: dict = field(default_factory=dict)
 
     @property
+    def reference(self) -> ImageTable:
+        """The split that samples are compared with."""
+        table = self.train if self.reference_split == "train" else self.test
+        assert table is not None, "the reference split is there"
+        return table
+
+    @property
     def others(self) -> ImageTable | None:
         """The split that is not the reference, of which the floor is; None = there is none."""
         return self.test if self.reference_split == "train" else self.train

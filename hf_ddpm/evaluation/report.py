@@ -1,30 +1,91 @@
-"""A measurement as a Markdown table: `markdown_report(results)`."""
+"""Put the scores of the seeds together into results with their protocol, and write them as a Markdown table."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
 from typing import Any
 
+from hf_ddpm.config import DataConfig
+from hf_ddpm.evaluation.features import weights_digest
+from hf_ddpm.evaluation.kept_seeds import SeedScores
+from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
+from hf_ddpm.evaluation.references import References, nearest_positions
+from hf_ddpm.results import ClassMetricValue, MetricValue, Results
+from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.sampling import ImagePipeline, network_of
 
-def markdown_report(results: dict[str, Any]) -> str:
-    """The metrics with standard error, number of images, floor and ceiling, those of each class, notes and the command."""
-    protocol = results["protocol"]
+LOSS_IMAGES = 512
+"""Images of each split that the denoising loss is computed on."""
+
+
+def assemble(
+    config: EvaluationConfig, data: DataConfig, pipeline: ImagePipeline, references: References, scores: list[SeedScores]
+) -> Results:
+    """Means and standard errors over the seeds, beside what real images and noise score; every process has to call it.
+
+    Args:
+        config: what was measured.
+        data: the options that the references were read with.
+        pipeline: what was measured, with its sampler.
+        references: the real images.
+        scores: of every seed.
+    """
+    rename = _names(references, config.num_images)
+    floor, ceiling = references.floor(config.num_images), references.ceiling(config.num_images)
+    classes = scores[0].per_class
+    # In the proportions of the train split every class has its own number.
+    class_images = config.num_images // max(1, len(classes)) if config.class_prior == "balanced" else None
+    seconds = {name: round(sum(score.seconds.get(name, 0) for score in scores), 1) for name in scores[0].seconds}
+    return Results(
+        metrics={
+            rename(name): MetricValue.over_seeds(
+                [score.metrics[name] for score in scores], n=_images_of(name, config, references)
+            )
+            for name in scores[0].metrics
+        },
+        floor={} if floor is None else {rename(name): value for name, value in floor[0].items()},
+        ceiling={rename(name): value for name, value in ceiling[0].items()},
+        per_class={
+            label: {
+                name: ClassMetricValue.over_seeds(
+                    [score.per_class[label][name] for score in scores],
+                    n=class_images,
+                    floor=None if floor is None else floor[1].get(label, {}).get(name),
+                )
+                for name in classes[label]
+            }
+            for label in classes
+        },
+        notes=_notes(config, references, None if floor is None else floor[2]),
+        protocol={
+            **_describe(config, data, pipeline, references),
+            "floor_num_images": None if floor is None else floor[2],
+            "seconds": seconds,
+        },
+    )
+
+
+def markdown_report(results: Results) -> str:
+    """The metrics with standard error, number of images, real images and noise, those of each class, notes and command."""
+    protocol = results.protocol
     how = "one call of a GAN"
     if "scheduler" in protocol:
         scale = protocol["guidance_scale"]
         how = f"{protocol['num_inference_steps']} steps of {protocol['scheduler']}, s = {scale:g} (w = {scale - 1:g})"
     lines = [
         f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
-        f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Floor: real images of the other "
-        "split; ceiling: uniform noise.",
+        f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are those of the other "
+        "split; noise is uniform.",
         "",
-        "| metric | mean ± standard error | n | floor | ceiling |",
+        "| metric | mean ± standard error | n | real images | noise |",
         "|---|---|---|---|---|",
     ]
-    for name, values in results["metrics"].items():
-        bounds = (_number(results[bound].get(name)) for bound in ("floor", "ceiling"))
-        lines.append(f"| {name} | {mean_with_error(values)} | {values['n']:,} | {' | '.join(bounds)} |")
-    lines += _class_table(results["per_class"])
-    lines += ["", *(f"- {note}" for note in results["notes"])] if results["notes"] else []
+    for name, value in results.metrics.items():
+        bounds = (_number(bound.get(name)) for bound in (results.floor, results.ceiling))
+        lines.append(f"| {name} | {_mean_with_error(value)} | {value.n:,} | {' | '.join(bounds)} |")
+    lines += _class_table(results.per_class)
+    lines += ["", *(f"- {note}" for note in results.notes)] if results.notes else []
     return "\n".join([*lines, "", "```bash", protocol["command"], "```", ""])
 
 
@@ -33,17 +94,95 @@ def mean_with_error(values: dict[str, Any]) -> str:
     return _number(values["mean"]) + ("" if values["stderr"] is None else f" ± {values['stderr']:.2g}")
 
 
-def _class_table(per_class: dict[str, dict[str, Any]]) -> list[str]:
+def command_line(arguments: list[str], num_processes: int) -> str:
+    """A command as it is typed, with what starts so many processes."""
+    launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
+    return f"{launcher} {shlex.join(arguments)}"
+
+
+def _describe(config: EvaluationConfig, data: DataConfig, pipeline: ImagePipeline, references: References) -> dict[str, Any]:
+    """Everything that is needed to measure the same again."""
+    surroundings = describe_environment(pipeline.device, references.processes.num_processes)
+    extractor, sampling = references.extractor, config.sampling
+    denoising = {}  # of a GAN
+    if hasattr(pipeline, "scheduler"):
+        denoising = {
+            "scheduler": type(pipeline.scheduler).__name__,
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.scale_for(pipeline.null_label),
+            "eta": sampling.eta,
+        }
+    return {
+        "command": command_line(surroundings["command"], references.processes.num_processes),
+        "model": config.model,
+        "model_sha256": weights_digest(network_of(pipeline)),
+        "seeds": [config.seed + number for number in range(config.num_seeds)],
+        "num_images": config.num_images,
+        "class_prior": config.class_prior if references.train.class_names and pipeline.is_conditional else None,
+        **denoising,
+        "dtype": sampling.dtype,
+        "features": extractor.name,
+        "features_from": config.features,
+        "features_sha256": extractor.digest,
+        "preprocessing": extractor.preprocessing,
+        "data_source": data.source,
+        "data_labels": data.labels,
+        "reference_split": config.reference_split,
+        "reference_images": references.summary.num_images,
+        "reference_fingerprint": references.reference.fingerprint,
+        **{name: surroundings[name] for name in ("commit", "python", "packages", "processor", "device", "gpu")},
+        "num_processes": surroundings["num_processes"],
+        "num_threads": surroundings["num_threads"],
+    }
+
+
+def _notes(config: ProtocolConfig, references: References, floor_images: int | None) -> list[str]:
+    """What a reader has to know about the metrics."""
+    notes, dim = [], references.extractor.dim
+    smallest = min(config.num_images, references.summary.num_images)
+    if smallest <= dim:
+        notes.append(
+            f"{references.distance_name}: {smallest} images do not fill {dim} dimensions, so the distance is far above "
+            "that of many images; compare it with those of equally many only"
+        )
+    if floor_images is None:
+        notes.append("there is no floor: the data have no other split of at least 6 images")
+    elif floor_images < config.num_images:
+        other = "test" if references.reference_split == "train" else "train"
+        notes.append(f"the floor is that of the {floor_images} images of the {other} split, and not of {config.num_images}")
+    return notes
+
+
+def _names(references: References, num_images: int) -> Callable[[str], str]:
+    count = f"{num_images // 1000}k" if num_images % 1000 == 0 else str(num_images)
+    fid = f"fid{count}_{references.reference_split}"
+    return lambda name: fid if name == "fid" else name
+
+
+def _images_of(name: str, config: ProtocolConfig, references: References) -> int:
+    """Images that one value of a metric comes from."""
+    if name.startswith("simple_loss"):
+        return min(LOSS_IMAGES, len(references.train if name.endswith("train") else references.test))
+    if name.startswith("bits_per_dim"):
+        return config.bits_per_dim_images
+    return len(nearest_positions(config.num_images)) if name.startswith("nearest") else config.num_images
+
+
+def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> list[str]:
     if not per_class:
         return []
     names = list(dict.fromkeys(name for metrics in per_class.values() for name in metrics))  # a class may lack some
-    header = [cell for name in names for cell in (name, "floor")]
+    header = [cell for name in names for cell in (name, "real images")]
     lines = ["", f"| class | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
     for label, metrics in per_class.items():
         found = [metrics.get(name) for name in names]
-        cells = [cell for it in found for cell in ((mean_with_error(it), _number(it["floor"])) if it else ("", ""))]
+        cells = [cell for it in found for cell in ((_mean_with_error(it), _number(it.floor)) if it else ("", ""))]
         lines.append(f"| {label.replace('|', '&#124;')} | {' | '.join(cells)} |")
     return lines
+
+
+def _mean_with_error(value: MetricValue) -> str:
+    return mean_with_error({"mean": value.mean, "stderr": value.stderr})
 
 
 def _number(value: float | None) -> str:

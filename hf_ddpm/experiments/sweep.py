@@ -19,7 +19,8 @@ from accelerate import PartialState
 from hf_ddpm.cli import dump_config
 from hf_ddpm.config import DataConfig
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
-from hf_ddpm.evaluation.features import Extractor, build_extractor
+from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
+from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import (
     Measurement,
@@ -30,14 +31,14 @@ from hf_ddpm.evaluation.protocol import (
     open_references,
 )
 from hf_ddpm.evaluation.references import MIN_IMAGES
-from hf_ddpm.evaluation.results import KeptSeeds, command_line, kept_key, weights_digest
+from hf_ddpm.evaluation.report import command_line
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, Training, with_equal_time
 from hf_ddpm.experiments.options import SAMPLING_AXES, Cell, SweepConfig, TrainedRun
 from hf_ddpm.experiments.tables import cell_row
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
-from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
+from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_sampler, check_sampler
 
 OPTIONS = "sweep.yaml"
@@ -194,7 +195,7 @@ def _measure_cell(config, cell: Cell, data, pipeline, references, processes, sto
     measurement = Measurement(config=options, references=references, processes=processes, stop=stop)
     kept = KeptSeeds(_path(config, cell), {**kept_key(options, pipeline, references), "noise": cell.is_noise})
     calls = None if cell.is_noise else count_network_calls(pipeline, options.sampling)
-    results = measure(measurement, data, pipeline, kept, noise=cell.is_noise)
+    results = json.loads(measure(measurement, data, pipeline, kept, noise=cell.is_noise).to_json())
     protocol = results["protocol"]
     if cell.is_noise:
         nothing = ("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype")
@@ -249,7 +250,7 @@ def _check_folder(config: SweepConfig) -> None:
 
 
 def _check_same_model(config: SweepConfig, cell: Cell, results: dict[str, Any] | None, pipeline: ImagePipeline) -> None:
-    if results is not None and results["protocol"]["model_sha256"] != weights_digest(pipeline):
+    if results is not None and results["protocol"]["model_sha256"] != weights_digest(network_of(pipeline)):
         remedy = f"its weights have changed since {_path(config, cell)} was measured, give another --output_dir"
         raise ValueError(f"--model is {cell.model!r}: {remedy}")
 

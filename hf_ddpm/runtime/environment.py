@@ -66,7 +66,7 @@ def _processor_name() -> str:
 
 def _git_commit() -> str | None:
     """The commit of the checkout this file lies in; None where it was installed."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None
     try:

@@ -1,7 +1,5 @@
 """A GAN is measured by the same program as a diffusion model, without what it has not."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.evaluation.protocol import evaluate
 from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.experiments.sweep import sweep
+from hf_ddpm.results import Results
 
 
 @pytest.fixture
@@ -36,17 +35,17 @@ def options(tiny_judge, tmp_path) -> list[str]:
 def test_the_figures_of_a_gan(options, load_script, tmp_path, capsys):
     output = tmp_path / "run" / "results" / "eval.json"
     load_script("evaluate_model").main([*options, f"--output={output}"])
-    results = json.loads(output.read_text())
-    assert {"fd_judge", "class_accuracy", "recall", "nearest_train_distance"} < results["metrics"].keys()
-    assert not {"simple_loss_train", "simple_loss_test"} & results["metrics"].keys(), "it has no denoising loss"
-    assert not {"scheduler", "num_inference_steps", "guidance_scale", "eta"} & results["protocol"].keys()
+    results = Results.read(output)
+    assert {"fd_judge", "class_accuracy", "recall", "nearest_train_distance"} < results.metrics.keys()
+    assert not {"simple_loss_train", "simple_loss_test"} & results.metrics.keys(), "it has no denoising loss"
+    assert not {"scheduler", "num_inference_steps", "guidance_scale", "eta"} & results.protocol.keys()
     assert "24 images, one call of a GAN" in output.with_suffix(".md").read_text()
     assert not (tmp_path / "run" / "pipeline" / "README.md").exists(), "the cards tell of diffusion models"
     again = evaluate(
         parse_config(EvaluationConfig, [*options, "--sampling.batch_size=5", f"--output={tmp_path / 'b.json'}"])
     )
-    for name, values in results["metrics"].items():
-        np.testing.assert_allclose(again["metrics"][name]["values"], values["values"], rtol=1e-3, atol=1e-6, err_msg=name)
+    for name, value in results.metrics.items():
+        np.testing.assert_allclose(again.metrics[name].values, value.values, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig
 from hf_ddpm.heldout_metrics import simple_loss
 from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.metrics.precision_recall import manifold_metrics
+from hf_ddpm.results import Results
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import generate, load_pipeline
 
@@ -53,19 +54,18 @@ def options(tiny_run, tiny_judge):
 
 @pytest.fixture
 def measure(options, tmp_path):
-    def run(name: str, *more: str) -> dict:
+    def run(name: str, *more: str) -> Results:
         return protocol.evaluate(parse_config(EvaluationConfig, options(tmp_path / f"{name}.json", *more)))
 
     return run
 
 
-def assert_same_scores(found: dict, expected: dict) -> None:
-    for kind in ("metrics", "per_class"):
-        assert found[kind].keys() == expected[kind].keys()
-    for name, values in expected["metrics"].items():
-        np.testing.assert_allclose(found["metrics"][name]["values"], values["values"], rtol=1e-4, atol=1e-6, err_msg=name)
-    for bound in ("floor", "ceiling"):
-        assert found[bound] == pytest.approx(expected[bound], rel=1e-4, abs=1e-6)
+def assert_same_scores(found: Results, expected: Results) -> None:
+    assert found.metrics.keys() == expected.metrics.keys() and found.per_class.keys() == expected.per_class.keys()
+    for name, value in expected.metrics.items():
+        np.testing.assert_allclose(found.metrics[name].values, value.values, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert found.floor == pytest.approx(expected.floor, rel=1e-4, abs=1e-6)
+    assert found.ceiling == pytest.approx(expected.ceiling, rel=1e-4, abs=1e-6)
 
 
 def statistics_of(images: torch.Tensor, extractor):
@@ -101,23 +101,23 @@ def test_figures_are_those_of_the_images(measure, tiny_run, tiny_judge):
             "simple_loss_test": simple_loss(pipeline, test, num_images=360, seed=number, spread=True).mean,
         }
         for name, value in expected.items():
-            assert results["metrics"][name]["values"][number] == pytest.approx(value, rel=1e-4), name
-    assert results["metrics"]["simple_loss_test"]["n"] == 360 and results["metrics"]["fd_judge"]["n"] == NUM_IMAGES
+            assert results.metrics[name].values[number] == pytest.approx(value, rel=1e-4), name
+    assert results.metrics["simple_loss_test"].n == 360 and results.metrics["fd_judge"].n == NUM_IMAGES
 
     floor = test.images(torch.arange(NUM_IMAGES) * len(test) // NUM_IMAGES)
     distance = frechet_distance(statistics_of(floor, extractor), statistics_of(references, extractor))
-    assert results["floor"]["fd_judge"] == pytest.approx(distance, rel=1e-4)
-    assert results["ceiling"]["fd_judge"] > results["floor"]["fd_judge"]
-    assert results["ceiling"]["nearest_train_distance"] > 2 * results["floor"]["nearest_train_distance"]
+    assert results.floor["fd_judge"] == pytest.approx(distance, rel=1e-4)
+    assert results.ceiling["fd_judge"] > results.floor["fd_judge"]
+    assert results.ceiling["nearest_train_distance"] > 2 * results.floor["nearest_train_distance"]
 
 
 def test_mean_and_standard_error_over_the_seeds(measure):
-    values = measure("eval", "--num_seeds=3")["metrics"]["fd_judge"]
-    assert len(set(values["values"])) == 3
-    assert values["mean"] == pytest.approx(np.mean(values["values"]))
-    assert values["stderr"] == pytest.approx(np.std(values["values"], ddof=1) / math.sqrt(3))
-    one = measure("one", "--num_seeds=1")["metrics"]["fd_judge"]
-    assert one["stderr"] is None and one["values"] == values["values"][:1]
+    values = measure("eval", "--num_seeds=3").metrics["fd_judge"]
+    assert len(set(values.values)) == 3
+    assert values.mean == pytest.approx(np.mean(values.values))
+    assert values.stderr == pytest.approx(np.std(values.values, ddof=1) / math.sqrt(3))
+    one = measure("one", "--num_seeds=1").metrics["fd_judge"]
+    assert one.stderr is None and one.values == values.values[:1]
 
 
 def test_results_do_not_depend_on_the_batch_size(measure):
@@ -132,8 +132,8 @@ def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("fd_judge") == 2, "the table of metrics and that of classes, once"
-    two = json.loads((tmp_path / "two.json").read_text())
-    assert two["protocol"]["num_processes"] == 2 and "torchrun --nproc_per_node 2" in two["protocol"]["command"]
+    two = Results.read(tmp_path / "two.json")
+    assert two.protocol["num_processes"] == 2 and "torchrun --nproc_per_node 2" in two.protocol["command"]
     assert_same_scores(two, measure("one"))
 
 
@@ -154,7 +154,7 @@ def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatc
     assert not (tmp_path / "stopped.json").exists()
     again = measure("stopped")
     assert begun == [0, MAX_IMAGES, MAX_IMAGES], "the first seed was not drawn again"
-    assert again["metrics"] == whole["metrics"]
+    assert again.metrics == whole.metrics
     assert not list(tmp_path.glob(".stopped*"))
 
 
@@ -162,17 +162,17 @@ def test_seeds_of_other_options_are_not_taken_over(measure, tmp_path):
     first = measure("eval")
     scores = [{"metrics": {"fd_judge": -1.0}, "per_class": {}, "seconds": {}}]
     (tmp_path / ".other.partial.json").write_text(json.dumps({"key": {"options": {}}, "scores": scores}))
-    assert measure("other")["metrics"] == first["metrics"]
+    assert measure("other").metrics == first.metrics
     (tmp_path / ".third.partial.json").write_text("{")
-    assert measure("third")["metrics"] == first["metrics"]
+    assert measure("third").metrics == first.metrics
 
 
 def test_classes_of_a_subset_are_matched_by_name(measure):
     results = measure("eval", "--data.source=digits", "--data.labels=[7, 3]")
-    assert list(results["per_class"]) == ["7", "3"]
-    assert results["per_class"]["7"]["class_accuracy"]["n"] == NUM_IMAGES // 2
-    assert [str(label) for label in results["protocol"]["data_labels"]] == ["7", "3"]
-    assert "simple_loss_test" not in results["metrics"], "the labels of the data are others than the model's"
+    assert list(results.per_class) == ["7", "3"]
+    assert results.per_class["7"]["class_accuracy"].n == NUM_IMAGES // 2
+    assert [str(label) for label in results.protocol["data_labels"]] == ["7", "3"]
+    assert "simple_loss_test" not in results.metrics, "the labels of the data are others than the model's"
 
 
 def test_class_prior(tiny_run):
@@ -193,16 +193,16 @@ def test_class_prior(tiny_run):
 
 def test_the_test_split_as_reference(measure):
     results = measure("eval", "--reference_split=test")
-    assert results["protocol"]["reference_images"] == 360
-    assert results["floor"].keys() <= results["metrics"].keys()
-    assert "nearest_train_distance" not in results["floor"], "training images are their own nearest"
+    assert results.protocol["reference_images"] == 360
+    assert results.floor.keys() <= results.metrics.keys()
+    assert "nearest_train_distance" not in results.floor, "training images are their own nearest"
 
 
 def test_a_checkpoint_and_bits_per_dimension(measure, tiny_run):
     checkpoint = sorted((tiny_run / "checkpoints").iterdir())[0]
     more = ["--bits_per_dim_images=4", "--bits_per_dim_timesteps=3", f"--model={checkpoint}"]
-    bits = measure("eval", *more)["metrics"]["bits_per_dim_test"]
-    assert bits["n"] == 4 and all(0 < value < 100 for value in bits["values"])
+    bits = measure("eval", *more).metrics["bits_per_dim_test"]
+    assert bits.n == 4 and all(0 < value < 100 for value in bits.values)
 
 
 def test_the_program_writes_table_picture_and_card(load_script, options, tiny_run, tmp_path, capsys):
@@ -210,8 +210,7 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
     output = run / "results" / "eval.json"
     load_script("evaluate_model").main(options(output, f"--model={run / 'pipeline'}"))
     printed = capsys.readouterr().out
-    results = json.loads(output.read_text())
-    mean = f"{results['metrics']['fd_judge']['mean']:.4g}"
+    mean = f"{Results.read(output).metrics['fd_judge'].mean:.4g}"
     assert f"| fd_judge | {mean} ± " in printed and f"| fd_judge | {mean} ± " in output.with_suffix(".md").read_text()
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     card = (run / "pipeline" / "README.md").read_text()
@@ -253,7 +252,7 @@ def test_a_model_outside_of_its_run_needs_the_data(measure, tiny_run, tmp_path):
     alone = shutil.copytree(tiny_run / "pipeline", tmp_path / "alone")
     with pytest.raises(ValueError, match="--data.source is None: the model lies in no run"):
         measure("eval", f"--model={alone}")
-    assert measure("eval", f"--model={alone}", "--data.source=digits")["metrics"]["fd_judge"]["mean"] > 0
+    assert measure("eval", f"--model={alone}", "--data.source=digits").metrics["fd_judge"].mean > 0
 
 
 def test_classes_that_the_model_does_not_know(measure, tmp_path):

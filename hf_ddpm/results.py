@@ -1,0 +1,113 @@
+"""Results of an evaluation, as a file keeps them: `Results.read(RunFolder("runs/digits").results / "eval.json")`."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricValue:
+    """A metric over the sampling seeds."""
+
+    mean: float
+    """Mean over the seeds."""
+    stderr: float | None
+    """Its standard error; None = a single seed."""
+    n: int | None
+    """Images behind each value; None = they differ."""
+    values: list[float]
+    """The metric of each seed."""
+
+    @classmethod
+    def over_seeds(cls, values: list[float], *, n: int | None, **more: Any) -> Self:
+        """Mean and standard error of the values of at least one seed."""
+        stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return cls(mean=statistics.fmean(values), stderr=stderr, n=n, values=values, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetricValue(MetricValue):
+    """A metric of the images of one class."""
+
+    floor: float | None
+    """The same of real images of the class; None = not known."""
+
+
+Metric = TypeVar("Metric", bound=MetricValue)
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What was measured, what real images and noise score, and all that is needed to measure it again."""
+
+    metrics: dict[str, MetricValue]
+    """By name."""
+    floor: dict[str, float]
+    """Metrics of real images of the split that is not the reference; empty = there is no such split."""
+    ceiling: dict[str, float]
+    """Metrics of uniform noise."""
+    per_class: dict[str, dict[str, ClassMetricValue]] = field(default_factory=dict)
+    """Metrics of each class, by its name and theirs; empty = no classes."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers has to know."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """JSON values by name: command, model, seeds, sampling, features, data, versions, machine; what does not apply is left
+    out, as `scheduler` of a GAN."""
+
+    def to_json(self) -> str:
+        """The text of a results file; `from_json` is the inverse."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """Read the text of a results file, in which only `metrics` must be there.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            found = json.loads(text)
+            return cls(
+                metrics=_metrics(MetricValue, found["metrics"]),
+                floor={name: _number(value) for name, value in found.get("floor", {}).items()},
+                ceiling={name: _number(value) for name, value in found.get("ceiling", {}).items()},
+                per_class={label: _metrics(ClassMetricValue, its) for label, its in found.get("per_class", {}).items()},
+                notes=[str(note) for note in found.get("notes", [])],
+                protocol=dict(found.get("protocol", {})),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                "these are not the results of an evaluation, with metrics, floor, ceiling and protocol"
+            ) from error
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read a results file.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+            OSError: it cannot be read, or is not there.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _metrics(kind: type[Metric], found: dict[str, dict[str, Any]]) -> dict[str, Metric]:
+    metrics = {name: kind(**value) for name, value in found.items()}
+    for metric in metrics.values():
+        for value in (metric.mean, *metric.values, *(it for it in (metric.stderr, metric.n) if it is not None)):
+            _number(value)
+    return metrics
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return value
