@@ -19,11 +19,12 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.models import networks  # noqa: F401  the pipeline loads networks of modules that are imported already
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.files import write_whole
-from hf_ddpm.schedulers import build_sampler, check_sampler
+from hf_ddpm.schedulers import build_scheduler, check_scheduler
 
 MAX_SEED = 2**63 - 1
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
@@ -52,7 +53,7 @@ def load_pipeline(
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
-        scheduler: name in `hf_ddpm.schedulers.SAMPLERS`; None = the saved scheduler, with trailing timesteps. A GAN has
+        scheduler: name in `hf_ddpm.schedulers.SCHEDULERS`; None = the saved scheduler, with trailing timesteps. A GAN has
             none.
         device: where the network goes; None = cuda if there is one, else the CPU.
         dtype: what the network computes in.
@@ -61,7 +62,7 @@ def load_pipeline(
         ValueError: there is no such model, it is not a pipeline, or `scheduler` or `device` is unknown.
     """
     if scheduler is not None:
-        check_sampler(scheduler)
+        check_scheduler(scheduler)
     device = find_device(device)
     _check_model(model)
     try:
@@ -78,10 +79,15 @@ def load_pipeline(
         return pipeline.to(device)
     config = pipeline.scheduler.config
     if scheduler is not None:
-        pipeline.scheduler = build_sampler(scheduler, config)
+        pipeline.scheduler = build_scheduler(scheduler, config)
     elif config.get("timestep_spacing", "trailing") != "trailing":
         pipeline.scheduler = type(pipeline.scheduler).from_config(config, timestep_spacing="trailing")
     return pipeline.to(device)
+
+
+def default_guidance_scale(pipeline: ImagePipeline) -> float | None:
+    """The s that programs sample with unless they are given one; None = the model has no null label to guide away from."""
+    return None if pipeline.null_label is None else DEFAULT_GUIDANCE_SCALE
 
 
 def network_of(pipeline: ImagePipeline) -> torch.nn.Module:

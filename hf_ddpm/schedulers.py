@@ -1,7 +1,7 @@
-"""Schedulers by name, switched safely: `pipeline.scheduler = build_sampler("dpmsolver++", pipeline.scheduler.config)`.
+"""Schedulers by name, switched safely: `pipeline.scheduler = build_scheduler("dpmsolver++", pipeline.scheduler.config)`.
 
 A diffusers scheduler made from the configuration of another runs, but may take other betas, timesteps or clipping than
-the model was trained with. What each needs stands in `SAMPLERS`.
+the model was trained with. What each needs stands in `SCHEDULERS`.
 """
 
 from __future__ import annotations
@@ -58,81 +58,81 @@ LOG_SIGMA = {"use_exponential_sigmas": True}
 
 
 @dataclass(frozen=True)
-class Sampler:
+class SamplingScheduler:
     """A scheduler that a model can be sampled with, whatever scheduler it was saved with."""
 
     scheduler_class: type[SchedulerMixin]
     options: dict[str, Any] = field(default_factory=dict)
     """Configuration that does not come from the saved scheduler, over `COMMON`."""
-    steep: dict[str, Any] | None = field(default_factory=dict)
+    with_cosine_epsilon: dict[str, Any] | None = field(default_factory=dict)
     """Configuration over `options` for epsilon prediction with the cosine schedule; None = it cannot work."""
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(DDPMScheduler, {"clip_sample": True}),
-    "ddim": Sampler(DDIMScheduler, {"set_alpha_to_one": True}, {"clip_sample": True}),
-    "dpmsolver++": Sampler(DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
-    "dpmsolver++_single": Sampler(DPMSolverSinglestepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
-    "deis": Sampler(DEISMultistepScheduler, {"algorithm_type": "deis"}, THRESHOLD),
-    "unipc": Sampler(UniPCMultistepScheduler, {"predict_x0": True}, THRESHOLD),
-    "euler": Sampler(EulerDiscreteScheduler, {}, LOG_SIGMA),
-    "euler_ancestral": Sampler(EulerAncestralDiscreteScheduler),
+SCHEDULERS: dict[str, SamplingScheduler] = {
+    "ddpm": SamplingScheduler(DDPMScheduler, {"clip_sample": True}),
+    "ddim": SamplingScheduler(DDIMScheduler, {"set_alpha_to_one": True}, {"clip_sample": True}),
+    "dpmsolver++": SamplingScheduler(DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
+    "dpmsolver++_single": SamplingScheduler(DPMSolverSinglestepScheduler, {"algorithm_type": "dpmsolver++"}, THRESHOLD),
+    "deis": SamplingScheduler(DEISMultistepScheduler, {"algorithm_type": "deis"}, THRESHOLD),
+    "unipc": SamplingScheduler(UniPCMultistepScheduler, {"predict_x0": True}, THRESHOLD),
+    "euler": SamplingScheduler(EulerDiscreteScheduler, {}, LOG_SIGMA),
+    "euler_ancestral": SamplingScheduler(EulerAncestralDiscreteScheduler),
     # The mean of the slopes at both ends of such a first step is far off: half of the digits are spoilt.
-    "heun": Sampler(HeunDiscreteScheduler, LOG_SIGMA, {"clip_sample": True}),
-    "kdpm2": Sampler(KDPM2DiscreteScheduler, {}, LOG_SIGMA),
+    "heun": SamplingScheduler(HeunDiscreteScheduler, LOG_SIGMA, {"clip_sample": True}),
+    "kdpm2": SamplingScheduler(KDPM2DiscreteScheduler, {}, LOG_SIGMA),
     # Nor does it come down from such a sigma in float32.
-    "kdpm2_ancestral": Sampler(KDPM2AncestralDiscreteScheduler, LOG_SIGMA),
-    "lms": Sampler(LMSDiscreteScheduler, {}, LOG_SIGMA),
+    "kdpm2_ancestral": SamplingScheduler(KDPM2AncestralDiscreteScheduler, LOG_SIGMA),
+    "lms": SamplingScheduler(LMSDiscreteScheduler, {}, LOG_SIGMA),
     # The Runge-Kutta steps at the start need four steps or more and their half steps miss the trailing timesteps.
-    "pndm": Sampler(PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}, None),
-    "dpmsolver_sde": Sampler(DPMSolverSDEScheduler, {}, LOG_SIGMA),
+    "pndm": SamplingScheduler(PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}, None),
+    "dpmsolver_sde": SamplingScheduler(DPMSolverSDEScheduler, {}, LOG_SIGMA),
 }
 
 
-def build_sampler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """Make the scheduler of this name for a model that was trained or saved with another one.
 
     Args:
-        name: key of `SAMPLERS`.
+        name: key of `SCHEDULERS`.
         config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
 
     Raises:
         ValueError: the name is unknown, its library is not installed, the other scheduler has no betas, or the two cannot
             work together.
     """
-    check_sampler(name)
+    check_scheduler(name)
     # `from_config` replaces defaults of the other class by those of this one, but only if the other has never
     # been saved: without the list of these keys the result is the same before and after.
     config = {key: value for key, value in config.items() if key != "_use_default_values"}
     has_betas = config.get("beta_schedule") is not None
     saved = config.get("_class_name")
     require(has_betas, "the saved scheduler", saved, "it has no beta schedule to sample with, save a DDPMScheduler")
-    sampler = SAMPLERS[name]
-    options = {**COMMON, **sampler.options}
+    entry = SCHEDULERS[name]
+    options = {**COMMON, **entry.options}
     # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by that: the images are
     # spoilt unless x_0 is clipped or the first steps are short.
     predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
     if predicts_noise and config["beta_schedule"] == "squaredcos_cap_v2":
-        works = sampler.steep is not None
+        works = entry.with_cosine_epsilon is not None
         require(works, "scheduler", name, "it spoils images of epsilon prediction with the cosine schedule, give another")
-        options |= sampler.steep
-    known = inspect.signature(sampler.scheduler_class.__init__).parameters
+        options |= entry.with_cosine_epsilon
+    known = inspect.signature(entry.scheduler_class.__init__).parameters
     options = {key: value for key, value in options.items() if key in known}
     options |= _betas_as_numbers(config, known)
-    return sampler.scheduler_class.from_config(config, **options)
+    return entry.scheduler_class.from_config(config, **options)
 
 
-def check_sampler(name: str) -> None:
-    """Raise a `ValueError` unless `name` is in `SAMPLERS` and what it needs is installed."""
-    require(name in SAMPLERS, "scheduler", name, f"give one of {', '.join(SAMPLERS)}")
+def check_scheduler(name: str) -> None:
+    """Raise a `ValueError` unless `name` is in `SCHEDULERS` and what it needs is installed."""
+    require(name in SCHEDULERS, "scheduler", name, f"give one of {', '.join(SCHEDULERS)}")
     usable = name != "dpmsolver_sde" or is_torchsde_available()
     require(usable, "scheduler", name, "its noise comes from torchsde, pip install torchsde or give another")
 
 
-def fitting_steps(sampler: SchedulerMixin, num_inference_steps: int) -> int:
-    """The largest number of steps, at most the one asked for, that the sampler can space out over its timesteps."""
-    for steps in range(min(num_inference_steps, sampler.config.num_train_timesteps), 1, -1):
-        if spaces_evenly(sampler, steps):
+def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:
+    """The largest number of steps, at most the one requested, that the scheduler can space out over its timesteps."""
+    for steps in range(min(num_inference_steps, scheduler.config.num_train_timesteps), 1, -1):
+        if spaces_evenly(scheduler, steps):
             return steps
     return 1
 

@@ -14,7 +14,7 @@ from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.diffusion.objective import diffusion_loss
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.schedulers import build_sampler
+from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.preview import held_out_loss
 from hf_ddpm.training.randomness import draw_step_randomness
 
@@ -238,7 +238,7 @@ def test_images_may_be_spread_over_the_table(pipeline, digits):
 
 
 def test_a_scheduler_by_name_changes_nothing(pipeline, digits):
-    switched = CFGDDPMPipeline(pipeline.unet, build_sampler("dpmsolver++", pipeline.scheduler.config), NAMES, 10)
+    switched = CFGDDPMPipeline(pipeline.unet, build_scheduler("dpmsolver++", pipeline.scheduler.config), NAMES, 10)
     assert simple_loss(switched, digits, num_images=5) == simple_loss(pipeline, digits, num_images=5)
     assert_close(bits_per_dim(switched, digits, num_images=5), bits_per_dim(pipeline, digits, num_images=5), 1e-5)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
-from hf_ddpm.schedulers import build_sampler
+from hf_ddpm.schedulers import build_scheduler
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
 
@@ -126,7 +126,7 @@ def test_devices_that_torch_cannot_use_are_refused(device, tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_do_not_depend_on_the_batch_size(name, channels):
     pipeline = tiny_pipeline(channels=channels)
-    pipeline.scheduler = build_sampler(name, pipeline.scheduler.config)
+    pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
     labels = [0, 1, 2, 0, 1, 2, 0, 1]
     one, three, eight = (all_images(pipeline, labels, seed=7, batch_size=size).astype(int) for size in (1, 3, 8))
     assert one.shape == (8, 8, 8, channels)

@@ -13,9 +13,9 @@ from diffusers.utils import is_torchsde_available
 
 from hf_ddpm.pipeline import WITHOUT_SAMPLE_PREDICTION, CFGDDPMPipeline
 from hf_ddpm.sampling import load_pipeline
-from hf_ddpm.schedulers import SAMPLERS, build_sampler, fitting_steps
+from hf_ddpm.schedulers import SCHEDULERS, build_scheduler, fitting_steps
 
-NAMES = [name for name in SAMPLERS if name != "dpmsolver_sde" or is_torchsde_available()]
+NAMES = [name for name in SCHEDULERS if name != "dpmsolver_sde" or is_torchsde_available()]
 STOCHASTIC = {"ddpm", "euler_ancestral", "kdpm2_ancestral", "dpmsolver_sde"}
 # 100 timesteps with the noise of the usual 1000: KDPM2 takes long to make its tables.
 SHORT = {"num_train_timesteps": 100, "beta_start": 1e-3, "beta_end": 0.2}
@@ -49,7 +49,7 @@ class GaussianDenoiser(ModelMixin, ConfigMixin):
 def gaussian_images(name: str, steps: int, count: int = 4, **trained) -> tuple[torch.Tensor, torch.Tensor]:
     """Images, (B, 1, 8, 8), and what the probability flow makes of their first noise."""
     trained = {**SHORT, "prediction_type": "v_prediction", **trained}
-    pipeline = CFGDDPMPipeline(GaussianDenoiser(trained), build_sampler(name, DDPMScheduler(**trained).config))
+    pipeline = CFGDDPMPipeline(GaussianDenoiser(trained), build_scheduler(name, DDPMScheduler(**trained).config))
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     options = {"num_images_per_prompt": count, "latents": noise, "generator": torch.Generator().manual_seed(1)}
@@ -101,7 +101,7 @@ def sample(pipeline, labels, seeds, steps: int, **options) -> np.ndarray:
 
 
 def test_every_compatible_scheduler_has_a_name_or_is_refused():
-    named = {sampler.scheduler_class.__name__ for sampler in SAMPLERS.values()}
+    named = {scheduler.scheduler_class.__name__ for scheduler in SCHEDULERS.values()}
     compatible = {scheduler.name for scheduler in diffusers.schedulers.KarrasDiffusionSchedulers}
     assert compatible - named == {"EDMEulerScheduler"}
     assert named - compatible == set()
@@ -110,16 +110,16 @@ def test_every_compatible_scheduler_has_a_name_or_is_refused():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2", "sigmoid"])
 @pytest.mark.parametrize("rescale", [False, True])
-def test_samplers_keep_the_forward_process(name, beta_schedule, rescale):
+def test_schedulers_keep_the_forward_process(name, beta_schedule, rescale):
     options = {**SHORT, "beta_schedule": beta_schedule, "rescale_betas_zero_snr": rescale}
     trained = DDPMScheduler(prediction_type="v_prediction", **options)
-    sampler = build_sampler(name, trained.config)
-    assert sampler.config.prediction_type == "v_prediction"
-    torch.testing.assert_close(sampler.alphas_cumprod, trained.alphas_cumprod)
-    signal = sampler.alphas_cumprod[sampler.alphas_cumprod > 0]
+    scheduler = build_scheduler(name, trained.config)
+    assert scheduler.config.prediction_type == "v_prediction"
+    torch.testing.assert_close(scheduler.alphas_cumprod, trained.alphas_cumprod)
+    signal = scheduler.alphas_cumprod[scheduler.alphas_cumprod > 0]
     assert len(signal) >= (99 if name in ("ddpm", "ddim") else 100)
-    sampler.set_timesteps(4)
-    timesteps = sampler.timesteps.double()
+    scheduler.set_timesteps(4)
+    timesteps = scheduler.timesteps.double()
     assert timesteps[0] == pytest.approx(99)
     assert (timesteps.diff() <= 0).all() or name == "kdpm2_ancestral"  # it looks below the next sigma before it adds noise
     assert timesteps.min() >= 0
@@ -138,7 +138,7 @@ def test_samplers_keep_the_forward_process(name, beta_schedule, rescale):
     ids=["epsilon-linear", "epsilon-sigmoid", "v-cosine", "v-zero_snr", "sample-zero_snr"],
 )
 def test_a_perfect_network_makes_the_images_it_was_made_for(name, prediction_type, schedule):
-    if prediction_type == "sample" and SAMPLERS[name].scheduler_class.__name__ in WITHOUT_SAMPLE_PREDICTION:
+    if prediction_type == "sample" and SCHEDULERS[name].scheduler_class.__name__ in WITHOUT_SAMPLE_PREDICTION:
         with pytest.raises(ValueError, match="prediction_type is 'sample': .* cannot use it"):
             gaussian_images(name, 50, prediction_type=prediction_type, **schedule)
         return
@@ -155,7 +155,7 @@ def test_an_error_of_epsilon_does_not_grow_where_the_cosine_schedule_ends(name):
     trained = {**SHORT, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}
     network = GaussianDenoiser(trained)
     network.register_forward_hook(lambda module, inputs, output: (output[0] + 0.01 * torch.sin(3 * inputs[0]),))
-    pipeline = pipeline_of(network, build_sampler(name, DDPMScheduler(**trained).config))
+    pipeline = pipeline_of(network, build_scheduler(name, DDPMScheduler(**trained).config))
     images = sample(pipeline, None, range(4), 20, num_images_per_prompt=4) * 2 - 1
     assert 0.5 < images.std() / SPREAD < 1.5
 
@@ -163,7 +163,7 @@ def test_an_error_of_epsilon_does_not_grow_where_the_cosine_schedule_ends(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("steps", "scale"), [(2, 1.0), (10, 2.0)])
 def test_an_image_depends_on_its_seed_and_label_alone(name, steps, scale, unet):
-    pipeline = pipeline_of(unet, build_sampler(name, DDPMScheduler(**SHORT, prediction_type="v_prediction").config))
+    pipeline = pipeline_of(unet, build_scheduler(name, DDPMScheduler(**SHORT, prediction_type="v_prediction").config))
     together = sample(pipeline, [0, 1, 2], [0, 1, 2], steps, guidance_scale=scale)
     assert together.shape == (3, 8, 8, unet.config.in_channels)
     assert np.isfinite(together).all()
@@ -175,7 +175,7 @@ def test_an_image_depends_on_its_seed_and_label_alone(name, steps, scale, unet):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_learned_variance_is_used_by_ddpm_alone(name, unet_with_variance):
     trained = DDPMScheduler(**SHORT, variance_type="learned_range", prediction_type="v_prediction")
-    pipeline = pipeline_of(unet_with_variance, build_sampler(name, trained.config))
+    pipeline = pipeline_of(unet_with_variance, build_scheduler(name, trained.config))
     bias = unet_with_variance.conv_out.bias
     before = sample(pipeline, [0, 1], [0, 1], 3, guidance_scale=2.0)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_the_learned_variance_is_used_by_ddpm_alone(name, unet_with_variance):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_scheduler_set_by_hand_is_saved_and_loaded(name, tmp_path):
     pipeline = pipeline_of(
-        tiny_unet(1), build_sampler(name, DDPMScheduler(**ZERO_SNR, prediction_type="v_prediction").config)
+        tiny_unet(1), build_scheduler(name, DDPMScheduler(**ZERO_SNR, prediction_type="v_prediction").config)
     )
     before = sample(pipeline, [0, 1], [0, 1], 4)
     pipeline.save_pretrained(tmp_path)
@@ -202,26 +202,26 @@ def test_a_scheduler_set_by_hand_is_saved_and_loaded(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sampler_is_the_same_before_and_after_saving_and_switching(name, tmp_path):
+def test_a_scheduler_is_the_same_before_and_after_saving_and_switching(name, tmp_path):
     def settings(scheduler):
         expected = inspect.signature(type(scheduler).__init__).parameters
         return {key: value for key, value in scheduler.config.items() if key in expected and key[0] != "_"}
 
     trained = DDPMScheduler(num_train_timesteps=10, beta_end=0.01)
     trained.save_pretrained(tmp_path)
-    expected = settings(build_sampler(name, trained.config))
+    expected = settings(build_scheduler(name, trained.config))
     assert expected["beta_end"] == 0.01
-    assert settings(build_sampler(name, DDPMScheduler.from_pretrained(tmp_path).config)) == expected
+    assert settings(build_scheduler(name, DDPMScheduler.from_pretrained(tmp_path).config)) == expected
     for other in NAMES:
-        assert settings(build_sampler(name, build_sampler(other, trained.config).config)) == expected
+        assert settings(build_scheduler(name, build_scheduler(other, trained.config).config)) == expected
 
 
 # What each is set up with
 
 
-def test_samplers_are_set_up_as_their_papers_have_them():
+def test_schedulers_are_set_up_as_their_papers_have_them():
     config = DDPMScheduler(clip_sample=False).config
-    ddpm, ddim, solver = (build_sampler(name, config) for name in ("ddpm", "ddim", "dpmsolver++"))
+    ddpm, ddim, solver = (build_scheduler(name, config) for name in ("ddpm", "ddim", "dpmsolver++"))
     assert isinstance(ddpm, DDPMScheduler)
     assert ddpm.config.clip_sample is True
     assert isinstance(ddim, DDIMScheduler)
@@ -234,7 +234,7 @@ def test_samplers_are_set_up_as_their_papers_have_them():
 def test_sigma_grows_with_t_where_the_last_signal_is_replaced():
     for total, beta_end in ((10, 0.5), (1000, 0.02)):
         trained = DDPMScheduler(total, beta_end=beta_end, rescale_betas_zero_snr=True, prediction_type="v_prediction")
-        alphas_cumprod = build_sampler("heun", trained.config).alphas_cumprod
+        alphas_cumprod = build_scheduler("heun", trained.config).alphas_cumprod
         assert (alphas_cumprod.diff() < 0).all()
         assert 0 < alphas_cumprod[-1] < 1e-7
 
@@ -256,7 +256,7 @@ def test_ancestral_noise_is_a_number_after_a_sigma_of_20_000():
 
 
 def test_fitting_steps_leave_no_noise_behind():
-    ddim, solver = (build_sampler(name, DDPMScheduler().config) for name in ("ddim", "dpmsolver++"))
+    ddim, solver = (build_scheduler(name, DDPMScheduler().config) for name in ("ddim", "dpmsolver++"))
     assert [fitting_steps(ddim, steps) for steps in (1, 20, 61, 501, 5000)] == [1, 20, 60, 500, 1000]
     assert [fitting_steps(solver, steps) for steps in (1, 20, 61, 501, 5000)] == [1, 20, 60, 501, 1000]
 
@@ -264,9 +264,9 @@ def test_fitting_steps_leave_no_noise_behind():
 # Refusals
 
 
-def test_unknown_samplers_are_refused():
+def test_unknown_schedulers_are_refused():
     with pytest.raises(ValueError, match=r"scheduler is 'ddimm': give one of ddpm, ddim, dpmsolver\+\+"):
-        build_sampler("ddimm", DDPMScheduler().config)
+        build_scheduler("ddimm", DDPMScheduler().config)
     with pytest.raises(ValueError, match="scheduler is 'ddimm'"):
         load_pipeline("nowhere", scheduler="ddimm")
 
@@ -274,13 +274,13 @@ def test_unknown_samplers_are_refused():
 @pytest.mark.skipif(is_torchsde_available(), reason="torchsde is installed")
 def test_sde_needs_torchsde():
     with pytest.raises(ValueError, match="scheduler is 'dpmsolver_sde': .* pip install torchsde"):
-        build_sampler("dpmsolver_sde", DDPMScheduler().config)
+        build_scheduler("dpmsolver_sde", DDPMScheduler().config)
 
 
 def test_pndm_is_refused_where_it_spoils_the_images():
     config = DDPMScheduler(beta_schedule="squaredcos_cap_v2").config
     with pytest.raises(ValueError, match="scheduler is 'pndm': it spoils images of epsilon prediction"):
-        build_sampler("pndm", config)
+        build_scheduler("pndm", config)
 
 
 @pytest.mark.parametrize(
@@ -311,12 +311,12 @@ def test_schedulers_that_cannot_work_are_refused_when_they_are_set_and_when_they
 
 def test_betas_cannot_be_guessed_from_a_scheduler_without():
     with pytest.raises(ValueError, match="the saved scheduler is None: it has no beta schedule"):
-        build_sampler("ddim", diffusers.EDMEulerScheduler().config)
+        build_scheduler("ddim", diffusers.EDMEulerScheduler().config)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction_of_x_0_is_refused_where_the_scheduler_has_none(name):
-    scheduler = build_sampler(name, DDPMScheduler(**SHORT, prediction_type="sample").config)
+    scheduler = build_scheduler(name, DDPMScheduler(**SHORT, prediction_type="sample").config)
     scheduler.set_timesteps(4)
     noise = torch.randn(1, 1, 8, 8)
     scheduler.scale_model_input(noise, scheduler.timesteps[0])

@@ -68,20 +68,19 @@ def main(args: list[str] | None = None) -> None:
         from hf_ddpm.runtime.distributed import any_process_stopped, gather, init_distributed, shard
         from hf_ddpm.runtime.files import write_whole
         from hf_ddpm.runtime.signals import Stopped, stop_requests
-        from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
+        from hf_ddpm.sampling import default_guidance_scale, generate, load_pipeline, resolve_labels, save_npz, save_pngs
 
         processes = init_distributed()
         pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
         labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
         mine = shard(len(labels), processes)
-        default_scale = None if pipeline.null_label is None else 1.5
         batches = generate(
             pipeline,
             class_labels=labels[mine],
             seed=config.seed + mine.start,
             batch_size=config.batch_size,
             num_inference_steps=config.num_inference_steps,
-            guidance_scale=default_scale if config.guidance_scale is None else config.guidance_scale,
+            guidance_scale=default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale,
             eta=config.eta,
             progress=processes.is_main_process,
         )

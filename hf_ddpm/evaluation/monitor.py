@@ -11,7 +11,7 @@ from hf_ddpm.evaluation.protocol import Measurement, open_references
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.signals import StopRequest
-from hf_ddpm.schedulers import build_sampler, check_sampler, fitting_steps
+from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
 
 
 class Monitor:
@@ -29,7 +29,7 @@ class Monitor:
         """
         self._config, self._measurement = config, None
         self._processes = init_distributed(num_threads)
-        check_sampler(config.scheduler)
+        check_scheduler(config.scheduler)
         self._extractor = build_extractor(
             config.features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy
         )
@@ -52,7 +52,7 @@ class Monitor:
             self._measurement = Measurement(
                 config=protocol, references=references, processes=self._processes, stop=StopRequest(), progress=False
             )
-        sampler = build_sampler(config.scheduler, pipeline.scheduler.config)
+        sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
         sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
         sampling = SamplingConfig(
             num_inference_steps=fitting_steps(sampler, config.num_inference_steps), guidance_scale=config.guidance_scale

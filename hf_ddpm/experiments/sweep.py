@@ -39,7 +39,7 @@ from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
-from hf_ddpm.schedulers import build_sampler, check_sampler
+from hf_ddpm.schedulers import build_scheduler, check_scheduler
 
 OPTIONS = "sweep.yaml"
 """File of the options that the cells of a folder were measured with."""
@@ -63,7 +63,7 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
         ValueError: an option is wrong, or does not fit the models, the data or what is in the folder.
         Stopped: SIGINT or SIGTERM.
     """
-    _check_samplers(config)
+    _check_schedulers(config)
     config.resolve_checkpoints()
     _check_folder(config)
     processes = init_distributed(config.num_threads)
@@ -155,7 +155,7 @@ class _Models:
         sampling = cell_config(self._config, cell).sampling
         if not cell.is_gan:
             name = None if cell.is_noise else sampling.scheduler
-            self._pipeline.scheduler = self._saved if name is None else build_sampler(name, self._saved.config)
+            self._pipeline.scheduler = self._saved if name is None else build_scheduler(name, self._saved.config)
         if not cell.is_noise:
             check_sampling(self._pipeline, sampling)
         return self._pipeline
@@ -221,10 +221,10 @@ def _train(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> Non
         raise Stopped(stopped.signal_number, message) from None
 
 
-def _check_samplers(config: SweepConfig) -> None:
+def _check_schedulers(config: SweepConfig) -> None:
     for name in config.grid.scheduler or [config.sampling.scheduler]:
         if name is not None:
-            check_sampler(name)
+            check_scheduler(name)
     for count in config.grid.num_images or [config.num_images]:
         if count < MIN_IMAGES:
             raise ValueError(f"--num_images is {count}: density and coverage need at least {MIN_IMAGES}")

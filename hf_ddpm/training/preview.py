@@ -15,7 +15,7 @@ from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import gather, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import generate
-from hf_ddpm.schedulers import build_sampler, fitting_steps
+from hf_ddpm.schedulers import build_scheduler, fitting_steps
 
 COLUMNS, MAX_CLASSES = 8, 10
 MAX_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 1.5
@@ -36,7 +36,7 @@ def save_sample_grid(pipeline: CFGDDPMPipeline | DCGANPipeline, path: Path, *, s
     mine = shard(len(labels_of_images), processes)
     options = {}
     if isinstance(pipeline, CFGDDPMPipeline):
-        sampler = build_sampler("dpmsolver++", pipeline.scheduler.config)
+        sampler = build_scheduler("dpmsolver++", pipeline.scheduler.config)
         pipeline = CFGDDPMPipeline(pipeline.unet, sampler, id2label=id2label, null_label=pipeline.null_label)
         options["num_inference_steps"] = fitting_steps(sampler, MAX_INFERENCE_STEPS)
         options["guidance_scale"] = 1.0 if pipeline.null_label is None else GUIDANCE_SCALE

@@ -25,7 +25,7 @@ from torch import nn
 from hf_ddpm.data.batches import IndexStream
 from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.schedulers import SAMPLERS, check_sampler
+from hf_ddpm.schedulers import SCHEDULERS, check_scheduler
 from hf_ddpm.training.cpu_bf16 import speed_up
 
 # First order or noisy: these need more steps than the others, which take 20.
@@ -63,9 +63,9 @@ def main() -> None:
 
 def installed_schedulers() -> list[str]:
     names = []
-    for name in SAMPLERS:
+    for name in SCHEDULERS:
         try:
-            check_sampler(name)
+            check_scheduler(name)
         except ValueError as error:
             print(f"left out: {error}")
         else:

@@ -23,7 +23,7 @@ from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, va
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.signals import Stopped
-from hf_ddpm.schedulers import build_sampler
+from hf_ddpm.schedulers import build_scheduler
 
 NAMES = ["0", "1", "2"]
 NUM_IMAGES, STEPS = 8, 2
@@ -157,7 +157,7 @@ def test_network_calls_are_counted():
         return count_network_calls(pipeline, SamplingConfig(num_inference_steps=steps, guidance_scale=scale))
 
     assert [calls(4, scale) for scale in (0.0, 1.0, 1.5)] == [4, 4, 8]
-    pipeline.scheduler = build_sampler("heun", pipeline.scheduler.config)
+    pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
     assert calls(4, 1.0) == 7  # two a step but for the last
     assert not pipeline.unet._forward_hooks
 

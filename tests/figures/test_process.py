@@ -11,7 +11,7 @@ from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.figures.process import _level_at, forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sampling import generate
-from hf_ddpm.schedulers import build_sampler
+from hf_ddpm.schedulers import build_scheduler
 
 T = 1000
 
@@ -91,9 +91,9 @@ def test_reverse_states_end_with_the_samples_of_generate(scale):
         ("heun", "v_prediction"), ("unipc", "sample"),
     ],
 )  # fmt: skip
-def test_the_last_prediction_of_every_sampler_is_its_sample(name, prediction_type):
+def test_the_last_prediction_of_every_scheduler_is_its_sample(name, prediction_type):
     pipeline = tiny_pipeline(prediction_type=prediction_type, beta_schedule="linear")
-    pipeline.scheduler = build_sampler(name, pipeline.scheduler.config)
+    pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
     states = reverse_states(pipeline, class_labels=[0, 1], num_inference_steps=4, count=100)
     assert states.timesteps[0] >= 999 and states.timesteps[-1] == 0
     assert states.timesteps == sorted(set(states.timesteps), reverse=True)
@@ -106,7 +106,7 @@ def test_the_last_prediction_of_every_sampler_is_its_sample(name, prediction_typ
 
 def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it():
     pipeline = tiny_pipeline(beta_schedule="linear")
-    pipeline.scheduler = build_sampler("heun", pipeline.scheduler.config)
+    pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
     visited, options = reverse_timesteps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
     assert len(visited) == 8 and visited[1] == visited[2]
     every, one = reverse_states(pipeline, **options), reverse_states(pipeline, **options, timesteps=[visited[1]])
@@ -114,7 +114,7 @@ def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it():
 
 
 def test_between_timesteps_the_level_is_that_of_the_scheduler():
-    scheduler = build_sampler("euler", DDPMScheduler(beta_schedule="squaredcos_cap_v2").config)
+    scheduler = build_scheduler("euler", DDPMScheduler(beta_schedule="squaredcos_cap_v2").config)
     scheduler.set_timesteps(7)
     assert any(float(t) % 1 > 0.1 for t in scheduler.timesteps)
     for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):

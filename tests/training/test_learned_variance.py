@@ -9,7 +9,7 @@ import torch
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.sampling import build_sampler, generate, load_pipeline
+from hf_ddpm.sampling import build_scheduler, generate, load_pipeline
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 
@@ -34,7 +34,7 @@ def losses(records: list[dict]) -> torch.Tensor:
 
 
 def sample(pipeline: CFGDDPMPipeline, scheduler: str, steps: int = 5) -> np.ndarray:
-    sampler = build_sampler(scheduler, pipeline.scheduler.config)
+    sampler = build_scheduler(scheduler, pipeline.scheduler.config)
     switched = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
     return next(generate(switched, class_labels=[3, 7], num_inference_steps=steps, guidance_scale=2.0)).images
 
