@@ -2,21 +2,46 @@
 
 ```
 config.yaml  environment.json  metrics.jsonl
-checkpoints/step-00001000/  samples/step-00001000.png
+checkpoints/step-00001000/  samples/step-00001000.png  samples/grid.json
 pipeline/  judge/  results/*.json
 ```
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 PREFIX = "step-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSettings:
+    """How the grids of samples of a run are sampled, the same way every time: `samples/grid.json`."""
+
+    columns: int
+    """Images per row."""
+    class_labels: list[int | None]
+    """Class id of each row; None = no class."""
+    class_names: list[str] | None
+    """Class name of each row; None = no classes."""
+    seed: int
+    """Image i, counted row by row, has the seed `seed + i`."""
+    scheduler: str | None
+    """Name in `hf_ddpm.schedulers.SCHEDULERS`; None = a GAN, which takes no steps."""
+    num_inference_steps: int | None
+    """Denoising steps; None = a GAN."""
+    guidance_scale: float | None
+    """s in u + s (c - u); None = no guidance."""
+
+    def to_json(self) -> str:
+        """The content of `samples/grid.json`: an object with the fields of this class."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,24 @@ class RunFolder:
     def sample_grids(self) -> dict[int, Path]:
         """Saved pictures of samples by optimizer step, oldest first."""
         return _by_step((self.path / "samples").glob(f"{PREFIX}*.png"))
+
+    @property
+    def grid_settings(self) -> Path:
+        """How the pictures of samples were sampled, `GridSettings` as JSON; not in runs of earlier versions."""
+        return self.path / "samples" / "grid.json"
+
+    def read_grid_settings(self) -> GridSettings | None:
+        """How the pictures of samples were sampled; None = the run does not say.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self.grid_settings.is_file():
+            return None
+        try:
+            return GridSettings(**json.loads(self.grid_settings.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.grid_settings} is damaged: it does not say how the samples were made") from error
 
     def last_sample_grid(self) -> Path | None:
         """The newest picture of samples; None = there is none."""

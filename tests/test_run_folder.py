@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.run_folder import GridSettings, RunFolder
 
 
 @pytest.fixture
@@ -57,3 +57,22 @@ def test_options_are_read_and_a_damaged_file_is_named(run):
     Path(run.config).unlink()
     with pytest.raises(OSError):
         run.read_options()
+
+
+def test_how_grids_were_sampled_is_read_and_a_damaged_file_is_named(run):
+    assert run.read_grid_settings() is None, "as in a run of an earlier version"
+    settings = GridSettings(
+        columns=8,
+        class_labels=[None],
+        class_names=None,
+        seed=3,
+        scheduler=None,
+        num_inference_steps=None,
+        guidance_scale=None,
+    )
+    run.grid_settings.write_text(settings.to_json())
+    assert run.read_grid_settings() == settings
+    for damaged in (b"{", b"[]", b"{}", b"1", b"\xff"):
+        run.grid_settings.write_bytes(damaged)
+        with pytest.raises(ValueError, match="grid.json is damaged"):
+            run.read_grid_settings()

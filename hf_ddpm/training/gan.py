@@ -21,6 +21,7 @@ from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import load_splits
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import Run, TrainingTask, count_step, run_training, update_weights
@@ -207,7 +208,7 @@ def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[Run, GANState
 
 def _preview(state: GANState, run: Run, log: RunLog) -> None:
     """Draw the grid of samples."""
-    save_sample_grid(state.averaged_pipeline(), run.dir / "samples" / f"step-{state.step:08d}.png", seed=run.config.seed)
+    save_sample_grid(state.averaged_pipeline(), RunFolder(run.dir), state.step, seed=run.config.seed)
 
 
 def _save_state(state: GANState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import REQUIRED, publish_directory
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
@@ -263,7 +264,7 @@ def preview(
     """What is due of: a grid of samples with the averaged weights and the held-out loss; a measurement."""
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
     if is_end or is_due(state.step, config.logging.sample_every_steps):
-        save_sample_grid(pipeline, run.dir / "samples" / f"step-{state.step:08d}.png", seed=config.seed)
+        save_sample_grid(pipeline, RunFolder(run.dir), state.step, seed=config.seed)
         if run.accelerator.is_main_process and run.test_images is not None:
             loss = held_out_loss(pipeline, run.test_images, loss=config.objective.loss)
             log.write(state.step, {"test_loss": loss})

@@ -11,6 +11,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.hub import sections
 from hf_ddpm.hub.card import MARKER, NO_NAME, card_files, files_to_publish, find_run, write_card
@@ -292,7 +293,7 @@ def test_the_caption_tells_how_training_draws_its_samples():
     assert sections.GRID_COLUMNS == preview.COLUMNS
     assert sections.GRID_CLASSES == preview.MAX_CLASSES
     assert sections.GRID_STEPS == preview.MAX_INFERENCE_STEPS
-    assert sections.GRID_GUIDANCE == preview.GUIDANCE_SCALE
+    assert sections.GRID_GUIDANCE == DEFAULT_GUIDANCE_SCALE
 
 
 def test_what_was_measured_about_copying_is_told(make_run, tmp_path):

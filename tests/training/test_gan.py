@@ -17,6 +17,7 @@ import hf_ddpm.training.gan as gan_training
 from hf_ddpm.cli import parse_config
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import load_pipeline
 from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
@@ -102,7 +103,13 @@ def test_a_run_leaves_what_every_run_leaves(run_training, capsys):
         "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "pipeline", "samples"
     }  # fmt: skip
     assert not list(folder.rglob("*.partial"))
-    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        "grid.json",
+        "step-00000002.png",
+        "step-00000004.png",
+    ]
+    settings = RunFolder(folder).read_grid_settings()
+    assert settings.columns == 8 and settings.scheduler is settings.num_inference_steps is settings.guidance_scale is None
     lines = metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:

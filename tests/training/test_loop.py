@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
@@ -68,6 +69,10 @@ def metrics(folder: Path) -> list[dict]:
     return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def losses(folder: Path) -> torch.Tensor:
     return torch.tensor([record["loss"] for record in metrics(folder) if "loss" in record])
 
@@ -91,8 +96,8 @@ class TestRunFolder:
             "pipeline/samples.png",
         ):
             assert (folder / name).is_file(), name
-        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
-        assert sorted(path.name for path in (folder / "samples").iterdir()) == ["step-00000003.png", "step-00000006.png"]
+        assert names_in(folder / "checkpoints") == ["step-00000004", "step-00000006"]
+        assert names_in(folder / "samples") == ["grid.json", "step-00000003.png", "step-00000006.png"]
         assert [r["step"] for r in metrics(folder) if "test_loss" in r] == [3, 6]
         assert not list(folder.rglob("*.partial")), "nothing half-written stays"
         suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
@@ -147,7 +152,7 @@ class TestResume:
         killed = tmp_path / "killed"
         command = [sys.executable, "-c", KILLED_RUN, "17", *tiny_options, f"--output_dir={killed}", *options]
         assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
-        assert [path.name for path in sorted((killed / "checkpoints").iterdir())] == ["step-00000010", "step-00000015"]
+        assert names_in(killed / "checkpoints") == ["step-00000010", "step-00000015"]
         assert not (killed / "pipeline").exists()
 
         run_training("killed", *options, "--resume=auto")
@@ -212,11 +217,7 @@ class TestResume:
         folder = run_training("run", *options)
         before = tensor_hashes(folder / "checkpoints/step-00000006")
         run_training("run", *options, f"--resume={folder / 'checkpoints/step-00000002'}")
-        assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
-            "step-00000002",
-            "step-00000004",
-            "step-00000006",
-        ]
+        assert names_in(folder / "checkpoints") == ["step-00000002", "step-00000004", "step-00000006"]
         assert [record["step"] for record in metrics(folder)] == [1, 2, 3, 4, 5, 6]
         assert tensor_hashes(folder / "checkpoints/step-00000006") == before
 
@@ -295,7 +296,8 @@ class TestObjectives:
         folder = run_training(
             "run", "--max_train_steps=2", "--schedule.num_train_timesteps=7", "--logging.sample_every_steps=1"
         )
-        assert len(list((folder / "samples").iterdir())) == 2
+        assert names_in(folder / "samples") == ["grid.json", "step-00000001.png", "step-00000002.png"]
+        assert RunFolder(folder).read_grid_settings().num_inference_steps == 7
 
     def test_a_model_from_a_config_json(self, run_training):
         first = run_training("first", "--max_train_steps=1")

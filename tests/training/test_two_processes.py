@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import find_checkpoints
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
@@ -43,6 +44,7 @@ import hashlib, importlib.util, json, os, pathlib, signal, sys
 os.environ["HF_DATASETS_CACHE"] = sys.argv[2]
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.options import TrainConfig
 
 spec = importlib.util.spec_from_file_location("sample_script", sys.argv[3])
@@ -149,7 +151,7 @@ def test_one_process_writes_the_run_folder(pair, folder):
     run_dir = folder / "pair"
     steps = [record["step"] for record in metrics(run_dir) if "loss" in record]
     assert steps == list(range(1, STEPS + 1)), "each step is logged once"
-    assert sorted(path.name for path in (run_dir / "samples").iterdir()) == ["step-00000003.png", "step-00000006.png"]
+    assert list(RunFolder(run_dir).sample_grids()) == [3, 6]
     assert len(list((run_dir / "trackers").rglob("events.out.tfevents.*"))) == 1
     assert json.loads((run_dir / "environment.json").read_text())["num_processes"] == 2
 
