@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CFGDDPMPipeline": "hf_ddpm.sampling",  # which brings the networks along that a saved pipeline may hold
+    "CFGDDPMPipeline": "hf_ddpm.pipeline",
     "DCGANPipeline": "hf_ddpm.dcgan_pipeline",
     "SampleBatch": "hf_ddpm.sampling",
     "generate": "hf_ddpm.sampling",

@@ -9,6 +9,7 @@ diffusers does not have, so a saved model also loads where the package that trai
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
 import math
@@ -36,6 +37,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# The files of hf_ddpm/models that travel with a saved model, in its unet/.
+OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not know prediction_type "sample".
 WITHOUT_SAMPLE_PREDICTION = (
     "DPMSolverSDEScheduler",
@@ -67,6 +70,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         ValueError: `id2label` or `null_label` do not belong to this network.
     """
 
+    unet: ModelMixin
+    scheduler: SchedulerMixin
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["latents"]
 
@@ -581,11 +586,11 @@ def _travels(module: str) -> bool:
 
 
 def _name_installed_network(index: dict[str, Any]) -> None:
-    """Let a network whose code travelled along be loaded from the package, if it is there, and no code of a stranger's."""
+    """Load a network whose code came with the model from the installed package instead, which needs no trust."""
     library, class_name = index.get("unet") or (None, None)
-    installed = f"{__name__.rpartition('.')[0]}.models.{library}"
-    if installed in sys.modules:
-        index["unet"] = [installed, class_name]
+    package = __name__.rpartition(".")[0]
+    if package == "hf_ddpm" and library in OWN_NETWORKS:
+        index["unet"] = [importlib.import_module(f"{package}.models.{library}").__name__, class_name]
 
 
 def _copy(source: str, target: str) -> None:

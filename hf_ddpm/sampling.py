@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
-from hf_ddpm.models import networks  # noqa: F401  the pipeline loads networks of modules that are imported already
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.schedulers import build_scheduler, check_scheduler

@@ -179,7 +179,7 @@ assert "hf_ddpm" not in sys.modules
 
 del sys.meta_path[0]
 sys.path.insert(0, root)
-from hf_ddpm import CFGDDPMPipeline
+from hf_ddpm.pipeline import CFGDDPMPipeline
 
 network = CFGDDPMPipeline.from_pretrained(folders[0]).unet
 assert type(network).__module__ == "hf_ddpm.models.class_map_unet", "nothing else imports it, and no trust is needed"
