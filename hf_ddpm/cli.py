@@ -17,11 +17,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from hf_ddpm.config import Program
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises
 
 Config = TypeVar("Config")
@@ -52,6 +53,7 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, d
         recipe, args = _take_recipe(args, default_recipe)
         wants_config, args = "--print_config" in args, [arg for arg in args if arg != "--print_config"]
         if recipe is not None:
+            _check_program(recipe, config_class)
             options = yaml.safe_dump(load_recipe(recipe))
             with _named_file(recipe):
                 _parse(parser, ["--config", options], ignore_missing=True)
@@ -63,29 +65,23 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, d
     return config
 
 
-def load_recipe(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a recipe and those it extends; a nested key of the recipe wins over the same key of what it extends.
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Read the options of a recipe and of those it extends; a nested key of the recipe wins over the same key of what it
+    extends.
 
     Raises:
-        ValueError: the file is missing, is not a YAML mapping, or extends itself.
+        ValueError: the file is missing, is not a YAML mapping, extends itself, or extends a recipe of another program.
     """
-    path = Path(path)
-    if path.resolve() in _seen:
-        raise ValueError(f"--config {_seen[0]}: `extends` leads back to {path}, break the circle")
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror}, give the path of a recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path}: not readable as YAML, {error}") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
-    if "config" in options:
-        raise ValueError(f"--config {path}: a recipe has no key `config`, it may say `extends: other.yaml`")
-    parent = options.pop("extends", None)
-    if parent is None:
-        return options
-    return _merge(load_recipe(path.parent / str(parent), (*_seen, path.resolve())), options)
+    return _read_recipe(Path(path))[0]
+
+
+def recipe_program(path: Path) -> str | None:
+    """Program that a recipe is for, as it or what it extends says with `program: train_gan`; None = it does not say.
+
+    Raises:
+        ValueError: see `load_recipe`.
+    """
+    return _read_recipe(Path(path))[1]
 
 
 def dump_config(config: Any) -> str:
@@ -166,6 +162,39 @@ def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | N
     if len(known.config) > 1:
         raise ValueError(f"--config is given {len(known.config)} times: give one recipe, it may say `extends: other.yaml`")
     return (Path(known.config[0]) if known.config else default_recipe), rest
+
+
+def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str | None]:
+    """Options and program of a recipe; `seen` are the recipes that extend it."""
+    if path.resolve() in seen:
+        raise ValueError(f"--config {seen[0]}: `extends` leads back to {path}, break the circle")
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config {path}: {error.strerror}, give the path of a recipe") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: not readable as YAML, {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
+    if "config" in options:
+        raise ValueError(f"--config {path}: a recipe has no key `config`, it may say `extends: other.yaml`")
+    parent, program = options.pop("extends", None), options.pop("program", None)
+    if program not in (None, *get_args(Program)):
+        raise ValueError(f"--config {path}: `program` is {program!r}, give one of {', '.join(get_args(Program))}")
+    if parent is None:
+        return options, program
+    extended, extended_program = _read_recipe(path.parent / str(parent), (*seen, path.resolve()))
+    if None not in (program, extended_program) and program != extended_program:
+        raise ValueError(f"--config {path}: its program is {program}, but {parent} is a recipe of {extended_program}")
+    return _merge(extended, options), program or extended_program
+
+
+def _check_program(recipe: Path, config_class: type) -> None:
+    """Refuse a recipe of another program than the one whose options `config_class` are."""
+    program = recipe_program(recipe)
+    if program not in (None, getattr(config_class, "program", None)):
+        command = f"python train_scripts/{program}.py --config {recipe}"
+        raise ValueError(f"--config {recipe}: this is a recipe of {program}.py, run {command}")
 
 
 def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from hf_ddpm.cli import dump_config, load_recipe, parse_config, user_errors
-from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.cli import dump_config, load_recipe, parse_config, recipe_program, user_errors
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -160,6 +160,44 @@ def test_circles_are_refused(recipe, mistake, names):
 
 def test_missing_parent_is_named(recipe, mistake):
     assert "gone.yaml: No such file" in mistake("--config", recipe("extends: gone.yaml\n"))
+
+
+# program
+
+
+def test_a_recipe_of_another_program_is_refused_with_the_command_to_use(recipe, mistake):
+    path = recipe("program: train_gan\nmodel:\n  latent_dim: 8\n")
+    message = mistake("--config", path, config_class=TrainConfig)
+    assert f"--config {path}: this is a recipe of train_gan.py, run " in message
+    assert f"python train_scripts/train_gan.py --config {path}" in message
+    assert "this is a recipe of train_gan.py" in mistake("--name=a", "--config", path)
+
+
+def test_a_recipe_that_names_no_program_suits_any(recipe):
+    path = recipe("max_train_steps: 3\noutput_dir: a\n")
+    assert recipe_program(path) is None
+    for config_class in (TrainConfig, GANConfig):
+        assert parse_config(config_class, ["--config", path, "--data.image_size=8"]).max_train_steps == 3
+
+
+def test_the_program_is_inherited_and_is_not_an_option(recipe):
+    recipe("program: train_gan\nmax_train_steps: 3\n", "base.yaml")
+    path = recipe("extends: base.yaml\nseed: 4\n")
+    assert recipe_program(path) == "train_gan" and load_recipe(path) == {"max_train_steps": 3, "seed": 4}
+    recipe("seed: 5\n", "silent.yaml")
+    assert recipe_program(recipe("extends: silent.yaml\nprogram: train\n")) == "train"
+
+
+def test_a_recipe_cannot_extend_one_of_another_program(recipe, mistake):
+    recipe("program: train_gan\n", "base.yaml")
+    message = mistake("--config", recipe("extends: base.yaml\nprogram: train\n"))
+    assert "its program is train, but base.yaml is a recipe of train_gan" in message
+
+
+@pytest.mark.parametrize("program", ["bake", "[train]", "3"])
+def test_unknown_programs_are_refused(recipe, mistake, program):
+    message = mistake("--name=a", "--config", recipe(f"program: {program}\n"))
+    assert "`program` is" in message and "train, train_gan, train_judge" in message
 
 
 # Mistakes

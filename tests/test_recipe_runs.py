@@ -1,7 +1,6 @@
 """Every recipe trains, samples and resumes on data of its own schema: the whole matrix is slow, a few of them always run."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hf_ddpm import DCGANPipeline
-from hf_ddpm.cli import load_recipe, parse_config
+from hf_ddpm.cli import load_recipe, parse_config, recipe_program
 from hf_ddpm.models.unet import UNET_PRESETS
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.training import preview
@@ -94,12 +93,6 @@ def copy_of(tmp_path_factory) -> Callable[[str], str]:
     return folder_of
 
 
-def script_of(recipe: Path) -> str:
-    """The program that the recipe's header names, train.py where it names none."""
-    named = re.search(r"^#.*train_scripts/(\w+)\.py", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return named[1] if named else "train"
-
-
 def narrow(options: dict) -> list[str]:
     """Options of a diffusion recipe that leave all as it is but the width of the network."""
     model = {"architecture": "unet", **options["model"]}
@@ -115,7 +108,7 @@ def run_recipe(load_script, copy_of, tmp_path):
     """Train a recipe for four steps into tmp_path / name, with more options; that folder."""
 
     def run(recipe: Path, name: str, *options: str) -> Path:
-        script, written = script_of(recipe), load_recipe(recipe)
+        script, written = recipe_program(recipe), load_recipe(recipe)
         folder = tmp_path / name
         load_script(script).main(
             [
@@ -166,7 +159,7 @@ def test_a_recipe_trains_samples_and_resumes(run_recipe, recipe, monkeypatch):
     saved = [yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) for folder in (whole, again)]
     losses = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
     assert saved[0]["data"] == saved[1]["data"] and [line["step"] for line in losses if "lr" in line] == [3, 4]
-    if script_of(recipe) != "train_judge":
+    if recipe_program(recipe) != "train_judge":
         check_samples(again / "pipeline", saved[0]["data"])
 
 
@@ -193,7 +186,7 @@ def test_of_two_label_columns_one_must_be_named(run_recipe, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [pytest.param(r, id=r.stem) for r in RECIPES if script_of(r) == "train"])
+@pytest.mark.parametrize("recipe", [pytest.param(r, id=r.stem) for r in RECIPES if recipe_program(r) == "train"])
 def test_the_whole_network_of_a_recipe_runs(copy_of, recipe, tmp_path):
     source = copy_of(load_recipe(recipe)["data"]["source"])
     options = ["--config", str(recipe), "--output_dir", str(tmp_path), "--data.source", source, "--data.batch_size", "4"]

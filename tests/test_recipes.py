@@ -109,10 +109,10 @@ def test_a_recipe_says_what_was_measured(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_parses(understood, recipe):
-    """The program is the one that the header comment names, train.py where it names none."""
-    named = re.search(r"train_scripts/(\w+)\.py", header(recipe))
-    script = named[1] if named else "train"
-    understood(script, ["--config", str(recipe), "--output_dir", "runs/new"])
+    """By the program that it names, and what it prints does not name it."""
+    written = yaml.safe_load(recipe.read_text(encoding="utf-8"))["program"]
+    assert cli.recipe_program(recipe) == written
+    assert "program" not in understood(written, ["--config", str(recipe), "--output_dir", "runs/new"])
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if header_commands(recipe)], ids=lambda recipe: recipe.stem)
@@ -122,6 +122,7 @@ def test_the_commands_of_a_header_parse(understood, recipe):
         script, args = script_of(words)
         options = understood(script, args)
         if script.startswith("train"):
+            assert script == cli.recipe_program(recipe)
             assert f"train_scripts/recipes/{recipe.name}" in args and options["output_dir"] == f"runs/{recipe.stem}"
 
 
