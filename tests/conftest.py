@@ -8,9 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+    from hf_ddpm.pipeline import CFGDDPMPipeline
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +63,40 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_unet() -> Callable[..., UNet2DModel]:
+    """Build an untrained U-Net for 8 x 8 images, always with the same weights; a call takes milliseconds."""
+    from diffusers import UNet2DModel
+
+    def build(num_class_embeds: int | None = 4, *, channels: int = 1, seed: int = 0, **arguments) -> UNet2DModel:
+        torch.manual_seed(seed)
+        defaults = {
+            "sample_size": 8, "in_channels": channels, "out_channels": channels, "num_class_embeds": num_class_embeds,
+            "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        }  # fmt: skip
+        return UNet2DModel(**{**defaults, **arguments}).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_unet) -> Callable[..., CFGDDPMPipeline]:
+    """Build a silent pipeline around a `tiny_unet`; `names=None`: unconditional, `null=False`: without a null label."""
+    from diffusers import DDPMScheduler
+
+    from hf_ddpm.pipeline import CFGDDPMPipeline
+
+    def build(scheduler=None, *, names=("cat", "dog", "frog"), null: bool = True, **unet_arguments) -> CFGDDPMPipeline:
+        unet = tiny_unet(None if names is None else len(names) + null, **unet_arguments)
+        labels = () if names is None else (dict(enumerate(names)), len(names) if null else None)
+        pipeline = CFGDDPMPipeline(unet, scheduler or DDPMScheduler(), *labels)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from hf_ddpm.data.table import load_images
@@ -22,20 +22,17 @@ def main(load_script):
     return load_script("figures").main
 
 
-def save_model(folder: Path, *, seed: int = 0, conditional: bool = True) -> None:
-    torch.manual_seed(seed)
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=4,
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=11 if conditional else None,
-    )  # fmt: skip
-    names = {i: str(i) for i in range(10)} if conditional else None
-    scheduler = DDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
-    CFGDDPMPipeline(unet, scheduler, names, 10 if conditional else None).save_pretrained(folder)
+@pytest.fixture(scope="module")
+def save_model(tiny_pipeline):
+    def save(folder: Path, *, names=tuple("0123456789"), **options) -> None:
+        scheduler = DDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+        tiny_pipeline(scheduler, names=names, **options).save_pretrained(folder)
+
+    return save
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(save_model, tmp_path_factory) -> Path:
     """A run as train.py leaves it, but untrained."""
     folder = tmp_path_factory.mktemp("run") / "digits"
     for step in (1, 2, 4):
@@ -153,9 +150,9 @@ def test_a_training_is_animated_from_its_pictures_or_its_checkpoints(main, run, 
     assert frames("gan", gan, "--per_class=2")[0] == 2
 
 
-def test_a_gan_has_checkpoints_and_an_unconditional_model_a_square(main, gan, tmp_path):
+def test_a_gan_has_checkpoints_and_an_unconditional_model_a_square(save_model, main, gan, tmp_path):
     main(["checkpoints", f"--run={gan}", "--per_class=2", f"--output={tmp_path / 'gan'}"])
-    save_model(tmp_path / "unconditional", conditional=False)
+    save_model(tmp_path / "unconditional", names=None)
     main(["reverse_gif", f"--model={tmp_path / 'unconditional'}", "--per_class=3", f"--output={tmp_path / 'a'}", *DRAWN])
     main(["reverse", f"--model={tmp_path / 'unconditional'}", f"--output={tmp_path / 'a'}", *DRAWN])
     with Image.open(tmp_path / "a.gif") as gif:
@@ -257,8 +254,8 @@ def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):
     assert "its FlowMatchEulerDiscreteScheduler has no betas to follow" in line
 
 
-def test_an_unconditional_model_has_no_guided_figure(main, tmp_path, capsys):
-    save_model(tmp_path / "model", conditional=False)
+def test_an_unconditional_model_has_no_guided_figure(save_model, main, tmp_path, capsys):
+    save_model(tmp_path / "model", names=None)
     line = refusal(main, capsys, ["guided", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'a'}"])
     assert "it is unconditional, give one that knows classes" in line
     line = refusal(main, capsys, ["posterior", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'a'}"])

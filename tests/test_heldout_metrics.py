@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import PartialState
-from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
+from diffusers import DDPMScheduler, EDMEulerScheduler
 
 from hf_ddpm import heldout_metrics as held_out
 from hf_ddpm.data.batches import to_model_range
@@ -27,27 +27,17 @@ def digits() -> ImageTable:
     return load_images("digits", "test", image_size=8)
 
 
-def tiny_pipeline(*, conditional: bool = True, outputs: int = 1, size: int = 8, names=NAMES, **options) -> CFGDDPMPipeline:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=size,
-        in_channels=1,
-        out_channels=outputs,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=11 if conditional else None,
-    ).eval()
-    options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", **options}
-    scheduler = DDPMScheduler(T, **options)
-    return CFGDDPMPipeline(unet, scheduler, names, 10) if conditional else CFGDDPMPipeline(unet, scheduler)
+@pytest.fixture(scope="module")
+def tiny_pipeline(tiny_pipeline):
+    def build(*, names="0123456789", outputs: int = 1, size: int = 8, **options) -> CFGDDPMPipeline:
+        options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", **options}
+        return tiny_pipeline(DDPMScheduler(T, **options), names=names, out_channels=outputs, sample_size=size)
+
+    return build
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> CFGDDPMPipeline:
+def pipeline(tiny_pipeline) -> CFGDDPMPipeline:
     return tiny_pipeline()
 
 
@@ -86,7 +76,7 @@ def assert_close(found, expected, rtol: float) -> None:
 # Values
 
 
-def test_training_takes_bits_and_loss_away(digits):
+def test_training_takes_bits_and_loss_away(tiny_pipeline, digits):
     pipeline = tiny_pipeline()
     held_out_digits, others = part_of(digits, range(24)), part_of(digits, range(24, 360))
     before, loss_before = (
@@ -141,8 +131,8 @@ def test_an_image_has_its_noise_wherever_it_is_asked_for(pipeline, digits):
     )
 
 
-def test_every_image_and_timestep_has_noise_of_its_own(digits):
-    pipeline, inputs = tiny_pipeline(conditional=False), []
+def test_every_image_and_timestep_has_noise_of_its_own(tiny_pipeline, digits):
+    pipeline, inputs = tiny_pipeline(names=None), []
     pipeline.unet.register_forward_pre_hook(lambda unet, args: inputs.append(args[0]))
     same = part_of(digits, [0] * 4)
     bits_per_dim(pipeline, same, num_images=4)
@@ -172,10 +162,10 @@ def test_an_estimate_is_near_the_bound_and_knows_what_it_has_not_seen(pipeline, 
     assert one.curve.isnan().sum() == T - 1 - 4 and math.isnan(one.total.stderr)
 
 
-def test_labels_reach_a_conditional_model_alone(digits):
+def test_labels_reach_a_conditional_model_alone(tiny_pipeline, digits):
     wrong = replace(digits, class_labels=(digits.class_labels + 1) % 10)
     for conditional in (True, False):
-        pipeline = tiny_pipeline(conditional=conditional)
+        pipeline = tiny_pipeline() if conditional else tiny_pipeline(names=None)
         results = [
             (simple_loss(pipeline, table, num_images=5).mean, bits_per_dim(pipeline, table, num_images=5).total.mean)
             for table in (digits, wrong)
@@ -185,7 +175,7 @@ def test_labels_reach_a_conditional_model_alone(digits):
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_bfloat16_is_near_float32(digits, outputs):
+def test_bfloat16_is_near_float32(tiny_pipeline, digits, outputs):
     pipeline = tiny_pipeline(outputs=outputs, variance_type=["fixed_large", "learned_range"][outputs - 1])
     exact = bits_per_dim(pipeline, digits, num_images=6), simple_loss(pipeline, digits, num_images=6)
     pipeline.unet.to(torch.bfloat16)
@@ -254,10 +244,10 @@ def test_a_scheduler_by_name_changes_nothing(pipeline, digits):
         ({}, dict(num_images=0), "num_images is 0: give at least 1"),
         ({}, dict(num_images=361), "num_images is 361: there are only 360"),
         ({}, dict(num_images=5, seed=-1), "seed is -1: give a number from 0"),
-        (dict(names={0: "cat"}), {}, "--data.source has the classes 0, 1, .*trained on cat, give their images"),
+        (dict(names=["cat"]), {}, "--data.source has the classes 0, 1, .*trained on cat, give their images"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(digits, measure, changes, options, words):
+def test_what_does_not_belong_together_is_refused(tiny_pipeline, digits, measure, changes, options, words):
     with pytest.raises(ValueError, match=words) as caught:
         measure(tiny_pipeline(**changes), digits, **{"num_images": 5, **options})
     assert "\n" not in str(caught.value)
@@ -272,9 +262,8 @@ def test_other_channels_classes_and_schedulers_are_refused(pipeline, digits, mea
     refused(load_images("digits", "test", image_size=8, channels=3), "--data.channels is 3: the model takes 1")
     refused(replace(digits, class_names=None, class_labels=None), "--data.source has no labels")
     refused(replace(digits, class_names=list("9012345678")), "in this order")
-    refused(
-        replace(digits, class_names=list("012")), "has 3 classes: the model was trained on 10", tiny_pipeline(names=None)
-    )
+    nameless = CFGDDPMPipeline(pipeline.unet, pipeline.scheduler, None, 10)
+    refused(replace(digits, class_names=list("012")), "has 3 classes: the model was trained on 10", nameless)
     edm = CFGDDPMPipeline(pipeline.unet, EDMEulerScheduler(), NAMES, 10)
     refused(digits, "scheduler is 'EDMEulerScheduler': it has no betas", edm)
 
@@ -292,6 +281,6 @@ def test_other_channels_classes_and_schedulers_are_refused(pipeline, digits, mea
         (dict(prediction_type="epsilon", rescale_betas_zero_snr=True), {}, "prediction_type is 'epsilon'"),
     ],
 )
-def test_a_bound_that_is_not_defined_is_refused(digits, changes, options, words):
+def test_a_bound_that_is_not_defined_is_refused(tiny_pipeline, digits, changes, options, words):
     with pytest.raises(ValueError, match=words):
         bits_per_dim(tiny_pipeline(**changes), digits, num_images=3, **options)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -19,28 +17,18 @@ def main(load_script):
     return load_script("sample").main
 
 
-def save_model(folder: Path, *, num_class_embeds: int | None = 4, null_label: int | None = 3) -> str:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=num_class_embeds,
-    )
-    names = None if num_class_embeds is None else {0: "cat", 1: "dog", 2: "great dane"}
-    CFGDDPMPipeline(unet, DDPMScheduler(), names, null_label).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture(scope="module")
+def save_model(tiny_pipeline):
+    def save(folder: Path, **options) -> str:
+        tiny_pipeline(**options).save_pretrained(folder)
+        return str(folder)
+
+    return save
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return save_model(tmp_path_factory.mktemp("model"))
+def model(save_model, tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("model"), names=("cat", "dog", "great dane"))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -112,11 +100,11 @@ def test_the_default_scale_is_guided_where_the_model_can_be(main, model, tmp_pat
     assert abs(default - images("1", "--guidance_scale", "1")).max() > 1
 
 
-def test_models_that_cannot_be_guided(main, tmp_path):
-    unconditional = save_model(tmp_path / "unconditional", num_class_embeds=None, null_label=None)
+def test_models_that_cannot_be_guided(save_model, main, tmp_path):
+    unconditional = save_model(tmp_path / "unconditional", names=None)
     main(options(unconditional, tmp_path / "a", "--num_images", "2"))
     assert names_in(tmp_path / "a") == ["00000_seed-0.png", "00001_seed-1.png", "grid.png"]
-    without_null = save_model(tmp_path / "without_null", num_class_embeds=3, null_label=None)
+    without_null = save_model(tmp_path / "without_null", null=False)
     main(options(without_null, tmp_path / "b", "--per_class", "1"))
     assert len(names_in(tmp_path / "b")) == 4
 

@@ -1,38 +1,23 @@
 """Loading a model, one image = one seed, and the label rules of the command line."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 from PIL import Image
 
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
 from hf_ddpm.schedulers import build_scheduler
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
 
 
-def tiny_pipeline(*, conditional: bool = True, channels: int = 1, null_label: int | None = 3, **scheduler_options):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=(3 if null_label is None else 4) if conditional else None,
-    ).eval()
-    scheduler = DDPMScheduler(**scheduler_options)
-    if not conditional:
-        return CFGDDPMPipeline(unet, scheduler)
-    return CFGDDPMPipeline(unet, scheduler, NAMES, null_label)
+@pytest.fixture(scope="module")
+def tiny_pipeline(tiny_pipeline):
+    return partial(tiny_pipeline, names=NAMES.values())
 
 
 def all_images(pipeline, class_labels, **options) -> np.ndarray:
@@ -43,8 +28,8 @@ def all_images(pipeline, class_labels, **options) -> np.ndarray:
 # Loading
 
 
-def test_load_pipeline(tmp_path):
-    tiny_pipeline(prediction_type="v_prediction").save_pretrained(tmp_path)
+def test_load_pipeline(tiny_pipeline, tmp_path):
+    tiny_pipeline(DDPMScheduler(prediction_type="v_prediction")).save_pretrained(tmp_path)
     loaded = load_pipeline(str(tmp_path), device="cpu")
     assert isinstance(loaded.scheduler, DDPMScheduler)
     assert loaded.scheduler.config.timestep_spacing == "trailing"
@@ -55,7 +40,7 @@ def test_load_pipeline(tmp_path):
     assert switched.unet.dtype == torch.bfloat16
 
 
-def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tmp_path):
+def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tiny_pipeline, tmp_path):
     pipeline = tiny_pipeline()
     pipeline.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True, beta_end=0.01)
     pipeline.save_pretrained(tmp_path)
@@ -63,8 +48,8 @@ def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tmp_path):
     assert (config.clip_sample, config.beta_end, config.timestep_spacing) == (True, 0.01, "trailing")
 
 
-def test_load_pipeline_reads_an_unconditional_ddpm_pipeline_of_diffusers(tmp_path):
-    pipeline = tiny_pipeline(conditional=False)
+def test_load_pipeline_reads_an_unconditional_ddpm_pipeline_of_diffusers(tiny_pipeline, tmp_path):
+    pipeline = tiny_pipeline(names=None)
     DDPMPipeline(pipeline.unet, pipeline.scheduler).save_pretrained(tmp_path)
     assert not load_pipeline(str(tmp_path), device="cpu").is_conditional
 
@@ -86,7 +71,7 @@ def test_a_run_directory_is_refused_with_the_folder_to_give(tmp_path, inner):
         load_pipeline(str(tmp_path))
 
 
-def test_broken_models_are_refused_in_one_line(tmp_path):
+def test_broken_models_are_refused_in_one_line(tiny_pipeline, tmp_path):
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
 
     def refusal() -> str:
@@ -105,7 +90,7 @@ def test_broken_models_are_refused_in_one_line(tmp_path):
     refusal()
 
 
-def test_a_model_cannot_name_a_class_of_another_library(tmp_path):
+def test_a_model_cannot_name_a_class_of_another_library(tiny_pipeline, tmp_path):
     tiny_pipeline().save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "unet": ["os", "system"]}))
@@ -124,7 +109,7 @@ def test_devices_that_torch_cannot_use_are_refused(device, tmp_path):
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_do_not_depend_on_the_batch_size(name, channels):
+def test_images_do_not_depend_on_the_batch_size(tiny_pipeline, name, channels):
     pipeline = tiny_pipeline(channels=channels)
     pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
     labels = [0, 1, 2, 0, 1, 2, 0, 1]
@@ -135,7 +120,7 @@ def test_images_do_not_depend_on_the_batch_size(name, channels):
     assert abs(eight[0] - eight[3]).max() > 10
 
 
-def test_a_slice_of_the_list_is_the_work_of_one_process():
+def test_a_slice_of_the_list_is_the_work_of_one_process(tiny_pipeline):
     pipeline = tiny_pipeline()
     labels = [0, 1, 2, 0, 1, 2, 0]
     whole = all_images(pipeline, labels, seed=3)
@@ -144,28 +129,27 @@ def test_a_slice_of_the_list_is_the_work_of_one_process():
         assert abs(part.astype(int) - whole[rank::2]).max() <= 1
 
 
-def test_no_labels_make_no_image():
+def test_no_labels_make_no_image(tiny_pipeline):
     assert list(generate(tiny_pipeline(), class_labels=[], num_inference_steps=2)) == []
 
 
-def test_batches_say_what_they_were_made_from():
+def test_batches_say_what_they_were_made_from(tiny_pipeline):
     batches = list(generate(tiny_pipeline(), class_labels=[2, 1, 0], seed=5, batch_size=2, num_inference_steps=2))
     assert [batch.class_labels for batch in batches] == [[2, 1], [0]]
     assert [batch.seeds for batch in batches] == [[5, 6], [7]]
     assert all(batch.images.dtype == np.uint8 for batch in batches)
 
 
-def test_images_are_rounded_to_uint8():
+def test_images_are_rounded_to_uint8(tiny_pipeline):
     pipeline = tiny_pipeline()
-    pipeline.set_progress_bar_config(disable=True)
     rng = torch.Generator().manual_seed(4)
     expected = pipeline(1, num_inference_steps=4, guidance_scale=2.0, generator=rng, output_type="np").images
     np.testing.assert_array_equal(all_images(pipeline, [1], seed=4), (expected * 255).round())
 
 
-def test_unconditional_and_null_label():
+def test_unconditional_and_null_label(tiny_pipeline):
     options = {"num_inference_steps": 2, "guidance_scale": 1.0}
-    assert all_images(tiny_pipeline(conditional=False), [None] * 3, batch_size=2, **options).shape == (
+    assert all_images(tiny_pipeline(names=None), [None] * 3, batch_size=2, **options).shape == (
         3,
         8,
         8,
@@ -176,15 +160,16 @@ def test_unconditional_and_null_label():
     np.testing.assert_array_equal(null, all_images(tiny_pipeline(), [1, 1], **{**options, "guidance_scale": 0.0}))
 
 
-def test_the_step_bar_comes_back(capsys):
+def test_the_step_bar_comes_back(tiny_pipeline, capsys):
     pipeline = tiny_pipeline()
+    pipeline.set_progress_bar_config(disable=False)
     all_images(pipeline, [0, 1])
     assert capsys.readouterr().err == ""
     pipeline(0, num_inference_steps=2)
     assert "2/2" in capsys.readouterr().err
 
 
-def test_progress_counts_images(capsys):
+def test_progress_counts_images(tiny_pipeline, capsys):
     all_images(tiny_pipeline(), [0, 1, 2], batch_size=2, progress=True)
     assert "3/3" in capsys.readouterr().err
 
@@ -204,12 +189,12 @@ def test_progress_counts_images(capsys):
         ({"eta": 0.5}, "eta is 0.5: DDPMScheduler takes none"),
     ],
 )
-def test_generate_refuses_before_the_first_batch(options, message):
+def test_generate_refuses_before_the_first_batch(tiny_pipeline, options, message):
     with pytest.raises(ValueError, match=message):
         generate(tiny_pipeline(), **{"class_labels": [0, 1], **options})
 
 
-def test_a_diverged_model_is_an_error():
+def test_a_diverged_model_is_an_error(tiny_pipeline):
     pipeline = tiny_pipeline()
     with torch.no_grad():
         pipeline.unet.conv_out.bias.fill_(torch.nan)
@@ -231,13 +216,13 @@ def test_a_diverged_model_is_an_error():
         ({"num_images": 4}, [0, 1, 2, 0]),
     ],
 )
-def test_labels_of_a_conditional_model(options, expected):
+def test_labels_of_a_conditional_model(tiny_pipeline, options, expected):
     options = {"tokens": None, "per_class": None, "num_images": None, **options}
     assert resolve_labels(tiny_pipeline(), **options) == expected
 
 
-def test_labels_of_an_unconditional_model():
-    assert resolve_labels(tiny_pipeline(conditional=False), None, None, 3) == [None] * 3
+def test_labels_of_an_unconditional_model(tiny_pipeline):
+    assert resolve_labels(tiny_pipeline(names=None), None, None, 3) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -257,15 +242,15 @@ def test_labels_of_an_unconditional_model():
         (False, None, None, None, "--num_images is None"),
     ],
 )
-def test_impossible_labels_are_refused(conditional, tokens, per_class, num_images, message):
+def test_impossible_labels_are_refused(tiny_pipeline, conditional, tokens, per_class, num_images, message):
     with pytest.raises(ValueError, match=message):
-        resolve_labels(tiny_pipeline(conditional=conditional), tokens, per_class, num_images)
+        resolve_labels(tiny_pipeline() if conditional else tiny_pipeline(names=None), tokens, per_class, num_images)
 
 
 # Saving
 
 
-def test_png_files_hold_the_images_and_say_what_they_are(tmp_path):
+def test_png_files_hold_the_images_and_say_what_they_are(tiny_pipeline, tmp_path):
     batches = generate(tiny_pipeline(), class_labels=[0, 2, 1], seed=4, batch_size=2, num_inference_steps=2)
     images = [image for batch in save_pngs(batches, tmp_path, id2label=NAMES) for image in batch.images]
     names = ["00000_label-2_seed-4.png", "00001_label-great-dane_seed-5.png", "00002_label-dog_seed-6.png"]
@@ -275,7 +260,7 @@ def test_png_files_hold_the_images_and_say_what_they_are(tmp_path):
             np.testing.assert_array_equal(np.asarray(file), image[:, :, 0])
 
 
-def test_class_names_become_safe_file_names(tmp_path):
+def test_class_names_become_safe_file_names(tiny_pipeline, tmp_path):
     batches = generate(tiny_pipeline(), class_labels=[0], num_inference_steps=1)
     list(save_pngs(batches, tmp_path, id2label={0: "../a/b: c?\n" + "x" * 300}))
     (name,) = (path.name for path in tmp_path.iterdir())
@@ -283,7 +268,7 @@ def test_class_names_become_safe_file_names(tmp_path):
     assert len(name) < 100
 
 
-def test_npz_holds_everything_without_pickle(tmp_path):
+def test_npz_holds_everything_without_pickle(tiny_pipeline, tmp_path):
     pipeline = tiny_pipeline(channels=3)
     batches = list(generate(pipeline, class_labels=[2, 0, 1], seed=4, batch_size=2, num_inference_steps=2))
     images = np.concatenate([batch.images for batch in batches])
@@ -296,8 +281,8 @@ def test_npz_holds_everything_without_pickle(tmp_path):
         assert saved["images"].dtype == np.uint8
 
 
-def test_npz_of_an_unconditional_model_has_labels_of_minus_one(tmp_path):
-    pipeline = tiny_pipeline(conditional=False)
+def test_npz_of_an_unconditional_model_has_labels_of_minus_one(tiny_pipeline, tmp_path):
+    pipeline = tiny_pipeline(names=None)
     save_npz(list(generate(pipeline, class_labels=[None] * 2, num_inference_steps=1)), tmp_path)
     with np.load(tmp_path / "samples.npz") as saved:
         assert saved["class_labels"].tolist() == [-1, -1]

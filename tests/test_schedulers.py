@@ -56,34 +56,26 @@ def gaussian_images(name: str, steps: int, count: int = 4, **trained) -> tuple[t
     return pipeline(num_inference_steps=steps, output_type="latent", **options).images, SPREAD * noise
 
 
-def tiny_unet(channels: int, out_channels: int | None = None) -> UNet2DModel:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=channels,
-        out_channels=out_channels or channels,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=4,
-    ).eval()
-    # Random weights make an x_0 far outside [-1, 1], and rounding errors with it.
-    with torch.no_grad():
-        unet.conv_out.weight *= 0.3
-    return unet
+@pytest.fixture(scope="module")
+def tiny_unet(tiny_unet):
+    def build(channels: int, **options) -> UNet2DModel:
+        unet = tiny_unet(channels=channels, **options)
+        # Random weights make an x_0 far outside [-1, 1], and rounding errors with it.
+        with torch.no_grad():
+            unet.conv_out.weight *= 0.3
+        return unet
+
+    return build
 
 
 @pytest.fixture(scope="module", params=[1, 3])
-def unet(request) -> UNet2DModel:
+def unet(tiny_unet, request) -> UNet2DModel:
     return tiny_unet(request.param)
 
 
 @pytest.fixture(scope="module", params=[1, 3])
-def unet_with_variance(request) -> UNet2DModel:
-    return tiny_unet(request.param, 2 * request.param)
+def unet_with_variance(tiny_unet, request) -> UNet2DModel:
+    return tiny_unet(request.param, out_channels=2 * request.param)
 
 
 def pipeline_of(unet, scheduler, null_label: int | None = 3) -> CFGDDPMPipeline:
@@ -189,7 +181,7 @@ def test_the_learned_variance_is_used_by_ddpm_alone(name, unet_with_variance):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_scheduler_set_by_hand_is_saved_and_loaded(name, tmp_path):
+def test_a_scheduler_set_by_hand_is_saved_and_loaded(tiny_unet, name, tmp_path):
     pipeline = pipeline_of(
         tiny_unet(1), build_scheduler(name, DDPMScheduler(**ZERO_SNR, prediction_type="v_prediction").config)
     )
@@ -299,7 +291,9 @@ def test_pndm_is_refused_where_it_spoils_the_images():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_schedulers_that_cannot_work_are_refused_when_they_are_set_and_when_they_were_saved(scheduler, message, tmp_path):
+def test_schedulers_that_cannot_work_are_refused_when_they_are_set_and_when_they_were_saved(
+    tiny_unet, scheduler, message, tmp_path
+):
     pipeline = pipeline_of(tiny_unet(1), DDPMScheduler())
     pipeline.scheduler = scheduler
     pipeline.save_pretrained(tmp_path)

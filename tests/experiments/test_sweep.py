@@ -7,11 +7,12 @@ import shlex
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from huggingface_hub import constants
 
 from hf_ddpm.cli import parse_config
@@ -21,7 +22,6 @@ from hf_ddpm.experiments.options import Cell, GridConfig, SweepConfig
 from hf_ddpm.experiments.sweep import cell_config, count_network_calls, evaluation_command, sweep
 from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
-from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.schedulers import build_scheduler
 
@@ -29,21 +29,9 @@ NAMES = ["0", "1", "2"]
 NUM_IMAGES, STEPS = 8, 2
 
 
-def tiny_pipeline(seed: int = 0, null_label: int | None = 3) -> CFGDDPMPipeline:
-    torch.manual_seed(seed)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(4, 4),
-        layers_per_block=1,
-        norm_num_groups=2,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-        num_class_embeds=3 if null_label is None else 4,
-    ).eval()
-    return CFGDDPMPipeline(unet, DDPMScheduler(), dict(enumerate(NAMES)), null_label)
+@pytest.fixture(scope="module")
+def tiny_pipeline(tiny_pipeline):
+    return partial(tiny_pipeline, names=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +48,7 @@ def judge(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tiny_pipeline, tmp_path_factory) -> Path:
     """A run with two checkpoints, of which the last one is its pipeline."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.yaml").write_text("data: {source: digits, labels: [0, 1, 2], max_images: 20}\n")
@@ -150,7 +138,7 @@ def test_checkpoints_and_noise(options, run, tmp_path):
 CHECKPOINT_CELLS = ("step-2_s-1", "step-10_s-1", "noise")
 
 
-def test_network_calls_are_counted():
+def test_network_calls_are_counted(tiny_pipeline):
     pipeline = tiny_pipeline()
 
     def calls(steps: int, scale: float) -> int:
@@ -224,7 +212,7 @@ def test_another_sweep_in_the_same_folder_is_refused(options, tmp_path):
         sweep(options("foreign", guidance_scale=[1.0]))
 
 
-def test_a_model_that_has_changed_meanwhile_is_refused(options, tmp_path):
+def test_a_model_that_has_changed_meanwhile_is_refused(tiny_pipeline, options, tmp_path):
     tiny_pipeline(seed=5).save_pretrained(tmp_path / "pipeline")
     config = options(num_seeds=1, guidance_scale=[1.0], model=tmp_path / "pipeline")
     config.data.source, config.data.labels, config.data.max_images = "digits", [0, 1, 2], 20
@@ -284,8 +272,8 @@ def test_axes_and_recipes_exclude_each_other_and_their_plain_options(tmp_path):
     assert "--sampling.guidance_scale is 2.0" in refusal(GridConfig(guidance_scale=[1.0]), model="m", sampling=sampling)
 
 
-def test_a_scale_without_a_null_label_is_refused(options, tmp_path):
-    tiny_pipeline(null_label=None).save_pretrained(tmp_path / "plain")
+def test_a_scale_without_a_null_label_is_refused(tiny_pipeline, options, tmp_path):
+    tiny_pipeline(null=False).save_pretrained(tmp_path / "plain")
     config = options(guidance_scale=[1.0, 2.0], model=tmp_path / "plain")
     config.data.source = "digits"
     with pytest.raises(ValueError, match="guidance_scale is 2.0: the model has no null label"):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.figures.process import _level_at, forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
@@ -16,16 +16,14 @@ from hf_ddpm.schedulers import build_scheduler
 T = 1000
 
 
-def tiny_pipeline(**scheduler) -> CFGDDPMPipeline:
-    torch.manual_seed(0)
-    learned = scheduler.get("variance_type") == "learned_range"
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1 + learned, block_out_channels=(8, 16), layers_per_block=1,
-        norm_num_groups=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=4,
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=4,
-    )  # fmt: skip
-    options = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
-    return CFGDDPMPipeline(unet, DDPMScheduler(**{**options, **scheduler}), {0: "cat", 1: "dog", 2: "$"}, 3)
+@pytest.fixture(scope="module")
+def tiny_pipeline(tiny_pipeline):
+    def build(**options) -> CFGDDPMPipeline:
+        defaults = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
+        outputs = 2 if options.get("variance_type") == "learned_range" else 1
+        return tiny_pipeline(DDPMScheduler(**defaults | options), names=("cat", "dog", "$"), out_channels=outputs)
+
+    return build
 
 
 def some_images(count: int) -> torch.Tensor:
@@ -67,7 +65,7 @@ def test_timesteps_out_of_range_are_refused(t):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_reverse_states_end_with_the_samples_of_generate(scale):
+def test_reverse_states_end_with_the_samples_of_generate(tiny_pipeline, scale):
     pipeline, labels = tiny_pipeline(), [0, 2, 1]
     options = {"class_labels": labels, "seed": 5, "num_inference_steps": 5, "guidance_scale": scale}
     states = reverse_states(pipeline, **options)
@@ -91,7 +89,7 @@ def test_reverse_states_end_with_the_samples_of_generate(scale):
         ("heun", "v_prediction"), ("unipc", "sample"),
     ],
 )  # fmt: skip
-def test_the_last_prediction_of_every_scheduler_is_its_sample(name, prediction_type):
+def test_the_last_prediction_of_every_scheduler_is_its_sample(tiny_pipeline, name, prediction_type):
     pipeline = tiny_pipeline(prediction_type=prediction_type, beta_schedule="linear")
     pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
     states = reverse_states(pipeline, class_labels=[0, 1], num_inference_steps=4, count=100)
@@ -104,7 +102,7 @@ def test_the_last_prediction_of_every_scheduler_is_its_sample(name, prediction_t
     assert abs(states.pred_images[-2].astype(int) - states.pred_images[-1]).max() <= 1
 
 
-def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it():
+def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it(tiny_pipeline):
     pipeline = tiny_pipeline(beta_schedule="linear")
     pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
     visited, options = reverse_timesteps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
@@ -122,12 +120,12 @@ def test_between_timesteps_the_level_is_that_of_the_scheduler():
         assert float(level) == pytest.approx(1 / (1 + float(sigma) ** 2), rel=1e-2)
 
 
-def test_a_learned_variance_is_no_part_of_the_prediction():
+def test_a_learned_variance_is_no_part_of_the_prediction(tiny_pipeline):
     states = reverse_states(tiny_pipeline(variance_type="learned_range"), class_labels=[1], num_inference_steps=4)
     assert states.pred_images.shape == (5, 1, 8, 8, 1)
 
 
-def test_a_timestep_that_is_not_passed_is_refused_with_the_nearest():
+def test_a_timestep_that_is_not_passed_is_refused_with_the_nearest(tiny_pipeline):
     pipeline = tiny_pipeline()
     assert reverse_timesteps(pipeline, 4) == [1000, 750, 500, 250, 0]
     with pytest.raises(ValueError, match="--timesteps is 300: .* give 250 or 500, or other steps"):
@@ -140,7 +138,7 @@ def test_a_timestep_that_is_not_passed_is_refused_with_the_nearest():
 
 
 @pytest.mark.parametrize("t", [1, 2, 300, T])
-def test_the_true_posterior_is_bayes_rule(t):
+def test_the_true_posterior_is_bayes_rule(tiny_pipeline, t):
     pipeline, images = tiny_pipeline(beta_schedule="linear"), some_images(2)
     step = step_back(pipeline, images, torch.tensor([0, 1]), t, seeds=[0, 1])
     levels = torch.cat([torch.ones(1), pipeline.scheduler.alphas_cumprod]).double()
@@ -169,7 +167,7 @@ def test_the_true_posterior_is_bayes_rule(t):
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("t", [2, 400, T])
-def test_the_way_back_by_the_model_is_a_step_of_its_scheduler(t, variance_type):
+def test_the_way_back_by_the_model_is_a_step_of_its_scheduler(tiny_pipeline, t, variance_type):
     pipeline, labels = tiny_pipeline(variance_type=variance_type), torch.tensor([2])
     step = step_back(pipeline, some_images(1), labels, t, seeds=[3])
     scheduler = pipeline.scheduler
@@ -185,13 +183,13 @@ def test_the_way_back_by_the_model_is_a_step_of_its_scheduler(t, variance_type):
     torch.testing.assert_close(ratio, (spread / small).expand_as(ratio), atol=2e-2, rtol=2e-2)
 
 
-def test_a_step_needs_a_timestep_with_one_before_it():
+def test_a_step_needs_a_timestep_with_one_before_it(tiny_pipeline):
     for t in (0, T + 1):
         with pytest.raises(ValueError, match=f"--timesteps is {t}: give 1 to 1000"):
             step_back(tiny_pipeline(), some_images(1), torch.tensor([0]), t, seeds=[0])
 
 
-def test_a_scheduler_that_says_nothing_of_the_variance_is_refused():
+def test_a_scheduler_that_says_nothing_of_the_variance_is_refused(tiny_pipeline):
     pipeline = tiny_pipeline()
     pipeline.scheduler = DDIMScheduler()
     with pytest.raises(ValueError, match="variance_type of the scheduler is None: "):

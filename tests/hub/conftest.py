@@ -11,32 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 import yaml
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from PIL import Image
 
-from hf_ddpm.pipeline import CFGDDPMPipeline
-
 MODULE = "tests_hub_hub_server"
-
-
-def build_pipeline(names: dict[int, str] | None, null_label: int | None) -> CFGDDPMPipeline:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        num_class_embeds=None if names is None else len(names) + (null_label is not None),
-    )
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    return CFGDDPMPipeline(unet, scheduler, names, null_label)
 
 
 def write_run(run_dir: Path, **data_options) -> None:
@@ -80,7 +59,7 @@ def write_run(run_dir: Path, **data_options) -> None:
 
 
 @pytest.fixture(scope="session")
-def saved_pipeline(tmp_path_factory) -> Callable[..., Path]:
+def saved_pipeline(tiny_pipeline, tmp_path_factory) -> Callable[..., Path]:
     """Save a pipeline of these classes, once a session."""
     saved: dict[str, Path] = {}
 
@@ -88,7 +67,9 @@ def saved_pipeline(tmp_path_factory) -> Callable[..., Path]:
         key = repr((names, null_label))
         if key not in saved:
             saved[key] = tmp_path_factory.mktemp("pipeline")
-            build_pipeline(names, null_label).save_pretrained(saved[key])
+            scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+            pipeline = tiny_pipeline(scheduler, names=names and list(names.values()), null=null_label is not None)
+            pipeline.save_pretrained(saved[key])
         return saved[key]
 
     return save
