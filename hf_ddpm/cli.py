@@ -47,9 +47,10 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, d
     Returns:
         An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
     """
-    args = _complete_flags(list(sys.argv[1:] if args is None else args), set(_flags(config_class)))
+    flags = {f"--{name}" for name, kind in _options(config_class) if kind in (bool, bool | None)}  # on or off, or unset
+    args = _complete_flags(list(sys.argv[1:] if args is None else args), flags)
     parser = _build_parser(config_class)
-    with user_errors():
+    with user_errors(config_class):
         recipe, args = _take_recipe(args, default_recipe)
         wants_config, args = "--print_config" in args, [arg for arg in args if arg != "--print_config"]
         if recipe is not None:
@@ -91,11 +92,15 @@ def dump_config(config: Any) -> str:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(config_class: type | None = None) -> Iterator[None]:
     """Turn errors that a user can mend into one line on stderr and an exit code.
 
     A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
     SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+
+    Args:
+        config_class: options of the program, which the functions below know by their arguments: `image_size` in a message is
+            shown as --data.image_size. None = messages are shown as they are.
     """
     logger = logging.getLogger("hf_ddpm")
     logger.setLevel(logging.INFO)
@@ -107,7 +112,8 @@ def user_errors() -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):
             raise
-        _exit(str(error), USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
+        message = _with_options(str(error), config_class)
+        _exit(message, USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
         number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
         _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
@@ -119,6 +125,17 @@ class _Notices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         print(f"{level}{' '.join(record.getMessage().split())}", file=sys.stderr)
+
+
+def _with_options(message: str, config_class: type | None) -> str:
+    """Replace each `argument` that has the name of one option of the program by that option."""
+    options = list(_options(config_class)) if config_class else []
+
+    def option(match: re.Match[str]) -> str:
+        found = [name for name, _ in options if name.rpartition(".")[2] == match[1]]
+        return f"--{found[0]}{match[2]}" if len(found) == 1 else match[0]
+
+    return re.sub(r"`(\w+)((?:\.\w+)*)`", option, message)
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -136,13 +153,14 @@ def _build_parser(config_class: type) -> ArgumentParser:
     return parser
 
 
-def _flags(config_class: type, prefix: str = "--") -> Iterator[str]:
-    """Options that are on or off (or unset), by their names on the command line."""
-    for name, kind in get_type_hints(config_class).items():
-        if is_dataclass(kind):
-            yield from _flags(kind, f"{prefix}{name}.")
-        elif kind in (bool, bool | None):
-            yield prefix + name
+def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every option of a program, such as data.image_size, and its type."""
+    kinds = get_type_hints(config_class)
+    for option in fields(config_class):
+        if is_dataclass(kinds[option.name]):
+            yield from _options(kinds[option.name], f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, kinds[option.name]
 
 
 def _complete_flags(args: list[str], flags: set[str]) -> list[str]:

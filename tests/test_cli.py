@@ -352,3 +352,10 @@ def test_a_diverged_run_is_one_line_and_another_exit_code(capsys):
         raise FloatingPointError("step 3: the loss is nan")
     assert stopped.value.code == 1
     assert capsys.readouterr().err.endswith("step 3: the loss is nan\n")
+
+
+def test_an_argument_in_a_message_is_shown_as_the_option_of_its_name(capsys):
+    with pytest.raises(SystemExit), user_errors(Cake):
+        raise ValueError("`degrees` is -5: give `tuning.fan_speed` or `name`, but no `salt`")
+    error = "--oven.degrees is -5: give --oven.tuning.fan_speed or --name, but no `salt`"
+    assert capsys.readouterr().err.endswith(f": {error}\n")

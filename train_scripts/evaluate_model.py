@@ -16,7 +16,7 @@ from hf_ddpm.evaluation.options import EvaluationConfig
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(EvaluationConfig, args)
-    with user_errors():
+    with user_errors(EvaluationConfig):
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.protocol import evaluate

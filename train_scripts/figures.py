@@ -28,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
             got = "no figure is named" if name is None else f"there is no figure {name!r}"
             raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, and its options after it")
     config = parse_config(FIGURES[name], options)
-    with user_errors():
+    with user_errors(FIGURES[name]):
         from hf_ddpm.figures.draw import draw_figure
 
         print(f"{name}: {', '.join(str(path) for path in draw_figure(config))}")

@@ -61,7 +61,7 @@ class SampleConfig:
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SampleConfig, args)
-    with user_errors():
+    with user_errors(SampleConfig):
         import numpy as np
 
         from hf_ddpm.figures.grids import grid_positions, image_grid

@@ -31,7 +31,7 @@ from hf_ddpm.training.options import GANConfig, TrainConfig
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SweepConfig, args)
     trainings = {run: training_config(run, config.train_overrides or {}) for run in config.runs()}
-    with user_errors():
+    with user_errors(SweepConfig):
         from accelerate import PartialState
 
         from hf_ddpm.experiments.equal_time import Training

@@ -15,7 +15,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "digits.yaml"
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(TrainConfig, args, default_recipe=DEFAULT_RECIPE)
-    with user_errors():
+    with user_errors(TrainConfig):
         from hf_ddpm.training.loop import train
 
         evaluate = None

@@ -14,7 +14,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(GANConfig, args, default_recipe=DEFAULT_RECIPE)
-    with user_errors():
+    with user_errors(GANConfig):
         from hf_ddpm.training.gan import train_gan
 
         train_gan(config)

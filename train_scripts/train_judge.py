@@ -16,7 +16,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(JudgeConfig, args, default_recipe=DEFAULT_RECIPE)
-    with user_errors():
+    with user_errors(JudgeConfig):
         from hf_ddpm.training.judge import train_judge
 
         train_judge(config)
