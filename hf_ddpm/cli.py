@@ -17,15 +17,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from hf_ddpm.config import Program
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises
 
 Config = TypeVar("Config")
+
+PROGRAMS = ("train", "train_gan", "train_judge")
+"""What a recipe may say as its `program`."""
 
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -197,8 +199,8 @@ def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if "config" in options:
         raise ValueError(f"--config {path}: a recipe has no key `config`, it may say `extends: other.yaml`")
     parent, program = options.pop("extends", None), options.pop("program", None)
-    if program not in (None, *get_args(Program)):
-        raise ValueError(f"--config {path}: `program` is {program!r}, give one of {', '.join(get_args(Program))}")
+    if program not in (None, *PROGRAMS):
+        raise ValueError(f"--config {path}: `program` is {program!r}, give one of {', '.join(PROGRAMS)}")
     if parent is None:
         return options, program
     extended, extended_program = _read_recipe(path.parent / str(parent), (*seen, path.resolve()))

@@ -15,7 +15,6 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine",
 LossName = Literal["l2", "l1", "smooth_l1", "huber"]
 LossWeighting = Literal["simple", "min_snr", "vlb"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
-Program = Literal["train", "train_gan", "train_judge"]
 TimestepSampling = Literal["uniform", "stratified", "per_batch"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 

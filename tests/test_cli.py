@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from hf_ddpm.cli import dump_config, load_recipe, parse_config, recipe_program, user_errors
-from hf_ddpm.training.options import GANConfig, TrainConfig
+from hf_ddpm.cli import PROGRAMS, dump_config, load_recipe, parse_config, recipe_program, user_errors
+from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 
 
 @dataclass(kw_only=True)
@@ -198,6 +198,10 @@ def test_a_recipe_cannot_extend_one_of_another_program(recipe, mistake):
 def test_unknown_programs_are_refused(recipe, mistake, program):
     message = mistake("--name=a", "--config", recipe(f"program: {program}\n"))
     assert "`program` is" in message and "train, train_gan, train_judge" in message
+
+
+def test_every_program_has_its_options():
+    assert sorted(kind.program for kind in (TrainConfig, GANConfig, JudgeConfig)) == sorted(PROGRAMS)
 
 
 # Mistakes

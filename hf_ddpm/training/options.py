@@ -13,7 +13,6 @@ from hf_ddpm.config import (
     MonitorConfig,
     ObjectiveConfig,
     OptimConfig,
-    Program,
     RunConfig,
     ScheduleConfig,
     require,
@@ -31,7 +30,7 @@ LARGEST = {"latent_dim": 1024, "generator_width": 512, "discriminator_width": 51
 class TrainConfig(RunConfig):
     """Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline."""
 
-    program: ClassVar[Program] = "train"
+    program: ClassVar[str] = "train"
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -169,7 +168,7 @@ class GANEMAConfig(EMAConfig):
 class GANConfig(RunConfig):
     """Train a DCGAN and save it as a DCGANPipeline."""
 
-    program: ClassVar[Program] = "train_gan"
+    program: ClassVar[str] = "train_gan"
     mixed_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the networks' forward and backward pass."""
     data: GANDataConfig = field(default_factory=GANDataConfig)
@@ -236,7 +235,7 @@ class JudgeLoggingConfig(LoggingConfig):
 class JudgeConfig(RunConfig):
     """Train a judge, the classifier whose features and predictions measure samples."""
 
-    program: ClassVar[Program] = "train_judge"
+    program: ClassVar[str] = "train_judge"
     min_accuracy: float | None = None
     """Part of the held-out images, in [0, 1], that the judge should name rightly: one that does not is saved all the same,
     with its accuracy, and a warning is printed. None = no warning."""
