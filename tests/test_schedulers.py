@@ -1,5 +1,6 @@
 """Every scheduler by name: the forward process it keeps, the images it makes, and what is refused."""
 
+import copy
 import inspect
 
 import diffusers
@@ -156,12 +157,18 @@ def test_an_error_of_epsilon_does_not_grow_where_the_cosine_schedule_ends(name):
 @pytest.mark.parametrize(("steps", "scale"), [(2, 1.0), (10, 2.0)])
 def test_an_image_depends_on_its_seed_and_label_alone(name, steps, scale, unet):
     pipeline = pipeline_of(unet, build_scheduler(name, DDPMScheduler(**SHORT, prediction_type="v_prediction").config))
-    together = sample(pipeline, [0, 1, 2], [0, 1, 2], steps, guidance_scale=scale)
+    together, alone = (sample(pipeline, labels, labels, steps, guidance_scale=scale) for labels in ([0, 1, 2], [2]))
     assert together.shape == (3, 8, 8, unet.config.in_channels)
     assert np.isfinite(together).all()
-    alone = sample(pipeline, [2], [2], steps, guidance_scale=scale)
-    np.testing.assert_allclose(alone, together[2:], rtol=0, atol=1e-5)
     assert abs(together[0] - together[1]).max() > 0.05
+    # The kernel of another batch size rounds in another way, and a scheduler that carries x_0 + sigma noise has sigmas of
+    # 221 here, whose last digit is 1.5e-5. What users are promised is the image in uint8.
+    assert abs((alone * 255).round() - (together[2:] * 255).round()).max() <= 1
+    # A network in float64 hands the same float32 to the scheduler whatever its kernel: what is left is the sampler's own.
+    pipeline.unet = copy.deepcopy(unet).double()
+    together = sample(pipeline, [0, 1, 2], [0, 1, 2], steps, guidance_scale=scale)
+    one_by_one = [sample(pipeline, [label], [label], steps, guidance_scale=scale) for label in range(3)]
+    np.testing.assert_allclose(np.concatenate(one_by_one), together, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
