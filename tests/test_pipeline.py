@@ -227,7 +227,8 @@ def test_eta_draws_noise_from_the_generators(tiny_pipeline):
     pipeline = tiny_pipeline()
     noisy = latents_of(pipeline, eta=1.0)
     assert not torch.allclose(noisy, latents_of(pipeline), atol=1e-2)
-    torch.testing.assert_close(noisy[:1], latents_of(pipeline, (0,), eta=1.0), rtol=0, atol=1e-5)
+    pipeline.unet.double()  # so that the kernel of another batch size leaves no trace
+    torch.testing.assert_close(latents_of(pipeline, eta=1.0)[:1], latents_of(pipeline, (0,), eta=1.0), rtol=0, atol=1e-6)
 
 
 def test_ddim_recomputes_epsilon_only_where_it_clips(tiny_pipeline):
@@ -239,11 +240,14 @@ def test_ddim_recomputes_epsilon_only_where_it_clips(tiny_pipeline):
 
 def test_the_scheduler_computes_in_float32_when_the_network_does_not(tiny_pipeline):
     pipeline = tiny_pipeline()
+    # An error of epsilon grows 150-fold in the first step, an error of v does not.
+    options = {"prediction_type": "v_prediction"}
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options)
     reference = latents_of(pipeline, guidance_scale=2.0)
     pipeline.unet.to(torch.bfloat16)
     images = latents_of(pipeline, guidance_scale=2.0)
     assert images.dtype == torch.float32
-    torch.testing.assert_close(images, reference, rtol=0, atol=0.3)
+    torch.testing.assert_close(images, reference, rtol=0, atol=0.1)
     assert not torch.equal(images, images.bfloat16().float())
 
 
