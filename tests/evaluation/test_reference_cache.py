@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,14 @@ def kept(table, tmp_path) -> Path:
 
 
 def assert_same(found: FeatureSummary, expected: FeatureSummary) -> None:
-    for name, array in expected.to_arrays().items():
-        np.testing.assert_allclose(found.to_arrays()[name], array, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert_same_arrays(found.to_arrays(), expected.to_arrays())
+
+
+def assert_same_arrays(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    for name, array in expected.items():
+        # Features of another batch size round in another way, in float32, and so do sums of them that are near 0 for what
+        # was added up: what counts is the largest element.
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6 * max(1, abs(array).max()), err_msg=name)
 
 
 def whole(table: ImageTable) -> FeatureSummary:
@@ -300,8 +307,8 @@ def test_two_processes_share_the_pass_and_get_what_one_gets(table, tmp_path):
         with np.load(tmp_path / f"{name}.npz") as arrays:
             found[name] = {key: arrays[key] for key in arrays.files}
     for arrays in found.values():
-        for name, array in expected.to_arrays().items():
-            np.testing.assert_allclose(arrays[name], array, rtol=1e-6, atol=1e-6, err_msg=name)
+        assert_same_arrays(arrays, expected.to_arrays())
+        for name in expected.to_arrays():
             np.testing.assert_array_equal(arrays[name], found["first-0"][name])
     computed = [int(arrays["images_computed"]) for arrays in found.values()]
     assert computed[0] + computed[1] == table.num_images and abs(computed[0] - computed[1]) <= 1
