@@ -6,33 +6,24 @@ What is not known is left out, section by section; every number stands beside th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from hf_ddpm.hub.facts import PipelineFacts, RunFacts, is_number, read_pipeline, read_run
-from hf_ddpm.hub.sections import (
-    classes_section,
-    data_section,
-    evaluation_section,
-    limits_section,
-    local_title,
-    model_table,
-    references_section,
-    reproduce_section,
-    samples_section,
-    summary,
-    training_section,
-)
-from hf_ddpm.hub.usage import use_section
-from hf_ddpm.markdown import escaped, without_paths
+from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
+from hf_ddpm.hub.facts import PipelineFacts, RunFacts, read_pipeline, read_run
+from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, python_literal, value_text
+from hf_ddpm.run_folder import RunFolder
 
 NO_NAME = "path/to/this/folder"
 """What stands for the model in the snippets of a card that is not on the Hub yet."""
 MARKER = "Rendered by hf_ddpm, and again at each push; delete this line to keep your own changes."
+FILTERS: tuple[Callable[..., str], ...] = (code, code_block, counted, mean_with_error, number, python_literal, value_text)
 TASK = "unconditional-image-generation"
 
 
@@ -64,10 +55,10 @@ def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
         raise ValueError(
             f"--model is {str(pipeline_dir)!r}: no card is written for a GAN, put a README.md of your own into it"
         )
-    run = None if run_dir is None else read_run(Path(run_dir))
+    run = None if run_dir is None else read_run(RunFolder(run_dir))
     files = {"README.md": render_card(pipeline, run, repo_id).encode()}
     if run is not None and run.samples is not None:
-        files["samples.png"] = run.samples.read_bytes()
+        files["samples.png"] = run.samples.path.read_bytes()
     for name, entries in _result_entries(run).items():
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
         files[f".eval_results/{name}.yaml"] = text.encode()
@@ -92,14 +83,14 @@ def files_to_publish(pipeline_dir: Path, repo_id: str) -> dict[str, bytes]:
 
 
 def find_run(pipeline_dir: Path) -> Path | None:
-    """The run folder that a pipeline folder lies in; None = it is not the `pipeline/` of a run."""
+    """The run folder whose `pipeline/` this is; None = another model, such as a checkpoint of a run or a copy."""
     folder = Path(pipeline_dir).resolve()
-    is_of_run = folder.name == "pipeline" and (folder.parent / "config.yaml").is_file()
-    return folder.parent if is_of_run else None
+    run = RunFolder.of(folder)
+    return run.path if run is not None and run.pipeline == folder else None
 
 
 def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: str | None = None) -> str:
-    """Render the card.
+    """Render card_template.md.j2.
 
     Args:
         pipeline: what the pipeline says of itself.
@@ -109,30 +100,43 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     Returns:
         README.md: metadata in YAML, then Markdown.
     """
-    template = resources.files("hf_ddpm.hub").joinpath("card_template.md").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(value)),
+    )
+    environment.filters |= {function.__name__: _returning_markup(function) for function in FILTERS}
+    template = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
     title = repo_id.split("/")[-1] if repo_id else local_title(pipeline)
-    card = ModelCard.from_template(
-        card_metadata(pipeline, run, title),
-        template_str=template,
-        title=escaped(title),
-        summary=summary(pipeline),
-        model_table=model_table(pipeline),
-        samples=samples_section(pipeline, run),
-        use=use_section(pipeline, repo_id or NO_NAME),
-        classes=classes_section(pipeline),
-        data=data_section(run),
-        training=training_section(run),
-        evaluation=evaluation_section(run),
-        limits=limits_section(pipeline, run),
-        reproduce=reproduce_section(run),
-        references=references_section(pipeline, run),
+    text = environment.from_string(template).render(
+        metadata=card_metadata(pipeline, run, title).to_yaml(),
+        title=title,
+        pipeline=pipeline,
+        run=run,
+        model=repo_id or NO_NAME,
+        guidance_scale=DEFAULT_GUIDANCE_SCALE,
         marker=MARKER,
     )
-    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _returning_markup(function: Callable[..., str]) -> Callable[..., Markup]:
+    return lambda *arguments: Markup(function(*arguments))
+
+
+def local_title(pipeline: PipelineFacts) -> str:
+    """Heading of a card whose repository has no name yet."""
+    if not pipeline.unet:
+        return pipeline.class_name
+    kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
+    return f"{pipeline.size} {kind} diffusion model"
 
 
 def card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> ModelCardData:
     """The YAML of the card. No licence is claimed: nobody has named one."""
+    results = _model_index(run)
     tags = ["diffusers"]
     if pipeline.unet:
         tags += ["diffusion", "ddpm", "image-generation"]
@@ -146,47 +150,45 @@ def card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> M
         library_name="diffusers",
         pipeline_tag=TASK if pipeline.unet else None,
         tags=tags,
-        datasets=[run.option("data", "source")] if run is not None and run.source_kind == "hub" else None,
-        model_name=name if run is not None and _metrics(run) else None,
-        eval_results=_model_index(run) or None,
+        datasets=[run.source] if run is not None and run.source_kind == "hub" else None,
+        model_name=name if results else None,
+        eval_results=results or None,
     )
 
 
-def _metrics(run: RunFacts | None) -> list[tuple[str, str, dict[str, Any]]]:
-    """(file, metric, values) of each metric that has a finite mean."""
-    results = {} if run is None else run.results
-    return [
-        (name, metric, values)
-        for name, result in results.items()
-        for metric, values in result["metrics"].items()
-        if is_number(values.get("mean"))
-    ]
-
-
 def _model_index(run: RunFacts | None) -> list[EvalResult]:
-    is_hub = run is not None and run.source_kind == "hub"
+    if run is None:
+        return []
+    local_name = "scikit-learn digits" if run.source_kind == "digits" else "local images"
     return [
         EvalResult(
             task_type=TASK,
-            dataset_type=run.option("data", "source") if is_hub else run.source_kind,
-            dataset_name=run.option("data", "source")
-            if is_hub
-            else {"digits": "scikit-learn digits"}.get(run.source_kind, "local images"),
+            dataset_type=run.source if run.source_kind == "hub" else run.source_kind,
+            dataset_name=run.source if run.source_kind == "hub" else local_name,
             metric_type=metric,
             metric_name=f"{metric} ({name})",
-            metric_value=values["mean"],
-            metric_args={key: values[key] for key in ("stderr", "n") if is_number(values.get(key))} or None,
+            metric_value=value.mean,
+            metric_args={key: getattr(value, key) for key in ("stderr", "n") if getattr(value, key) is not None} or None,
         )
-        for name, metric, values in _metrics(run)
+        for name, results in run.results.items()
+        for metric, value in results.metrics.items()
     ]
 
 
 def _result_entries(run: RunFacts | None) -> dict[str, list[EvalResultEntry]]:
     """Entries of .eval_results/NAME.yaml by NAME; only a data set of the Hub can have them."""
-    entries: dict[str, list[EvalResultEntry]] = {}
-    for name, metric, values in _metrics(run) if run is not None and run.source_kind == "hub" else []:
-        protocol = without_paths(run.results[name].get("protocol") or {})
-        notes = "; ".join(f"{key}: {value}" for key, value in protocol.items()) or None
-        entry = EvalResultEntry(dataset_id=run.option("data", "source"), task_id=metric, value=values["mean"], notes=notes)
-        entries.setdefault(name, []).append(entry)
-    return entries
+    if run is None or run.source_kind != "hub":
+        return {}
+    return {
+        name: [
+            EvalResultEntry(
+                dataset_id=run.source,
+                task_id=metric,
+                value=value.mean,
+                notes="; ".join(f"{key}: {setting}" for key, setting in results.protocol.items()) or None,
+            )
+            for metric, value in results.metrics.items()
+        ]
+        for name, results in run.results.items()
+        if results.metrics
+    }

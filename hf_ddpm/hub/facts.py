@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from hf_ddpm.markdown import without_paths
+from hf_ddpm.results import MetricValue, Results
+from hf_ddpm.run_folder import RunFolder
+
 PIPELINE_CLASS = "CFGDDPMPipeline"
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
+MAX_CLASSES_SHOWN = 100
+PRIVATE_OPTIONS = ("output_dir", "resume", "num_threads", "hub")
+"""Options that belong to a machine or a person and not to the model."""
+LOCAL_SOURCE = "path/to/images"
+"""What stands for the source of local images in a published recipe."""
+
+SourceKind = Literal["digits", "hub", "local"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,37 +62,141 @@ class PipelineFacts:
         return None if embeddings is None else embeddings - (self.null_label is not None)
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width in pixels; None = not known."""
-        size = self.unet.get("sample_size")
-        return (size, size) if isinstance(size, int) else tuple(size) if size else None
+    def size(self) -> str:
+        """Height and width in pixels, as `28 x 28`; of a pipeline with a U-Net."""
+        size = self.unet["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return f"{height} x {width}"
+
+    @property
+    def example_labels(self) -> tuple[int | str, int]:
+        """The first class, by its name where no other class bears it, and the last one by its id."""
+        names = list(self.id2label.values())
+        first = self.id2label.get(0)
+        return 0 if first is None or names.count(first) > 1 else first, (self.num_classes or 0) - 1
+
+    @property
+    def shown_classes(self) -> dict[int, str]:
+        """The first classes by id, as many as a card lists."""
+        return dict(list(self.id2label.items())[:MAX_CLASSES_SHOWN])
+
+    def steps(self, usual: int) -> int:
+        """The usual number of inference steps, or fewer where the model has fewer timesteps."""
+        return min(usual, self.scheduler.get("num_train_timesteps", usual))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineFacts:
+    """environment.json; what is not known is None or empty."""
+
+    gpu: str | None
+    processor: str | None
+    num_processes: int | None
+    num_threads: int | None
+    """Threads per process."""
+    versions: dict[str, str]
+    """Versions of Python and of packages, by name."""
+    commit: str | None
+    """Commit of the code."""
+    command: list[str]
+    """The command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleGrid:
+    """A picture of samples."""
+
+    path: Path
+    step: int
+    """Optimizer step after which they were generated."""
+
+    @property
+    def file(self) -> str:
+        """The file's path within the run."""
+        return f"samples/{self.path.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """The folder of a training run."""
 
-    folder: Path
     config: dict[str, Any]
     """config.yaml."""
-    environment: dict[str, Any]
-    """environment.json; empty = there is none."""
-    metrics: list[dict[str, Any]]
-    """Lines of metrics.jsonl, oldest first."""
-    results: dict[str, dict[str, Any]]
-    """results/NAME.json by NAME."""
-    samples: Path | None
+    machine: MachineFacts
+    log: list[dict[str, float]]
+    """The finite numbers of each line of metrics.jsonl, oldest first."""
+    results: dict[str, Results]
+    """The finite metrics of results/NAME.json by NAME, without paths of the machine."""
+    samples: SampleGrid | None
     """The newest grid of samples; None = there is none."""
-    source_kind: str
-    """`digits`, `hub` or `local`, see `source_kind`."""
+    source: str
+    """`--data.source`."""
+    source_kind: SourceKind
+    """See `source_kind`."""
 
     def option(self, group: str, name: str) -> Any:
         """One option of a group; None = off, or not an option of this run."""
         return (self.config.get(group) or {}).get(name)
 
-    def last(self, name: str) -> dict[str, Any] | None:
-        """The last line of metrics.jsonl with a finite number of this name."""
-        return next((line for line in reversed(self.metrics) if is_number(line.get(name))), None)
+    def given_options(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
+        """Those of a group's options that are on, without paths of the machine."""
+        options = {name: without_paths(self.option(group, name)) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """How the images were read."""
+        hidden = ("source", "batch_size", "shuffle_buffer")
+        return self.given_options("data", tuple(name for name in self.config.get("data") or {} if name not in hidden))
+
+    def last(self, name: str) -> dict[str, float] | None:
+        """The last line of metrics.jsonl with a number of this name."""
+        return next((line for line in reversed(self.log) if name in line), None)
+
+    @property
+    def num_images(self) -> int | None:
+        """Images of the train split: what was seen over the epochs that this took; None = not known."""
+        line = self.last("epoch") or {}
+        return round(line["images_seen"] / line["epoch"]) if line.get("epoch", 0) > 0 and "images_seen" in line else None
+
+    @property
+    def held_out(self) -> dict[str, dict[str, float]]:
+        """The last line of metrics.jsonl of each held-out metric, by its name."""
+        names = sorted({name for line in self.log for name in line if name.startswith("test_")})
+        return {name: line for name in names if (line := self.last(name))}
+
+    @property
+    def median_speed(self) -> int | None:
+        """Images per second; None = not known."""
+        speeds = sorted(line["images_per_second"] for line in self.log if "images_per_second" in line)
+        return round(speeds[len(speeds) // 2]) if speeds else None
+
+    @property
+    def nearest(self) -> tuple[str, MetricValue, float] | None:
+        """Distance of samples from training images: name of its result, value and floor; None = not measured."""
+        metric = "nearest_train_distance"
+        measured = ((name, it) for name, it in self.results.items() if metric in it.metrics and metric in it.floor)
+        return next(((name, it.metrics[metric], it.floor[metric]) for name, it in measured), None)
+
+    @property
+    def command(self) -> str | None:
+        """The recorded command line, unless a program of somebody's own called `train`."""
+        script, *arguments = self.machine.command or [""]
+        if Path(script).parts[-2:] != ("train_scripts", "train.py"):
+            return None
+        processes = self.machine.num_processes or 1
+        launcher = "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
+        return f"{launcher} train_scripts/train.py {shlex.join(without_paths(arguments))}".rstrip()
+
+    @property
+    def recipe(self) -> str:
+        """The resolved options as YAML, without those of the machine."""
+        options = without_paths({name: value for name, value in self.config.items() if name not in PRIVATE_OPTIONS})
+        if "data" in options:
+            options["data"]["labels"] = self.option("data", "labels")  # names of classes, whatever they look like
+            if self.source_kind == "local":
+                options["data"]["source"] = LOCAL_SOURCE
+        return yaml.safe_dump(options, sort_keys=False)
 
 
 def read_pipeline(folder: Path) -> PipelineFacts:
@@ -90,17 +206,16 @@ def read_pipeline(folder: Path) -> PipelineFacts:
         ValueError: the folder is not a saved pipeline.
     """
     if not (folder / "model_index.json").is_file():
-        inner = folder / "pipeline"
+        inner = RunFolder(folder).pipeline
         is_run = (inner / "model_index.json").is_file()
         remedy = f"this is a run directory, give {inner}" if is_run else "no saved pipeline, there is no model_index.json"
         raise ValueError(f"--model is {str(folder)!r}: {remedy}")
     index = _read_json(folder / "model_index.json")
-    components = [name for name, value in index.items() if isinstance(value, list) and all(value)]
     unet = _read_config(folder / "unet" / "config.json")
     library = (index.get("unet") or ["diffusers"])[0]
     return PipelineFacts(
         class_name=_class_name(index.get("_class_name")),
-        components=components,
+        components=[name for name, value in index.items() if isinstance(value, list) and all(value)],
         scheduler=_read_config(folder / "scheduler" / "scheduler_config.json"),
         unet=unet if "sample_size" in unet and "cross_attention_dim" not in unet else {},
         parameters=_count_numbers(folder / "unet"),
@@ -111,37 +226,27 @@ def read_pipeline(folder: Path) -> PipelineFacts:
     )
 
 
-def read_run(folder: Path) -> RunFacts:
+def read_run(run: RunFolder) -> RunFacts:
     """Read the files of a run folder, of which only config.yaml must be there.
 
     Raises:
         ValueError: a file is damaged.
     """
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        config = None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it must be the YAML of a run's options")
-    environment = folder / "environment.json"
-    results = {path.stem: _read_json(path) for path in sorted((folder / "results").glob("*.json"))}
-    for name, result in results.items():
-        metrics = result.get("metrics")
-        if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
-            raise ValueError(f"{folder / 'results' / name}.json is no result: `metrics` must be there, by name")
+    config = run.read_options()
+    source = str((config.get("data") or {}).get("source", "digits"))
+    grids = [SampleGrid(path=path, step=step) for step, path in run.sample_grids().items()]
     return RunFacts(
-        folder=folder,
         config=config,
-        environment=_read_json(environment) if environment.exists() else {},
-        metrics=_read_lines(folder / "metrics.jsonl"),
-        results=results,
-        samples=max((folder / "samples").glob("step-*.png"), default=None),
-        source_kind=source_kind(str((config.get("data") or {}).get("source", "digits")), folder),
+        machine=_read_machine(run.environment),
+        log=_read_lines(run.metrics),
+        results={path.stem: _read_results(path) for path in sorted(run.results.glob("*.json"))},
+        samples=grids[-1] if grids else None,
+        source=source,
+        source_kind=source_kind(source, run.path),
     )
 
 
-def source_kind(source: str, run_dir: Path) -> str:
+def source_kind(source: str, run_dir: Path) -> SourceKind:
     """Say where the images came from.
 
     Args:
@@ -159,9 +264,34 @@ def source_kind(source: str, run_dir: Path) -> str:
     return "local" if is_local else "hub"
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _read_machine(path: Path) -> MachineFacts:
+    environment = _read_config(path)
+    versions = {"python": environment.get("python"), **(environment.get("packages") or {})}
+    return MachineFacts(
+        gpu=environment.get("gpu"),
+        processor=environment.get("processor"),
+        num_processes=environment.get("num_processes"),
+        num_threads=environment.get("num_threads"),
+        versions={name: version for name, version in versions.items() if version},
+        commit=environment.get("commit"),
+        command=[str(argument) for argument in environment.get("command") or []],
+    )
+
+
+def _read_results(path: Path) -> Results:
+    results = Results.read(path)
+    return replace(
+        results,
+        metrics={name: metric for name, metric in results.metrics.items() if math.isfinite(metric.mean)},
+        floor=_finite(results.floor),
+        ceiling=_finite(results.ceiling),
+        protocol=without_paths(results.protocol),
+    )
+
+
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    """Those of the values read from JSON that are finite numbers."""
+    return {name: value for name, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -183,7 +313,7 @@ def _class_name(value: Any) -> str:
     return str(value[-1] if isinstance(value, list) and value else value)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, float]]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -191,7 +321,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:  # the line that a killed run was writing
             continue
         if isinstance(record, dict):
-            lines.append(record)
+            lines.append(_finite(record))
     return lines
 
 

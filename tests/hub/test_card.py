@@ -13,9 +13,8 @@ from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from hf_ddpm.cli import parse_config
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
-from hf_ddpm.hub import sections
 from hf_ddpm.hub.card import MARKER, NO_NAME, card_files, files_to_publish, find_run, write_card
-from hf_ddpm.hub.facts import read_pipeline, source_kind
+from hf_ddpm.hub.facts import LOCAL_SOURCE, read_pipeline, source_kind
 from hf_ddpm.training.options import TrainConfig
 
 PETS = {0: "cat", 1: "great dane", 2: "cat"}
@@ -145,7 +144,7 @@ def test_the_printed_recipe_is_read_by_the_training_script(make_run, tmp_path):
     config = parse_config(TrainConfig, ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", "again"])
     assert config.max_train_steps == 300
     assert config.data.labels == ["/odd", "b"]
-    assert config.data.source == sections.LOCAL_SOURCE
+    assert config.data.source == LOCAL_SOURCE
 
 
 def test_a_network_given_by_a_path_is_told_by_its_last_part(make_run, tmp_path):
@@ -287,13 +286,14 @@ def test_a_damaged_file_of_the_run_is_named(make_run, path, content):
         card_files(pipeline_dir, pipeline_dir.parent)
 
 
-def test_the_caption_tells_how_training_draws_its_samples():
+def test_the_caption_tells_how_training_draws_its_samples(make_run):
     from hf_ddpm.training import preview
 
-    assert sections.GRID_COLUMNS == preview.COLUMNS
-    assert sections.GRID_CLASSES == preview.MAX_CLASSES
-    assert sections.GRID_STEPS == preview.MAX_INFERENCE_STEPS
-    assert sections.GRID_GUIDANCE == DEFAULT_GUIDANCE_SCALE
+    pipeline_dir = make_run({i: str(i) for i in range(preview.MAX_CLASSES + 1)}, preview.MAX_CLASSES + 1)
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    assert f"one row a class, the first {preview.MAX_CLASSES} classes, " in card
+    assert f"seeds 7 to {7 + preview.COLUMNS * preview.MAX_CLASSES - 1}, " in card
+    assert f"{preview.MAX_INFERENCE_STEPS} steps, guidance scale {DEFAULT_GUIDANCE_SCALE}, " in card
 
 
 def test_what_was_measured_about_copying_is_told(make_run, tmp_path):
