@@ -58,7 +58,7 @@ def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
     run = None if run_dir is None else read_run(RunFolder(run_dir))
     files = {"README.md": render_card(pipeline, run, repo_id).encode()}
     if run is not None and run.samples is not None:
-        files["samples.png"] = run.samples.path.read_bytes()
+        files["samples.png"] = run.samples[1].read_bytes()
     for name, entries in _result_entries(run).items():
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
         files[f".eval_results/{name}.yaml"] = text.encode()

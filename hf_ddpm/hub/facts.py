@@ -15,7 +15,7 @@ import yaml
 
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
-from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.run_folder import GridSettings, RunFolder
 
 PIPELINE_CLASS = "CFGDDPMPipeline"
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
@@ -103,20 +103,6 @@ class MachineFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleGrid:
-    """A picture of samples."""
-
-    path: Path
-    step: int
-    """Optimizer step after which they were generated."""
-
-    @property
-    def file(self) -> str:
-        """The file's path within the run."""
-        return f"samples/{self.path.name}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """The folder of a training run."""
 
@@ -127,8 +113,10 @@ class RunFacts:
     """The finite numbers of each line of metrics.jsonl, oldest first."""
     results: dict[str, Results]
     """The finite metrics of results/NAME.json by NAME, without paths of the machine."""
-    samples: SampleGrid | None
-    """The newest grid of samples; None = there is none."""
+    samples: tuple[int, Path] | None
+    """Optimizer step and file of the newest grid of samples; None = there is none."""
+    grid: GridSettings | None
+    """How the grid was sampled; None = the run does not say."""
     source: str
     """`--data.source`."""
     source_kind: SourceKind
@@ -234,13 +222,13 @@ def read_run(run: RunFolder) -> RunFacts:
     """
     config = run.read_options()
     source = str((config.get("data") or {}).get("source", "digits"))
-    grids = [SampleGrid(path=path, step=step) for step, path in run.sample_grids().items()]
     return RunFacts(
         config=config,
         machine=_read_machine(run.environment),
         log=_read_lines(run.metrics),
         results={path.stem: _read_results(path) for path in sorted(run.results.glob("*.json"))},
-        samples=grids[-1] if grids else None,
+        samples=max(run.sample_grids().items(), default=None),
+        grid=run.read_grid_settings(),
         source=source,
         source_kind=source_kind(source, run.path),
     )
