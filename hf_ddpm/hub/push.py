@@ -9,14 +9,14 @@ huggingface_hub (HF_TOKEN, or `hf auth login`) and shown to nobody.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -33,6 +33,7 @@ PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
 EVAL_RESULTS = ".eval_results"
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 class HubError(ValueError):
@@ -111,7 +112,7 @@ def push_folder(
 
         # A try whose answer got lost has made its commit: the next one finds no file changed, and makes none.
         _patiently(commit, patience)
-    except _HubTrouble as trouble:
+    except HubError as trouble:
         command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
         command += [] if private is None else ["--private", str(private).lower()]
         text = f"--repo_id is {repo_id!r}: not pushed, {trouble}. {folder} is untouched; to try again: {shlex.join(command)}"
@@ -119,7 +120,7 @@ def push_folder(
     return str(url)
 
 
-def try_push(folder: str | Path, repo_id: str, **options) -> str | None:
+def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
     """Push at the end of a run, which no trouble with the Hub may spoil.
 
     Args:
@@ -131,7 +132,7 @@ def try_push(folder: str | Path, repo_id: str, **options) -> str | None:
     try:
         url = push_folder(folder, repo_id, **options)
     except (ValueError, OSError) as error:
-        print(f"warning: {' '.join(str(error).split())}", file=sys.stderr)
+        logger.warning("%s", error)
         return None
     print(f"pushed:   {url}")
     return url
@@ -177,12 +178,12 @@ def _check_repo_id(repo_id: str) -> None:
         raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
 
 
-class _HubTrouble(Exception):
-    """A call failed for good, and this says why."""
-
-
 def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
-    """Call until it succeeds, fails for good or has been tried often enough."""
+    """Call until it succeeds, fails for good or has been tried often enough.
+
+    Raises:
+        HubError: it failed, in a few words.
+    """
     wait = patience.first_wait
     for attempt in range(1, patience.tries + 1):
         try:
@@ -191,12 +192,12 @@ def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
         # Whatever the client makes of a strange answer is trouble with the Hub and not with us.
         except Exception as error:
             if not _may_pass(error):
-                raise _HubTrouble(_explain(error)) from error
+                raise HubError(_explain(error)) from error
             asked = getattr(error, "wait", None)
             if asked is not None and asked > patience.longest_wait:
-                raise _HubTrouble(f"{error} and asks to wait {asked:g} seconds") from error
+                raise HubError(f"{error} and asks to wait {asked:g} seconds") from error
             if attempt == patience.tries:
-                raise _HubTrouble(f"{_explain(error)}, {attempt} times") from error
+                raise HubError(f"{_explain(error)}, {attempt} times") from error
         time.sleep(wait if asked is None else asked)
         wait *= 2
     raise AssertionError("unreachable: the last attempt returns or raises")
