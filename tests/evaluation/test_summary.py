@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ddpm.evaluation import summary as summary_module
+from hf_ddpm.evaluation import collectors
 from hf_ddpm.evaluation.features import Features
 from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.metrics.inception_score import RunningInceptionScore
@@ -47,7 +47,7 @@ def assert_equal(found: FeatureSummary, expected: FeatureSummary) -> None:
 @pytest.mark.parametrize("num_processes", [1, 2, 5, 60])
 @pytest.mark.parametrize("batch_size", [1, 8, N])
 def test_neither_batch_size_nor_order_nor_processes_change_a_summary(monkeypatch, batch_size, num_processes, waiting):
-    monkeypatch.setattr(summary_module, "_WAITING", waiting)
+    monkeypatch.setattr(collectors, "WAITING", waiting)
     order = np.random.default_rng(batch_size).permutation(N)
     at_once = empty()
     add(at_once, np.arange(N))
@@ -83,10 +83,9 @@ def test_features_are_kept_evenly_by_position(max_features):
     add(summary, np.random.default_rng(1).permutation(N))
     num_kept = min(N, max_features)
     positions = [i * N // num_kept for i in range(num_kept)]
-    assert summary.kept_positions.tolist() == positions
     assert summary.kept_features.dtype == np.float32
     np.testing.assert_array_equal(summary.kept_features, FEATURES[positions])
-    np.testing.assert_array_equal(summary.kept_labels, LABELS[positions])
+    np.testing.assert_array_equal(summary.to_arrays()["kept_labels"], LABELS[positions])
 
 
 def test_predictions_are_compared_by_the_names_of_the_classes():
@@ -96,7 +95,7 @@ def test_predictions_are_compared_by_the_names_of_the_classes():
     assert 0 < summary.accuracy < 1
     expected = {label: is_correct[label == LABELS].mean() for label in range(K)}
     assert summary.class_accuracy == pytest.approx(expected)
-    assert summary.class_counts == {label: (label == LABELS).sum() for label in range(K)}
+    assert summary.to_arrays()["counts"].tolist() == [(label == LABELS).sum() for label in range(K)]
 
 
 def test_the_classes_may_be_some_of_those_that_the_extractor_knows():
@@ -123,18 +122,17 @@ def test_images_without_labels_or_predictions_leave_moments_and_features():
     assert summary.statistics.num_images == N
     found = (
         summary.class_statistics,
-        summary.kept_labels,
         summary.accuracy,
         summary.class_accuracy,
         summary.inception_score,
     )
-    assert found == (None,) * 5 and summary.class_counts is None
+    assert found == (None,) * 4 and summary.to_arrays()["counts"].size == 0
 
 
 def test_moments_of_too_many_classes_are_not_kept(monkeypatch):
-    monkeypatch.setattr(summary_module, "MAX_CLASS_BYTES", K * D * D * 8)
+    monkeypatch.setattr(collectors, "MAX_CLASS_BYTES", K * D * D * 8)
     assert summarise(np.arange(N)).class_statistics is not None
-    monkeypatch.setattr(summary_module, "MAX_CLASS_BYTES", K * D * D * 8 - 1)
+    monkeypatch.setattr(collectors, "MAX_CLASS_BYTES", K * D * D * 8 - 1)
     summary = summarise(np.arange(N))
     assert summary.class_statistics is None and summary.accuracy is not None
 
@@ -151,8 +149,9 @@ def test_memory_does_not_grow_with_the_number_of_images():
         rows = Features(torch.zeros(5000, D))
         for start in range(0, 50_000, 5000):
             summary.update(rows, None, np.arange(start, start + 5000))
-        assert sum(len(rows) for rows, _ in summary._waiting) < summary_module._WAITING
-    sizes = [sum(value.nbytes for value in vars(s).values() if isinstance(value, np.ndarray)) for s in (few, many)]
+        assert sum(len(rows) for rows, _ in summary._moments._waiting) < collectors.WAITING
+    parts = ([value for part in s._collectors for value in vars(part).values()] for s in (few, many))
+    sizes = [sum(value.nbytes for value in values if isinstance(value, np.ndarray)) for values in parts]
     assert sizes[0] == sizes[1] < 10_000
 
 
