@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from hf_ddpm.evaluation.inception import load_inception, tensors_digest
+from hf_ddpm.evaluation.inception import load_inception
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.sampling import find_device
@@ -122,9 +122,10 @@ def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[tor
 def weights_digest(network: torch.nn.Module) -> str:
     """sha256 (hex) of the weights, names and numbers: equal for equal weights, wherever they were loaded from."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    tensors = ((name, value) for name, value in network.state_dict().items() if isinstance(value, torch.Tensor))
+    for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -264,8 +265,7 @@ def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
     require(isinstance(dim, int), "features", name, "give the module an attribute num_features, the D of what it returns")
     # A copy, because evaluation mode is not to be seen by its owner, nor further training by us.
     module = deepcopy(module).eval().requires_grad_(False).to(device)
-    tensors = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-    digest = hashlib.sha256(f"{repr(module)} {tensors_digest(tensors)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{module!r} {weights_digest(module)}".encode()).hexdigest()
     return Extractor(
         # The digest, so that nobody's class is taken for one of the networks above.
         name=f"module_{digest[:8]}",

@@ -4,17 +4,15 @@ inception = load_inception()                           # the published weights, 
 features, logits = inception(images)                   # (B, 2048), (B, 1008)
 
 Only the published weights earn the name `inception`; any other bears the beginning of the sha256 of its file. Nothing here
-runs code from a file: pickles are read with weights_only=True, and what is kept is safetensors.
+runs code from a file: pickles are read with weights_only=True.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import shutil
+import logging
 import urllib.request
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,25 +30,23 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the file at `URL`, which pytorch-fid publishes too."""
 TIMEOUT = 60.0
 """Seconds in which the server must connect, and in which it may stay silent."""
+logger = logging.getLogger(__name__)
 Layer = Literal["64", "192", "768", "2048"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inception:
-    """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, with where its weights are from.
-
-    Attributes:
-        network: (B, 3, H, W) uint8 -> features, and at the layer 2048 logits too.
-        name: `inception` for the published weights at the layer 2048; else with the first 8 digits of `digest`, and the
-            layer where it is another.
-        digest: sha256 (hex) of the file that was given, or of the published one.
-        layer: which features.
-    """
+    """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, with where its weights are from."""
 
     network: torch.nn.Module
+    """(B, 3, H, W) uint8 -> features, and at the layer 2048 logits too."""
     name: str
+    """`inception` for the published weights at the layer 2048; else with the first 8 digits of `digest`, and the layer where
+    it is another."""
     digest: str
+    """sha256 (hex) of the file that was given, or of the published one."""
     layer: Layer
+    """Which features."""
 
     @property
     def dim(self) -> int:
@@ -76,7 +72,7 @@ def load_inception(weights: str | Path | None = None, *, layer: Layer = "2048") 
 
     Args:
         weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, fetched on
-            first use and kept as safetensors in the cache. Given as a .pth it is kept too.
+            first use and kept in the cache. Given by hand it is kept too.
         layer: the features are the averages over the image of this layer's channels, as many as the name says.
 
     Raises:
@@ -134,7 +130,7 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     if path.suffix == ".pth":
         state = _read_pth(content, str(path))
         if digest == SHA256 and not _kept_file().exists():
-            _keep(state)
+            _keep(content)
         return state, digest
     try:
         return safetensors.torch.load(content), digest
@@ -158,65 +154,36 @@ def _published_weights() -> tuple[dict[str, torch.Tensor], str]:
     """The published tensors, from the cache or else from the internet, and the sha256 of the published file."""
     kept = _kept_file()
     if kept.exists():
-        state = _read_kept(kept.read_bytes())
-        if state is not None:
-            return state, SHA256
-        warnings.warn(f"{kept} is damaged, and the published weights are fetched again", stacklevel=2)
-    state = _read_pth(_fetch(), URL)
-    _keep(state)
-    return state, SHA256
+        content = kept.read_bytes()
+        if hashlib.sha256(content).hexdigest() == SHA256:
+            return _read_pth(content, str(kept)), SHA256
+        logger.warning("%s is damaged, and the published weights are fetched again", kept)
+    content = _fetch()
+    _keep(content)
+    return _read_pth(content, URL), SHA256
 
 
 def _fetch() -> bytes:
     """The published file, its sha256 compared."""
     remedy = "fetch it elsewhere, and give --inception_weights FILE"
-    content = io.BytesIO()
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
-            shutil.copyfileobj(response, content)
+            content = response.read()
     except OSError as error:  # urllib's errors are such
         raise ValueError(f"inception_weights is None: {URL} cannot be fetched ({error}): {remedy}") from error
-    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise ValueError(f"inception_weights is None: {URL} came with the sha256 {digest}, not {SHA256}: {remedy}")
-    return content.getvalue()
+    return content
 
 
 def _kept_file() -> Path:
-    return cache_folder() / f"weights-2015-12-05-{SHA256[:8]}.safetensors"
+    return cache_folder() / URL.rsplit("/", 1)[-1]
 
 
-def _keep(state: dict[str, torch.Tensor]) -> None:
-    """Keep tensors of the published file, whose sha256 was compared a moment ago.
-
-    Its own digest stands in the metadata of the kept file beside that of its tensors: so damage is seen, and what somebody
-    with write access to the cache puts there is not.
-    """
-    state = {name: value.contiguous() for name, value in state.items()}
-    metadata = {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
+def _keep(content: bytes) -> None:
+    """Keep the published file, whose sha256 was compared a moment ago."""
     try:
-        write_whole(_kept_file(), lambda path: path.write_bytes(safetensors.torch.save(state, metadata)))
+        write_whole(_kept_file(), lambda path: path.write_bytes(content))
     except OSError as error:
-        warnings.warn(f"the Inception weights cannot be kept in {cache_folder()}: {error}", stacklevel=2)
-
-
-def _read_kept(content: bytes) -> dict[str, torch.Tensor] | None:
-    """The tensors of a kept file; None = it is damaged."""
-    try:
-        state = safetensors.torch.load(content)
-        # The library shows metadata of files only: the header is JSON, after its length in 8 bytes.
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError):
-        return None
-    is_whole = metadata == {"published_sha256": SHA256, "tensors_sha256": tensors_digest(state)}
-    return state if is_whole else None
-
-
-def tensors_digest(state: dict[str, torch.Tensor]) -> str:
-    """sha256 (hex) of names, types, shapes and values of tensors, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        logger.warning("the Inception weights cannot be kept in %s: %s", cache_folder(), error)
