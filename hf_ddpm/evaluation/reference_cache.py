@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from hf_ddpm.evaluation.summary import MAX_FEATURES, FeatureSummary
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather, shard
 from hf_ddpm.runtime.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of the files; a new one whenever what is in them, or how it is computed, changes."""
@@ -57,9 +59,6 @@ def reference_summary(
 
     Raises:
         ValueError: `reference_statistics` cannot be read or is of something else, or an option or image is wrong.
-
-    Warns:
-        UserWarning: a kept file is damaged and computed anew, or cannot be written.
     """
     check_number("batch_size", batch_size, 1, integer=True)
     is_first = processes is None or processes.is_main_process
@@ -147,9 +146,9 @@ def _find(
             return None
         if _read(path, empty) == key:
             return empty
-        warnings.warn(f"{path} holds another summary than its name says, and is computed anew", stacklevel=3)
+        logger.warning("%s holds another summary than its name says, and is computed again", path)
     except _Damaged as error:
-        warnings.warn(f"{path} is damaged ({error}), and is computed anew", stacklevel=3)
+        logger.warning("%s is damaged (%s), and is computed again", path, error)
     except ValueError as error:
         return error
     return None
@@ -230,4 +229,4 @@ def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:
     try:
         write_whole(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
-        warnings.warn(f"the reference summary cannot be kept: {error}", stacklevel=3)
+        logger.warning("the reference summary cannot be kept: %s", error)

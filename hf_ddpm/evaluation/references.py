@@ -7,7 +7,6 @@ references.floor(1000), references.ceiling(1000)
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -84,11 +83,8 @@ class References:
     def score(self, summary: FeatureSummary) -> dict[str, float]:
         """Every metric of a complete summary."""
         name = self.extractor.name
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Frechet distance of", category=UserWarning
-            )  # the results' notes say it
-            distance = frechet_distance(summary.statistics, self.summary.statistics)
+        # Without a warning about few images: the notes of the results have it.
+        distance = frechet_distance(summary.statistics, self.summary.statistics, warn=False)
         features, reference_features = summary.kept_features, self.summary.kept_features
         manifold = manifold_metrics(features, reference_features)
         scores = {
@@ -109,10 +105,9 @@ class References:
         """Metrics of each class, by its name; empty = the images have no labels, or nothing is known of a class alone."""
         names, scores = summary.class_names or [], {}
         ours, theirs = summary.class_statistics or {}, self.summary.class_statistics or {}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Frechet distance of", category=UserWarning)
-            for label in ours.keys() & theirs.keys():
-                scores.setdefault(names[label], {})[self.distance_name] = frechet_distance(ours[label], theirs[label])
+        for label in ours.keys() & theirs.keys():
+            distance = frechet_distance(ours[label], theirs[label], warn=False)
+            scores.setdefault(names[label], {})[self.distance_name] = distance
         for label, accuracy in (summary.class_accuracy or {}).items():
             scores.setdefault(names[label], {})["class_accuracy"] = accuracy
         return {name: scores[name] for name in names if name in scores}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +10,19 @@ from numpy.typing import ArrayLike
 
 from hf_ddpm.metrics.arrays import checked_features
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class GaussianStatistics:
-    """First two moments of the features of `num_images` images."""
+    """First two moments of features."""
 
     num_images: int
-    mean: np.ndarray  # (D,) float64
-    covariance: np.ndarray  # (D, D) float64, unbiased: divided by num_images - 1
+    """Images, one row of features each."""
+    mean: np.ndarray
+    """(D,) float64."""
+    covariance: np.ndarray
+    """(D, D) float64, unbiased: divided by num_images - 1."""
 
 
 class RunningStatistics:
@@ -26,16 +31,15 @@ class RunningStatistics:
     Each batch is centred on its own mean and merged by the parallel formula of Chan, Golub & LeVeque (1979), so neither an
     offset of the features, nor the batch size, nor the order changes the result by more than rounding.
 
-    Attributes:
-        num_images: images seen.
-        mean: (D,) float64; zeros before the first image.
-        scatter: (D, D) float64, sum of (x - mean)(x - mean)^T over the images.
     """
 
     def __init__(self, dim: int) -> None:
         self.num_images = 0
+        """Images seen."""
         self.mean = np.zeros(dim)
+        """(D,) float64; zeros before the first image."""
         self.scatter = np.zeros((dim, dim))
+        """(D, D) float64, sum of (x - mean)(x - mean)^T over the images."""
 
     def update(self, features: ArrayLike) -> None:
         """Add a batch.
@@ -84,21 +88,22 @@ class RunningStatistics:
         self.num_images = total
 
 
-def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool = True) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
     The trace of (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), which
     has those of S1 S2. The value is raw: with equal statistics it may be off zero by rounding, and below it. It is biased
     upwards when there are few images, so only values with the same number of images compare.
 
+    Args:
+        a, b: of the two sets.
+        warn: log a warning where there are no more images than dimensions, so that a covariance is singular.
+
     Returns:
         The distance, in squared units of the features.
 
     Raises:
         ValueError: the dimensions differ, or a value is not finite.
-
-    Warns:
-        UserWarning: no more images than dimensions, so that a covariance is singular.
     """
     for statistics in (a, b):
         if statistics.covariance.shape != 2 * statistics.mean.shape:
@@ -109,11 +114,11 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     dim = len(a.mean)
     if len(b.mean) != dim:
         raise ValueError(f"the statistics have {dim} and {len(b.mean)} dimensions: give those of one extractor")
-    if min(a.num_images, b.num_images) <= dim:
-        warnings.warn(
-            f"Frechet distance of {a.num_images} and {b.num_images} images with {dim} dimensions: a covariance is singular, "
-            f"and the value far above that of many images; give more than {dim} images a side",
-            stacklevel=2,
+    if warn and min(a.num_images, b.num_images) <= dim:
+        logger.warning(
+            "Frechet distance of %d and %d images with %d dimensions: a covariance is singular, and the value far above "
+            "that of many images; give more than %d images on each side",
+            *(a.num_images, b.num_images, dim, dim),
         )
     difference = a.mean - b.mean
     root = _square_root(a.covariance)

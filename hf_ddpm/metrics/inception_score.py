@@ -12,21 +12,19 @@ class RunningInceptionScore:
     Image i of n belongs to part s where s n // num_splits <= i < (s + 1) n // num_splits, as in torch-fidelity, so the score
     depends neither on batches nor on processes. With E over the images of a part, E KL(p || q) = E sum p log p - sum q log q
     for q = E p.
-
-    Attributes:
-        num_images: images among which the positions count; None before the first batch.
-        counts: (num_splits,) int64 images seen.
-        sums: (num_splits, num_classes) float64 sums of the probabilities.
-        negative_entropies: (num_splits,) float64 sums of p log p, in nats.
     """
 
     def __init__(self, num_classes: int, num_splits: int) -> None:
         if num_splits < 1:
             raise ValueError(f"num_splits is {num_splits}: give at least 1")
         self.num_images: int | None = None
+        """Images among which the positions count; None before the first batch."""
         self.counts = np.zeros(num_splits, dtype=np.int64)
+        """(num_splits,) images seen."""
         self.sums = np.zeros((num_splits, num_classes))
+        """(num_splits, num_classes) sums of the probabilities."""
         self.negative_entropies = np.zeros(num_splits)
+        """(num_splits,) sums of p log p, in nats."""
 
     def update(self, probabilities: ArrayLike, positions: ArrayLike, num_images: int) -> None:
         """Add a batch.
@@ -42,7 +40,7 @@ class RunningInceptionScore:
         probabilities, positions = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
         self._check_batch(probabilities, positions, num_images)
         self._agree_on(num_images)
-        parts = np.searchsorted(self._bounds(), positions, side="right") - 1
+        parts = np.searchsorted(self._bounds(num_images), positions, side="right") - 1
         logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
         np.add.at(self.counts, parts, 1)
         np.add.at(self.sums, parts, probabilities)
@@ -68,7 +66,7 @@ class RunningInceptionScore:
         Raises:
             ValueError: not every image was seen once.
         """
-        if self.num_images is None or not (self.counts == np.diff(self._bounds())).all():
+        if self.num_images is None or not (self.counts == np.diff(self._bounds(self.num_images))).all():
             of = "no" if self.num_images is None else self.num_images
             raise ValueError(f"the inception score has seen {self.counts.sum()} of {of} images: give each of them once")
         marginals = self.sums / self.counts[:, None]
@@ -76,10 +74,10 @@ class RunningInceptionScore:
         scores = np.exp(self.negative_entropies / self.counts - (marginals * logarithms).sum(axis=1))
         return float(scores.mean()), float(scores.std())
 
-    def _bounds(self) -> np.ndarray:
+    def _bounds(self, num_images: int) -> np.ndarray:
         """(num_splits + 1,) int64: the parts' first positions, and the number of images."""
         num_splits = len(self.counts)
-        return np.arange(num_splits + 1) * self.num_images // num_splits
+        return np.arange(num_splits + 1) * num_images // num_splits
 
     def _agree_on(self, num_images: int) -> None:
         if self.num_images not in (None, num_images):

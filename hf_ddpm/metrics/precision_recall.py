@@ -21,10 +21,14 @@ otherwise, by a hundred times less."""
 class ManifoldMetrics:
     """Four numbers of one comparison; a set compared with itself scores 1 in each."""
 
-    precision: float  # in [0, 1]: part of the samples that lie in the neighbourhood of a reference
-    recall: float  # in [0, 1]: part of the references that lie in the neighbourhood of a sample
-    density: float  # 0 or more: mean number of neighbourhoods of references that a sample lies in, over k
-    coverage: float  # in [0, 1]: part of the references whose neighbourhood holds a sample
+    precision: float
+    """Fraction of the samples in the neighbourhood of a reference, in [0, 1]."""
+    recall: float
+    """Fraction of the references in the neighbourhood of a sample, in [0, 1]."""
+    density: float
+    """Mean number of neighbourhoods of references that a sample is in, over k; 0 or more."""
+    coverage: float
+    """Fraction of the references whose neighbourhood holds a sample, in [0, 1]."""
 
 
 def manifold_metrics(
@@ -52,10 +56,10 @@ def manifold_metrics(
     largest_k = max(precision_recall_k, density_coverage_k)
     if min(precision_recall_k, density_coverage_k) < 1:
         raise ValueError(f"nearest_k is {min(precision_recall_k, density_coverage_k)}: give at least 1")
-    samples, references = checked_pair(features, reference_features, at_least=largest_k + 1)
+    both = checked_pair(features, reference_features, at_least=largest_k + 1)
     # Distances do not depend on the origin, but what they lose to cancellation does.
-    origin = references.mean(axis=0, dtype=np.float64)
-    samples, references = torch.from_numpy(samples - origin), torch.from_numpy(references - origin)
+    origin = both[1].mean(axis=0, dtype=np.float64)
+    samples, references = (torch.from_numpy(side - origin) for side in both)
 
     (sample_radii,) = _squared_radii(samples, [precision_recall_k])
     reference_radii, density_radii = _squared_radii(references, [precision_recall_k, density_coverage_k])

@@ -1,5 +1,9 @@
 """Metric of `evaluate`: how many images look like the class that was asked for, overall and for each class."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -32,7 +36,7 @@ Returns:
 class ClassAccuracy(evaluate.Metric):
     """Predicted against asked classes."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         number = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -42,7 +46,7 @@ class ClassAccuracy(evaluate.Metric):
             format="numpy",
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, Any]:
         right = predictions == references
         per_class = {int(asked): float(right[references == asked].mean()) for asked in np.unique(references)}
         return {"class_accuracy": float(right.mean()), "per_class": per_class}

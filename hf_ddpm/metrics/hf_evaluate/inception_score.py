@@ -1,5 +1,7 @@
 """Metric of `evaluate`: the inception score of class probabilities, see `hf_ddpm.metrics.inception_score`."""
 
+from __future__ import annotations
+
 import datasets
 import evaluate
 import numpy as np
@@ -35,7 +37,7 @@ Returns:
 class InceptionScore(evaluate.Metric):
     """See `hf_ddpm.metrics.inception_score`."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -43,7 +45,7 @@ class InceptionScore(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.List(datasets.Value("float64"))}),
         )
 
-    def _compute(self, predictions, *, num_splits=10):
+    def _compute(self, predictions: list[list[float]], *, num_splits: int = 10) -> dict[str, float]:
         running = inception_score.RunningInceptionScore(len(predictions[0]), num_splits)
         running.update(predictions, np.arange(len(predictions)), len(predictions))
         mean, std = running.result()

@@ -1,41 +1,39 @@
 """Metric of `evaluate`: precision and recall of two sets of features, see `hf_ddpm.metrics.precision_recall`."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
 from hf_ddpm.metrics import precision_recall
-from hf_ddpm.metrics.hf_evaluate.two_sets import TwoSetMetric, metric_info
-
-_DESCRIPTION = """
-Precision is the part of the generated images that lie in the neighbourhood of a reference image, recall the part of the
-reference images that lie in the neighbourhood of a generated one; a neighbourhood reaches to the k-th nearest other image of
-the same set.
-"""
-
-_CITATION = r"""
-@inproceedings{kynkaanniemi2019improved,
-  title={Improved precision and recall metric for assessing generative models},
-  author={Kynk{\"a}{\"a}nniemi, Tuomas and Karras, Tero and Laine, Samuli and Lehtinen, Jaakko and Aila, Timo},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2019}
-}
-"""
-
-_INPUTS_DESCRIPTION = """
-Args:
-    predictions: (N, D) features of the generated images.
-    references: (M, D) features of the reference images; M may differ from N, and either side may be added alone.
-    nearest_k: k of the neighbourhoods, 3 by default.
-
-Returns:
-    precision: float in [0, 1].
-    recall: float in [0, 1].
-"""
+from hf_ddpm.metrics.hf_evaluate.two_sets import TwoSetMetric
 
 
 class PrecisionRecall(TwoSetMetric):
     """See `hf_ddpm.metrics.precision_recall`."""
 
-    def _info(self):
-        return metric_info(_DESCRIPTION, _CITATION, _INPUTS_DESCRIPTION)
+    DESCRIPTION = """
+    Precision is the part of the generated images that lie in the neighbourhood of a reference image, recall the part of
+    the reference images that lie in the neighbourhood of a generated one; a neighbourhood reaches to the k-th nearest
+    other image of the same set.
+    """
+    CITATION = r"""
+    @inproceedings{kynkaanniemi2019improved,
+      title={Improved precision and recall metric for assessing generative models},
+      author={Kynk{\"a}{\"a}nniemi, Tuomas and Karras, Tero and Laine, Samuli and Lehtinen, Jaakko and Aila, Timo},
+      booktitle={Advances in Neural Information Processing Systems},
+      year={2019}
+    }
+    """
+    OPTIONS = """
+    nearest_k: k of the neighbourhoods, 3 by default.
+    """
+    RETURNS = """
+    precision: float in [0, 1].
+    recall: float in [0, 1].
+    """
 
-    def score(self, predictions, references, *, nearest_k=3):
+    def score(self, predictions: np.ndarray, references: np.ndarray, *, nearest_k: int = 3) -> dict[str, Any]:
         precision, recall = precision_recall.precision_recall(predictions, references, nearest_k=nearest_k)
         return {"precision": precision, "recall": recall}

@@ -11,8 +11,9 @@ the shorter side is filled up with empty rows, which are left out again, so each
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
@@ -21,16 +22,11 @@ from numpy.typing import ArrayLike
 
 from hf_ddpm.metrics.arrays import checked_features
 
-
-def metric_info(description: str, citation: str, inputs_description: str) -> evaluate.MetricInfo:
-    """What `_info` returns for rows of float64 on both sides."""
-    row = datasets.List(datasets.Value("float64"))
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=inputs_description,
-        features=datasets.Features({"predictions": row, "references": row}),
-    )
+INPUTS = """
+Args:
+    predictions: (N, D) features of the generated images.
+    references: (M, D) features of the reference images; M may differ from N, and either side may be added alone.
+"""
 
 
 class TwoSetMetric(evaluate.Metric, ABC):
@@ -39,9 +35,17 @@ class TwoSetMetric(evaluate.Metric, ABC):
     `evaluate.load` takes the first class of a script that is a metric, and passes over this one because it is abstract.
     """
 
+    DESCRIPTION: ClassVar[str]
+    CITATION: ClassVar[str]
+    """BibTeX."""
+    OPTIONS: ClassVar[str] = ""
+    """Lines about the keywords of `score`."""
+    RETURNS: ClassVar[str]
+    """Lines about what `score` returns."""
+
     @abstractmethod
-    def score(self, predictions: np.ndarray, references: np.ndarray, **options: Any) -> dict[str, Any]:
-        """The metric of (N, D) and (M, D) float64; `options` are the other keywords of `compute`."""
+    def score(self, *sides: Any, **options: Any) -> dict[str, Any]:
+        """The metric of (N, D) predictions and (M, D) references, float64; `options` are the other keywords of `compute`."""
 
     def add_batch(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> None:
         """Add rows to one side or to both; their numbers may differ.
@@ -68,7 +72,18 @@ class TwoSetMetric(evaluate.Metric, ABC):
         one = {"predictions": prediction, "references": reference}
         self.add_batch(**{name: None if row is None else np.asarray(row)[None] for name, row in one.items()})
 
-    def _compute(self, predictions: list, references: list, **options: Any) -> dict[str, Any]:
+    def _info(self) -> evaluate.MetricInfo:
+        row = datasets.List(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description=inspect.cleandoc(self.DESCRIPTION),
+            citation=inspect.cleandoc(self.CITATION),
+            inputs_description=f"{INPUTS}{self.OPTIONS.rstrip()}\n\nReturns:{self.RETURNS.rstrip()}\n",
+            features=datasets.Features({"predictions": row, "references": row}),
+        )
+
+    def _compute(
+        self, predictions: list[list[float] | None], references: list[list[float] | None], **options: Any
+    ) -> dict[str, Any]:
         given = {"predictions": predictions, "references": references}
         sides = {name: [row for row in rows if row is not None] for name, rows in given.items()}
         for name, rows in sides.items():
