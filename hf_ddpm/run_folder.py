@@ -10,6 +10,7 @@ pipeline/  judge/  results/*.json
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,13 +63,16 @@ class RunFolder:
             model: folder of a model, such as `pipeline/` of a run or one of its checkpoints, or a Hub id.
 
         Returns:
-            The run folder, recognised by its config.yaml; None = the model belongs to no run on this disk.
+            The run folder, recognised by its config.yaml, below the working folder as a relative path if `model` is one;
+            None = the model belongs to no run on this disk.
         """
-        folder = Path(model)
-        if not folder.is_dir():
+        if not Path(model).is_dir():
             return None
-        runs = (cls(parent) for parent in folder.absolute().parents[:2])
-        return next((run for run in runs if run.config.is_file()), None)
+        parents = Path(os.path.abspath(model)).parents[:2]
+        found = next((parent for parent in parents if cls(parent).config.is_file()), None)
+        if found is not None and not Path(model).is_absolute() and found.is_relative_to(Path.cwd()):
+            found = found.relative_to(Path.cwd())
+        return None if found is None else cls(found)
 
     @property
     def config(self) -> Path:

@@ -1,12 +1,12 @@
 """The door of pages that are written by hand, and those that are committed."""
 
-import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hf_ddpm.experiments.page import read_comparisons, render_page
+from hf_ddpm.experiments.page import read_comparisons, render
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "model_cards").glob("*/page.md"))
@@ -14,12 +14,10 @@ PAGES = sorted((ROOT / "model_cards").glob("*/page.md"))
 
 @pytest.fixture
 def page(tmp_path) -> Path:
-    """A template beside a comparison with one value."""
-    cell = {"recipe": "unet", "train_seed": 0, "metrics": {"fd_judge": {"mean": 0.4321, "stderr": None}}}
-    facts = {"recipes": ["unet"], "runs": [], "cells": [cell], "means": []}
-    (tmp_path / "linear").mkdir()
-    (tmp_path / "linear" / "comparison.json").write_text(json.dumps(facts))
-    (tmp_path / "page.md").write_text("distance {{linear.unet.fd_judge}}, ± ü\n", encoding="utf-8")
+    """A template beside a comparison."""
+    (tmp_path / "mnist").mkdir()
+    shutil.copy(PAGES[0].parent / "mnist" / "comparison.json", tmp_path / "mnist")
+    (tmp_path / "page.md").write_text('distance {{ mnist.metric("mnist_cpu", "fd_judge") }}, ± ü\n', encoding="utf-8")
     return tmp_path / "page.md"
 
 
@@ -27,7 +25,7 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
     output = page.with_name("README.md")
     for _ in range(2):
         load_script("render_page").main([f"--template={page}", f"--output={output}"])
-        assert output.read_text(encoding="utf-8") == "distance 0.4321, ± ü\n"
+        assert output.read_text(encoding="utf-8") == "distance 2.481 ± 0.0055, ± ü\n"
     assert str(output) in capsys.readouterr().out
 
 
@@ -35,15 +33,15 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
     ("template", "output", "message"),
     [
         ("page.md", "page.md", "--output is"),
-        ("page.md", "linear/README.md", "give another file in the folder of the template"),
+        ("page.md", "mnist/README.md", "give another file in the folder of the template"),
         ("pages.md", "README.md", "there is no such file"),
-        ("wrong.md", "README.md", "no such metric or fact of a run, 'fd_jugde'; near: fd_judge"),
+        ("wrong.md", "README.md", "mnist/: there is no metric 'fd_jugde'; near: fd_judge"),
         ("bytes.md", "README.md", "no UTF-8 text"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, output, message):
     folder = page.parent
-    (folder / "wrong.md").write_text("{{linear.unet.fd_jugde}}")
+    (folder / "wrong.md").write_text('{{ mnist.metric("mnist_cpu", "fd_jugde") }}')
     (folder / "bytes.md").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit) as caught:
         load_script("render_page").main([f"--template={folder / template}", f"--output={folder / output}"])
@@ -55,14 +53,14 @@ def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, 
 def test_committed_pages_say_what_their_results_say(page, load_script):
     load_script("render_page").main([f"--template={page}", f"--output={page.with_name('README.md')}"])
     for template in (*PAGES, page):
-        rendered = render_page(template.read_text(encoding="utf-8"), read_comparisons(template.parent))
+        rendered = render(template.read_text(encoding="utf-8"), read_comparisons(template.parent))
         readme = template.with_name("README.md")
         assert readme.read_text(encoding="utf-8") == rendered, f"{readme} is older: run train_scripts/render_page.py"
 
 
 @pytest.mark.parametrize("template", PAGES, ids=lambda path: path.parent.name)
 def test_numbers_written_by_hand_are_settings_or_figures_of_the_reports(template):
-    """What was measured comes from a placeholder; what a report got stands in the header of its recipe too."""
+    """What was measured comes from an expression; what a report got stands in the header of its recipe too."""
     text = re.sub(r"```.*?```|\{\{.*?\}\}", "", template.read_text(encoding="utf-8"), flags=re.DOTALL)
     recipes = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "train_scripts" / "recipes").glob("*.yaml"))
     known = set(re.findall(r"\d+\.\d+", "".join(line for line in recipes.splitlines(keepends=True) if line[0] == "#")))

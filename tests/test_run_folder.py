@@ -40,7 +40,9 @@ def test_an_empty_run_has_neither(tmp_path):
 def test_a_model_is_of_the_run_that_it_lies_in(run, monkeypatch):
     assert RunFolder.of(run.pipeline) == RunFolder.of(run.checkpoint(200)) == run
     monkeypatch.chdir(run.pipeline)
-    assert RunFolder.of(".") == run, "a relative path"
+    assert RunFolder.of(".") == RunFolder.of("../pipeline") == RunFolder.of("../checkpoints/step-00000200") == run
+    monkeypatch.chdir(run.path.parent)
+    assert RunFolder.of(Path("run/pipeline")) == RunFolder("run"), "a relative path stays one"
 
 
 def test_a_model_elsewhere_is_of_no_run(run, tmp_path):

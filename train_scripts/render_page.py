@@ -1,10 +1,12 @@
-"""Put measured numbers into a page that was written by hand: a Markdown template whose placeholders name results.
+"""Put measured numbers into a page that was written by hand: Markdown with Jinja expressions that name results.
 
     python train_scripts/render_page.py --template model_cards/comparison/page.md --output model_cards/comparison/README.md
 
 The numbers are those of each sub-folder's comparison.json beside the template, which sweep.py writes.
-hf_ddpm/experiments/page.py says what a placeholder can name.
+hf_ddpm/experiments/page.py says what an expression can name.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,11 @@ class RenderConfig:
     """Put measured numbers into a page that was written by hand."""
 
     template: Path
-    """Markdown with placeholders such as {{ NAME.table }}; NAME is a sub-folder beside it that holds a comparison.json."""
+    """Markdown with expressions such as {{ NAME.table }}; NAME is a sub-folder beside it that holds a comparison.json."""
     output: Path
     """The page, beside the template, as its pictures are named from there; one that is there already is replaced."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         template, output = Path(self.template), Path(self.output)
         require(template.is_file(), "template", str(template), "there is no such file")
         beside = output.resolve().parent == template.resolve().parent and output.resolve() != template.resolve()
@@ -32,7 +34,7 @@ class RenderConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(RenderConfig, args)
     with user_errors():
-        from hf_ddpm.experiments.page import read_comparisons, render_page
+        from hf_ddpm.experiments.page import read_comparisons, render
         from hf_ddpm.runtime.files import write_whole
 
         template, output = Path(config.template), Path(config.output)
@@ -40,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
             text = template.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"--template is {str(template)!r}: it is no UTF-8 text, {error.reason}") from error
-        write_whole(output, render_page(text, read_comparisons(template.parent)))
+        write_whole(output, render(text, read_comparisons(template.parent)))
         print(f"page: {output}")
 
 

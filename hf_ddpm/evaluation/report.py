@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
 from hf_ddpm.evaluation.references import References, nearest_positions
+from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.sampling import ImagePipeline, network_of
@@ -73,25 +75,19 @@ def markdown_report(results: Results) -> str:
     if "scheduler" in protocol:
         scale = protocol["guidance_scale"]
         how = f"{protocol['num_inference_steps']} steps of {protocol['scheduler']}, s = {scale:g} (w = {scale - 1:g})"
-    lines = [
+    about = (
         f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
         f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are those of the other "
-        "split; noise is uniform.",
-        "",
-        "| metric | mean ± standard error | n | real images | noise |",
-        "|---|---|---|---|---|",
-    ]
+        "split; noise is uniform."
+    )
+    rows = []
     for name, value in results.metrics.items():
-        bounds = (_number(bound.get(name)) for bound in (results.floor, results.ceiling))
-        lines.append(f"| {name} | {_mean_with_error(value)} | {value.n:,} | {' | '.join(bounds)} |")
-    lines += _class_table(results.per_class)
-    lines += ["", *(f"- {note}" for note in results.notes)] if results.notes else []
-    return "\n".join([*lines, "", "```bash", protocol["command"], "```", ""])
-
-
-def mean_with_error(values: dict[str, Any]) -> str:
-    """A mean with its standard error; without one where there is one seed."""
-    return _number(values["mean"]) + ("" if values["stderr"] is None else f" ± {values['stderr']:.2g}")
+        bounds = (number(bound.get(name)) for bound in (results.floor, results.ceiling))
+        rows.append([name, mean_with_error(value.mean, value.stderr), value_text(value.n), *bounds])
+    metrics = table(["metric", "mean ± standard error", "n", "real images", "noise"], rows, compact=True)
+    notes = "\n".join(f"- {note}" for note in results.notes)
+    parts = [about, metrics, _class_table(results.per_class), notes, code_block(protocol["command"], "bash")]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def command_line(arguments: list[str], num_processes: int) -> str:
@@ -168,22 +164,13 @@ def _images_of(name: str, config: ProtocolConfig, references: References) -> int
     return len(nearest_positions(config.num_images)) if name.startswith("nearest") else config.num_images
 
 
-def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> list[str]:
-    if not per_class:
-        return []
+def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> str:
+    """The metrics of each class beside those of its real images; "" = no classes."""
     names = list(dict.fromkeys(name for metrics in per_class.values() for name in metrics))  # a class may lack some
-    header = [cell for name in names for cell in (name, "real images")]
-    lines = ["", f"| class | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
+    rows = []
     for label, metrics in per_class.items():
         found = [metrics.get(name) for name in names]
-        cells = [cell for it in found for cell in ((_mean_with_error(it), _number(it.floor)) if it else ("", ""))]
-        lines.append(f"| {label.replace('|', '&#124;')} | {' | '.join(cells)} |")
-    return lines
-
-
-def _mean_with_error(value: MetricValue) -> str:
-    return mean_with_error({"mean": value.mean, "stderr": value.stderr})
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+        cells = [(mean_with_error(it.mean, it.stderr), number(it.floor)) if it else ("", "") for it in found]
+        rows.append([label, *itertools.chain(*cells)])
+    header = ["class", *itertools.chain(*((name, "real images") for name in names))]
+    return table(header, rows, compact=True) if per_class else ""

@@ -1,5 +1,5 @@
-"""Compare the recipes of a finished sweep: `write_comparison(config, rows, command=...)` writes a page, its pictures and
-`comparison.json`, which holds everything that the page says.
+"""Report a finished sweep: `write_report(config, rows, command=...)` writes tables and figures, and of recipes a page that
+compares them, its pictures and `comparison.json`, which holds everything that the page says.
 """
 
 from __future__ import annotations
@@ -7,30 +7,59 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from hf_ddpm.experiments.comparison_page import AXIS_NAMES, comparison_markdown
+from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SweepConfig, TrainedRun
-from hf_ddpm.experiments.tables import AXES, distance_name, metric_names, plain_name
-from hf_ddpm.figures.curves import save_figure
+from hf_ddpm.experiments.page import AXIS_NAMES, comparison_page
+from hf_ddpm.experiments.tables import SweepRow, distance_name, sweep_csv, sweep_markdown, varying_axes
+from hf_ddpm.figures.curves import plot_sweep, save_figure
 from hf_ddpm.figures.losses import LOSSES, plot_losses, read_losses
-from hf_ddpm.markdown import without_paths
+from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import load_pipeline, network_of
 
-FOLDER, LOSS_CURVES = "comparison", "comparison/losses.png"
-MAX_PICTURE = 300_000  # bytes of a sample grid
-SMOOTHED_POINTS = 20  # of a loss curve, beyond which it is smoothed
+FOLDER = "comparison"
+LOSS_CURVES = f"{FOLDER}/losses.png"
+MAX_PICTURE = 300_000
+"""Bytes of a sample grid."""
+SMOOTHED_POINTS = 20
+"""Logged values of a loss curve beyond which it is smoothed."""
+
+
+def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str) -> list[Path]:
+    """Write `sweep.csv`, `sweep.md`, the figures and, of recipes, a comparison into the folder of a sweep.
+
+    Args:
+        config: of the finished sweep.
+        rows: what `sweep` returned.
+        command: what started it.
+
+    Returns:
+        Paths of all that was written, without the other pictures of the comparison.
+    """
+    folder = Path(config.output_dir)
+    paths = [folder / "sweep.csv", folder / "sweep.md"]
+    write_whole(paths[0], sweep_csv(rows))
+    write_whole(paths[1], sweep_markdown(rows, command=command))
+    title = config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe or ())
+    columns = [row.columns() for row in rows]
+    figures = plot_sweep(columns, distance=distance_name(rows), varying=varying_axes(rows), title=title)
+    paths += [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
+    if config.grid.recipe is not None:
+        pictures = [path.name for path in paths if path.suffix == ".png"]
+        paths += write_comparison(config, rows, command=command, figures=pictures)
+    return paths
 
 
 def write_comparison(
-    config: SweepConfig, rows: Sequence[dict[str, Any]], *, command: str, figures: Sequence[str] = ()
+    config: SweepConfig, rows: Sequence[SweepRow], *, command: str, figures: Sequence[str] = ()
 ) -> list[Path]:
     """Write `comparison.md`, `comparison.json` and the pictures of the folder `comparison`.
 
@@ -47,79 +76,78 @@ def write_comparison(
         ValueError: a run folder is damaged.
     """
     folder, runs = Path(config.output_dir), config.runs()
-    losses = {run.folder.name: read_losses(run.folder) for run in runs}
-    facts = comparison_facts(config, rows, losses, command=command, figures=figures)
-    for run, about in zip(runs, facts["runs"], strict=True):
-        if about["samples"] is not None:
-            picture = small_png(last_samples(run.folder))
-            write_whole(folder / about["samples"], lambda path, picture=picture: path.write_bytes(picture))
+    losses = {run.folder.path.name: read_losses(run.folder.path) for run in runs}
+    trainings = [_training_facts(run, losses[run.folder.path.name]) for run in runs]
+    text = comparison_facts(config, rows, trainings, command=command, figures=figures).to_json()
+    for run, training in zip(runs, trainings, strict=True):
+        grid = run.folder.last_sample_grid()
+        if grid is not None and training.samples is not None:
+            write_whole(folder / training.samples, partial(Path.write_bytes, data=small_png(grid)))
     values = [row[name] for found in losses.values() for row in found for name in LOSSES if name in row]
     smoothing = max(map(len, losses.values())) // SMOOTHED_POINTS
     curves = plot_losses(losses, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
     save_figure(curves, (folder / LOSS_CURVES).with_suffix(""))
     paths = [folder / "comparison.md", folder / "comparison.json"]
-    write_whole(paths[1], json.dumps(facts, indent=1) + "\n")
-    write_whole(paths[0], comparison_markdown(json.loads(json.dumps(facts))))  # as from the file
+    write_whole(paths[1], text)
+    write_whole(paths[0], comparison_page(ComparisonFacts.from_json(text)))
     return paths
 
 
 def comparison_facts(
     config: SweepConfig,
-    rows: Sequence[dict[str, Any]],
-    losses: Mapping[str, Sequence[dict[str, Any]]],
+    rows: Sequence[SweepRow],
+    trainings: Sequence[TrainingFacts],
     *,
     command: str,
     figures: Sequence[str],
-) -> dict[str, Any]:
-    """Everything that a page about the recipes says, as JSON values, without the folders of this machine.
+) -> ComparisonFacts:
+    """Everything that a page about the recipes says.
 
     Args:
         config, rows, command, figures: see `write_comparison`.
-        losses: rows of `read_losses` by the name of each run's folder.
-
-    Returns:
-        `runs`, what training each took; `cells`, what was measured; `means` over the training seeds, where there are
-        several; and what is the same for all.
+        trainings: what training each model took.
     """
-    folder = Path(config.output_dir)
-    results = [json.loads((folder / "cells" / f"{row['cell']}.json").read_text(encoding="utf-8")) for row in rows]
-    cells = [_cell_facts(row, found) for row, found in zip(rows, results, strict=True)]
-    protocol = results[0]["protocol"]
-    facts = {
-        "recipes": list(dict.fromkeys(row["recipe"] for row in rows)),
-        "train_seeds": list(dict.fromkeys(row["train_seed"] for row in rows)),
-        "train_minutes": config.train_minutes,
-        "distance": distance_name(rows),
-        "features": protocol["features"],
-        "data_source": protocol["data_source"],
-        "data_labels": protocol["data_labels"],
-        "reference_split": protocol["reference_split"],
-        "reference_images": protocol["reference_images"],
-        "num_seeds": len(protocol["seeds"]),
-        "runs": [_run_facts(run, losses[run.folder.name]) for run in config.runs()],
-        "cells": cells,
-        "means": means_over_training(cells),
-        "notes": list(dict.fromkeys(note for found in results for note in found["notes"])),
-        "losses": LOSS_CURVES,
-        "figures": list(figures),
-        "command": command,
-    }
-    return without_paths(facts)
+    results = [Results.read(Path(config.output_dir) / "cells" / f"{row.cell}.json") for row in rows]
+    protocol = results[0].protocol
+    return ComparisonFacts(
+        recipes=list(dict.fromkeys(run.recipe for run in trainings)),
+        train_seeds=list(dict.fromkeys(run.train_seed for run in trainings)),
+        train_minutes=config.train_minutes,
+        distance=distance_name(rows),
+        **{
+            name: protocol[name]
+            for name in ("features", "data_source", "data_labels", "reference_split", "reference_images")
+        },
+        num_seeds=len(protocol["seeds"]),
+        runs=list(trainings),
+        cells=list(rows),
+        means=means_over_trainings(rows),
+        notes=list(dict.fromkeys(note for found in results for note in found.notes)),
+        losses=LOSS_CURVES,
+        figures=list(figures),
+        command=command,
+    )
 
 
-def means_over_training(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over the training seeds, of cells that differ in nothing else, with their standard error over these."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault(tuple(cell[axis] for axis in AXIS_NAMES if axis != "train_seed"), []).append(cell)
+def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
+    """Means over the training seeds of rows that differ in nothing else, with their standard error over these."""
+    groups: dict[tuple[Any, ...], list[SweepRow]] = {}
+    axes = [axis for axis in AXIS_NAMES if axis != "train_seed"]
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, axis) for axis in axes), []).append(row)
     means = []
-    for group in groups.values():
+    for values, group in groups.items():
         if len(group) > 1:
-            first = group[0]
-            axes = {axis: first[axis] for axis in AXIS_NAMES} | {"train_seed": "mean", "num_train_seeds": len(group)}
-            names = [name for name in first["metrics"] if all(name in cell["metrics"] for cell in group)]
-            metrics = {name: _mean([cell["metrics"][name]["mean"] for cell in group]) for name in names}
-            means.append({**axes, "network_calls": first["network_calls"], "metrics": metrics})
+            names = [name for name in group[0].metrics if all(name in row.metrics for row in group)]
+            scores = {name: [row.metrics[name].mean for row in group] for name in names}
+            means.append(
+                MeanRow(
+                    **dict(zip(axes, values, strict=True)),
+                    num_train_seeds=len(group),
+                    network_calls=group[0].network_calls,
+                    metrics={name: MetricValue.over_seeds(its, n=len(its)) for name, its in scores.items()},
+                )
+            )
     return means
 
 
@@ -132,61 +160,38 @@ def small_png(path: Path) -> bytes:
         file = io.BytesIO()
         picture.quantize(256).save(file, "PNG", optimize=True)
         content = file.getvalue()
-        picture = picture.resize([max(1, side * 4 // 5) for side in picture.size], Image.Resampling.LANCZOS)
+        width, height = (max(1, side * 4 // 5) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return content
 
 
-def last_samples(run_dir: Path) -> Path | None:
-    """The last grid of samples that a run drew; None = it drew none."""
-    return max(run_dir.glob("samples/step-*.png"), default=None)
+def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> TrainingFacts:
+    """What a model is and what its training took, from its run folder.
 
-
-def _run_facts(run: TrainedRun, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a model is and what its training took, from its run folder."""
-    surroundings = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
-    network = network_of(load_pipeline(run.model, device="cpu"))
-    last = rows[-1]
+    Args:
+        run: a finished training.
+        rows: its logged steps, see `read_losses`.
+    """
+    surroundings = json.loads(run.folder.environment.read_text(encoding="utf-8"))
+    network = network_of(load_pipeline(str(run.folder.pipeline), device="cpu"))
+    name, last = run.folder.path.name, rows[-1]
     # Where the run went on from a checkpoint between two rows, the steps before it are taken to have been as fast.
     seen = itertools.pairwise([0, *(row["images_seen"] for row in rows)])
     speeds = [row["images_per_second"] for row in rows]
     train_images = round(last["images_seen"] / last["epoch"]) if last.get("epoch") else None
-    return {
-        "name": run.folder.name,
-        "recipe": run.recipe.stem,
-        "train_seed": run.seed,
-        "kind": "GAN" if run.is_gan else "diffusion model",
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "steps": last["step"],
-        "images_seen": last["images_seen"],
-        "train_images": train_images,
-        "images_per_second": statistics.median(speeds),
-        "seconds_per_epoch": train_images and train_images / statistics.median(speeds),
-        "training_seconds": sum((after - before) / speed for (before, after), speed in zip(seen, speeds, strict=True)),
-        "final_losses": {name: last[name] for name in LOSSES if name in last},
-        "samples": None if last_samples(run.folder) is None else f"{FOLDER}/{run.folder.name}.png",
+    return TrainingFacts(
+        name=name,
+        recipe=run.recipe.stem,
+        train_seed=run.seed,
+        kind="GAN" if run.is_gan else "diffusion model",
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        steps=last["step"],
+        images_seen=last["images_seen"],
+        train_images=train_images,
+        images_per_second=statistics.median(speeds),
+        seconds_per_epoch=train_images and train_images / statistics.median(speeds),
+        training_seconds=sum((after - before) / speed for (before, after), speed in zip(seen, speeds, strict=True)),
+        final_losses={name: last[name] for name in LOSSES if name in last},
+        samples=None if run.folder.last_sample_grid() is None else f"{FOLDER}/{name}.png",
         **{name: surroundings[name] for name in ("processor", "gpu", "num_processes", "num_threads")},
-    }
-
-
-def _cell_facts(row: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    bounds = {bound: {plain_name(name): value for name, value in results[bound].items()} for bound in ("floor", "ceiling")}
-    return {
-        **{name: row[name] for name in ("cell", *(axis for axis in AXES if axis != "checkpoint"))},
-        **{name: row[name] for name in ("network_calls", "num_seeds", "floor_num_images")},
-        "metrics": {
-            name: {part: row[name + suffix] for part, suffix in (("mean", ""), ("stderr", "_stderr"), ("n", "_n"))}
-            for name in metric_names([row])
-        },
-        **bounds,
-        "per_class": {
-            label: {
-                plain_name(name): {part: value[part] for part in ("mean", "stderr", "n", "floor")}
-                for name, value in metrics.items()
-            }
-            for label, metrics in results["per_class"].items()
-        },
-    }
-
-
-def _mean(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(values), "stderr": statistics.stdev(values) / math.sqrt(len(values)), "n": len(values)}
+    )

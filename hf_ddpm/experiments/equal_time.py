@@ -9,31 +9,36 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.config import HubConfig, RunConfig, require
+from hf_ddpm.config import HubConfig, require
 from hf_ddpm.experiments.options import SweepConfig, TrainedRun
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import broadcast_from_main, init_distributed
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.training.gan import train_gan
+from hf_ddpm.training.loop import train
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
 STEPS, CALIBRATION = "train_steps.json", "calibration"
 """File of the numbers of steps, and folder of the short runs that are timed, in that of the sweep."""
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model of the sweep is trained."""
+def train_recipe(options: TrainConfig | GANConfig) -> None:
+    """Train with such options, or resume; every process has to call it."""
+    if isinstance(options, GANConfig):
+        train_gan(options)
+    else:
+        train(options)
 
-    options: RunConfig
-    program: Callable[[RunConfig], object]  # trains with such options, or goes on; every process has to call it
-    image_size: int | None = None  # pixels; None = not known before the data are read
 
-
-def with_equal_time(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> dict[TrainedRun, Training]:
+def with_equal_time(
+    config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]
+) -> dict[TrainedRun, TrainConfig | GANConfig]:
     """The trainings with the number of steps that each recipe makes in `config.train_minutes`; every process has to call it.
 
     Args:
@@ -48,62 +53,57 @@ def with_equal_time(config: SweepConfig, trainings: Mapping[TrainedRun, Training
     known = _read(config, path)
     if config.train_minutes is None:
         return dict(trainings)
-    began = not path.is_file() and any(run.folder.is_dir() for run in config.runs())
+    began = not path.is_file() and any(run.folder.path.is_dir() for run in trainings)
     remedy = f"the sweep in {config.output_dir} was begun without, give another --output_dir"
     require(not began, "train_minutes", config.train_minutes, remedy)
-    for run in config.runs():
-        milestones = trainings[run].options.optim.lr_milestones
+    for run, options in trainings.items():
+        milestones = options.optim.lr_milestones
         remedy = f"those of {run.recipe.name} are in the unit of its own length, which --train_minutes replaces"
         require(milestones is None, "optim.lr_milestones", milestones, f"{remedy}, take another lr_scheduler")
-    for run in config.runs():
+    for run, options in trainings.items():
         name = run.recipe.stem
         if name not in known:
             processes = init_distributed(config.num_threads)
             if processes.is_main_process:
                 print(f"timing the steps of {name}", flush=True)
-            seconds = seconds_per_step(trainings[run], Path(config.output_dir) / CALIBRATION)
+            seconds = seconds_per_step(options, Path(config.output_dir) / CALIBRATION)
             known[name] = {"seconds_per_step": seconds, "steps": max(1, int(60 * config.train_minutes / seconds))}
             if processes.is_main_process:
                 write_whole(path, json.dumps({"train_minutes": config.train_minutes, "recipes": known}, indent=1) + "\n")
     return {
-        run: replace(
-            training,
-            options=replace(training.options, num_train_epochs=None, max_train_steps=known[run.recipe.stem]["steps"]),
-        )
-        for run, training in trainings.items()
+        run: replace(options, num_train_epochs=None, max_train_steps=known[run.recipe.stem]["steps"])
+        for run, options in trainings.items()
     }
 
 
-def seconds_per_step(training: Training, folder: Path) -> float:
+def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
     """The median time of an optimizer step, in seconds, over a short run without its first steps; every process has to call
     it.
 
     Args:
-        training: what is timed.
+        options: of the training that is timed.
         folder: of the short run, which is removed again.
     """
-    options = training.options
     processes = init_distributed(options.num_threads)
 
     def clear() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     broadcast_from_main(clear, processes)
-    changed = {
-        "output_dir": str(folder),
-        "resume": "none",
-        "num_train_epochs": None,
-        "max_train_steps": WARM_UP_STEPS + TIMED_STEPS,
-        "checkpoint": replace(options.checkpoint, every_steps=None),
-        "logging": replace(options.logging, every_steps=1, sample_every_steps=None, trackers=[]),
-    }
-    if options.hub is not None:
-        changed["hub"] = HubConfig()
-    training.program(replace(options, **changed))
+    short = replace(
+        options,
+        output_dir=str(folder),
+        resume="none",
+        num_train_epochs=None,
+        max_train_steps=WARM_UP_STEPS + TIMED_STEPS,
+        checkpoint=replace(options.checkpoint, every_steps=None),
+        logging=replace(options.logging, every_steps=1, sample_every_steps=None, trackers=[]),
+    )
+    train_recipe(replace(short, hub=HubConfig()) if isinstance(short, TrainConfig) else short)
     processes = init_distributed(options.num_threads)
 
     def read() -> float:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = RunFolder(folder).metrics.read_text(encoding="utf-8").splitlines()
         rows = [row for row in map(json.loads, lines) if "images_per_second" in row]
         images = rows[-1]["images_seen"] - rows[-2]["images_seen"]
         seconds = [images / row["images_per_second"] for row in rows[WARM_UP_STEPS:]]

@@ -1,32 +1,39 @@
-"""What a sweep can be told, and the cells of its grid: `for cell in config.cells(): ...`."""
+"""Options of a sweep, and the points of its grid: `for point in config.points(): ...`."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.cli import load_recipe
+from hf_ddpm.cli import parse_config, recipe_program
 from hf_ddpm.config import require
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
+from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
 NOISE, ALL = "noise", "all"
-# Options of the training programs that the sweep itself gives.
-GIVEN_TO_TRAINING = ("output_dir", "seed", "resume")
-LENGTH = ("max_train_steps", "num_train_epochs")
-# Options that train_gan.py has and train.py has not: a recipe with one of them is of a GAN.
-GAN_OPTIONS = {
-    "model": {"latent_dim", "generator_width", "discriminator_width", "label_channels", "wide_early"},
-    "objective": {"real_target", "fake_target", "input_noise"},
+SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale")
+SHORT_NAMES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "s",
+    "num_images": "n",
+    "train_seed": "seed",
+    "checkpoint": "step",
 }
+"""Of axes, before their values; the others are not named."""
+PROGRAMS: dict[str, type[TrainConfig] | type[GANConfig]] = {kind.program: kind for kind in (TrainConfig, GANConfig)}
+"""Options of the programs whose recipes a sweep trains, by their names."""
 
 
 @dataclass(kw_only=True)
-class GridConfig:
+class SweepGrid:
     """The axes: lists of values, of which every combination is measured; None = not an axis."""
 
     recipe: list[Path] | None = None
@@ -75,36 +82,55 @@ class GridConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """A model that the sweep has trained."""
+    """A model that the sweep trains."""
 
     recipe: Path
+    program: str
+    """Name of the training program, of PROGRAMS."""
     seed: int
-    folder: Path  # of the run
-    is_gan: bool = False  # whether train_gan.py trains it
+    """Seed of the training."""
+    folder: RunFolder
 
     @property
-    def model(self) -> str:
-        """Folder of its pipeline."""
-        return str(self.folder / "pipeline")
+    def is_gan(self) -> bool:
+        """Whether the model is a GAN."""
+        return self.program == GANConfig.program
+
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """Options that the sweep gives the training program itself; a training that has begun is resumed."""
+        options = {"output_dir": str(self.folder.path), "seed": self.seed, "resume": "auto"}
+        if not self.is_gan:  # the sweep measures when all is trained
+            options |= {"evaluation.every_steps": None, "evaluation.features": None}
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class GridPoint:
     """One combination of the grid; what noise or a GAN does not depend on is None there."""
 
-    name: str  # of its file
-    model: str  # folder or id of the pipeline
-    recipe: str | None = None  # name of the recipe; None = not an axis
+    name: str
+    """Name of its file of results, without the ending."""
+    model: str
+    """Folder or Hub id of the pipeline."""
+    recipe: str | None = None
+    """Name of the recipe; None = not an axis."""
     train_seed: int | None = None
+    """Seed of the training; None = not an axis."""
     is_gan: bool = False
-    checkpoint: int | str | None = None  # step, or `noise`; None = not an axis
-    scheduler: str | None = None  # None = the saved one
+    checkpoint: int | str | None = None
+    """Step, or `noise`; None = not an axis."""
+    scheduler: str | None = None
+    """Name of the sampler; None = the saved one."""
     num_inference_steps: int | None = None
-    guidance_scale: float | None = None  # None = the default of the model
+    guidance_scale: float | None = None
+    """None = the default of the model."""
     num_images: int
+    """Images of each sampling seed."""
 
     @property
     def is_noise(self) -> bool:
+        """Whether uniform noise is measured in place of samples."""
         return self.checkpoint == NOISE
 
 
@@ -128,7 +154,7 @@ class SweepConfig(ProtocolConfig):
     grids and checkpoints come on top. None = the recipe's length."""
     data: ReferenceDataConfig = field(default_factory=ReferenceDataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    grid: GridConfig = field(default_factory=GridConfig)
+    grid: SweepGrid = field(default_factory=SweepGrid)
 
     def __post_init__(self):
         super().__post_init__()
@@ -141,7 +167,7 @@ class SweepConfig(ProtocolConfig):
                 value = grid.train_seed if option.startswith("grid") else getattr(self, option)
                 require(value is None, option, value, "only models of --grid.recipe are trained, leave it out")
         else:
-            self._check_recipes()
+            self._check_recipes(grid.recipe)
         for axis, group in (("num_images", ""), *((name, "sampling.") for name in SAMPLING_AXES)):
             owner = self.sampling if group else self
             value, default = getattr(owner, axis), type(owner).__dataclass_fields__[axis].default
@@ -150,44 +176,58 @@ class SweepConfig(ProtocolConfig):
 
     def runs(self) -> list[TrainedRun]:
         """The models that are trained first, in the order of the axes."""
-        pairs = itertools.product(self.grid.recipe or (), self.grid.train_seed or (0,))
         folder = Path(self.output_dir) / "runs"
         return [
             TrainedRun(
                 recipe=Path(recipe),
+                program=recipe_program(recipe) or TrainConfig.program,
                 seed=seed,
-                folder=folder / f"{_safe(Path(recipe).stem)}-seed-{seed}",
-                is_gan=trains_a_gan(recipe),
+                folder=RunFolder(folder / f"{_safe(Path(recipe).stem)}-seed-{seed}"),
             )
-            for recipe, seed in pairs
+            for recipe, seed in itertools.product(self.grid.recipe or (), self.grid.train_seed or (0,))
         ]
 
-    def cells(self) -> list[Cell]:
-        """Every cell, those of one model after each other; noise comes last, once for each number of images."""
-        grid, cells = self.grid, []
-        counts = grid.num_images or [self.num_images]
-        axes = [getattr(grid, axis) or [getattr(self.sampling, axis)] for axis in SAMPLING_AXES]
+    def trainings(self) -> dict[TrainedRun, TrainConfig | GANConfig]:
+        """The options that each of `runs()` is trained with; a mistake in them exits with 2, see `parse_config`."""
+        trainings = {}
+        for run in self.runs():
+            options = flat_options(self.train_overrides or {}) | run.own_options
+            arguments = [f"--{name}={it if isinstance(it, str) else json.dumps(it)}" for name, it in options.items()]
+            trainings[run] = parse_config(PROGRAMS[run.program], ["--config", str(run.recipe), *arguments])
+        return trainings
+
+    def points(self) -> list[GridPoint]:
+        """Every point, those of one model after each other; noise comes last, once for each number of images."""
+        counts = self.grid.num_images or [self.num_images]
+        axes = [getattr(self.grid, axis) or [getattr(self.sampling, axis)] for axis in SAMPLING_AXES]
+        settings = [dict(zip(SAMPLING_AXES, values, strict=True)) for values in itertools.product(*axes)]
+        points = []
         for origin in self._origins():
             is_single = origin.get("checkpoint") == NOISE or origin.get("is_gan", False)
-            for values in [(None,) * len(axes)] if is_single else itertools.product(*axes):
-                for count in counts:
-                    options = {**origin, **dict(zip(SAMPLING_AXES, values, strict=True)), "num_images": count}
-                    cells.append(Cell(name=_name({axis: options.get(axis) for axis in grid.axes()}), **options))
-        return cells
+            for setting, count in itertools.product([{}] if is_single else settings, counts):
+                values = {**origin, **setting, "num_images": count}
+                points.append(GridPoint(name=_name({axis: values.get(axis) for axis in self.grid.axes()}), **values))
+        return points
 
     def _origins(self) -> list[dict[str, Any]]:
-        """Where the images of a cell come from: the model, and its values on the axes that say so."""
+        """Where the images of a point come from: the model, and its values on the axes that say so."""
         if self.grid.recipe is not None:
             return [
-                {"model": run.model, "recipe": run.recipe.stem, "train_seed": run.seed, "is_gan": run.is_gan}
+                {
+                    "model": str(run.folder.pipeline),
+                    "recipe": run.recipe.stem,
+                    "train_seed": run.seed,
+                    "is_gan": run.is_gan,
+                }
                 for run in self.runs()
             ]
         if self.grid.checkpoint is None:
             return [{"model": self.model}]
-        folder = checkpoints_folder(self.model)
-        steps = sorted(step for step in self.grid.checkpoint if step != NOISE)
-        origins = [{"model": str(checkpoint_path(folder, step)), "checkpoint": step} for step in steps]
-        return origins + [{"model": self.model, "checkpoint": NOISE} for _ in range(NOISE in self.grid.checkpoint)]
+        saved = self._checkpoints().items()
+        origins = [{"model": str(path), "checkpoint": step} for step, path in saved if step in self.grid.checkpoint]
+        if NOISE in self.grid.checkpoint:
+            origins.append({"model": self.model, "checkpoint": NOISE})
+        return origins
 
     def resolve_checkpoints(self) -> None:
         """Put the steps that are there in the place of `all`.
@@ -198,29 +238,35 @@ class SweepConfig(ProtocolConfig):
         wanted = self.grid.checkpoint
         if wanted is None or wanted == [NOISE]:
             return
-        folder = checkpoints_folder(self.model)
-        names = [] if folder is None else [path.parent.name for path in folder.glob("step-*/model_index.json")]
-        there = sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal())
+        there = list(self._checkpoints())
         require(bool(there), "grid.checkpoint", wanted, f"--model {self.model} lies in no run that has checkpoints")
         missing = [step for step in wanted if step not in (ALL, NOISE, *there)]
         require(not missing, "grid.checkpoint", wanted, f"the run has the checkpoints {', '.join(map(str, there))}")
-        steps = there if ALL in wanted else sorted(step for step in wanted if step != NOISE)
-        self.grid.checkpoint = steps + [NOISE] * (NOISE in wanted)
+        steps: list[int | str] = [step for step in there if ALL in wanted or step in wanted]
+        self.grid.checkpoint = [*steps, NOISE] if NOISE in wanted else steps
 
-    def _check_recipes(self) -> None:
+    def _checkpoints(self) -> dict[int, Path]:
+        """Checkpoints of the run that the model belongs to, by step, oldest first."""
+        run = RunFolder.of(self.model or "")
+        return {} if run is None else run.checkpoints()
+
+    def _check_recipes(self, recipes: list[Path]) -> None:
         grid = self.grid
         require(self.model is None, "model", self.model, "leave it out, or leave --grid.recipe out")
         remedy = "it is of the run of --model, and cannot go together with --grid.recipe"
         require(grid.checkpoint is None, "grid.checkpoint", grid.checkpoint, remedy)
-        recipes = [str(recipe) for recipe in grid.recipe]
-        for recipe in grid.recipe:
+        for recipe in recipes:
             require(Path(recipe).is_file(), "grid.recipe", str(recipe), "there is no such file")
-        stems = {_safe(Path(recipe).stem) for recipe in recipes}
-        require(len(stems) == len(recipes), "grid.recipe", recipes, "two have one name, under which both would be saved")
-        for option in GIVEN_TO_TRAINING:
-            value = (self.train_overrides or {}).get(option)
+        stems, names = {_safe(Path(recipe).stem) for recipe in recipes}, [str(recipe) for recipe in recipes]
+        require(len(stems) == len(recipes), "grid.recipe", names, "two have one name, under which both would be saved")
+        runs, overrides = self.runs(), flat_options(self.train_overrides or {})
+        for run in runs:
+            remedy = f"a sweep trains recipes of {' and '.join(PROGRAMS)}, and this is one of {run.program}"
+            require(run.program in PROGRAMS, "grid.recipe", str(run.recipe), remedy)
+        for option in {name: None for run in runs for name in run.own_options}:
+            value = overrides.get(option)
             require(value is None, f"train_overrides.{option}", value, "the sweep gives it, leave it out")
-        if all(trains_a_gan(recipe) for recipe in grid.recipe):
+        if all(run.is_gan for run in runs):
             for option in (*(f"grid.{axis}" for axis in SAMPLING_AXES), "bits_per_dim_images"):
                 value = getattr(grid if "." in option else self, option.removeprefix("grid."))
                 require(value is None, option, value, "no recipe but of GANs, which have neither steps nor likelihood")
@@ -230,58 +276,26 @@ class SweepConfig(ProtocolConfig):
         minutes = self.train_minutes
         if minutes is not None:
             require(0 < minutes < math.inf, "train_minutes", minutes, "give a number of minutes above 0")
-            for option in LENGTH:
+            for option in ("max_train_steps", "num_train_epochs"):
                 value = (self.train_overrides or {}).get(option)
                 require(value is None, f"train_overrides.{option}", value, "--train_minutes says how long, leave it out")
 
 
-SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale")
-
-
-def trains_a_gan(recipe: Path) -> bool:
-    """Whether a recipe is one of train_gan.py: it, or what it extends, has an option which only that program has, or its
-    header comment names that program first.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    options = load_recipe(recipe)
-    for group, names in GAN_OPTIONS.items():
-        if isinstance(options.get(group), dict) and names & options[group].keys():
-            return True
-    header = itertools.takewhile(lambda line: line.startswith("#"), Path(recipe).read_text(encoding="utf-8").splitlines())
-    named = re.search(r"train_scripts/(\w+)\.py", "\n".join(header))
-    return named is not None and named[1] == "train_gan"
-
-
-def checkpoints_folder(model: str) -> Path | None:
-    """The folder of checkpoints of the run that a pipeline lies in, as its `pipeline` or one of them; None = none."""
-    path = Path(model)
-    found = (folder / "checkpoints" for folder in (path.parent, path.parent.parent))
-    return next((folder for folder in found if folder.is_dir()), None) if path.is_dir() else None
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step lies."""
-    return folder / f"step-{step:08d}"
-
-
-_SHORT = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "s",
-    "num_images": "n",
-    "train_seed": "seed",
-    "checkpoint": "step",
-}
+def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their names on the command line, such as `data.batch_size`."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= flat_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _name(values: dict[str, Any]) -> str:
-    """Name of a cell from its values on the axes, as `ddim_steps-20_s-1.5`."""
+    """Name of a point from its values on the axes, as `ddim_steps-20_s-1.5`."""
     parts = []
     for axis, value in values.items():
         if value is not None:
             text = repr(value).removesuffix(".0") if isinstance(value, float) else _safe(str(value))
-            parts.append(f"{_SHORT[axis]}-{text}" if axis in _SHORT and value != NOISE else text)
+            parts.append(f"{SHORT_NAMES[axis]}-{text}" if axis in SHORT_NAMES and value != NOISE else text)
     return "_".join(parts)
 
 

@@ -1,186 +1,346 @@
-"""Pages written by hand whose numbers come from results: `render_page(template, {"linear_cosine": facts, ...})`.
+"""Comparisons as pages: `render(template, {"mnist": Comparison(facts, "mnist/")})` puts tables and numbers into Markdown.
 
-A template is Markdown with placeholders, each of which begins with the name of a comparison:
+A page that is written by hand is a Jinja template in which each comparison has the name of its folder:
 
-    {{ linear_cosine.table }}                           what was measured, as a table
-    {{ linear_cosine.training_table }}                  what the trainings took
-    {{ linear_cosine.class_table }}                     the distance of each class
-    {{ linear_cosine.samples }}                         the sample grids side by side
-    {{ linear_cosine.about }}                           seeds, images, reference and sampling
-    {{ linear_cosine.command }}                         what measured it, as a block of code
-    {{ linear_cosine.digits.parameters }}               a fact of a run: steps, training_seconds, final_loss, ...
-    {{ linear_cosine.digits.fd_judge }}                 a metric with its error, where one measurement has it
-    {{ linear_cosine.digits[guidance_scale=1.5].fd_judge }}             of the measurement with this value on an axis
-    {{ linear_cosine.digits[train_seed=0, guidance_scale=1.5].recall }} of one training; train_seed=mean is that of several
-    {{ linear_cosine.digits[guidance_scale=1.5, class=3].fd_judge }}    of one class
-    {{ linear_cosine.floor.fd_judge }} {{ linear_cosine.ceiling.recall }}  what real images and noise score
+    {{ mnist.about }} {{ mnist.command }}           how it was measured: seeds, images, reference; and the command
+    {{ mnist.table }} {{ mnist.training_table }}    what was measured, and what the trainings took
+    {{ mnist.class_table }} {{ mnist.samples }}     the distance of each class, and the sample grids side by side
+    {{ mnist.run("digits").parameters }}            of a training: steps, images_seen, training_seconds, final_loss, ...
+    {{ mnist.metric("digits", "fd_judge") }}        a metric with its error, where one measurement has it
+    {{ mnist.metric("digits", "fd_judge", guidance_scale=1.5, train_seed="mean", class_name="3") }}
+    {{ mnist.real("fd_judge") }} {{ mnist.noise("recall") }}    what real images and noise score
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.experiments.comparison_page import (
-    AXIS_NAMES,
-    RUN_FACTS,
-    about_measurements,
-    bound_value,
-    class_table,
-    command_block,
-    run_fact,
-    sample_grids,
-    samples_table,
-    training_table,
-)
-from hf_ddpm.markdown import mean_with_error, number
+from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedError
 
-FACTS = "comparison.json"
-BOUNDS = ("floor", "ceiling")
-BLOCKS = {
-    "table": lambda facts, folder: samples_table(facts),
-    "training_table": lambda facts, folder: training_table(facts),
-    "class_table": lambda facts, folder: class_table(facts),
-    "samples": sample_grids,
-    "about": lambda facts, folder: about_measurements(facts),
-    "command": lambda facts, folder: command_block(facts),
+from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
+from hf_ddpm.experiments.options import SHORT_NAMES
+from hf_ddpm.experiments.tables import MAIN_METRICS, SweepRow, bound_rows, metric_text
+from hf_ddpm.markdown import code_block, counted, number, table, value_text
+from hf_ddpm.results import MetricValue
+
+AXIS_NAMES = {
+    "recipe": "recipe",
+    "train_seed": "training seed",
+    "scheduler": "sampler",
+    "num_inference_steps": "steps",
+    "guidance_scale": "s (w = s - 1)",
+    "num_images": "images",
 }
-"""What stands for a whole comparison, from its facts and its folder."""
-_BRACES = r"\{\{(.*?)\}\}"
-# NAME.BLOCK, or NAME.RECIPE.FACT with [AXIS=VALUE, ...] behind the recipe.
-_PLACEHOLDER = re.compile(r"(?P<name>[^.\s]+)\.(?:(?P<recipe>[^\[\]]+?)(?:\[(?P<where>[^\[\]]*)\])?\.)?(?P<fact>[\w-]+)")
+"""Axes of a comparison, and how a table calls them."""
+SIDE_BY_SIDE = 4
+"""Sample grids in one line, at most."""
 
 
-def render_page(template: str, facts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Put tables and values into the places of their names.
+def comparison_page(facts: ComparisonFacts) -> str:
+    """The page beside a comparison.json; the same facts give the same text."""
+    template = Path(__file__).with_name("comparison.md.j2").read_text(encoding="utf-8")
+    return render(template, {"facts": facts, "comparison": Comparison(facts)})
+
+
+def render(template: str, names: Mapping[str, Any]) -> str:
+    """Fill in a template.
 
     Args:
-        template: Markdown with placeholders, as above.
-        facts: contents of comparison.json by the name of each comparison's folder, which lies beside the page.
+        template: Markdown with Jinja expressions, as above.
+        names: what they name: of a page that is written by hand the comparisons, see `read_comparisons`.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: a placeholder names what is not there, or more than one value; it is quoted, with names that are near.
+        ValueError: an expression cannot be read, or names what is not there or more than one value.
     """
-    page = re.sub(_BRACES, lambda match: _resolve(match[1].strip(), facts), template, flags=re.DOTALL)
-    # What is left of the template; a value, such as a command, may have braces of its own.
-    for line in re.sub(_BRACES, "", template, flags=re.DOTALL).splitlines():
-        if "{{" in line or "}}" in line:
-            raise ValueError(f"the template: a placeholder has no end or no beginning, in {line.strip()[:80]!r}")
-    return page
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
+    try:
+        return environment.from_string(template).render(names)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the template, line {error.lineno}: {error.message}") from error
+    except UndefinedError as error:
+        unknown = re.findall(r"'(\w+)'", str(error))[-1]
+        known = [*names, *TRAINING_TEXTS, *(name for name in dir(Comparison) if not name.startswith("_"))]
+        raise ValueError(f"the template: {error}{_near(unknown, known)}") from error
+    except TypeError as error:
+        raise ValueError(f"the template: {error}") from error
 
 
-def read_comparisons(folder: Path) -> dict[str, dict[str, Any]]:
-    """The facts of each comparison of which a sub-folder holds the comparison.json, by the name of the sub-folder.
+def read_comparisons(folder: Path) -> dict[str, Comparison]:
+    """The comparison of each sub-folder that holds a comparison.json, by the name of the sub-folder.
 
     Raises:
         ValueError: a file is damaged.
     """
     found = {}
-    for path in sorted(Path(folder).glob(f"*/{FACTS}")):
+    for path in sorted(Path(folder).glob("*/comparison.json")):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parent.name] = Comparison(
+                ComparisonFacts.from_json(path.read_text(encoding="utf-8")), f"{path.parent.name}/"
+            )
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-        if not (isinstance(facts, dict) and {"recipes", "runs", "cells", "means"} <= facts.keys()):
-            raise ValueError(f"{path} is no comparison: take the file that train_scripts/sweep.py has written")
-        found[path.parent.name] = facts
     return found
 
 
-def _resolve(text: str, comparisons: Mapping[str, Mapping[str, Any]]) -> str:
-    match = _PLACEHOLDER.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{{{{ {text} }}}}: write NAME.table, or NAME.RECIPE[AXIS=VALUE].METRIC")
-    name, recipe, where, fact = match.group("name", "recipe", "where", "fact")
-    _check_name(text, name, comparisons, "there is no such comparison")
-    facts = comparisons[name]
-    if recipe is None:
-        _check_name(text, fact, BLOCKS, f"{name} has no such table")
-        block = BLOCKS[fact](facts, f"{name}/")
-        if not block:
-            raise ValueError(f"{{{{ {text} }}}}: {name} has nothing to show there")
-        return block
-    wanted = _read_selectors(text, where)
-    if recipe in BOUNDS:
-        return _bound(text, facts, recipe, fact, wanted)
-    _check_name(text, recipe, [*facts["recipes"], *BOUNDS], f"{name} has no such recipe")
-    if fact in RUN_FACTS:
-        return run_fact(_only(text, [run for run in facts["runs"] if run["recipe"] == recipe], wanted), fact)
-    label = wanted.pop("class", None)
-    cells = [cell for cell in (*facts["cells"], *facts["means"]) if cell["recipe"] == recipe]
-    cell = _only(text, cells, wanted)
-    metrics = cell["metrics"]
-    if label is not None:
-        classes = cell.get("per_class", {})
-        _check_name(text, label, classes, "there is no such class")
-        metrics = classes[label]
-    _check_name(text, fact, [*metrics, *RUN_FACTS], "there is no such metric or fact of a run")
-    return mean_with_error(metrics[fact]["mean"], metrics[fact]["stderr"])
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as a page shows it."""
+
+    facts: ComparisonFacts
+    folder: str = ""
+    """Of the comparison, before the paths of its pictures, as `mnist/`."""
+
+    @property
+    def about(self) -> str:
+        """What is the same for all measurements, and of what the errors are."""
+        facts = self.facts
+        labels = f", classes {', '.join(map(str, facts.data_labels))}" if facts.data_labels else ""
+        fixed = [
+            text.format(value_text(self._values(axis)[0]))
+            for axis, text in (("scheduler", "{}"), ("num_inference_steps", "{} steps"), ("guidance_scale", "s = {}"))
+            if len(self._values(axis)) == 1
+        ]
+        sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
+        if self.has_gan:
+            sampled += "; a GAN with one call of its network"
+        counts = ", ".join(value_text(count) for count in self._values("num_images"))
+        return (
+            f"{counted(facts.num_seeds, 'sampling seed')} of {counts} images each, against the "
+            f"{facts.reference_split} split of `{facts.data_source}`{labels} ({facts.reference_images:,} images), "
+            f"features: {facts.features}{sampled}. {self._about_errors()}"
+        )
+
+    @property
+    def command(self) -> str:
+        """What compares the same again, as a block of code."""
+        return code_block(self.facts.command, "bash")
+
+    @property
+    def table(self) -> str:
+        """What each model is and scores, with means over several training seeds, real images and noise."""
+        facts = self.facts
+        axes = ["recipe", *self._varying_axes]
+        known = {name for cell in facts.cells for name in cell.metrics}
+        metrics = [facts.distance, *(name for name in MAIN_METRICS if name in known)]
+        header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds an epoch", "network calls", *metrics]
+        measured = [cell for recipe in facts.recipes for cell in self._measured if cell.recipe == recipe]
+        rows = [self._table_row(cell, axes, metrics) for cell in measured]
+        for what, count, bounds in bound_rows(facts.cells, metrics):
+            rows.append([f"{what} ({count:,})", *[""] * (len(axes) + 2), *map(number, bounds)])
+        return table(header, rows, compact=True)
+
+    @property
+    def training_table(self) -> str:
+        """What training each model took."""
+        rows = []
+        for run in self.facts.runs:
+            seed = [str(run.train_seed)] if self._several_trainings else []
+            shown = training_texts(run)
+            rows.append(
+                [run.recipe, *seed, *(shown[name] for name in ("steps", "images_seen", "training_seconds", "final_loss"))]
+            )
+        seed = [AXIS_NAMES["train_seed"]] if self._several_trainings else []
+        return table(["recipe", *seed, "steps", "images seen", "training time", "final loss"], rows, compact=True)
+
+    @property
+    def samples(self) -> str:
+        """The sample grids of the runs side by side."""
+        runs = [run for run in self.facts.runs if run.samples is not None]
+        lines = -(-len(runs) // SIDE_BY_SIDE)
+        columns = -(-len(runs) // max(1, lines))  # so that the lines are about equally long
+        blocks = []
+        for start in range(0, len(runs), max(1, columns)):
+            part = runs[start : start + columns]
+            names = [f"{run.recipe}, seed {run.train_seed}" if self._several_trainings else run.recipe for run in part]
+            pictures = [f"![samples of {name}]({self.folder}{run.samples})" for name, run in zip(names, part, strict=True)]
+            blocks.append(table(names, [pictures], compact=True))
+        return "\n\n".join(blocks)
+
+    @property
+    def class_table(self) -> str:
+        """The distance of each class, a column a measurement; "" = no measurement has classes."""
+        distance = self.facts.distance
+        classes = list(dict.fromkeys(label for cell in self.facts.cells for label in cell.per_class))
+        cells = [cell for cell in self.facts.cells if any(distance in metrics for metrics in cell.per_class.values())]
+        rows = []
+        for label in classes if cells else ():
+            found = [cell.per_class.get(label, {}).get(distance) for cell in cells]
+            floor = next((value.floor for value in found if value is not None and value.floor is not None), None)
+            rows.append([label, *map(metric_text, found), number(floor)])
+        return table(["class", *map(self._column, cells), "real images"], rows, compact=True) if rows else ""
+
+    @property
+    def images_per_class(self) -> int | None:
+        """Images of each class in a sample; None = they differ."""
+        counts = {value.n for cell in self.facts.cells for its in cell.per_class.values() for value in its.values()} - {None}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def has_gan(self) -> bool:
+        """Whether a model is a GAN."""
+        return any(run.kind == "GAN" for run in self.facts.runs)
+
+    @property
+    def machines(self) -> list[str]:
+        """Where the models were trained, as `a CPU, 1 thread`."""
+        places = []
+        for run in self.facts.runs:
+            parts = [run.gpu or run.processor or "an unknown processor", counted(run.num_threads, "thread")]
+            parts += [f"{run.num_processes} processes"] if run.num_processes > 1 else []
+            places.append(", ".join(parts))
+        return list(dict.fromkeys(places))
+
+    def run(self, recipe: str, **axes: Any) -> dict[str, str]:
+        """What the training of a recipe took, see `training_texts`.
+
+        Raises:
+            ValueError: there is no such training, or more than one; also of the methods below.
+        """
+        self._check_name(recipe, self.facts.recipes, "recipe")
+        return training_texts(self._only([run for run in self.facts.runs if run.recipe == recipe], axes))
+
+    def metric(self, recipe: str, name: str, *, class_name: str | None = None, **axes: Any) -> str:
+        """A metric with its standard error.
+
+        Args:
+            recipe: name of a recipe.
+            name: of the metric.
+            class_name: the metric of one class; None = of all.
+            axes: values of the measurement on axes that vary, by their names.
+        """
+        self._check_name(recipe, self.facts.recipes, "recipe")
+        found = self._only([cell for cell in self._measured if cell.recipe == recipe], axes)
+        metrics: Mapping[str, MetricValue] = found.metrics
+        if class_name is not None:
+            classes = found.per_class if isinstance(found, SweepRow) else {}
+            self._check_name(class_name, classes, "class")
+            metrics = classes[class_name]
+        self._check_name(name, metrics, "metric")
+        return metric_text(metrics[name])
+
+    def real(self, name: str, *, num_images: int | None = None) -> str:
+        """What as many real images score; `num_images` where it varies."""
+        return self._bound("floor", name, num_images)
+
+    def noise(self, name: str, *, num_images: int | None = None) -> str:
+        """What as many images of uniform noise score; `num_images` where it varies."""
+        return self._bound("ceiling", name, num_images)
+
+    @property
+    def _measured(self) -> list[SweepRow | MeanRow]:
+        return [*self.facts.cells, *self.facts.means]
+
+    @property
+    def _several_trainings(self) -> bool:
+        return len(self.facts.train_seeds) > 1
+
+    @property
+    def _varying_axes(self) -> list[str]:
+        """Axes with several values, without the recipe."""
+        return [axis for axis in AXIS_NAMES if axis != "recipe" and len(self._values(axis)) > 1]
+
+    def _values(self, axis: str) -> list[Any]:
+        """Different values on an axis, without None."""
+        return list(dict.fromkeys(value for cell in self.facts.cells if (value := getattr(cell, axis)) is not None))
+
+    def _about_errors(self) -> str:
+        """Of what the errors are; one seed has none."""
+        seeds, has_errors = self.facts.train_seeds, self.facts.num_seeds > 1
+        if len(seeds) == 1:
+            one = f"Each recipe has one training run (training seed {seeds[0]})"
+            if not has_errors:
+                return f"{one}, which was sampled from once: the numbers have no errors."
+            return f"{one}: the errors are standard errors over the sampling seeds, and say nothing of another training."
+        one = "the error of one is over its sampling seeds" if has_errors else "the numbers of one have no errors"
+        return f"Each recipe has {len(seeds)} training runs: {one}, that of a mean over the training runs."
+
+    def _table_row(self, cell: SweepRow | MeanRow, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
+        values = {axis: value_text(getattr(cell, axis)) for axis in axes}
+        costs = ["", ""]
+        if isinstance(cell, MeanRow):
+            values["train_seed"] = f"mean of {cell.num_train_seeds}"
+        else:
+            (run,) = (run for run in self.facts.runs if (run.recipe, run.train_seed) == (cell.recipe, cell.train_seed))
+            costs = [training_texts(run)[name] for name in ("parameters", "seconds_per_epoch")]
+        scores = [metric_text(cell.metrics.get(name)) for name in metrics]
+        return [*values.values(), *costs, value_text(cell.network_calls), *scores]
+
+    def _column(self, cell: SweepRow) -> str:
+        """A measurement by its recipe and what else varies, as `digits, s = 1.5`."""
+        texts = {axis: value_text(getattr(cell, axis)) for axis in self._varying_axes if getattr(cell, axis) is not None}
+        named = (f"{SHORT_NAMES[axis]} = {text}" if axis in SHORT_NAMES else text for axis, text in texts.items())
+        return ", ".join([str(cell.recipe), *named])
+
+    def _bound(self, bound: str, metric: str, num_images: int | None) -> str:
+        found: list[dict[str, float]] = [
+            getattr(cell, bound) for cell in self.facts.cells if num_images in (None, cell.num_images)
+        ]
+        self._check_name(metric, {name for values in found for name in values}, bound)
+        different = {values[metric] for values in found if metric in values}
+        if len(different) > 1:
+            raise ValueError(f"{self.folder}: the {bound} of {metric} depends on the number of images, add num_images=...")
+        return number(different.pop())
+
+    def _only(self, entries: Sequence[Any], axes: Mapping[str, Any]) -> Any:
+        """The only run or measurement that has the wanted values."""
+        for axis, value in axes.items():
+            self._check_name(axis, AXIS_NAMES, "axis")
+            kept = [entry for entry in entries if getattr(entry, axis, None) == value]
+            if not kept:
+                raise ValueError(f"{self.folder}: none has {axis}={value!r}, there are {_different(entries, axis)}")
+            entries = kept
+        if len(entries) > 1:
+            axis = next((axis for axis in AXIS_NAMES if "," in _different(entries, axis)), "train_seed")
+            raise ValueError(
+                f"{self.folder}: several have it, say which with {axis}=...: there are {_different(entries, axis)}"
+            )
+        return entries[0]
+
+    def _check_name(self, name: str, known: Iterable[str], what: str) -> None:
+        if name not in known:
+            raise ValueError(f"{self.folder}: there is no {what} {name!r}{_near(name, known)}")
 
 
-def _read_selectors(text: str, where: str | None) -> dict[str, str]:
-    """What stands in the brackets: values by axis, or by `class`."""
-    wanted = {}
-    for part in (where or "").split(",") if where is not None else ():
-        axis, sign, value = (piece.strip() for piece in part.partition("="))
-        if not (axis and sign and value):
-            raise ValueError(f"{{{{ {text} }}}}: write AXIS=VALUE into the brackets, with commas between several")
-        _check_name(text, axis, [*AXIS_NAMES, "class"], "there is no such axis")
-        wanted[axis] = value
-    return wanted
+TRAINING_TEXTS: dict[str, Callable[[TrainingFacts], str]] = {
+    "parameters": lambda run: f"{run.parameters / 1e6:.2f} M" if run.parameters >= 1e5 else f"{run.parameters / 1e6:.2g} M",
+    "seconds_per_epoch": lambda run: number(run.seconds_per_epoch, 3),
+    "steps": lambda run: value_text(run.steps),
+    "images_seen": lambda run: value_text(run.images_seen),
+    "training_seconds": lambda run: duration(run.training_seconds),
+    "final_loss": lambda run: ", ".join(
+        f"{name.removesuffix('_loss')} {number(loss)}" if "_" in name else number(loss)
+        for name, loss in run.final_losses.items()
+    ),
+}
+"""How a page shows what a training took, by name."""
 
 
-def _bound(text: str, facts: Mapping[str, Any], bound: str, metric: str, wanted: Mapping[str, str]) -> str:
-    counts = [cell for cell in facts["cells"] if all(_is(cell.get(axis), value) for axis, value in wanted.items())]
-    known = {name for cell in counts for name, value in cell[bound].items() if value is not None}
-    _check_name(text, metric, known, f"there is no {bound} of it")
-    values = {bound_value(facts, bound, metric, cell["num_images"]) for cell in counts}
-    if len(values) > 1:
-        raise ValueError(f"{{{{ {text} }}}}: {bound} depends on the number of images, add [num_images=...]")
-    return number(values.pop())
+def training_texts(run: TrainingFacts) -> dict[str, str]:
+    """What a training took, as TRAINING_TEXTS shows it."""
+    return {name: text(run) for name, text in TRAINING_TEXTS.items()}
 
 
-def _only(text: str, entries: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> Mapping[str, Any]:
-    """The only run or measurement that has the wanted values."""
-    entries = list(entries)
-    for axis, value in wanted.items():
-        kept = [entry for entry in entries if _is(entry.get(axis), value)]
-        if not kept:
-            there = dict.fromkeys(str(entry[axis]) for entry in entries if entry.get(axis) is not None)
-            raise ValueError(f"{{{{ {text} }}}}: none has {axis}={value}, there {_are(there)}")
-        entries = kept
-    if len(entries) > 1:
-        several = {axis: dict.fromkeys(str(entry.get(axis)) for entry in entries) for axis in AXIS_NAMES}
-        axis = next((axis for axis, values in several.items() if len(values) > 1), "train_seed")
-        raise ValueError(f"{{{{ {text} }}}}: several have it, say which with [{axis}=...]: there {_are(several[axis])}")
-    return entries[0]
+def duration(seconds: float) -> str:
+    """A time in seconds as it is read: `3 min 12 s`."""
+    if seconds < 60:
+        return f"{number(seconds, 3)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _is(found: Any, wanted: str) -> bool:
-    """Whether a value is the one that was written."""
-    if isinstance(found, (int, float)):
-        try:
-            return float(wanted) == found
-        except ValueError:
-            return False
-    return str(found) == wanted
+def _different(entries: Sequence[Any], axis: str) -> str:
+    return ", ".join(dict.fromkeys(str(getattr(entry, axis, None)) for entry in entries))
 
 
-def _check_name(text: str, name: str, known: Iterable[str], problem: str) -> None:
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:10]
-        there = f"; near: {', '.join(near)}" if near else ", nor any other"
-        raise ValueError(f"{{{{ {text} }}}}: {problem}, {name!r}{there}")
-
-
-def _are(values: Iterable[str]) -> str:
-    values = list(values)
-    return f"{'is' if len(values) == 1 else 'are'} {', '.join(values) or 'none'}"
+def _near(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
+    return f"; near: {', '.join(near)}" if near else ""

@@ -1,7 +1,7 @@
-"""Measure a model at every point of a grid: `rows = sweep(config)`, one row a cell, in the order of the grid.
+"""Measure a model at every point of a grid: `rows = sweep(config)`, one row per point, in the order of the grid.
 
-A cell is a measurement as `evaluate` takes it, and is kept as its JSON file; extractor, real images, floor and ceiling are
-shared by all. What is finished stays, so that the same sweep goes on where it was stopped.
+A point is measured as `evaluate` does, and its results are kept as a JSON file; extractor, real images, floor and ceiling
+are shared by all. What is finished stays, so that the same sweep goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from diffusers import SchedulerMixin
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.config import DataConfig
@@ -30,45 +31,47 @@ from hf_ddpm.evaluation.protocol import (
     measure,
     open_references,
 )
-from hf_ddpm.evaluation.references import MIN_IMAGES
+from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import command_line
-from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, Training, with_equal_time
-from hf_ddpm.experiments.options import SAMPLING_AXES, Cell, SweepConfig, TrainedRun
-from hf_ddpm.experiments.tables import cell_row
+from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
+from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, TrainedRun, flat_options
+from hf_ddpm.experiments.tables import SweepRow
+from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_scheduler, check_scheduler
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
 OPTIONS = "sweep.yaml"
-"""File of the options that the cells of a folder were measured with."""
-# What stands in a folder before its options are written: models, and how long they are trained.
+"""File of the options that the points of a folder were measured with."""
 EARLIER = {"runs", STEPS, CALIBRATION}
-# Options that do not change a result.
-_FREE = (("output_dir",), ("num_threads",), ("sampling", "batch_size"))
+"""What stands in a folder before its options are written: models, and how long they are trained."""
+FREE = ("output_dir", "num_threads", "sampling.batch_size")
+"""Options that do not change a result."""
 
 
-def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None = None) -> list[dict[str, Any]]:
-    """Measure every cell of the grid that is not finished; every process has to call it.
+def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig] | None = None) -> list[SweepRow]:
+    """Measure every point of the grid that is not finished; every process has to call it.
 
     Args:
         config: every option; the checkpoints that `all` stands for are filled in.
-        trainings: how each of `config.runs()` is trained; None = there are none.
+        trainings: the options that recipes are trained with; None = `config.trainings()`.
 
     Returns:
-        A row for each cell, see `cell_row`.
+        A row for each point.
 
     Raises:
         ValueError: an option is wrong, or does not fit the models, the data or what is in the folder.
         Stopped: SIGINT or SIGTERM.
     """
+    trainings = config.trainings() if trainings is None else trainings
     _check_schedulers(config)
     config.resolve_checkpoints()
     _check_folder(config)
     processes = init_distributed(config.num_threads)
-    trainings = trainings or {}
-    if processes.num_processes > 1 and any(run.is_gan for run in config.runs()):
+    if processes.num_processes > 1 and any(run.is_gan for run in trainings):
         raise ValueError(
             "--grid.recipe: one of a GAN, which a single process trains, start train_scripts/sweep.py with python"
         )
@@ -83,22 +86,22 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, Training] | None =
         _train(config, trainings)
     processes = init_distributed(config.num_threads)
     with stop_requests("the sweep ends after this batch") as stop:
-        return _measure_cells(config, data, extractor, processes, stop)
+        return _measure_points(config, data, extractor, processes, stop)
 
 
-def cell_config(config: SweepConfig, cell: Cell) -> EvaluationConfig:
-    """The options of `evaluate` that measure this cell alone; of noise and GANs, those that they depend on."""
+def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
+    """The options of `evaluate` that measure this point alone; of noise and GANs, those that they depend on."""
     given = {option.name: getattr(config, option.name) for option in fields(ProtocolConfig)}
-    given["num_images"], sampling = cell.num_images, config.sampling
-    if cell.is_gan:
+    given["num_images"], sampling = point.num_images, config.sampling
+    if point.is_gan:
         given["bits_per_dim_images"] = None
         sampling = SamplingConfig(dtype=sampling.dtype, batch_size=sampling.batch_size)
-    elif not cell.is_noise:
-        sampling = replace(sampling, **{name: getattr(cell, name) for name in SAMPLING_AXES})
+    elif not point.is_noise:
+        sampling = replace(sampling, **{name: getattr(point, name) for name in SAMPLING_AXES})
     return EvaluationConfig(
         **given,
-        model=cell.model,
-        output=Path(config.output_dir) / "repeated" / f"{cell.name}.json",
+        model=point.model,
+        output=Path(config.output_dir) / "repeated" / f"{point.name}.json",
         device=config.device,
         num_threads=config.num_threads,
         data=config.data,
@@ -112,12 +115,15 @@ def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
     return command_line(["train_scripts/evaluate_model.py", *arguments], num_processes)
 
 
-def count_network_calls(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
-    """Images that the network is given for one sample, counted while one is drawn: a guided step has two, a GAN one."""
+def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
+    """Number of function evaluations: images that the network is given while one sample is drawn.
+
+    A guided step has two, a GAN one.
+    """
     if isinstance(pipeline, DCGANPipeline):
         return 1
-    counts = []
-    hook = pipeline.unet.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
+    counts: list[int] = []
+    hook = network_of(pipeline).register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
     try:
         label = 0 if pipeline.is_conditional else None
         for _ in generate(
@@ -134,97 +140,106 @@ def count_network_calls(pipeline: ImagePipeline, sampling: SamplingConfig) -> in
 
 
 class _Models:
-    """The pipelines of the cells, of which the last one stays loaded."""
+    """The pipelines of the points, of which the last one stays loaded."""
 
     def __init__(self, config: SweepConfig, processes: PartialState):
-        self._config, self._processes, self._path = config, processes, None
+        self._config, self._processes = config, processes
+        self._loaded: tuple[str, ImagePipeline, SchedulerMixin | None] | None = None
 
-    def open(self, cell: Cell) -> ImagePipeline:
-        """The pipeline of a cell, with its sampler.
+    def open(self, point: GridPoint) -> ImagePipeline:
+        """The pipeline of a point, with its sampler.
 
         Raises:
             ValueError: it cannot be loaded, or cannot be sampled so.
         """
-        if self._path != cell.model:
+        if self._loaded is None or self._loaded[0] != point.model:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
-            self._pipeline = load_pipeline(cell.model, device=device, dtype=dtype)
-            if isinstance(self._pipeline, DCGANPipeline) and not cell.is_gan:
+            pipeline = load_pipeline(point.model, device=device, dtype=dtype)
+            if isinstance(pipeline, DCGANPipeline) and not point.is_gan:
                 remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
-                raise ValueError(f"--model is {cell.model!r}: it is a GAN, {remedy}")
-            self._path, self._saved = cell.model, getattr(self._pipeline, "scheduler", None)
-        sampling = cell_config(self._config, cell).sampling
-        if not cell.is_gan:
-            name = None if cell.is_noise else sampling.scheduler
-            self._pipeline.scheduler = self._saved if name is None else build_scheduler(name, self._saved.config)
-        if not cell.is_noise:
-            check_sampling(self._pipeline, sampling)
-        return self._pipeline
+                raise ValueError(f"--model is {point.model!r}: it is a GAN, {remedy}")
+            self._loaded = point.model, pipeline, getattr(pipeline, "scheduler", None)
+        _, pipeline, saved = self._loaded
+        sampling = point_config(self._config, point).sampling
+        if saved is not None:
+            name = None if point.is_noise else sampling.scheduler
+            pipeline.scheduler = saved if name is None else build_scheduler(name, saved.config)
+        if not point.is_noise:
+            check_sampling(pipeline, sampling)
+        return pipeline
 
 
-def _measure_cells(
+def _measure_points(
     config: SweepConfig, data: DataConfig | None, extractor: Extractor, processes: PartialState, stop: StopRequest
-) -> list[dict[str, Any]]:
-    cells, models = config.cells(), _Models(config, processes)
-    found = {cell: _read(_path(config, cell)) for cell in cells}
-    processes.wait_for_everyone()  # before the first process writes the cells that the others look for
-    kinds = set()
-    for cell in reversed(cells):  # so that the first is loaded in the end
-        pipeline = models.open(cell)
-        kinds.add(image_shape_of(pipeline))
-        _check_same_model(config, cell, found[cell], pipeline)
-    if len(kinds) > 1:
+) -> list[SweepRow]:
+    points, models = config.points(), _Models(config, processes)
+    found = {point: _read(_path(config, point)) for point in points}
+    processes.wait_for_everyone()  # before the first process writes the files that the others look for
+    shapes = set()
+    for point in reversed(points):  # so that the first is loaded in the end
+        pipeline = models.open(point)
+        shapes.add(image_shape_of(pipeline))
+        _check_same_model(config, point, found[point], pipeline)
+    if len(shapes) > 1:
         raise ValueError("--grid.recipe: the models are of other image sizes or channels, sweep over each by itself")
-    data = data or data_options(config.data, config.model)
-    references = open_references(cell_config(config, cells[0]), data, pipeline, extractor, processes)
-    _check_same_references(config, found, references.summary.num_images, extractor, references)
+    data = data or data_options(config.data, points[0].model)
+    references = open_references(point_config(config, points[0]), data, pipeline, extractor, processes)
+    _check_same_references(config, found, references)
     if processes.is_main_process:
         write_whole(Path(config.output_dir) / OPTIONS, dump_config(config))
-    for number, cell in enumerate(cells, start=1):
-        if found[cell] is not None:
-            continue
-        if processes.is_main_process:
-            print(f"cell {number} of {len(cells)}: {cell.name}", flush=True)
-        found[cell] = _measure_cell(config, cell, data, models.open(cell), references, processes, stop)
+    rows = []
+    for number, point in enumerate(points, start=1):
+        results = found[point]
+        if results is None:
+            if processes.is_main_process:
+                print(f"cell {number} of {len(points)}: {point.name}", flush=True)
+            options = point_config(config, point)
+            measurement = Measurement(config=options, references=references, processes=processes, stop=stop)
+            results = _measure_point(options, measurement, point, data, models.open(point), _path(config, point))
+        rows.append(SweepRow.of(point, results))
     processes.wait_for_everyone()
-    return [cell_row(cell, found[cell]) for cell in cells]
+    return rows
 
 
-def _measure_cell(config, cell: Cell, data, pipeline, references, processes, stop) -> dict[str, Any]:
-    """Measure a cell and write its file."""
-    options = cell_config(config, cell)
-    measurement = Measurement(config=options, references=references, processes=processes, stop=stop)
-    kept = KeptSeeds(_path(config, cell), {**kept_key(options, pipeline, references), "noise": cell.is_noise})
-    calls = None if cell.is_noise else count_network_calls(pipeline, options.sampling)
-    results = json.loads(measure(measurement, data, pipeline, kept, noise=cell.is_noise).to_json())
-    protocol = results["protocol"]
-    if cell.is_noise:
+def _measure_point(
+    config: EvaluationConfig,
+    measurement: Measurement,
+    point: GridPoint,
+    data: DataConfig,
+    pipeline: ImagePipeline,
+    path: Path,
+) -> Results:
+    """Measure a point and write its file."""
+    processes = measurement.processes
+    kept = KeptSeeds(path, {**kept_key(config, pipeline, measurement.references), "noise": point.is_noise})
+    nfe = None if point.is_noise else count_nfe(pipeline, config.sampling)
+    results = measure(measurement, data, pipeline, kept, noise=point.is_noise)
+    if point.is_noise:
         nothing = ("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype")
-        protocol.update(dict.fromkeys(nothing), model="uniform noise")
+        results.protocol.update(dict.fromkeys(nothing), model="uniform noise")
     else:
-        protocol.update(command=evaluation_command(options, processes.num_processes), network_calls=calls)
+        results.protocol.update(command=evaluation_command(config, processes.num_processes), network_calls=nfe)
     if processes.is_main_process:
-        write_whole(_path(config, cell), json.dumps(results, indent=1) + "\n")
+        write_whole(path, results.to_json())
         kept.forget()
     return results
 
 
-def _train(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> None:
+def _train(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> None:
     """Train the models that are not finished, each for its own length or as long as the others."""
     what = "steps were timed"
     try:
-        trainings = with_equal_time(config, trainings)
-        for run in config.runs():
-            what = f"{run.folder.name} was trained"
-            trainings[run].program(trainings[run].options)
+        for run, options in with_equal_time(config, trainings).items():
+            what = f"{run.folder.path.name} was trained"
+            train_recipe(options)
     except Stopped as stopped:
         message = f"stopped while {what}; the same command goes on from there"
         raise Stopped(stopped.signal_number, message) from None
 
 
 def _check_schedulers(config: SweepConfig) -> None:
-    for name in config.grid.scheduler or [config.sampling.scheduler]:
-        if name is not None:
-            check_scheduler(name)
+    for name in config.grid.scheduler or filter(None, [config.sampling.scheduler]):
+        check_scheduler(name)
     for count in config.grid.num_images or [config.num_images]:
         if count < MIN_IMAGES:
             raise ValueError(f"--num_images is {count}: density and coverage need at least {MIN_IMAGES}")
@@ -240,78 +255,74 @@ def _check_folder(config: SweepConfig) -> None:
             raise ValueError(f"--output_dir is {str(folder)!r}: it holds something else, name a new or an empty folder")
         return
     try:
-        before, now = (_flat(yaml.safe_load(text)) for text in (path.read_text(encoding="utf-8"), dump_config(config)))
+        before = flat_options(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"--output_dir is {str(folder)!r}: its {OPTIONS} is damaged, name another folder") from error
-    for name in sorted(before.keys() | now.keys(), key=".".join):
-        if name not in _FREE and before.get(name) != now.get(name):
+    now = flat_options(yaml.safe_load(dump_config(config)))
+    for name in sorted(before.keys() | now.keys()):
+        if name not in FREE and before.get(name) != now.get(name):
             remedy = f"the sweep in {folder} was begun with {before.get(name)!r}, give another --output_dir"
-            raise ValueError(f"--{'.'.join(name)} is {now.get(name)!r}: {remedy}")
+            raise ValueError(f"--{name} is {now.get(name)!r}: {remedy}")
 
 
-def _check_same_model(config: SweepConfig, cell: Cell, results: dict[str, Any] | None, pipeline: ImagePipeline) -> None:
-    if results is not None and results["protocol"]["model_sha256"] != weights_digest(network_of(pipeline)):
-        remedy = f"its weights have changed since {_path(config, cell)} was measured, give another --output_dir"
-        raise ValueError(f"--model is {cell.model!r}: {remedy}")
+def _check_same_model(config: SweepConfig, point: GridPoint, results: Results | None, pipeline: ImagePipeline) -> None:
+    if results is not None and results.protocol.get("model_sha256") != weights_digest(network_of(pipeline)):
+        remedy = f"its weights have changed since {_path(config, point)} was measured, give another --output_dir"
+        raise ValueError(f"--model is {point.model!r}: {remedy}")
 
 
-def _check_same_references(config: SweepConfig, found: Mapping, num_images: int, extractor: Extractor, references) -> None:
+def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Results | None], references: References) -> None:
     split = references.train if config.reference_split == "train" else references.test
-    now = {"features_sha256": extractor.digest, "reference_fingerprint": split.fingerprint, "reference_images": num_images}
-    for cell, results in found.items():
-        changed = [] if results is None else [name for name in now if results["protocol"][name] != now[name]]
+    now = {
+        "features_sha256": references.extractor.digest,
+        "reference_fingerprint": split and split.fingerprint,
+        "reference_images": references.summary.num_images,
+    }
+    for point, results in found.items():
+        changed = [] if results is None else [name for name in now if results.protocol.get(name) != now[name]]
         if changed:
             what = "--features" if changed[0].startswith("features") else "--data.source"
-            remedy = f"it has changed since {_path(config, cell)} was measured, give another --output_dir"
+            remedy = f"it has changed since {_path(config, point)} was measured, give another --output_dir"
             raise ValueError(f"{what}: {remedy}")
 
 
-def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, Training]) -> DataConfig:
+def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> DataConfig:
     """The options of the real images, the same for all models that are trained."""
-    known = [trainings[run] for run in config.runs()]
-    sizes = sorted({training.image_size for training in known if training.image_size is not None})
-    channels = sorted({training.options.data.channels for training in known if training.options.data.channels is not None})
+    known = [options.data for options in trainings.values()]
+    sizes, channels = [_image_size(options) for options in trainings.values()], [data.channels for data in known]
     for found, what in ((sizes, "pixels"), (channels, "channels")):
-        if len(found) > 1:
-            counts = " and ".join(map(str, found))
+        different = sorted({value for value in found if value is not None})
+        if len(different) > 1:
+            counts = " and ".join(map(str, different))
             raise ValueError(f"--grid.recipe: the recipes are of images of {counts} {what}, sweep over each by itself")
     if config.data.source is not None:
         return config.data
-    splits = (training.options.data.test_split for training in known)
-    test_split = next((split for split in splits if split is not None), None)  # a GAN names none
-    data = [{"test_split": test_split, **_given(asdict(training.options.data))} for training in known]
-    first, *others = [data_of_training(config.data, options) for options in data]
+    test_split = next((data.test_split for data in known if data.test_split is not None), None)  # a GAN names none
+    options = [{name: value for name, value in asdict(data).items() if value is not None} for data in known]
+    first, *others = [data_of_training(config.data, {"test_split": test_split, **given}) for given in options]
     if any(other != first for other in others):
         raise ValueError("--grid.recipe: the recipes have different data, give those to compare with as --data.source")
     return first
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _image_size(options: TrainConfig | GANConfig) -> int | None:
+    """Height and width of the images that a recipe is trained on, in pixels; None = those of the data."""
+    size = options.data.image_size
+    return options.network_arguments(image_size=size)["sample_size"] if isinstance(options, TrainConfig) else size
 
 
-def _path(config: SweepConfig, cell: Cell) -> Path:
-    return Path(config.output_dir) / "cells" / f"{cell.name}.json"
+def _path(config: SweepConfig, point: GridPoint) -> Path:
+    return Path(config.output_dir) / "cells" / f"{point.name}.json"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The results of a finished cell; None = it is not finished."""
+def _read(path: Path) -> Results | None:
+    """The results of a finished point; None = it is not finished."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        results["metrics"], results["floor"], results["ceiling"], results["protocol"]["model_sha256"]
-        return results
+        return Results.read(path)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"--output_dir: {path} is damaged, remove it and start again") from error
-
-
-def _flat(options: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Nested options as one dict of paths."""
-    flat = {}
-    for name, value in options.items():
-        flat |= _flat(value, (*path, name)) if isinstance(value, dict) else {(*path, name): value}
-    return flat
 
 
 def _changed_options(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,40 +1,80 @@
-"""The cells of a sweep as rows, as CSV and as a Markdown table: `sweep_csv(rows)`, `sweep_markdown(rows, command=...)`."""
+"""The measured points of a sweep as rows, as CSV and as a Markdown table: `sweep_csv(rows)`, `sweep_markdown(rows, ...)`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from hf_ddpm.experiments.options import NOISE, Cell
+from hf_ddpm.experiments.options import NOISE, GridPoint
 from hf_ddpm.markdown import code_block, mean_with_error, number, table
+from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 
 AXES = ("recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "num_images")
-FACTS = ("network_calls", "num_seeds", "floor_num_images")
-PARTS = ("", "_stderr", "_n", "_floor", "_ceiling")
-"""What stands behind the name of a metric: its mean has nothing."""
+COSTS = ("network_calls", "num_seeds", "floor_num_images")
 MAIN_METRICS = ("precision", "recall", "class_accuracy", "nearest_train_distance")
 
+Value = TypeVar("Value")
 
-def cell_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
-    """A cell as plain values: `cell`, its name; the axes; facts; and each metric with its parts.
 
-    A FID bears no number of images here, which is an axis.
-    """
-    protocol = results["protocol"]
-    row = {"cell": cell.name, **{axis: getattr(cell, axis) for axis in AXES}}
-    if not (cell.is_noise or cell.is_gan):
-        row["scheduler"] = cell.scheduler or protocol["scheduler"]
-        row["guidance_scale"] = protocol["guidance_scale"]
-    row |= {"network_calls": protocol.get("network_calls"), "num_seeds": len(protocol["seeds"])}
-    row["floor_num_images"] = protocol["floor_num_images"]
-    for name, values in results["metrics"].items():
-        bounds = [results[bound].get(name) for bound in ("floor", "ceiling")]
-        parts = (values["mean"], values["stderr"], values["n"], *bounds)
-        row |= {plain_name(name) + part: value for part, value in zip(PARTS, parts, strict=True)}
-    return row
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """What was measured at a point of the grid; a FID has no number of images in its name, as that is an axis."""
+
+    cell: str
+    """Name of the file of results, without the ending."""
+    recipe: str | None
+    train_seed: int | None
+    checkpoint: int | str | None = None
+    """Step, or `noise`; None = not an axis."""
+    scheduler: str | None
+    """What was sampled with; here and below None = noise or a GAN does not depend on it."""
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    num_images: int
+    """Images of each sampling seed."""
+    network_calls: int | None
+    """Images that the network is given for one sample; None = noise."""
+    num_seeds: int
+    """Sampling seeds."""
+    floor_num_images: int | None
+    """Real images that the floor is of; None = there is no floor."""
+    metrics: dict[str, MetricValue]
+    floor: dict[str, float]
+    """Metrics of real images."""
+    ceiling: dict[str, float]
+    """Metrics of uniform noise."""
+    per_class: dict[str, dict[str, ClassMetricValue]]
+    """Metrics by class and name; empty = no classes."""
+
+    @classmethod
+    def of(cls, point: GridPoint, results: Results) -> SweepRow:
+        """The row of a point with its results."""
+        axes, protocol = {axis: getattr(point, axis) for axis in AXES}, results.protocol
+        if not (point.is_noise or point.is_gan):
+            axes |= {"scheduler": point.scheduler or protocol["scheduler"], "guidance_scale": protocol["guidance_scale"]}
+        return cls(
+            cell=point.name,
+            **axes,
+            network_calls=protocol.get("network_calls"),
+            num_seeds=len(protocol["seeds"]),
+            floor_num_images=protocol["floor_num_images"],
+            metrics=_plain_names(results.metrics),
+            floor=_plain_names(results.floor),
+            ceiling=_plain_names(results.ceiling),
+            per_class={label: _plain_names(metrics) for label, metrics in results.per_class.items()},
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """Plain values by the names of columns: `cell`, AXES, COSTS, and each metric with its parts."""
+        row = {name: getattr(self, name) for name in ("cell", *AXES, *COSTS)}
+        for name, value in self.metrics.items():
+            row |= {name: value.mean, f"{name}_stderr": value.stderr, f"{name}_n": value.n}
+            row |= {f"{name}_floor": self.floor.get(name), f"{name}_ceiling": self.ceiling.get(name)}
+        return row
 
 
 def plain_name(metric: str) -> str:
@@ -42,62 +82,70 @@ def plain_name(metric: str) -> str:
     return re.sub(r"^fid\d+k?_", "fid_", metric)
 
 
-def varying_axes(rows: Sequence[dict[str, Any]]) -> list[str]:
+def varying_axes(rows: Sequence[SweepRow]) -> list[str]:
     """Axes on which there are two values or more."""
-    return [axis for axis in AXES if len({row[axis] for row in rows if row[axis] is not None}) > 1]
+    return [axis for axis in AXES if len({getattr(row, axis) for row in rows} - {None}) > 1]
 
 
-def metric_names(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Metrics of any row, without their parts, in the order in which they come."""
-    return list(dict.fromkeys(name.removesuffix("_stderr") for row in rows for name in row if name.endswith("_stderr")))
+def metric_names(rows: Iterable[SweepRow]) -> list[str]:
+    """Metrics of any row, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
-def distance_name(rows: Sequence[dict[str, Any]]) -> str:
+def distance_name(rows: Sequence[SweepRow]) -> str:
     """The Frechet distance of the rows."""
     return next(name for name in metric_names(rows) if name.startswith(("fid", "fd_")))
 
 
-def sweep_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a cell: axes, facts, and each metric with its parts; what a cell does not have is empty."""
-    columns = ["cell", *AXES, *FACTS, *(name + part for name in metric_names(rows) for part in PARTS)]
+def sweep_csv(rows: Sequence[SweepRow]) -> str:
+    """One line per point: axes, costs, and each metric with its parts; what a point does not have is empty."""
+    columns = [row.columns() for row in rows]
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    header = list(dict.fromkeys(name for row in columns for name in row))
+    writer = csv.DictWriter(file, header, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(columns)
     return file.getvalue()
 
 
-def sweep_markdown(rows: Sequence[dict[str, Any]], *, command: str) -> str:
-    """A table of the axes that vary and of the main metrics, with floor and ceiling for each number of images."""
+def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
+    """A table of the axes that vary and of the main metrics, with real images and noise for each number of images."""
     axes = varying_axes(rows) or ["num_images"]
-    has_noise = any(row["checkpoint"] == NOISE for row in rows)
-    if has_noise and "checkpoint" not in axes:
+    if any(row.checkpoint == NOISE for row in rows) and "checkpoint" not in axes:
         axes.insert(0, "checkpoint")
     costs = ["network_calls"] if {"scheduler", "num_inference_steps", "guidance_scale"} & set(axes) else []
-    known = metric_names(rows)
-    metrics = [distance_name(rows), *(name for name in MAIN_METRICS if name in known)]
-    lines = [[*(_text(row[name]) for name in (*axes, *costs)), *(_metric(row, name) for name in metrics)] for row in rows]
-    for count in dict.fromkeys(row["num_images"] for row in rows):
-        row = next(row for row in rows if row["num_images"] == count)
-        for bound, what in (("floor", f"real images ({row['floor_num_images']})"), ("ceiling", f"uniform noise ({count})")):
-            values = [_bound(rows, count, f"{name}_{bound}") for name in metrics]
-            if any(values):
-                lines.append([what, *[""] * (len(axes) + len(costs) - 1), *values])
-    counts = ", ".join(f"{count:,}" for count in dict.fromkeys(row["num_images"] for row in rows))
-    about = f"{rows[0]['num_seeds']} seeds of {counts} images each: mean ± standard error over the seeds."
+    metrics = [distance_name(rows), *(name for name in MAIN_METRICS if name in metric_names(rows))]
+    lines = []
+    for row in rows:
+        values = [_text(getattr(row, name)) for name in (*axes, *costs)]
+        lines.append([*values, *(metric_text(row.metrics.get(name)) for name in metrics)])
+    for what, count, bounds in bound_rows(rows, metrics):
+        lines.append([f"{what} ({count})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
+    images = ", ".join(f"{count:,}" for count in dict.fromkeys(row.num_images for row in rows))
+    about = f"{rows[0].num_seeds} seeds of {images} images each: mean ± standard error over the seeds."
     shown = table([*axes, *costs, *metrics], lines, compact=True)
     return f"{about}\n\n{shown}\n\n{code_block(command, 'bash')}\n"
 
 
+def bound_rows(rows: Sequence[SweepRow], metrics: Sequence[str]) -> Iterator[tuple[str, int, list[float | None]]]:
+    """What real images and noise score, for each number of images: (what, how many, a value for each metric)."""
+    for count in dict.fromkeys(row.num_images for row in rows):
+        same = [row for row in rows if row.num_images == count]
+        real, noise = [row.floor for row in same], [row.ceiling for row in same]
+        for what, images, known in (("real images", same[0].floor_num_images, real), ("uniform noise", count, noise)):
+            values = [next((bound[name] for bound in known if name in bound), None) for name in metrics]
+            if any(value is not None for value in values):
+                yield what, images or count, values
+
+
+def metric_text(value: MetricValue | None) -> str:
+    """A metric with its standard error; "" for None."""
+    return "" if value is None else mean_with_error(value.mean, value.stderr)
+
+
+def _plain_names(metrics: dict[str, Value]) -> dict[str, Value]:
+    return {plain_name(name): value for name, value in metrics.items()}
+
+
 def _text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _metric(row: dict[str, Any], name: str) -> str:
-    return "" if row.get(name) is None else mean_with_error(row[name], row[f"{name}_stderr"])
-
-
-def _bound(rows: Sequence[dict[str, Any]], count: int, column: str) -> str:
-    """A floor or ceiling of so many images, from whichever cell knows it."""
-    values = (row.get(column) for row in rows if row["num_images"] == count)
-    return number(next((value for value in values if value is not None), None))

@@ -14,15 +14,14 @@ from PIL import Image
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
-from hf_ddpm.experiments.comparison import MAX_PICTURE, means_over_training, small_png
-from hf_ddpm.experiments.comparison_page import comparison_markdown, duration, sample_grids, samples_table, training_table
-from hf_ddpm.experiments.equal_time import STEPS, Training, with_equal_time
-from hf_ddpm.experiments.options import GAN_OPTIONS, GridConfig, SweepConfig, trains_a_gan
-from hf_ddpm.experiments.sweep import cell_config, evaluation_command, sweep
-from hf_ddpm.training.gan import train_gan
-from hf_ddpm.training.options import GANConfig, GANModelConfig, GANObjectiveConfig, TrainConfig
+from hf_ddpm.experiments.comparison import MAX_PICTURE, small_png
+from hf_ddpm.experiments.equal_time import STEPS, with_equal_time
+from hf_ddpm.experiments.facts import ComparisonFacts
+from hf_ddpm.experiments.options import SweepConfig, SweepGrid
+from hf_ddpm.experiments.page import comparison_page
+from hf_ddpm.experiments.sweep import evaluation_command, point_config, sweep
+from hf_ddpm.training.options import GANConfig, TrainConfig
 
-RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
 DATA = {"source": "digits", "max_images": 40, "batch_size": 4}
 GAN = {
     "max_train_steps": 2,
@@ -41,14 +40,14 @@ def recipes(tmp_path) -> list[Path]:
         "overrides": {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 4},
     }
     tiny = {**GAN, "model": model, "num_train_epochs": 1, "max_train_steps": None, "data": {**DATA, "test_split": "test"}}
-    for name, options in (("tiny", tiny), ("gan", GAN)):
+    for name, options in (("tiny", tiny), ("gan", {"program": "train_gan", **GAN})):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(options))
     return [tmp_path / "tiny.yaml", tmp_path / "gan.yaml"]
 
 
 def config_of(tmp_path, recipes, **options) -> SweepConfig:
     grid = {"recipe": recipes, **options.pop("grid", {})}
-    return SweepConfig(features="judge:j", output_dir=tmp_path / "out", grid=GridConfig(**grid), **options)
+    return SweepConfig(features="judge:j", output_dir=tmp_path / "out", grid=SweepGrid(**grid), **options)
 
 
 # The door
@@ -80,7 +79,7 @@ def test_recipes_of_both_programs_are_compared_at_equal_time(recipes, tiny_judge
 
     page, text = (out / "comparison.md").read_text(), (out / "comparison.json").read_text()
     facts = json.loads(text)
-    assert page == comparison_markdown(facts)
+    assert page == comparison_page(ComparisonFacts.from_json(text)) and ComparisonFacts.from_json(text).to_json() == text
     assert str(tmp_path) not in text and str(tiny_judge.parent) not in text and not re.search(r'["\s=:]/\w', text)
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
         assert 0 < (out / picture).stat().st_size < MAX_PICTURE
@@ -101,39 +100,27 @@ def test_a_gan_is_one_cell_whatever_the_axes_of_steps_and_guidance(tmp_path, rec
     grid = {"guidance_scale": [1.0, 2.0], "scheduler": ["ddim", "ddpm"], "num_images": [8, 9], "train_seed": [0, 1]}
     sampling = SamplingConfig(num_inference_steps=7, eta=0.5, dtype="bfloat16")
     config = config_of(tmp_path, recipes[::-1], grid=grid, sampling=sampling, bits_per_dim_images=4)
-    cells = [cell for cell in config.cells() if cell.is_gan]
+    cells = [cell for cell in config.points() if cell.is_gan]
     assert [cell.name for cell in cells] == ["gan_seed-0_n-8", "gan_seed-0_n-9", "gan_seed-1_n-8", "gan_seed-1_n-9"]
-    assert len(config.cells()) == 4 + 2 * 2 * 2 * 2
-    options = cell_config(config, cells[0])
+    assert len(config.points()) == 4 + 2 * 2 * 2 * 2
+    options = point_config(config, cells[0])
     assert options.sampling == SamplingConfig(dtype="bfloat16")  # evaluate refuses a GAN with other options than these
     assert options.bits_per_dim_images is None and options.num_images == 8
 
 
-def test_the_options_that_tell_a_gan_from_a_diffusion_model():
-    def names(kind) -> set[str]:
-        return set(kind.__dataclass_fields__)
-
-    train = TrainConfig.__dataclass_fields__
-    assert GAN_OPTIONS["model"] == names(GANModelConfig) and GAN_OPTIONS["objective"] == names(GANObjectiveConfig)
-    for group, options in GAN_OPTIONS.items():
-        assert not options & names(train[group].default_factory)
-
-
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda recipe: recipe.stem)
-def test_the_program_of_a_recipe_is_found(recipe):
-    assert trains_a_gan(recipe) == ("train_gan.py" in recipe.read_text())
-
-
-def test_the_program_is_found_without_options_or_header_of_its_own(tmp_path):
-    def is_gan(text: str) -> bool:
-        (tmp_path / "b.yaml").write_text(text)
-        return trains_a_gan(tmp_path / "b.yaml")
-
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(GAN))
-    assert is_gan("extends: a.yaml\nmax_train_steps: 3\n")
-    assert is_gan("# `python train_scripts/train_gan.py --config b.yaml`\nmax_train_steps: 3\n")
-    assert not is_gan("# `python train_scripts/train.py`, unlike train_scripts/train_gan.py\nmax_train_steps: 3\n")
-    assert not is_gan("max_train_steps: 3\n# train_scripts/train_gan.py\n")
+def test_the_program_is_what_the_recipe_says_or_extends_and_not_what_a_comment_says(tmp_path):
+    texts = {
+        "a": "program: train_gan\nmax_train_steps: 2\n",
+        "b": "extends: a.yaml\n",
+        "c": "# `python train_scripts/train_gan.py`\nmax_train_steps: 2\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    runs = config_of(tmp_path, [tmp_path / f"{name}.yaml" for name in texts]).runs()
+    assert [(run.program, run.is_gan) for run in runs] == [("train_gan", True), ("train_gan", True), ("train", False)]
+    (tmp_path / "a.yaml").write_text("program: train_judge\n")
+    with pytest.raises(ValueError, match=r"a.yaml'?: a sweep trains recipes of train and train_gan"):
+        config_of(tmp_path, [tmp_path / "a.yaml"])
 
 
 def test_what_only_a_diffusion_model_has_is_refused_for_gans_alone(tmp_path, recipes):
@@ -155,11 +142,7 @@ def test_recipes_of_other_data_are_refused_before_anything_is_trained(tmp_path, 
     tiny = parse_config(TrainConfig, [f"--config={recipes[0]}", "--output_dir=a", "--data.channels=1"])
     arguments = [f"--config={recipes[1]}", "--output_dir=b", *(f"--data.{name}={value}" for name, value in changed.items())]
     gan = parse_config(GANConfig, arguments)
-    first, second = config.runs()
-    trainings = {
-        first: Training(options=tiny, program=pytest.fail, image_size=8),
-        second: Training(options=gan, program=pytest.fail, image_size=gan.data.image_size),
-    }
+    trainings = dict(zip(config.runs(), (tiny, gan), strict=True))
     with pytest.raises(ValueError, match=message):
         sweep(config, trainings)
     assert not (tmp_path / "out").exists()
@@ -171,17 +154,16 @@ def test_recipes_of_other_data_are_refused_before_anything_is_trained(tmp_path, 
 def test_what_has_been_timed_is_kept_and_milestones_are_refused(tmp_path, recipes):
     def trainings(config, *options) -> dict:
         (run,) = config.runs()
-        parsed = parse_config(GANConfig, [f"--config={recipes[1]}", f"--output_dir={run.folder}", *options])
-        return {run: Training(options=parsed, program=train_gan)}
+        return {run: parse_config(GANConfig, [f"--config={recipes[1]}", f"--output_dir={run.folder.path}", *options])}
 
     config = config_of(tmp_path, recipes[1:], train_minutes=1.5)
     path = tmp_path / "out" / STEPS
-    config.runs()[0].folder.mkdir(parents=True)
+    config.runs()[0].folder.path.mkdir(parents=True)
     with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was begun without"):
         with_equal_time(config, trainings(config))
     path.write_text(json.dumps({"train_minutes": 1.5, "recipes": {"gan": {"seconds_per_step": 1.0, "steps": 90}}}))
     (training,) = with_equal_time(config, trainings(config)).values()
-    assert training.options.max_train_steps == 90
+    assert training.max_train_steps == 90
     multistep = ("--optim.lr_scheduler=multistep", "--optim.lr_milestones=[1]", "--optim.lr_gamma=0.5")
     with pytest.raises(ValueError, match=r"--optim.lr_milestones is \[1\]: those of gan.yaml"):
         with_equal_time(config, trainings(config, *multistep))
@@ -202,103 +184,6 @@ def test_one_length_at_a_time(tmp_path, recipes):
         config_of(tmp_path, recipes, train_minutes=1, train_overrides={"max_train_steps": 3})
 
 
-# The page
-
-
-def a_cell(recipe: str, seed: int, scale: float | None, distance: float) -> dict:
-    values = {"mean": distance, "stderr": 0.1, "n": 100}
-    return {
-        "cell": f"{recipe}_{seed}_{scale}", "recipe": recipe, "train_seed": seed, "scheduler": "ddim" if scale else None,
-        "num_inference_steps": 20 if scale else None, "guidance_scale": scale, "num_images": 100, "network_calls": 20,
-        "num_seeds": 3, "floor_num_images": 90, "metrics": {"fd_judge": values, "recall": values},
-        "floor": {"fd_judge": 0.5}, "ceiling": {"fd_judge": 300.0},
-        "per_class": {"cat": {"fd_judge": {**values, "n": 50, "floor": 0.7}}},
-    }  # fmt: skip
-
-
-def some_facts(seeds: tuple[int, ...] = (0,)) -> dict:
-    """A comparison of a diffusion model at two scales and of a GAN."""
-    cells = [a_cell("unet", seed, scale, scale + seed) for seed in seeds for scale in (1.0, 1.5)]
-    cells += [a_cell("gan", seed, None, 9.0) for seed in seeds]
-    runs = [
-        {
-            "name": f"{recipe}-seed-{seed}", "recipe": recipe, "train_seed": seed,
-            "kind": "GAN" if recipe == "gan" else "diffusion model", "parameters": 1_234_567, "steps": 1200,
-            "images_seen": 76800, "train_images": 1437, "images_per_second": 300.0, "seconds_per_epoch": 4.79,
-            "training_seconds": 192.4, "samples": f"comparison/{recipe}-seed-{seed}.png",
-            "final_losses": {"d_loss": 1.2, "g_loss": 0.9} if recipe == "gan" else {"loss": 0.25},
-            "processor": "a CPU", "gpu": None, "num_processes": 1, "num_threads": 1,
-        }
-        for recipe in ("unet", "gan") for seed in seeds
-    ]  # fmt: skip
-    return {
-        "recipes": ["unet", "gan"], "train_seeds": list(seeds), "train_minutes": None, "distance": "fd_judge",
-        "features": "judge", "data_source": "digits", "data_labels": None, "reference_split": "train",
-        "reference_images": 1437, "num_seeds": 3, "runs": runs, "cells": cells, "means": [], "notes": [],
-        "losses": "comparison/losses.png", "figures": ["guidance.png"], "command": "python sweep.py",
-    }  # fmt: skip
-
-
-def test_the_table_has_every_measurement_floor_and_ceiling():
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in samples_table(some_facts()).splitlines()]
-    assert lines[0] == ["recipe", "s (w = s - 1)", "parameters", "seconds an epoch", "network calls", "fd_judge", "recall"]
-    costs = ["1.23 M", "4.79", "20"]
-    assert lines[2:] == [
-        ["unet", "1", *costs, "1 ± 0.1", "1 ± 0.1"], ["unet", "1.5", *costs, "1.5 ± 0.1", "1.5 ± 0.1"],
-        ["gan", "", *costs, "9 ± 0.1", "9 ± 0.1"], ["real images (90)", *[""] * 4, "0.5", ""],
-        ["uniform noise (100)", *[""] * 4, "300", ""],
-    ]  # fmt: skip
-
-
-def test_a_page_says_of_what_its_errors_are_and_what_training_took():
-    page = comparison_markdown(some_facts())
-    assert "one training run" in page and "over the sampling seeds" in page
-    assert "| unet | 1,200 | 76,800 | 3 min 12 s | 0.25 |" in page
-    assert "| gan | 1,200 | 76,800 | 3 min 12 s | d 1.2, g 0.9 |" in page
-    assert "| cat | 1 ± 0.1 | 1.5 ± 0.1 | 9 ± 0.1 | 0.7 |" in page
-    assert "minutes on this machine" not in page
-    timed = {**some_facts(), "train_minutes": 2.5}
-    assert "as it makes in 2.5 minutes on this machine" in comparison_markdown(timed)
-    several = some_facts((0, 1))
-    assert "2 training runs" in comparison_markdown(several) and "one training run" not in comparison_markdown(several)
-    assert "| training seed |" in training_table(several)
-    without = some_facts()
-    without["cells"] = [{**cell, "per_class": {}} for cell in without["cells"]]
-    assert "## Classes" not in comparison_markdown(without)
-    without["runs"] = [{**run, "samples": None} for run in without["runs"]]
-    assert "## Samples" in page and "## Samples" not in comparison_markdown(without)
-
-
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_one_sampling_seed_has_no_errors(seeds):
-    page = comparison_markdown({**some_facts(seeds), "num_seeds": 1})
-    assert "1 sampling seed of 100 images" in page and "no errors" in page and "over its sampling seeds" not in page
-    assert "no errors" not in comparison_markdown(some_facts(seeds))
-
-
-def test_means_over_training_seeds_follow_the_runs():
-    facts = some_facts((0, 1, 5))
-    facts["means"] = means_over_training(facts["cells"])
-    at_one = facts["means"][0]
-    assert (at_one["recipe"], at_one["guidance_scale"], at_one["train_seed"]) == ("unet", 1.0, "mean")
-    assert at_one["metrics"]["fd_judge"] == {"mean": pytest.approx(3.0), "stderr": pytest.approx((7 / 3) ** 0.5), "n": 3}
-    assert len(facts["means"]) == 3 and means_over_training(some_facts()["cells"]) == []
-    lines = samples_table(facts).splitlines()
-    assert [line.split("|")[2].strip() for line in lines[2:-2]] == [*"001155", *["mean of 3"] * 2, *"015", "mean of 3"]
-    assert len({line.count("|") for line in lines}) == 1
-
-
-def test_grids_stand_side_by_side_in_lines_of_about_equal_length():
-    facts = some_facts()
-    facts["runs"] = [{**facts["runs"][0], "recipe": str(number)} for number in range(5)] + [
-        {**facts["runs"][0], "samples": None}
-    ]
-    grids = sample_grids(facts, "digits/")
-    assert [block.splitlines()[0].count("|") - 1 for block in grids.split("\n\n")] == [3, 2]
-    assert grids.count("(digits/comparison/unet-seed-0.png)") == 5
-    assert sample_grids({**facts, "runs": []}) == ""
-
-
 def test_pictures_are_small_and_those_that_are_stay_as_they_are(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
     assert small_png(tmp_path / "small.png") == (tmp_path / "small.png").read_bytes()
@@ -311,14 +196,8 @@ def test_pictures_are_small_and_those_that_are_stay_as_they_are(tmp_path):
         assert image.width == image.height > 300
 
 
-def test_durations():
-    assert [duration(seconds) for seconds in (0.456, 59.4, 60, 3599, 7380.0)] == [
-        "0.456 s", "59.4 s", "1 min 0 s", "59 min 59 s", "2 h 3 min",
-    ]  # fmt: skip
-
-
 def test_the_options_of_a_gan_cell_are_those_that_its_command_gives(tmp_path, recipes):
     config = config_of(tmp_path, recipes[1:], num_images=20)
-    options = cell_config(config, config.cells()[0])
+    options = point_config(config, config.points()[0])
     arguments = evaluation_command(options, 1).split()[2:]
     assert parse_config(EvaluationConfig, arguments) == options

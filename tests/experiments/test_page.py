@@ -1,126 +1,169 @@
-"""Pages written by hand: what a placeholder can name, and what is refused."""
+"""Comparisons as pages: the generated one, what a page that is written by hand can name, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from hf_ddpm.experiments.comparison import means_over_training
-from hf_ddpm.experiments.page import read_comparisons, render_page
+from hf_ddpm.experiments.facts import ComparisonFacts
+from hf_ddpm.experiments.page import Comparison, comparison_page, duration, read_comparisons, render
 
 
-def a_cell(recipe: str, seed: int, scale: float | None, distance: float) -> dict:
-    values = {"mean": distance, "stderr": 0.25, "n": 100}
-    return {
-        "recipe": recipe, "train_seed": seed, "scheduler": "ddim" if scale else None, "num_inference_steps": None,
-        "guidance_scale": scale, "num_images": 100, "network_calls": 20, "floor_num_images": 90,
-        "metrics": {"fd_judge": values}, "floor": {"fd_judge": 0.5}, "ceiling": {},
-        "per_class": {"cat": {"fd_judge": {**values, "mean": 2 * distance, "floor": 0.7}}},
-    }  # fmt: skip
+def test_the_table_has_every_measurement_real_images_and_noise(facts_of):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in Comparison(facts_of()).table.splitlines()]
+    assert lines[0] == ["recipe", "s (w = s - 1)", "parameters", "seconds an epoch", "network calls", "fd_judge", "recall"]
+    costs = ["1.23 M", "4.79", "20"]
+    assert lines[2:] == [
+        ["unet", "1", *costs, "1 ± 0.1", "1 ± 0.1"], ["unet", "1.5", *costs, "1.5 ± 0.1", "1.5 ± 0.1"],
+        ["gan", "", *costs, "9 ± 0.1", "9 ± 0.1"], ["real images (90)", *[""] * 4, "0.5", ""],
+        ["uniform noise (100)", *[""] * 4, "300", ""],
+    ]  # fmt: skip
+
+
+def test_a_page_says_of_what_its_errors_are_and_what_training_took(facts_of):
+    page = comparison_page(facts_of())
+    assert "one training run" in page and "over the sampling seeds" in page
+    assert "| unet | 1,200 | 76,800 | 3 min 12 s | 0.25 |" in page
+    assert "| gan | 1,200 | 76,800 | 3 min 12 s | d 1.2, g 0.9 |" in page
+    assert "| cat | 2 ± 0.1 | 3 ± 0.1 | 18 ± 0.1 | 0.7 |" in page
+    assert "minutes on this machine" not in page and "## Samples" in page and "## Classes" in page
+    assert "as it makes in 2.5 minutes on this machine" in comparison_page(facts_of(train_minutes=2.5))
+    several = facts_of((0, 1))
+    assert "2 training runs" in comparison_page(several) and "one training run" not in comparison_page(several)
+    assert "| training seed |" in Comparison(several).training_table
+    without = [replace(cell, per_class={}) for cell in several.cells]
+    assert "## Classes" not in comparison_page(facts_of((0, 1), cells=without))
+    without = [replace(run, samples=None) for run in several.runs]
+    assert "## Samples" not in comparison_page(facts_of((0, 1), runs=without))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_sampling_seed_has_no_errors(facts_of, seeds):
+    page = comparison_page(facts_of(seeds, num_seeds=1))
+    assert "1 sampling seed of 100 images" in page and "no errors" in page and "over its sampling seeds" not in page
+    assert "no errors" not in comparison_page(facts_of(seeds))
+
+
+def test_means_over_training_seeds_follow_the_runs(facts_of):
+    facts = facts_of((0, 1, 5))
+    at_one = facts.means[0]
+    assert (at_one.recipe, at_one.guidance_scale, at_one.train_seed) == ("unet", 1.0, "mean")
+    distance = at_one.metrics["fd_judge"]
+    assert (distance.mean, distance.stderr, distance.n) == (pytest.approx(3.0), pytest.approx((7 / 3) ** 0.5), 3)
+    assert len(facts.means) == 3 and facts_of().means == []
+    lines = Comparison(facts).table.splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:-2]] == [*"001155", *["mean of 3"] * 2, *"015", "mean of 3"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_grids_stand_side_by_side_in_lines_of_about_equal_length(facts_of):
+    run = facts_of().runs[0]
+    runs = [replace(run, recipe=str(number)) for number in range(5)] + [replace(run, samples=None)]
+    grids = Comparison(facts_of(runs=runs), "digits/").samples
+    assert [block.splitlines()[0].count("|") - 1 for block in grids.split("\n\n")] == [3, 2]
+    assert grids.count("(digits/comparison/unet-seed-0.png)") == 5
+    assert Comparison(facts_of(runs=[])).samples == ""
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (0.456, 59.4, 60, 3599, 7380.0)] == [
+        "0.456 s", "59.4 s", "1 min 0 s", "59 min 59 s", "2 h 3 min",
+    ]  # fmt: skip
+
+
+# Pages written by hand
 
 
 @pytest.fixture
-def facts() -> dict:
-    """Two trainings of a diffusion model, each at two scales, and of a GAN; the recipe's name has a dot."""
-    cells = [a_cell("unet.v2", seed, scale, scale + seed) for seed in (0, 1) for scale in (1.0, 1.5)]
-    cells += [a_cell("gan", 0, None, 9.0)]
-    run = {
-        "recipe": "unet.v2", "parameters": 700_000, "steps": 1200, "images_seen": 9600, "training_seconds": 75.0,
-        "seconds_per_epoch": None, "final_losses": {"loss": 0.25}, "samples": "comparison/a.png",
-    }  # fmt: skip
-    runs = [{**run, "train_seed": 0}, {**run, "train_seed": 1, "steps": 1300}]
-    return {
-        "recipes": ["unet.v2", "gan"], "train_seeds": [0, 1], "distance": "fd_judge", "runs": runs, "cells": cells,
-        "means": means_over_training(cells),
-    }  # fmt: skip
+def names(facts_of) -> dict[str, Comparison]:
+    """Two trainings of each recipe, and one."""
+    return {"ab": Comparison(facts_of((0, 1)), "ab/"), "single": Comparison(facts_of(), "single/")}
 
 
 @pytest.mark.parametrize(
-    ("placeholder", "value"),
+    ("expression", "value"),
     [
-        ("ab.gan.fd_judge", "9 ± 0.25"),
-        ("ab.unet.v2[train_seed=0, guidance_scale=1].fd_judge", "1 ± 0.25"),
-        ("ab.unet.v2[guidance_scale=1.50,train_seed=1].fd_judge", "2.5 ± 0.25"),
-        ("ab.unet.v2[guidance_scale=1.5, train_seed=mean].fd_judge", "2 ± 0.5"),
-        ("ab.gan[class=cat].fd_judge", "18 ± 0.25"),
-        ("ab.floor.fd_judge", "0.5"),
-        ("ab.floor[num_images=100].fd_judge", "0.5"),
-        ("ab.unet.v2[train_seed=1].steps", "1,300"),
-        ("ab.unet.v2[train_seed=0].training_seconds", "1 min 15 s"),
-        ("ab.unet.v2[train_seed=0].parameters", "0.70 M"),
-        ("ab.unet.v2[train_seed=0].final_loss", "0.25"),
+        ('single.metric("gan", "fd_judge")', "9 ± 0.1"),
+        ('ab.metric("unet", "fd_judge", train_seed=0, guidance_scale=1)', "1 ± 0.1"),
+        ('ab.metric("unet", "fd_judge", guidance_scale=1.50, train_seed=1)', "2.5 ± 0.1"),
+        ('ab.metric("unet", "fd_judge", guidance_scale=1.5, train_seed="mean")', "2 ± 0.5"),
+        ('single.metric("gan", "fd_judge", class_name="cat")', "18 ± 0.1"),
+        ('ab.real("fd_judge")', "0.5"),
+        ('ab.noise("fd_judge", num_images=100)', "300"),
+        ('ab.run("unet", train_seed=1).steps', "1,300"),
+        ('single.run("unet").training_seconds', "3 min 12 s"),
+        ('single.run("unet").parameters', "1.23 M"),
+        ('single.run("gan").final_loss', "d 1.2, g 0.9"),
     ],
 )
-def test_a_placeholder_names_a_value(facts, placeholder, value):
-    assert render_page(f"a {{{{{placeholder}}}}} b {{{{  {placeholder}\n}}}}.", {"ab": facts}) == f"a {value} b {value}."
+def test_an_expression_names_a_value(names, expression, value):
+    assert render(f"a {{{{{expression}}}}} b {{{{  {expression}\n}}}}.", names) == f"a {value} b {value}."
 
 
-def test_a_placeholder_names_a_table(facts):
-    page = render_page("{{ab.table}}\n\n{{ab.training_table}}\n\n{{ab.class_table}}\n\n{{ab.samples}}\n", {"ab": facts})
-    table, training, classes, grids = page.rstrip().split("\n\n")
-    assert "| unet.v2 | mean of 2 | 1.5 |  |  | 20 | 2 ± 0.5 |" in table
-    assert "| unet.v2 | 1 | 1,300 | 9,600 | 1 min 15 s | 0.25 |" in training
-    assert classes.splitlines()[2].startswith("| cat | 2 ± 0.25 |")
-    assert "(ab/comparison/a.png)" in grids
+def test_an_expression_names_a_table_or_how_it_was_measured(names):
+    page = render("{{ab.table}}\n\n{{ab.training_table}}\n\n{{ab.class_table}}\n\n{{ab.samples}}\n\n{{ab.about}}\n", names)
+    table, training, classes, grids, about = page.rstrip().split("\n\n")
+    assert "| unet | mean of 2 | 1.5 |  |  | 20 | 2 ± 0.5 |" in table
+    assert "| unet | 1 | 1,300 | 76,800 | 3 min 12 s | 0.25 |" in training
+    assert classes.splitlines()[2].startswith("| cat | 2 ± 0.1 |")
+    assert "(ab/comparison/unet-seed-0.png)" in grids
+    assert about.startswith("3 sampling seeds of 100 images each, against the train split of `digits` (1,437 images)")
 
 
-def test_a_placeholder_names_how_it_was_measured(facts):
-    told = {
-        "num_seeds": 3, "reference_split": "train", "reference_images": 60, "data_source": "digits", "data_labels": None,
-        "features": "judge", "runs": [{**run, "kind": "diffusion model"} for run in facts["runs"]],
-        "command": "python train_scripts/sweep.py --train_overrides '{data: {source: digits}}'",
-    }  # fmt: skip
-    about, command = render_page("{{ab.about}}\n\n{{ab.command}}", {"ab": facts | told}).split("\n\n")
-    assert about.startswith("3 sampling seeds of 100 images each, against the train split of `digits` (60 images)")
-    assert command == f"```bash\n{told['command']}\n```"
+def test_a_value_is_not_read_as_a_template(facts_of):
+    command = "python train_scripts/sweep.py --train_overrides '{data: {source: {{x}}}}'"
+    assert render("{{ ab.command }}", {"ab": Comparison(facts_of(command=command))}) == f"```bash\n{command}\n```"
 
 
 @pytest.mark.parametrize(
-    ("placeholder", "message"),
+    ("expression", "message"),
     [
-        ("ba.table", "no such comparison, 'ba'; near: ab"),
-        ("ab.tabel", "no such table, 'tabel'; near: table"),
-        ("ab.gam.fd_judge", "no such recipe, 'gam'; near: gan"),
-        ("ab.gan.fd_juge", "no such metric or fact of a run, 'fd_juge'; near: fd_judge"),
-        ("ab.gan[clas=cat].fd_judge", "no such axis, 'clas'; near: class"),
-        ("ab.gan[class=dog].fd_judge", "no such class, 'dog'; near: cat"),
-        ("ab.gan[guidance_scale=2].fd_judge", "none has guidance_scale=2, there are none"),
-        ("ab.unet.v2[train_seed=4].steps", "none has train_seed=4, there are 0, 1"),
-        ("ab.unet.v2.fd_judge", r"several have it, say which with \[train_seed=...\]: there are 0, 1, mean"),
-        ("ab.unet.v2.steps", r"several have it, say which with \[train_seed=...\]: there are 0, 1"),
-        ("ab.unet.v2[train_seed=1].fd_judge", r"say which with \[guidance_scale=...\]: there are 1.0, 1.5"),
-        ("ab.ceiling.fd_judge", "there is no ceiling of it"),
-        ("ab.gan[].fd_judge", "write AXIS=VALUE into the brackets"),
-        ("ab", "write NAME.table"),
-        ("", "write NAME.table"),
+        ("ba.table", "'ba' is undefined; near: ab"),
+        ("ab.tabel", "no attribute 'tabel'; near: table"),
+        ('single.run("gan").step', "no attribute 'step'; near: steps"),
+        ('ab.metric("gam", "fd_judge")', "there is no recipe 'gam'; near: gan"),
+        ('single.metric("gan", "fd_juge")', "there is no metric 'fd_juge'; near: fd_judge"),
+        ('ab.metric("gan", "fd_judge", train=1)', "there is no axis 'train'; near: train_seed"),
+        ('single.metric("gan", "fd_judge", class_name="dog")', "there is no class 'dog'; near: cat"),
+        ('single.metric("gan", "fd_judge", guidance_scale=2)', "none has guidance_scale=2, there are None"),
+        ('ab.run("unet", train_seed=4)', "none has train_seed=4, there are 0, 1"),
+        ('ab.metric("unet", "fd_judge")', r"several have it, say which with train_seed=...: there are 0, 1, mean"),
+        ('ab.run("unet").steps', r"several have it, say which with train_seed=...: there are 0, 1"),
+        ('ab.metric("unet", "fd_judge", train_seed=1)', r"say which with guidance_scale=...: there are 1.0, 1.5"),
+        ('ab.noise("recall")', "there is no ceiling 'recall'"),
+        ('ab.metric("gan")', "missing 1 required positional argument"),
+        ("ab.table()", "not callable"),
+        ("", "line 1: Expected an expression"),
     ],
 )
-def test_what_is_not_there_is_refused_in_one_line(facts, placeholder, message):
+def test_what_is_not_there_is_refused_in_one_line(names, expression, message):
     with pytest.raises(ValueError, match=message) as caught:
-        render_page(f"text {{{{ {placeholder} }}}}", {"ab": facts})
-    assert f"{{{{ {placeholder} }}}}" in str(caught.value) and "\n" not in str(caught.value)
+        render(f"text {{{{ {expression} }}}}", names)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["{{ab.table", "a }} b", "{{ {{ab.table}} }}"])
-def test_a_placeholder_without_an_end_is_refused(facts, text):
-    with pytest.raises(ValueError):
-        render_page(text, {"ab": facts})
+@pytest.mark.parametrize("text", ["{{ab.table", "{{ {{ab.table}} }}"])
+def test_an_expression_without_an_end_is_refused(names, text):
+    with pytest.raises(ValueError, match="the template, line 1"):
+        render(text, names)
 
 
-def test_text_without_placeholders_stays_as_it_is():
-    text = "# A\n\n`{x}` {% raw %} \\1 \\g<0> { {a} }\n"
-    assert render_page(text, {}) == text
+def test_text_without_expressions_stays_as_it_is():
+    text = "# A\n\n`{x}` \\1 \\g<0> { {a} } }}\n\n\n"
+    assert render(text, {}) == text
 
 
-def test_each_folder_with_facts_is_a_comparison(facts, tmp_path):
+def test_each_folder_with_facts_is_a_comparison(facts_of, tmp_path):
+    text = facts_of((0, 1)).to_json()
+    facts = ComparisonFacts.from_json(text)
+    assert facts.to_json() == text
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
-    (tmp_path / "one" / "comparison.json").write_text(json.dumps(facts))
-    (tmp_path / "two" / "comparison.json").write_text(json.dumps(facts))
-    assert read_comparisons(tmp_path) == {"one": facts, "two": facts}
-    (tmp_path / "three" / "comparison.json").write_text('{"runs": [')
-    with pytest.raises(ValueError, match="three/comparison.json is damaged"):
-        read_comparisons(tmp_path)
-    for other in ("[1]", '{"runs": []}'):
-        (tmp_path / "three" / "comparison.json").write_text(other)
-        with pytest.raises(ValueError, match="three/comparison.json is no comparison"):
+    for name in ("one", "two"):
+        (tmp_path / name / "comparison.json").write_text(text)
+    assert read_comparisons(tmp_path) == {name: Comparison(facts, f"{name}/") for name in ("one", "two")}
+    missing = {name: value for name, value in json.loads(text).items() if name != "recipes"}
+    for damaged in ('{"runs": [', "[1]", '{"runs": []}', json.dumps(missing)):
+        (tmp_path / "three" / "comparison.json").write_text(damaged)
+        with pytest.raises(ValueError, match="three/comparison.json is damaged"):
             read_comparisons(tmp_path)

@@ -18,8 +18,8 @@ from huggingface_hub import constants
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import evaluate
-from hf_ddpm.experiments.options import Cell, GridConfig, SweepConfig
-from hf_ddpm.experiments.sweep import cell_config, count_network_calls, evaluation_command, sweep
+from hf_ddpm.experiments.options import GridPoint, SweepConfig, SweepGrid
+from hf_ddpm.experiments.sweep import count_nfe, evaluation_command, point_config, sweep
 from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 from hf_ddpm.runtime.signals import Stopped
@@ -69,7 +69,7 @@ def options(judge, run, tmp_path):
         steps = {} if "num_inference_steps" in grid else {"num_inference_steps": STEPS}
         return SweepConfig(
             model=str(model), features=f"judge:{judge}", num_seeds=seeds, output_dir=tmp_path / name, num_threads=1,
-            sampling=sampling or SamplingConfig(**steps), grid=GridConfig(**grid), **images,
+            sampling=sampling or SamplingConfig(**steps), grid=SweepGrid(**grid), **images,
         )  # fmt: skip
 
     return build
@@ -94,9 +94,9 @@ def stop_at(call: int):
 def test_each_cell_is_what_evaluate_measures(options, tmp_path):
     config = options(guidance_scale=[1.0, 2.0], scheduler=["ddim", "dpmsolver++"])
     rows = sweep(config)
-    assert [row["cell"] for row in rows] == ["ddim_s-1", "ddim_s-2", "dpmsolver++_s-1", "dpmsolver++_s-2"]
-    cell = config.cells()[2]
-    evaluate(replace(cell_config(config, cell), output=tmp_path / "alone.json"))
+    assert [row.cell for row in rows] == ["ddim_s-1", "ddim_s-2", "dpmsolver++_s-1", "dpmsolver++_s-2"]
+    cell = config.points()[2]
+    evaluate(replace(point_config(config, cell), output=tmp_path / "alone.json"))
     alone = json.loads((tmp_path / "alone.json").read_text())
     kept = json.loads((tmp_path / "out" / "cells" / "dpmsolver++_s-1.json").read_text())
     for part in ("metrics", "floor", "ceiling", "per_class", "notes"):
@@ -111,17 +111,17 @@ def test_the_command_of_a_cell_means_that_cell(options):
         "o u t", num_seeds=1, guidance_scale=[2.5], scheduler=["ddim"], sampling=SamplingConfig(eta=0.5, batch_size=7)
     )
     config.bits_per_dim_timesteps, config.data.labels = None, ["0", 1, "it's"]
-    (cell,) = config.cells()
-    launcher, script, *arguments = shlex.split(evaluation_command(cell_config(config, cell), 1))
+    (cell,) = config.points()
+    launcher, script, *arguments = shlex.split(evaluation_command(point_config(config, cell), 1))
     assert (launcher, script) == ("python", "train_scripts/evaluate_model.py")
-    assert parse_config(EvaluationConfig, arguments) == cell_config(config, cell)
-    assert evaluation_command(cell_config(config, cell), 2).startswith("torchrun --nproc_per_node 2 train_scripts/")
+    assert parse_config(EvaluationConfig, arguments) == point_config(config, cell)
+    assert evaluation_command(point_config(config, cell), 2).startswith("torchrun --nproc_per_node 2 train_scripts/")
 
 
 def test_checkpoints_and_noise(options, run, tmp_path):
     config = options(checkpoint=["noise", "all"], guidance_scale=[1.0, 2.0])
     rows = sweep(config)
-    assert [(row["checkpoint"], row["guidance_scale"]) for row in rows] == [
+    assert [(row.checkpoint, row.guidance_scale) for row in rows] == [
         (2, 1.0), (2, 2.0), (10, 1.0), (10, 2.0), ("noise", None),
     ]  # fmt: skip
     first, last, noise = (json.loads((tmp_path / "out/cells" / f"{name}.json").read_text()) for name in CHECKPOINT_CELLS)
@@ -142,7 +142,7 @@ def test_network_calls_are_counted(tiny_pipeline):
     pipeline = tiny_pipeline()
 
     def calls(steps: int, scale: float) -> int:
-        return count_network_calls(pipeline, SamplingConfig(num_inference_steps=steps, guidance_scale=scale))
+        return count_nfe(pipeline, SamplingConfig(num_inference_steps=steps, guidance_scale=scale))
 
     assert [calls(4, scale) for scale in (0.0, 1.0, 1.5)] == [4, 4, 8]
     pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
@@ -255,21 +255,21 @@ def test_axes_and_recipes_exclude_each_other_and_their_plain_options(tmp_path):
     recipe = tmp_path / "a.yaml"
     recipe.write_text("max_train_steps: 1\n")
 
-    def refusal(grid: GridConfig, **options) -> str:
+    def refusal(grid: SweepGrid, **options) -> str:
         with pytest.raises(ValueError) as caught:
             SweepConfig(features="inception", output_dir=tmp_path / "out", grid=grid, **options)
         return str(caught.value)
 
-    assert "--grid.checkpoint is [2]: it is of the run of --model" in refusal(GridConfig(checkpoint=[2], recipe=[recipe]))
-    assert "--model is None: give a pipeline, or recipes" in refusal(GridConfig(guidance_scale=[1.0]))
-    assert "there is no such file" in refusal(GridConfig(recipe=[tmp_path / "b.yaml"]))
+    assert "--grid.checkpoint is [2]: it is of the run of --model" in refusal(SweepGrid(checkpoint=[2], recipe=[recipe]))
+    assert "--model is None: give a pipeline, or recipes" in refusal(SweepGrid(guidance_scale=[1.0]))
+    assert "there is no such file" in refusal(SweepGrid(recipe=[tmp_path / "b.yaml"]))
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "a.yaml").touch()
-    assert "two have one name" in refusal(GridConfig(recipe=[recipe, tmp_path / "c" / "a.yaml"]))
-    assert "train_overrides.seed is 3" in refusal(GridConfig(recipe=[recipe]), train_overrides={"seed": 3})
-    assert "--num_images is 50: leave it out" in refusal(GridConfig(num_images=[60]), model="m", num_images=50)
+    assert "two have one name" in refusal(SweepGrid(recipe=[recipe, tmp_path / "c" / "a.yaml"]))
+    assert "train_overrides.seed is 3" in refusal(SweepGrid(recipe=[recipe]), train_overrides={"seed": 3})
+    assert "--num_images is 50: leave it out" in refusal(SweepGrid(num_images=[60]), model="m", num_images=50)
     sampling = SamplingConfig(guidance_scale=2.0)
-    assert "--sampling.guidance_scale is 2.0" in refusal(GridConfig(guidance_scale=[1.0]), model="m", sampling=sampling)
+    assert "--sampling.guidance_scale is 2.0" in refusal(SweepGrid(guidance_scale=[1.0]), model="m", sampling=sampling)
 
 
 def test_a_scale_without_a_null_label_is_refused(tiny_pipeline, options, tmp_path):
@@ -304,7 +304,7 @@ def test_tables(options):
             assert int(line[f"{name}_n"]) == values["n"]
         assert float(line["fd_judge_floor"]) == kept["floor"]["fd_judge"]
         assert float(line["fd_judge_ceiling"]) == kept["ceiling"]["fd_judge"]
-        assert int(line["network_calls"]) == row["network_calls"] == STEPS * (1 if row["guidance_scale"] == 1 else 2)
+        assert int(line["network_calls"]) == row.network_calls == STEPS * (1 if row.guidance_scale == 1 else 2)
         assert (line["scheduler"], line["num_seeds"]) == ("DDPMScheduler", "2")
     report = sweep_markdown(rows, command="python sweep.py --x 'a b'")
     lines = [line for line in report.splitlines() if line.startswith("|")]
@@ -320,10 +320,10 @@ def test_tables(options):
 
 def test_noise_is_not_multiplied_by_options_that_it_does_not_have(options):
     config = options(checkpoint=["noise"], guidance_scale=[1.0, 2.0], scheduler=["ddim", "ddpm"], num_images=[8, 12])
-    assert [(cell.name, cell.num_images, cell.is_noise) for cell in config.cells()] == [
+    assert [(cell.name, cell.num_images, cell.is_noise) for cell in config.points()] == [
         ("noise_n-8", 8, True), ("noise_n-12", 12, True),
     ]  # fmt: skip
-    assert isinstance(config.cells()[0], Cell)
+    assert isinstance(config.points()[0], GridPoint)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Everything that the page of a comparison says: `ComparisonFacts.from_json(path.read_text())` reads a comparison.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hf_ddpm.experiments.tables import SweepRow
+from hf_ddpm.markdown import without_paths
+from hf_ddpm.results import ClassMetricValue, MetricValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What a model is and what its training took."""
+
+    name: str
+    """Name of the run folder."""
+    recipe: str
+    train_seed: int
+    kind: str
+    """`GAN` or `diffusion model`."""
+    parameters: int
+    """Parameters of the network that samples are drawn with."""
+    steps: int
+    """Optimizer steps."""
+    images_seen: int
+    train_images: int | None
+    """Images of the training split; None = the run does not say."""
+    images_per_second: float
+    """Median over the logged steps."""
+    seconds_per_epoch: float | None
+    """At that speed."""
+    training_seconds: float
+    """Time of all optimizer steps."""
+    final_losses: dict[str, float]
+    """Mean of the last logged steps by the name of the loss."""
+    samples: str | None
+    """Path of the last grid of samples; None = the run drew none."""
+    processor: str | None
+    gpu: str | None
+    num_processes: int
+    num_threads: int
+    """CPU threads of each process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanRow:
+    """Means over the training seeds of rows that differ in nothing else; the options are as in SweepRow."""
+
+    recipe: str | None
+    train_seed: str = "mean"
+    scheduler: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    num_images: int
+    num_train_seeds: int
+    network_calls: int | None
+    metrics: dict[str, MetricValue]
+    """With the standard error over the training seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonFacts:
+    """What was compared, and the results."""
+
+    recipes: list[str]
+    train_seeds: list[int]
+    train_minutes: float | None
+    """Time that each recipe was trained for; None = its own length."""
+    distance: str
+    """Name of the Frechet distance."""
+    features: str
+    data_source: str
+    data_labels: list[Any] | None
+    reference_split: str
+    reference_images: int
+    num_seeds: int
+    """Sampling seeds."""
+    runs: list[TrainingFacts]
+    cells: list[SweepRow]
+    means: list[MeanRow]
+    """Empty = one training seed."""
+    notes: list[str]
+    losses: str
+    """Path of the picture of the loss curves."""
+    figures: list[str]
+    """Paths of the other pictures."""
+    command: str
+
+    def to_json(self) -> str:
+        """The text of comparison.json, without the folders of this machine."""
+        # The values of single sampling seeds stand in the file of each cell; a recipe has no axis of checkpoints.
+        hidden = ("values", "checkpoint")
+        facts = asdict(self, dict_factory=lambda items: {name: value for name, value in items if name not in hidden})
+        return json.dumps(without_paths(facts), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ComparisonFacts:
+        """Read the text of a comparison.json.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            found = json.loads(text)
+            parts = {
+                "runs": [TrainingFacts(**run) for run in found["runs"]],
+                "cells": [SweepRow(**_with_metrics(cell)) for cell in found["cells"]],
+                "means": [MeanRow(**_with_metrics(mean)) for mean in found["means"]],
+            }
+            return cls(**{**found, **parts})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError("it is not a comparison.json that train_scripts/sweep.py has written") from error
+
+
+def _with_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
+    parts = dict(found, metrics={name: MetricValue(**value, values=[]) for name, value in found["metrics"].items()})
+    if "per_class" in found:
+        parts["per_class"] = {
+            label: {name: ClassMetricValue(**value, values=[]) for name, value in metrics.items()}
+            for label, metrics in found["per_class"].items()
+        }
+    return parts
