@@ -101,13 +101,13 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
     SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
 
     Args:
-        config_class: options of the program, which the functions below know by their arguments: `image_size` in a message is
-            shown as --data.image_size. None = messages are shown as they are.
+        config_class: options of the program, which other functions know as arguments: "image_size is 7" or `image_size` in a
+            message is shown as --data.image_size. None = messages are shown as they are.
     """
     logger = logging.getLogger("hf_ddpm")
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notices) for handler in logger.handlers):
-        logger.addHandler(_Notices())
+    others = [handler for handler in logger.handlers if not isinstance(handler, _Notices)]
+    logger.handlers = [*others, _Notices(config_class)]
     try:
         with sigterm_raises():
             yield
@@ -124,20 +124,26 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
 class _Notices(logging.Handler):
     """Prints what the package logs on stderr, one line each: `warning: ...`."""
 
+    def __init__(self, config_class: type | None) -> None:
+        super().__init__()
+        self.config_class = config_class
+
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        print(f"{level}{' '.join(record.getMessage().split())}", file=sys.stderr)
+        message = _with_options(" ".join(record.getMessage().split()), self.config_class)
+        print(f"{level}{message}", file=sys.stderr)
 
 
 def _with_options(message: str, config_class: type | None) -> str:
-    """Replace each `argument` that has the name of one option of the program by that option."""
+    """Show each argument, as in `argument` or an initial "argument is", as the one option that has its name."""
     options = list(_options(config_class)) if config_class else []
 
     def option(match: re.Match[str]) -> str:
-        found = [name for name, _ in options if name.rpartition(".")[2] == match[1]]
-        return f"--{found[0]}{match[2]}" if len(found) == 1 else match[0]
+        argument, *key = match[0].strip("`").split(".")
+        found = [name for name, _ in options if name.rpartition(".")[2] == argument]
+        return ".".join([f"--{found[0]}", *key]) if len(found) == 1 else match[0]
 
-    return re.sub(r"`(\w+)((?:\.\w+)*)`", option, message)
+    return re.sub(r"`\w+(\.\w+)*`|^\w+(?= is )", option, message)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+Labels = str | int | Sequence[str | int] | Tensor
+Folder = str | os.PathLike[str]
+Generators = torch.Generator | list[torch.Generator]
 STAGES = {8: 2, 16: 2, 28: 2, 32: 3, 64: 4}
 """How often an image of so many pixels is halved, or doubled, between it and the smallest map of the networks."""
 LARGEST = {"latent_dim": 1024, "width": 512, "label_channels": 1024, "channels": 4, "num_classes": 100_000}
@@ -67,7 +70,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
             widths = [widths[0], *(2 * hidden for hidden in widths[1:])]
         self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, label_channels)
         inputs = latent_dim + (0 if num_classes is None else label_channels)
-        layers = [nn.ConvTranspose2d(inputs, widths[0], sample_size >> stages, bias=False)]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], sample_size >> stages, bias=False)]
         for before, after in zip(widths, [*widths[1:], channels], strict=True):
             layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
             layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False))
@@ -99,11 +102,12 @@ class DCGANPipeline(DiffusionPipeline):
         ValueError: `id2label` does not belong to this network.
     """
 
+    generator: ModelMixin
     model_cpu_offload_seq = "generator"
     null_label = None
     """A GAN has no label that means "no class"."""
 
-    def __init__(self, generator: ModelMixin, id2label: dict | None = None):
+    def __init__(self, generator: ModelMixin, id2label: dict[int, str] | None = None):
         super().__init__()
         generator.eval()  # the batch norm would make an image depend on the others of its batch
         self.register_modules(generator=generator)
@@ -139,12 +143,12 @@ class DCGANPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: str | int | list[str | int] | Tensor | None = None,
+        class_labels: Labels | None = None,
         num_images_per_prompt: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple:
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
         Args:
@@ -178,7 +182,13 @@ class DCGANPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def check_inputs(self, class_labels=None, num_images_per_prompt: int = 1, generator=None, output_type="pil") -> None:
+    def check_inputs(
+        self,
+        class_labels: Labels | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators | None = None,
+        output_type: str = "pil",
+    ) -> None:
         """Refuse what `__call__` cannot do, whose arguments these are.
 
         Raises:
@@ -192,11 +202,11 @@ class DCGANPipeline(DiffusionPipeline):
         if self.is_conditional:
             remedy = f"the model has no null label, give {self._valid_ids}"
         require(has_labels == self.is_conditional, "class_labels", class_labels, remedy)
-        images = count * (len(self.get_label_ids(class_labels)) if has_labels else 1)
+        images = count * (1 if class_labels is None else len(self.get_label_ids(class_labels)))
         if isinstance(generator, list):
             require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one an image")
 
-    def get_label_ids(self, class_labels: str | int | list[str | int] | Tensor) -> list[int]:
+    def get_label_ids(self, class_labels: Labels) -> list[int]:
         """Look up class ids.
 
         Args:
@@ -214,7 +224,7 @@ class DCGANPipeline(DiffusionPipeline):
         return [self._get_label_id(_plain(label)) for label in labels]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> DCGANPipeline:
+    def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> DCGANPipeline:
         """Load a pipeline from a folder or the Hub: its weights from safetensors, and none of the code beside them.
 
         Args:
@@ -236,7 +246,7 @@ class DCGANPipeline(DiffusionPipeline):
         require(not missing, "generator", missing, "the file of the weights has not these")
         return cls(generator, index.get("id2label"))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
+    def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` and `generator/dcgan.py`.
 
         Args:
@@ -259,12 +269,12 @@ class DCGANPipeline(DiffusionPipeline):
 
     @property
     def _valid_ids(self) -> str:
-        return f"ids from 0 to {self.num_classes - 1}"
+        return f"ids from 0 to {(self.num_classes or 0) - 1}"
 
     def _get_label_id(self, label: str | int) -> int:
         require(self.is_conditional, "class_labels", label, "the model is unconditional, leave it out")
         if not isinstance(label, str):
-            in_range = type(label) is int and 0 <= label < self.num_classes
+            in_range = type(label) is int and label in range(self.num_classes or 0)
             require(in_range, "class_labels", label, f"give names (str) or {self._valid_ids} (int)")
             return label
         names = self.id2label or {}
@@ -281,6 +291,6 @@ def require(ok: bool, name: str, value: Any, remedy: str) -> None:
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -161,8 +161,8 @@ def _bits_of(
 
     if timesteps_per_image is not None:
         generators = [seeded_generator("bits timesteps", seed, position) for position in positions]
-        timesteps = bound.draw_timesteps(timesteps_per_image, len(alphas_cumprod), generators)
-    return bound.bits_per_dim(
+        timesteps = bound.sample_bound_timesteps(timesteps_per_image, len(alphas_cumprod), generators)
+    return bound.variational_bound(
         _network(pipeline),
         clean_images,
         class_labels,
@@ -183,7 +183,10 @@ def _network(pipeline: CFGDDPMPipeline) -> Any:
 def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and their labels if the model takes any, on its device."""
     clean_images = to_model_range(images.images(rows)).to(pipeline.device)
-    return clean_images, images.class_labels[rows].to(pipeline.device) if pipeline.is_conditional else None
+    if not pipeline.is_conditional:
+        return clean_images, None
+    assert images.class_labels is not None, "refused by _check"
+    return clean_images, images.class_labels[rows].to(pipeline.device)
 
 
 def _alphas_cumprod(pipeline: CFGDDPMPipeline) -> Tensor:
@@ -207,8 +210,8 @@ def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed:
     """Refuse images that are not of the kind that the model was trained on, or too few, and a scheduler without betas."""
     unet, size, channels = pipeline.unet.config, images.image_size, images.channels
     sizes = (unet.sample_size,) * 2 if isinstance(unet.sample_size, int) else tuple(unet.sample_size)
-    require(sizes == (size, size), "--data.image_size", size, f"the model takes {sizes[0]} x {sizes[1]} pixels, give that")
-    require(unet.in_channels == channels, "--data.channels", channels, f"the model takes {unet.in_channels}, give that")
+    require(sizes == (size, size), "images.image_size", size, f"the model takes {sizes[0]} x {sizes[1]} pixels, give that")
+    require(unet.in_channels == channels, "images.channels", channels, f"the model takes {unet.in_channels}, give that")
     if pipeline.is_conditional:
         _check_classes(pipeline, images.class_names)
     check_number("num_images", num_images, 1, integer=True)
@@ -220,15 +223,15 @@ def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed:
 
 def _check_classes(pipeline: CFGDDPMPipeline, class_names: list[str] | None) -> None:
     if class_names is None:
-        raise ValueError("--data.source has no labels: the model was trained with classes, give images that have them")
+        raise ValueError("images have no labels: the model was trained with classes, give images that have them")
     names = pipeline.id2label
     if names is None and len(class_names) != pipeline.num_classes:
         raise ValueError(
-            f"--data.source has {len(class_names)} classes: the model was trained on {pipeline.num_classes}, give those"
+            f"images have {len(class_names)} classes: the model was trained on {pipeline.num_classes}, give those"
         )
     if names is not None and names != dict(enumerate(class_names)):
         raise ValueError(
-            f"--data.source has the classes {_some(class_names)}: the model was trained on {_some(list(names.values()))}, "
+            f"images have the classes {_some(class_names)}: the model was trained on {_some(list(names.values()))}, "
             "give their images in this order"
         )
 

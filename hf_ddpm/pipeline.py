@@ -17,7 +17,7 @@ import numbers
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import diffusers
@@ -37,6 +37,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+Labels = str | int | Sequence[str | int] | Tensor
+Folder = str | os.PathLike[str]
+Generators = torch.Generator | list[torch.Generator]
 # The files of hf_ddpm/models that travel with a saved model, in its unet/.
 OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not know prediction_type "sample".
@@ -79,7 +83,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self,
         unet: ModelMixin,
         scheduler: SchedulerMixin,
-        id2label: dict | None = None,
+        id2label: dict[int, str] | None = None,
         null_label: int | None = None,
     ):
         super().__init__()
@@ -92,8 +96,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if self.is_conditional:
             last = unet.config.num_class_embeds - 1
             require(null_label in (None, last), "null_label", null_label, f"must be the last embedding, {last}")
-            outside = set(self.id2label or ()) - set(range(self.num_classes))
-            require(not outside, "id2label", id2label, f"must name ids from 0 to {self.num_classes - 1}")
+            outside = set(self.id2label or ()) - set(range(self.num_classes or 0))
+            require(not outside, "id2label", id2label, f"must name {self._valid_ids}")
         else:
             for name, value in known.items():
                 require(value is None, name, value, "the model is unconditional, leave it out")
@@ -138,7 +142,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: str | int | list[str | int] | Tensor | None = None,
+        class_labels: Labels | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float = 1.0,
         use_original_formulation: bool = False,
@@ -146,13 +150,13 @@ class CFGDDPMPipeline(DiffusionPipeline):
         guidance_rescale: float = 0.0,
         num_inference_steps: int = 50,
         eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[DiffusionPipeline, int, Tensor, dict], dict | None] | None = None,
+        callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
-    ) -> ImagePipelineOutput | tuple:
+    ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
         Args:
@@ -222,14 +226,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
-        class_labels=None,
+        class_labels: Labels | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         num_inference_steps: int = 50,
         eta: float = 0.0,
-        generator=None,
+        generator: Generators | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
@@ -255,7 +259,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             got = tuple(latents.shape)
             require(got == shape, "latents.shape", got, f"must be {shape}")
 
-    def get_label_ids(self, class_labels: str | int | list[str | int] | Tensor) -> list[int]:
+    def get_label_ids(self, class_labels: Labels) -> list[int]:
         """Look up class ids.
 
         Args:
@@ -272,12 +276,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(len(labels) > 0, "class_labels", labels, "give one label or more")
         return [self._get_label_id(_plain(label)) for label in labels]
 
-    def prepare_labels(self, class_labels, num_images_per_prompt: int, device: torch.device) -> Tensor:
+    def prepare_labels(self, class_labels: Labels | None, num_images_per_prompt: int, device: torch.device) -> Tensor:
         """Return the label of each image, (B,) int64; the null label (or 0) where `class_labels` is None."""
         ids = [self.null_label or 0] if class_labels is None else self.get_label_ids(class_labels)
         return torch.tensor(ids, device=device).repeat_interleave(num_images_per_prompt)
 
-    def prepare_latents(self, batch_size: int, generator, latents, device: torch.device) -> Tensor:
+    def prepare_latents(
+        self, batch_size: int, generator: Generators | None, latents: Tensor | None, device: torch.device
+    ) -> Tensor:
         """Return the first noise, (B, C, H, W) float32, scaled to what the scheduler starts from."""
         if latents is None:
             # In float32 whatever the network computes in: a seed means the same noise in every precision.
@@ -295,7 +301,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             # It takes the root of a difference of squared sigmas, which float32 rounds below 0 where the first is 20,000.
             self.scheduler.sigmas = self.scheduler.sigmas.double()
 
-    def prepare_step_options(self, generator, eta: float) -> dict:
+    def prepare_step_options(self, generator: Generators | None, eta: float) -> dict[str, Any]:
         """Return the keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
@@ -327,9 +333,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if scale == 1:
             model_output = self._run_unet(sample, t, label_ids)
         elif scale == 0:
-            model_output = self._run_unet(sample, t, torch.full_like(label_ids, self.null_label))
+            model_output = self._run_unet(sample, t, self._null_labels(label_ids))
         else:
-            both_labels = torch.cat([label_ids, torch.full_like(label_ids, self.null_label)])
+            both_labels = torch.cat([label_ids, self._null_labels(label_ids)])
             cond, uncond = self._run_unet(torch.cat([sample, sample]), t, both_labels).chunk(2)
             guided = guided_output(cond[:, :channels], uncond[:, :channels], scale, rescale)
             model_output = torch.cat([guided, cond[:, channels:]], dim=1)
@@ -339,7 +345,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return model_output if keep_all else model_output[:, :channels]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> CFGDDPMPipeline:
+    def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> CFGDDPMPipeline:
         """Load a pipeline from a folder or the Hub, its weights from safetensors only.
 
         Args:
@@ -354,13 +360,13 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> CFGDDPMPipeline:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> CFGDDPMPipeline:
         """Make a pipeline of the parts of another one; see `DiffusionPipeline.from_pipe`."""
         # The superclass leaves out a network whose class is not the very one that `__init__` names.
         return super().from_pipe(pipeline, **{"unet": pipeline.unet, **kwargs})
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
+    def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
         """Load model_index.json; of a folder, refuse what would take memory that the saved weights do not have."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
         _name_installed_network(config)
@@ -368,7 +374,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             check_saved_model(os.fspath(pretrained_model_name_or_path), dict(config))
         return config
 
-    def save_pretrained(self, save_directory: str | os.PathLike, safe_serialization: bool = True, **kwargs) -> None:
+    def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline, its weights as safetensors, and the code beside them: `pipeline.py`, and the network's if it
         is not one of diffusers.
 
@@ -385,17 +391,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         _copy(__file__, os.path.join(save_directory, "pipeline.py"))
         module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
         if _travels(module):
-            _copy(sys.modules[module].__file__, os.path.join(save_directory, "unet", f"{module.rpartition('.')[2]}.py"))
+            code = inspect.getfile(sys.modules[module])
+            _copy(code, os.path.join(save_directory, "unet", f"{module.rpartition('.')[2]}.py"))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
-    def register_to_config(self, **kwargs) -> None:
+    def register_to_config(self, **kwargs: Any) -> None:
         """Note what model_index.json will say: of a network whose code travels along, the name of its file."""
         library, class_name = kwargs.get("unet") or (None, None)
         if library is not None and _travels(library):
             kwargs["unet"] = (library.rpartition(".")[2], class_name)
         super().register_to_config(**kwargs)
 
-    def _seed_noise_sampler(self, generator, batch_size: int) -> None:
+    def _seed_noise_sampler(self, generator: Generators | None, batch_size: int) -> None:
         if hasattr(self.scheduler, "noise_sampler_seed"):
             # DPM-Solver SDE takes no generator, but one seed an image.
             rngs = generator if isinstance(generator, list) else [generator] * batch_size
@@ -403,16 +410,22 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def _run_unet(self, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
         timesteps = torch.as_tensor(t, device=sample.device).expand(len(sample))
-        label_ids = label_ids if self.is_conditional else None
+        class_labels = label_ids if self.is_conditional else None
         sample = sample.to(self.unet.dtype)
-        return self.unet(sample, timesteps, class_labels=label_ids, return_dict=False)[0].float()
+        return self.unet(sample, timesteps, class_labels=class_labels, return_dict=False)[0].float()
+
+    def _null_labels(self, label_ids: Tensor) -> Tensor:
+        assert self.null_label is not None, "check_inputs refuses guidance without it"
+        return torch.full_like(label_ids, self.null_label)
 
     def _latents_shape(self, batch_size: int) -> tuple[int, int, int, int]:
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return batch_size, self.unet.config.in_channels, height, width
 
-    def _check_guidance(self, class_labels, scale: float, interval, rescale: float) -> None:
+    def _check_guidance(
+        self, class_labels: Labels | None, scale: float, interval: tuple[float, float] | None, rescale: float
+    ) -> None:
         check_number("guidance_scale", scale)
         check_number("guidance_rescale", rescale, 0, 1)
         if class_labels is not None:
@@ -460,19 +473,19 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @property
     def _valid_ids(self) -> str:
-        return f"ids from 0 to {self.num_classes - 1}"
+        return f"ids from 0 to {(self.num_classes or 0) - 1}"
 
     def _get_label_id(self, label: str | int) -> int:
         require(self.is_conditional, "class_labels", label, "the model is unconditional, leave it out")
         if not isinstance(label, str):
-            in_range = type(label) is int and 0 <= label < self.num_classes
+            in_range = type(label) is int and label in range(self.num_classes or 0)
             require(in_range, "class_labels", label, f"give names (str) or {self._valid_ids} (int)")
             return label
         names = self.id2label or {}
         require(len(names) > 0, "class_labels", label, f"no class has a name, give {self._valid_ids}")
         ids = [class_id for class_id, name in names.items() if name == label]
         if not ids:
-            require(False, "class_labels", label, f"no such name, nearest: {_nearest(label, names.values())}")
+            raise ValueError(f"class_labels is {label!r}: no such name, nearest: {_nearest(label, names.values())}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
         return ids[0]
 
@@ -534,10 +547,11 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
             require(isinstance(config, dict), name, type(config).__name__, "no config")
             check_saved_numbers(name, config)
     library, class_name = index.get("unet") or (None, None)
-    network = getattr(diffusers if library == "diffusers" else sys.modules.get(library), str(class_name), None)
+    network: Any = getattr(diffusers if library == "diffusers" else sys.modules.get(str(library)), str(class_name), None)
     weights = os.path.join(folder, "unet")
     files = [name for name in os.listdir(weights) if name.endswith(".safetensors")] if os.path.isdir(weights) else []
-    if files and isinstance(network, type) and issubclass(network, ModelMixin):
+    is_network = inspect.isclass(network) and issubclass(network, ModelMixin)
+    if files and is_network:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in network.from_config(network.load_config(weights)).parameters())
         size = sum(os.path.getsize(os.path.join(weights, name)) for name in files)
@@ -571,7 +585,7 @@ def require(ok: bool, name: str, value: Any, remedy: str) -> None:
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
-def check_number(name: str, value: Any, low=-math.inf, high=math.inf, *, integer: bool = False) -> None:
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, integer: bool = False) -> None:
     """Raise a `ValueError` unless `value` is a finite number in [low, high], and an integer if it must be."""
     kind = numbers.Integral if integer else numbers.Real
     is_kind = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
@@ -604,11 +618,11 @@ def _draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     likeness = {other: difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in names}
-    return ", ".join(sorted(likeness, key=likeness.get, reverse=True)[:3])
+    return ", ".join(sorted(likeness, key=likeness.__getitem__, reverse=True)[:3])

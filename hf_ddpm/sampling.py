@@ -7,22 +7,21 @@ of processes. Several processes share the work by slicing the lists of labels an
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
-from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.schedulers import build_scheduler, check_scheduler
 
 MAX_SEED = 2**63 - 1
@@ -33,7 +32,7 @@ ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 class SampleBatch:
     """Generated images with what they were made from."""
 
-    images: np.ndarray
+    images: np.ndarray[Any, Any]
     """(B, H, W, C) uint8."""
     class_labels: list[int | None]
     """B class ids; None = no class."""
@@ -96,10 +95,10 @@ def network_of(pipeline: ImagePipeline) -> torch.nn.Module:
 
 def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:
     """(C, H, W) of the images."""
-    config = network_of(pipeline).config
+    config: Any = network_of(pipeline).config
     size = config.sample_size
-    channels = config.channels if isinstance(pipeline, DCGANPipeline) else config.in_channels
-    return channels, *((size, size) if isinstance(size, int) else size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.channels if isinstance(pipeline, DCGANPipeline) else config.in_channels, height, width
 
 
 def generate(
@@ -143,7 +142,7 @@ def generate(
     for image_seed in seeds:
         check_number("seed", image_seed, 0, MAX_SEED, integer=True)
     check_number("batch_size", batch_size, 1, integer=True)
-    options = {
+    options: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "guidance_interval": guidance_interval,
@@ -151,18 +150,18 @@ def generate(
         "eta": eta,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    if isinstance(pipeline, DCGANPipeline):
-        for name, value in options.items():
-            require(False, name, value, "the model is a GAN and takes no steps, leave it out")
+    takes_steps = isinstance(pipeline, CFGDDPMPipeline)
+    for name, value in options.items():
+        require(takes_steps, name, value, "the model is a GAN and takes no steps, leave it out")
     if not labels:
         return iter(())
-    pipeline.check_inputs(None if unlabelled else labels, **options)
+    pipeline.check_inputs([label for label in labels if label is not None] or None, **options)
     return _batches(pipeline, labels, seeds, batch_size, options, progress)
 
 
 def resolve_labels(
     pipeline: ImagePipeline,
-    tokens: Sequence[str | int] | None,
+    class_labels: Sequence[str | int] | None,
     per_class: int | None,
     num_images: int | None,
 ) -> list[int | None]:
@@ -170,81 +169,45 @@ def resolve_labels(
 
     Args:
         pipeline: whose classes are meant.
-        tokens: class names or ids (names are tried first); None = all classes.
+        class_labels: names or ids (names are tried first); None = all classes.
         per_class: images of each of these classes, those of the first class first.
         num_images: images in all, going round the classes one after the other.
 
     Returns:
-        One class id for each image (None if the model is unconditional). Tokens alone make one image each.
+        One class id for each image (None if the model is unconditional). Labels alone make one image each.
 
     Raises:
         ValueError: no or too many counts, a class that does not exist, or classes on an unconditional model.
     """
-    for option, count in (("--per_class", per_class), ("--num_images", num_images)):
+    for name, count in (("per_class", per_class), ("num_images", num_images)):
         if count is not None:
-            check_number(option, count, 1, integer=True)
+            check_number(name, count, 1, integer=True)
     both = per_class is not None and num_images is not None
-    require(not both, "--num_images", num_images, "leave it out, --per_class is given too")
+    require(not both, "num_images", num_images, "leave it out, `per_class` is given too")
     if not pipeline.is_conditional:
-        for option, value in (("--class_labels", tokens), ("--per_class", per_class)):
-            require(value is None, option, value, "the model is unconditional, give --num_images")
-    ids = range(pipeline.num_classes or 0) if tokens is None else [_token_id(pipeline, token) for token in tokens]
-    require(tokens is None or len(ids) > 0, "--class_labels", tokens, "name one class or more")
+        for name, value in (("class_labels", class_labels), ("per_class", per_class)):
+            require(value is None, name, value, "the model is unconditional, give `num_images`")
+        require(num_images is not None, "num_images", None, "how many images?")
+        return [None] * (num_images or 0)
+    require(class_labels is None or len(class_labels) > 0, "class_labels", class_labels, "name one class or more")
+    every = range(pipeline.num_classes or 0)
+    ids = list(every) if class_labels is None else [_class_id(pipeline, label) for label in class_labels]
     if num_images is not None:
-        return [ids[i % len(ids)] if pipeline.is_conditional else None for i in range(num_images)]
+        return [ids[i % len(ids)] for i in range(num_images)]
     if per_class is not None:
         return [class_id for class_id in ids for _ in range(per_class)]
-    remedy = "give --class_labels, --per_class or --num_images" if pipeline.is_conditional else "how many images?"
-    require(tokens is not None, "--num_images", None, remedy)
-    return list(ids)
+    require(class_labels is not None, "num_images", None, "give `class_labels`, `per_class` or `num_images`")
+    return [*ids]
 
 
-def save_pngs(
-    batches: Iterable[SampleBatch], folder: Path, *, first_position: int = 0, id2label: Mapping[int, str] | None = None
+def _batches(
+    pipeline: ImagePipeline,
+    labels: list[int | None],
+    seeds: list[int],
+    batch_size: int,
+    options: dict[str, Any],
+    progress: bool,
 ) -> Iterator[SampleBatch]:
-    """Write a PNG file an image as the batches come, `00012_label-7_seed-12.png`, and hand each batch on.
-
-    Args:
-        batches: from `generate`.
-        folder: made if it is not there.
-        first_position: number of the first image, with which its file name begins.
-        id2label: class names for the file names; None = ids.
-
-    Yields:
-        The batches.
-    """
-    position = first_position
-    for batch in batches:
-        for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-            name = "" if label is None else f"_label-{_file_safe((id2label or {}).get(label, str(label)))}"
-            pixels = image[:, :, 0] if image.shape[2] == 1 else image
-            write_whole(folder / f"{position:05d}{name}_seed-{seed}.png", Image.fromarray(pixels).save)
-            position += 1
-        yield batch
-
-
-def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
-    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64.
-
-    Args:
-        batches: from `generate`, at least one.
-        folder: made if it is not there.
-    """
-    labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
-    seeds = [seed for batch in batches for seed in batch.seeds]
-    arrays = {
-        "images": np.concatenate([batch.images for batch in batches]),
-        "class_labels": np.array(labels, dtype=np.int64),
-        "seeds": np.array(seeds, dtype=np.int64),
-    }
-    write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name)[:64]
-
-
-def _batches(pipeline, labels, seeds, batch_size, options, progress) -> Iterator[SampleBatch]:
     with tqdm(total=len(labels), unit="image", disable=not progress) as bar:
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
@@ -253,19 +216,22 @@ def _batches(pipeline, labels, seeds, batch_size, options, progress) -> Iterator
             bar.update(len(images))
 
 
-def _generate_batch(pipeline, labels, seeds, options) -> np.ndarray:
+def _generate_batch(
+    pipeline: ImagePipeline, labels: list[int | None], seeds: list[int], options: dict[str, Any]
+) -> np.ndarray[Any, Any]:
     # The noise is drawn on the CPU, so that a seed means the same image on every device.
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
-        images = pipeline(**what, **options, generator=generators, output_type="np").images
+        images = pipeline(**what, **options, generator=generators, output_type="np")[0]
     if not np.isfinite(images).all():
         raise ValueError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
     return (images * 255).round().astype(np.uint8)
 
 
-def _token_id(pipeline: ImagePipeline, token: str | int) -> int:
-    token = str(token)
+def _class_id(pipeline: ImagePipeline, label: str | int) -> int:
+    """The id of a class whose name or id is given as on a command line, where both are text."""
+    token = str(label)
     is_name = token in (pipeline.id2label or {}).values()
     is_id = not is_name and token.lstrip("-").isdecimal()
     return pipeline.get_label_ids(int(token) if is_id else token)[0]
@@ -293,10 +259,11 @@ def _check_model(model: str) -> None:
         is_path = model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir()
         require(not is_path, "model", model, "there is no such folder")
     elif not (folder / "model_index.json").is_file():
-        inner = [folder / "pipeline", *sorted(folder.glob("checkpoints/step-*"), reverse=True)]
-        found = [path for path in inner if (path / "model_index.json").is_file()]
+        run = RunFolder(folder)
+        models = [run.pipeline, *reversed(run.checkpoints().values())]
+        found = [path for path in models if (path / "model_index.json").is_file()]
         remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
-        require(False, "model", model, remedy)
+        raise ValueError(f"model is {model!r}: {remedy}")
 
 
 @contextlib.contextmanager

@@ -113,9 +113,10 @@ def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     # spoilt unless x_0 is clipped or the first steps are short.
     predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
     if predicts_noise and config["beta_schedule"] == "squaredcos_cap_v2":
-        works = entry.with_cosine_epsilon is not None
-        require(works, "scheduler", name, "it spoils images of epsilon prediction with the cosine schedule, give another")
-        options |= entry.with_cosine_epsilon
+        changes = entry.with_cosine_epsilon
+        message = "it spoils images of epsilon prediction with the cosine schedule, give another"
+        require(changes is not None, "scheduler", name, message)
+        options |= changes or {}
     known = inspect.signature(entry.scheduler_class.__init__).parameters
     options = {key: value for key, value in options.items() if key in known}
     options |= _betas_as_numbers(config, known)

@@ -21,7 +21,7 @@ FLOORS = {
     "config": 0, "cli": 0, "markdown": 0, "results": 0, "run_folder": 0, "runtime": 0, "metrics": 0,
     "pipeline": 0, "dcgan_pipeline": 0,
     "models": 1, "diffusion": 1, "data": 1,
-    "schedulers": 2, "sampling": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
+    "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
     "training": 3, "evaluation": 3,
     "experiments": 4,
 }  # fmt: skip
@@ -29,6 +29,7 @@ TOOLS_OF = {
     "cli": {"runtime"},
     "sampling": {"schedulers"},
     "figures": {"schedulers", "sampling"},
+    "sample_folder": {"sampling", "figures"},
     "hub": {"schedulers", "sampling", "figures"},
 }
 HEAVY = {"accelerate", "datasets", "diffusers", "gradio", "matplotlib", "sklearn", "torch", "transformers"}

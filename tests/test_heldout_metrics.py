@@ -240,11 +240,11 @@ def test_a_scheduler_by_name_changes_nothing(pipeline, digits):
 @pytest.mark.parametrize(
     ("changes", "options", "words"),
     [
-        (dict(size=16), {}, "--data.image_size is 8: the model takes 16 x 16 pixels"),
+        (dict(size=16), {}, "images.image_size is 8: the model takes 16 x 16 pixels"),
         ({}, dict(num_images=0), "num_images is 0: give at least 1"),
         ({}, dict(num_images=361), "num_images is 361: there are only 360"),
         ({}, dict(num_images=5, seed=-1), "seed is -1: give a number from 0"),
-        (dict(names=["cat"]), {}, "--data.source has the classes 0, 1, .*trained on cat, give their images"),
+        (dict(names=["cat"]), {}, "images have the classes 0, 1, .*trained on cat, give their images"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(tiny_pipeline, digits, measure, changes, options, words):
@@ -259,11 +259,11 @@ def test_other_channels_classes_and_schedulers_are_refused(pipeline, digits, mea
         with pytest.raises(ValueError, match=words):
             measure(pipeline, table, num_images=3)
 
-    refused(load_images("digits", "test", image_size=8, channels=3), "--data.channels is 3: the model takes 1")
-    refused(replace(digits, class_names=None, class_labels=None), "--data.source has no labels")
+    refused(load_images("digits", "test", image_size=8, channels=3), "images.channels is 3: the model takes 1")
+    refused(replace(digits, class_names=None, class_labels=None), "images have no labels")
     refused(replace(digits, class_names=list("9012345678")), "in this order")
     nameless = CFGDDPMPipeline(pipeline.unet, pipeline.scheduler, None, 10)
-    refused(replace(digits, class_names=list("012")), "has 3 classes: the model was trained on 10", nameless)
+    refused(replace(digits, class_names=list("012")), "have 3 classes: the model was trained on 10", nameless)
     edm = CFGDDPMPipeline(pipeline.unet, EDMEulerScheduler(), NAMES, 10)
     refused(digits, "scheduler is 'EDMEulerScheduler': it has no betas", edm)
 
@@ -277,7 +277,7 @@ def test_other_channels_classes_and_schedulers_are_refused(pipeline, digits, mea
         (dict(variance_type="fixed_large_log"), {}, "variance_type is 'fixed_large_log': the bound is defined for"),
         (dict(variance_type="learned_range"), {}, "variance_type is 'learned_range': it needs 2 channels out"),
         (dict(outputs=2), {}, "variance_type is 'fixed_small': it needs 1 channels out, the model has 2"),
-        (dict(beta_schedule="linear", beta_start=0.0, beta_end=0.0), {}, "--schedule: alphas_cumprod"),
+        (dict(beta_schedule="linear", beta_start=0.0, beta_end=0.0), {}, "alphas_cumprod"),
         (dict(prediction_type="epsilon", rescale_betas_zero_snr=True), {}, "prediction_type is 'epsilon'"),
     ],
 )

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
-from PIL import Image
 
-from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, save_npz, save_pngs
+from hf_ddpm.sampling import generate, load_pipeline, resolve_labels
 from hf_ddpm.schedulers import build_scheduler
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
@@ -208,16 +207,16 @@ def test_a_diverged_model_is_an_error(tiny_pipeline):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"tokens": ["dog", "0"]}, [1, 0]),
-        ({"tokens": ["2", 2, "great dane"]}, [0, 0, 2]),
-        ({"tokens": ["1", "0"], "per_class": 2}, [1, 1, 0, 0]),
+        ({"class_labels": ["dog", "0"]}, [1, 0]),
+        ({"class_labels": ["2", 2, "great dane"]}, [0, 0, 2]),
+        ({"class_labels": ["1", "0"], "per_class": 2}, [1, 1, 0, 0]),
         ({"per_class": 2}, [0, 0, 1, 1, 2, 2]),
-        ({"tokens": ["1", "0"], "num_images": 5}, [1, 0, 1, 0, 1]),
+        ({"class_labels": ["1", "0"], "num_images": 5}, [1, 0, 1, 0, 1]),
         ({"num_images": 4}, [0, 1, 2, 0]),
     ],
 )
 def test_labels_of_a_conditional_model(tiny_pipeline, options, expected):
-    options = {"tokens": None, "per_class": None, "num_images": None, **options}
+    options = {"class_labels": None, "per_class": None, "num_images": None, **options}
     assert resolve_labels(tiny_pipeline(), **options) == expected
 
 
@@ -226,63 +225,22 @@ def test_labels_of_an_unconditional_model(tiny_pipeline):
 
 
 @pytest.mark.parametrize(
-    ("conditional", "tokens", "per_class", "num_images", "message"),
+    ("conditional", "class_labels", "per_class", "num_images", "message"),
     [
-        (True, None, None, None, "--num_images is None: give --class_labels, --per_class or --num_images"),
-        (True, None, 2, 6, "--num_images is 6: leave it out, --per_class is given too"),
-        (True, None, 0, None, "--per_class is 0: give at least 1"),
-        (True, None, None, -3, "--num_images is -3: give at least 1"),
-        (True, [], None, None, r"--class_labels is \[\]"),
+        (True, None, None, None, "num_images is None: give `class_labels`, `per_class` or `num_images`"),
+        (True, None, 2, 6, "num_images is 6: leave it out, `per_class` is given too"),
+        (True, None, 0, None, "per_class is 0: give at least 1"),
+        (True, None, None, -3, "num_images is -3: give at least 1"),
+        (True, [], None, None, r"class_labels is \[\]"),
         (True, ["dgo"], None, None, "class_labels is 'dgo': no such name, nearest: dog"),
         (True, ["7"], None, None, "class_labels is 7: .* ids from 0 to 2"),
         (True, ["-1"], None, None, "class_labels is -1: .* ids from 0 to 2"),
         (True, ["1.0"], None, None, "class_labels is '1.0'"),
-        (False, ["1"], None, 3, r"--class_labels is \['1'\]: the model is unconditional"),
-        (False, None, 2, None, "--per_class is 2: the model is unconditional"),
-        (False, None, None, None, "--num_images is None"),
+        (False, ["1"], None, 3, r"class_labels is \['1'\]: the model is unconditional"),
+        (False, None, 2, None, "per_class is 2: the model is unconditional"),
+        (False, None, None, None, "num_images is None"),
     ],
 )
-def test_impossible_labels_are_refused(tiny_pipeline, conditional, tokens, per_class, num_images, message):
+def test_impossible_labels_are_refused(tiny_pipeline, conditional, class_labels, per_class, num_images, message):
     with pytest.raises(ValueError, match=message):
-        resolve_labels(tiny_pipeline() if conditional else tiny_pipeline(names=None), tokens, per_class, num_images)
-
-
-# Saving
-
-
-def test_png_files_hold_the_images_and_say_what_they_are(tiny_pipeline, tmp_path):
-    batches = generate(tiny_pipeline(), class_labels=[0, 2, 1], seed=4, batch_size=2, num_inference_steps=2)
-    images = [image for batch in save_pngs(batches, tmp_path, id2label=NAMES) for image in batch.images]
-    names = ["00000_label-2_seed-4.png", "00001_label-great-dane_seed-5.png", "00002_label-dog_seed-6.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    for name, image in zip(names, images, strict=True):
-        with Image.open(tmp_path / name) as file:
-            np.testing.assert_array_equal(np.asarray(file), image[:, :, 0])
-
-
-def test_class_names_become_safe_file_names(tiny_pipeline, tmp_path):
-    batches = generate(tiny_pipeline(), class_labels=[0], num_inference_steps=1)
-    list(save_pngs(batches, tmp_path, id2label={0: "../a/b: c?\n" + "x" * 300}))
-    (name,) = (path.name for path in tmp_path.iterdir())
-    assert name.startswith("00000_label--a-b-c-xxx")
-    assert len(name) < 100
-
-
-def test_npz_holds_everything_without_pickle(tiny_pipeline, tmp_path):
-    pipeline = tiny_pipeline(channels=3)
-    batches = list(generate(pipeline, class_labels=[2, 0, 1], seed=4, batch_size=2, num_inference_steps=2))
-    images = np.concatenate([batch.images for batch in batches])
-    save_npz(batches, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
-    with np.load(tmp_path / "samples.npz", allow_pickle=False) as saved:
-        np.testing.assert_array_equal(saved["images"], images)
-        assert saved["class_labels"].tolist() == [2, 0, 1]
-        assert saved["seeds"].tolist() == [4, 5, 6]
-        assert saved["images"].dtype == np.uint8
-
-
-def test_npz_of_an_unconditional_model_has_labels_of_minus_one(tiny_pipeline, tmp_path):
-    pipeline = tiny_pipeline(names=None)
-    save_npz(list(generate(pipeline, class_labels=[None] * 2, num_inference_steps=1)), tmp_path)
-    with np.load(tmp_path / "samples.npz") as saved:
-        assert saved["class_labels"].tolist() == [-1, -1]
+        resolve_labels(tiny_pipeline() if conditional else tiny_pipeline(names=None), class_labels, per_class, num_images)

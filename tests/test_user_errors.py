@@ -127,9 +127,12 @@ MISTAKES = {
     "negative seed": (["--seed", "-1"], ["--seed is -1"]),
     # the model
     "image size that does not halve": (["--data.image_size", "7"], ["--data.image_size is 7", "multiple of 2"]),
-    "unknown preset": (["--model.preset", "digits9"], ["--model.preset digits9", "digits8"]),
-    "preset folder without config.json": (["--model.preset", "./empty"], ["--model.preset ./empty", "config.json"]),
-    "preset folder of another model": (["--model.preset", "./not_a_unet"], ["--model.preset ./not_a_unet", "UNet2DModel"]),
+    "unknown preset": (["--model.preset", "digits9"], ["--model.preset is 'digits9'", "digits8"]),
+    "preset folder without config.json": (["--model.preset", "./empty"], ["--model.preset is './empty'", "config.json"]),
+    "preset folder of another model": (
+        ["--model.preset", "./not_a_unet"],
+        ["./not_a_unet'", "UNet2DModel"],
+    ),
     "unknown override": (["--model.overrides.dropuot", "0.1"], ["--model.overrides.dropuot", "dropout"]),
     "override of what follows the data": (["--model.overrides.in_channels", "3"], ["--data.channels"]),
     "too many channels": (
@@ -150,23 +153,23 @@ MISTAKES = {
     "checkpoint that does not exist": (["--resume", "./gone"], ["--resume is './gone'"]),
     "folder that is no checkpoint": (["--resume", "./pets"], ["pets", "manifest.json"]),
     # the data
-    "missing source": (["--data.source", "./gone"], ["--data.source './gone'"]),
-    "empty source": (["--data.source", "./empty"], ["--data.source './empty'"]),
-    "source that is a file": (["--data.source", "./broken.yaml"], ["--data.source './broken.yaml'", "file"]),
-    "source out of reach": (["--data.source", "nobody/no_such_dataset"], ["--data.source 'nobody/no_such_dataset'"]),
+    "missing source": (["--data.source", "./gone"], ["--data.source is './gone'"]),
+    "empty source": (["--data.source", "./empty"], ["--data.source is './empty'"]),
+    "source that is a file": (["--data.source", "./broken.yaml"], ["--data.source is './broken.yaml'", "file"]),
+    "source out of reach": (["--data.source", "nobody/no_such_dataset"], ["--data.source is 'nobody/no_such_dataset'"]),
     "cut parquet file": (["--data.source", "./cut"], ["train.parquet", "truncated"]),
     "no images": (["--data.source", "./no_images"], ["--data.source", "text (string)"]),
-    "missing image column": ([*PETS_ONLY, "--data.image_column", "img"], ["--data.image_column 'img'", "image, label"]),
-    "missing label column": ([*PETS_ONLY, "--data.label_column", "kind"], ["--data.label_column 'kind'", "image, label"]),
-    "image column as labels": ([*PETS_ONLY, "--data.label_column", "image"], ["--data.label_column 'image'"]),
+    "missing image column": ([*PETS_ONLY, "--data.image_column", "img"], ["--data.image_column is 'img'", "image, label"]),
+    "missing label column": ([*PETS_ONLY, "--data.label_column", "kind"], ["--data.label_column is 'kind'", "image, label"]),
+    "image column as labels": ([*PETS_ONLY, "--data.label_column", "image"], ["--data.label_column is 'image'"]),
     "two label columns": (["--data.source", "./two_labels"], ["kind or mood", "--data.label_column"]),
     "row without label": (["--data.source", "./bad_label"], ["row 2"]),
     "labels where there are none": (
         ["--data.source", "./unlabelled", "--data.class_conditional", "true"],
-        ["--data.class_conditional true needs labels"],
+        ["--data.class_conditional is True, but"],
     ),
-    "class id 99": (["--data.labels", "[99]"], ["--data.labels 99", "0..9"]),
-    "unknown class name": ([*PETS_ONLY, "--data.labels", "[dgo]"], ["--data.labels 'dgo'", "dog"]),
+    "class id 99": (["--data.labels", "[99]"], ["--data.labels is [99]", "0..9"]),
+    "unknown class name": ([*PETS_ONLY, "--data.labels", "[dgo]"], ["--data.labels is ['dgo']", "dog?"]),
     "no class": (["--data.labels", "[]"], ["--data.labels is []"]),
     "class twice": ([*PETS_ONLY, "--data.labels", "[cat, 0]"], ["--data.labels", "twice"]),
     "unknown split": ([*PETS_ONLY, "--data.train_split", "val"], ["'val'", "train"]),
@@ -180,7 +183,7 @@ MISTAKES = {
             *(*PETS_ONLY, "--data.label_column", "label", "--data.class_conditional", "false"),
             *("--objective.class_dropout_prob", "null"),
         ],
-        ["--data.label_column 'label'", "--data.class_conditional false"],
+        ["--data.label_column is 'label'", "--data.class_conditional is False"],
     ),
 }
 
@@ -222,7 +225,7 @@ def test_an_output_folder_that_is_a_file(mistake, tmp_path):
     ("args", "words"),
     [
         (["--data.batchsize", "3"], "unknown option --data.batchsize"),
-        (["--data.source", "./gone", "--num_threads", "1"], "--data.source './gone'"),
+        (["--data.source", "./gone", "--num_threads", "1"], "--data.source is './gone'"),
     ],
 )
 def test_a_mistake_in_a_process_of_its_own(tmp_path, args, words):

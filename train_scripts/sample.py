@@ -6,8 +6,6 @@
     torchrun --nproc_per_node 2 train_scripts/sample.py ...        # the processes share the images
 """
 
-import itertools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,50 +60,27 @@ class SampleConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SampleConfig, args)
     with user_errors(SampleConfig):
-        import numpy as np
-
-        from hf_ddpm.figures.grids import grid_positions, image_grid
-        from hf_ddpm.runtime.distributed import any_process_stopped, gather, init_distributed, shard
-        from hf_ddpm.runtime.files import write_whole
-        from hf_ddpm.runtime.signals import Stopped, stop_requests
-        from hf_ddpm.sampling import default_guidance_scale, generate, load_pipeline, resolve_labels, save_npz, save_pngs
+        from hf_ddpm.runtime.distributed import init_distributed
+        from hf_ddpm.sample_folder import sample_to_folder
+        from hf_ddpm.sampling import default_guidance_scale, load_pipeline, resolve_labels
 
         processes = init_distributed()
         pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
         labels = resolve_labels(pipeline, config.class_labels, config.per_class, config.num_images)
-        mine = shard(len(labels), processes)
-        batches = generate(
+        sample_to_folder(
             pipeline,
-            class_labels=labels[mine],
-            seed=config.seed + mine.start,
+            labels,
+            config.output_dir,
+            processes=processes,
+            seed=config.seed,
             batch_size=config.batch_size,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale,
             eta=config.eta,
-            progress=processes.is_main_process,
+            file_format=config.format,
+            row_length=config.per_class,
         )
-        if config.format == "png":
-            batches = save_pngs(batches, config.output_dir, first_position=mine.start, id2label=pipeline.id2label)
-        done = []
-        with stop_requests("sampling ends after this batch") as stop:
-            largest_share = math.ceil(len(labels) / processes.num_processes)
-            for _ in range(math.ceil(largest_share / config.batch_size)):  # in every process equally often
-                done += itertools.islice(batches, 1)
-                if signal_number := any_process_stopped(stop, processes):
-                    del batches  # and with them their progress bar
-                    count = sum(len(batch.images) for batch in done) if config.format == "png" else 0
-                    message = f"stopped: {count} of {len(labels[mine])} images are in {config.output_dir}"
-                    raise Stopped(signal_number, message)
-        batches = gather([*done, *batches], processes)  # none are left, but the bar learns that the last one is done
         if processes.is_main_process:
-            if config.format == "npz":
-                save_npz(batches, config.output_dir)
-            names = None
-            if config.per_class is not None:
-                names = [(pipeline.id2label or {}).get(label, str(label)) for label in labels[:: config.per_class]]
-            positions, columns = grid_positions(len(labels), config.per_class)
-            images = np.concatenate([batch.images for batch in batches])[positions]
-            write_whole(config.output_dir / "grid.png", image_grid(images, columns=columns, row_names=names).save)
             print(f"{len(labels)} images: {config.output_dir}")
 
 

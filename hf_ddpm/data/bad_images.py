@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Any
 
 from hf_ddpm.data.decode import UndecodableImage
 
 MAX_BAD_IMAGES = 100
 SHOWN = 3
+
+logger = logging.getLogger(__name__)
 
 
 class BadImages:
@@ -28,6 +30,10 @@ class BadImages:
         """Whether such images are left out, up to the limit."""
         return self.limit is not None
 
+    def refusal(self, error: UndecodableImage, row: int | None) -> ValueError:
+        """What is raised for an image that is not left out; `row` is its row in the split, None = not known."""
+        return ValueError(f"{error.describe(self.source, self.split, row)}: replace or remove it")
+
     def leave_out(self, record: dict[str, Any] | None, error: UndecodableImage, row: int | None = None) -> None:
         """Count an image, once however often it comes, and show the first few on stderr.
 
@@ -44,20 +50,19 @@ class BadImages:
             return
         self._known.add(image)
         count = len(self._known)
-        what = error.describe(self.source, self.split, row)
         if self.limit is None:
-            raise ValueError(what) from error.__cause__
+            raise self.refusal(error, row) from error.__cause__
+        what = error.describe(self.source, self.split, row)
         if count > self.limit:
             raise ValueError(
-                f"{what}; --data.max_bad_images is {self.limit} and this is one more: mend the data or raise it"
+                f"max_bad_images is {self.limit}, and there is one more: {what}; fix the data or raise the limit"
             ) from error.__cause__
         if count <= SHOWN:
             more = "" if count < SHOWN else "; further ones are not shown"
-            fault = what.rsplit(":", 1)[0]
-            print(f"warning: {fault}: it is left out, as --data.on_bad_image is skip{more}", file=sys.stderr)
+            logger.warning("%s: left out, as `on_bad_image` is skip%s", what, more)
 
 
-def settle_bad_images(on_bad_image: str, max_bad_images: int | None) -> int | None:
+def bad_image_limit(on_bad_image: str, max_bad_images: int | None) -> int | None:
     """The limit that the options `on_bad_image` and `max_bad_images` stand for.
 
     Returns:
@@ -67,11 +72,11 @@ def settle_bad_images(on_bad_image: str, max_bad_images: int | None) -> int | No
         ValueError: the options do not go together.
     """
     if on_bad_image not in ("error", "skip"):
-        raise ValueError(f"--data.on_bad_image is {on_bad_image!r}: give error or skip")
+        raise ValueError(f"on_bad_image is {on_bad_image!r}: give error or skip")
     if max_bad_images is not None and on_bad_image == "error":
-        raise ValueError(f"--data.max_bad_images is {max_bad_images}: add --data.on_bad_image skip, or leave it out")
+        raise ValueError(f"max_bad_images is {max_bad_images}: set `on_bad_image` to skip, or leave it out")
     if max_bad_images is not None and max_bad_images < 1:
-        raise ValueError(f"--data.max_bad_images is {max_bad_images}: give at least 1 image")
+        raise ValueError(f"max_bad_images is {max_bad_images}: give at least 1 image")
     if on_bad_image == "error":
         return None
     return MAX_BAD_IMAGES if max_bad_images is None else max_bad_images

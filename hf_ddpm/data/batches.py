@@ -4,6 +4,8 @@ reader = table.reader(seed=0, batch_size=128)
 clean_images = to_model_range(reader.read(images_seen, micro_step=0).images)
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 

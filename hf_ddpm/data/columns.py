@@ -1,5 +1,7 @@
 """Choose the image column and the label column of a dataset, by the types of its columns."""
 
+from __future__ import annotations
+
 import datasets
 
 LABEL_COLUMN_NAMES = ("label", "labels")
@@ -41,15 +43,15 @@ def choose_columns(
     if class_conditional is False and labels is None:
         if label_column is not None:
             raise ValueError(
-                f"--data.label_column {label_column!r} has no use with --data.class_conditional false: drop one of them"
+                f"label_column is {label_column!r}, which has no use where `class_conditional` is False: drop one of them"
             )
         return image_column, None
     label_column = _find_label_column(features, label_column)
     if label_column is None and (labels is not None or class_conditional):
-        option = "--data.class_conditional true" if labels is None else "--data.labels"
+        wish = "class_conditional is True" if labels is None else f"labels is {labels!r}"
         raise ValueError(
-            f"{option} needs labels, but no column is a ClassLabel or called label among "
-            f"{', '.join(features)}: name one with --data.label_column"
+            f"{wish}, but no column is a ClassLabel or called label among {', '.join(features)}: "
+            "name one with `label_column`"
         )
     return image_column, label_column
 
@@ -70,44 +72,44 @@ def _find_image_column(features: datasets.Features, image_column: str | None) ->
     """Return the named image column, or the only one."""
     candidates = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if image_column is not None:
-        _require_column(features, image_column, "--data.image_column")
+        _require_column(features, image_column, "image_column")
         if image_column not in candidates:
             raise ValueError(
-                f"--data.image_column {image_column!r} is of type {type_name(features, image_column)}: "
+                f"image_column is {image_column!r}, of type {type_name(features, image_column)}: "
                 "expected datasets.Image (see Dataset.cast_column)"
             )
         return image_column
     if not candidates:
         columns = ", ".join(f"{name} ({type_name(features, name)})" for name in features)
-        raise ValueError(f"--data.source has no column of type datasets.Image, only {columns}: use another source")
+        raise ValueError(f"`source` has no column of type datasets.Image, only {columns}: use another source")
     if len(candidates) > 1:
-        raise ValueError(f"the images could be in {' or '.join(candidates)}: name one with --data.image_column")
+        raise ValueError(f"the images could be in {' or '.join(candidates)}: name one with `image_column`")
     return candidates[0]
 
 
 def _find_label_column(features: datasets.Features, label_column: str | None) -> str | None:
     """Return the named label column, or the only one, or None when there is none."""
     if label_column is not None:
-        _require_column(features, label_column, "--data.label_column")
+        _require_column(features, label_column, "label_column")
         if not can_be_labels(features, label_column):
             raise ValueError(
-                f"--data.label_column {label_column!r} is of type {type_name(features, label_column)}: "
+                f"label_column is {label_column!r}, of type {type_name(features, label_column)}: "
                 "expected ClassLabel, integers or strings"
             )
         return label_column
     candidates = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     candidates = candidates or [name for name in LABEL_COLUMN_NAMES if name in features]
     if len(candidates) > 1:
-        raise ValueError(f"the labels could be in {' or '.join(candidates)}: name one with --data.label_column")
+        raise ValueError(f"the labels could be in {' or '.join(candidates)}: name one with `label_column`")
     if candidates and not can_be_labels(features, candidates[0]):
         raise ValueError(
             f"the column {candidates[0]!r} is of type {type_name(features, candidates[0])}, not ClassLabel, "
-            "integers or strings: give --data.label_column or --data.class_conditional false"
+            "integers or strings: give `label_column`, or set `class_conditional` to false"
         )
     return candidates[0] if candidates else None
 
 
-def _require_column(features: datasets.Features, column: str, option: str) -> None:
+def _require_column(features: datasets.Features, column: str, argument: str) -> None:
     """Refuse a column that does not exist."""
     if column not in features:
-        raise ValueError(f"{option} {column!r} does not exist: the columns are {', '.join(features)}")
+        raise ValueError(f"{argument} is {column!r}, which does not exist: the columns are {', '.join(features)}")

@@ -3,6 +3,8 @@
 pixels = decode_image({"bytes": None, "path": "cat.png"}, image_size=32, channels=3)     # 3 * 32 * 32 bytes
 """
 
+from __future__ import annotations
+
 import io
 import re
 import warnings
@@ -15,7 +17,7 @@ from datasets.utils.file_utils import xopen
 
 # Part of the name of every cache file: raise it whenever the same image would decode to other pixels.
 DECODER_VERSION = 2
-# A palette counts as RGB even if all its colours are gray: --data.channels 1 is there to say so.
+# A palette counts as RGB even if all its colours are gray: channels=1 is there to say so.
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
 MAX_16_BIT = 65535
@@ -38,18 +40,15 @@ class UndecodableImage(Exception):
         """Say which image is wrong, and why, on one line."""
         place = "an image" if row is None else f"the image at row {row}"
         file = f" (file {self.path!r})" if self.path else ""
-        return (
-            f"--data.source {source!r}: {place} of split {split!r}{file} cannot be decoded ({self.reason}): "
-            "replace or remove it"
-        )
+        return f"{place} of split {split!r} of `source` {source!r}{file} cannot be decoded ({self.reason})"
 
 
 def check_pixel_options(image_size: int, channels: int | None) -> None:
     """Refuse an impossible size or number of channels."""
     if image_size < 1:
-        raise ValueError(f"--data.image_size {image_size} is impossible: give a size of at least 1 pixel")
+        raise ValueError(f"image_size is {image_size}: give at least 1 pixel")
     if channels not in (None, 1, 3):
-        raise ValueError(f"--data.channels {channels} is impossible: give 1 (gray), 3 (RGB) or null (as the data)")
+        raise ValueError(f"channels is {channels}: give 1 (gray) or 3 (RGB), or leave it out (as the data)")
 
 
 def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: int) -> bytes:

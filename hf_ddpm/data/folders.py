@@ -5,8 +5,11 @@ pets/train/cat/0.png  pets/test/dog/1.png                 the same with two spli
 pets/0.png  pets/1.png  pets/metadata.csv                 file_name,label in the metadata: the labels are read there
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
@@ -59,7 +62,7 @@ def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] 
         class_names = []
     for path in folders:
         if class_names and path.parent in roots and path.name not in class_names and not _holds_any(path, images):
-            raise ValueError(f"--data.source {source!r}: the class folder {str(path)!r} holds no image: fill or remove it")
+            raise ValueError(f"source is {source!r}, whose class folder {str(path)!r} holds no image: fill or remove it")
     return {split: _build(places, class_names, metadata) for split, places in splits.items()}
 
 
@@ -88,7 +91,7 @@ def _divide(folder: Path, images: list[Path], source: str) -> tuple[dict[str, Pl
         if len(named) > 1:
             others = ", ".join(sorted(repr(top) if top else "images" for top in tops - named)[:5])
             raise ValueError(
-                f"--data.source {source!r} holds the split folders {', '.join(sorted(named))} beside {others}: "
+                f"source is {source!r}, which holds the split folders {', '.join(sorted(named))} beside {others}: "
                 "move the others out, or rename the folders if they are classes"
             )
         return {"train": places}, [folder]
@@ -112,18 +115,18 @@ def _enter(places: Places) -> Places:
 
 def _class_names(splits: dict[str, Places]) -> list[str]:
     """Return the sorted names of the folders among which some split divides its images."""
-    names = set()
+    names: set[str] = set()
     for places in splits.values():
         tops = {parts[0] if len(parts) > 1 else None for parts in places.values()}
         if len(tops) > 1:
-            names |= tops
-    return sorted(names - {None})
+            names |= {top for top in tops if top is not None}
+    return sorted(names)
 
 
 def _build(places: Places, class_names: list[str], metadata: pyarrow.Table) -> datasets.Dataset:
     """Make the dataset of one split; an image outside all class folders has the label None."""
     features = datasets.Features({"image": datasets.Image()})
-    columns = {"image": [str(path) for path in places]}
+    columns: dict[str, list[Any]] = {"image": [str(path) for path in places]}
     if class_names:
         ids = {name: class_id for class_id, name in enumerate(class_names)}
         features["label"] = datasets.ClassLabel(names=class_names)
@@ -140,8 +143,8 @@ def _build(places: Places, class_names: list[str], metadata: pyarrow.Table) -> d
 
 
 def _to_class_ids(
-    values: list, all_values: list, feature: datasets.Value
-) -> tuple[list, datasets.Value | datasets.ClassLabel]:
+    values: list[Any], all_values: list[Any], feature: datasets.Value
+) -> tuple[list[Any], datasets.Value | datasets.ClassLabel]:
     """Number the strings or integers of a label column by their order among those of all splits.
 
     A label that is missing or negative, the marks of an image without a class, stays as it is.
@@ -159,25 +162,26 @@ def _read_metadata(files: list[Path], images: list[Path], source: str) -> pyarro
     tables = [_read_metadata_file(path, source) for path in files]
     if not tables:
         return pyarrow.table({})
-    listed, known = {}, {str(path) for path in images}
+    listed: dict[str, str] = {}
+    known = {str(path) for path in images}
     for file, table in zip(files, tables, strict=True):
         for row, path in enumerate(table["image"].to_pylist()):
-            place = f"--data.source {source!r}: row {row} of {str(file)!r}"
+            place = f"row {row} of {str(file)!r} of `source` {source!r}"
             if path is None:
                 raise ValueError(f"{place} has no file_name: name its image, or remove the row")
             if path not in known:
-                raise ValueError(f"{place} names {path!r}, which is no image file: mend or remove the row")
+                raise ValueError(f"{place} names {path!r}, which is not an image file: fix or remove the row")
             if path in listed:
                 raise ValueError(f"{place} names {path!r}, as row {listed[path]} does: remove one of them")
             listed[path] = f"{row} of {file.name}"
     for path in images:
         if str(path) not in listed:
-            raise ValueError(f"--data.source {source!r}: {str(path)!r} has no row in {files[0].name}: add one, or remove it")
+            raise ValueError(f"source is {source!r}, but {str(path)!r} has no row in {files[0].name}: add or remove it")
     try:
         return pyarrow.concat_tables(tables, promote_options="default")
     except pyarrow.ArrowException as error:
         names = ", ".join(map(str, files))
-        raise ValueError(f"--data.source {source!r}: the columns of {names} differ in type: make them alike") from error
+        raise ValueError(f"source is {source!r}, but the columns of {names} differ in type: make them alike") from error
 
 
 def _read_metadata_file(file: Path, source: str) -> pyarrow.Table:
@@ -192,17 +196,17 @@ def _read_metadata_file(file: Path, source: str) -> pyarrow.Table:
             table = pyarrow.json.read_json(file)
     except (pyarrow.ArrowException, UnicodeError) as error:
         words = " ".join(str(error).split())
-        raise ValueError(f"--data.source {source!r}: {str(file)!r} cannot be read ({words}): mend it") from error
+        raise ValueError(f"source is {source!r}, but {str(file)!r} cannot be read ({words}): fix the file") from error
     if any(pyarrow.types.is_binary(field.type) for field in table.schema):
-        raise ValueError(f"--data.source {source!r}: {str(file)!r} is not in UTF-8: save it as UTF-8")
+        raise ValueError(f"source is {source!r}, but {str(file)!r} is not in UTF-8: save it as UTF-8")
     if len(set(table.column_names)) < table.num_columns:
-        raise ValueError(f"--data.source {source!r}: {str(file)!r} has two columns of one name: rename one")
+        raise ValueError(f"source is {source!r}, but {str(file)!r} has two columns of one name: rename one")
     if "file_name" not in table.column_names or table["file_name"].type != pyarrow.string():
         raise ValueError(
-            f"--data.source {source!r}: {str(file)!r} has no text column file_name: name the image of each row in it"
+            f"source is {source!r}, but {str(file)!r} has no text column file_name: name the image of each row in it"
         )
     if "image" in table.column_names:
-        raise ValueError(f"--data.source {source!r}: {str(file)!r} has a column called image: rename it")
+        raise ValueError(f"source is {source!r}, but {str(file)!r} has a column called image: rename it")
     names = table["file_name"].to_pylist()
     paths = [None if name is None else os.path.normpath(file.parent / name) for name in names]
     return table.drop_columns("file_name").append_column("image", pyarrow.array(paths, pyarrow.string()))

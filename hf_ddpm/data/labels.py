@@ -1,12 +1,14 @@
 """Check the labels of a dataset, keep the classes that are wanted and number them from 0."""
 
+from __future__ import annotations
+
 import difflib
 
 import datasets
 import numpy as np
 
 
-def settle_labels(
+def encode_labels(
     dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str, image_column: str
 ) -> tuple[datasets.Dataset, list[str], list[int] | None]:
     """Check the labels, keep the classes named by `labels` and number the classes from 0.
@@ -30,12 +32,12 @@ def settle_labels(
         if isinstance(dataset.features[column], datasets.ClassLabel):
             return dataset, class_names, None
         return _replace_labels(dataset, column, class_ids), class_names, None
-    wanted = match_classes(labels, class_names)
+    wanted = class_ids_of(labels, class_names)
     present = set(class_ids)
     for class_id in wanted:
         if class_id not in present:
             name = class_names[class_id]
-            raise ValueError(f"--data.labels {name!r} has no image in split {split!r}: leave it out")
+            raise ValueError(f"labels is {labels!r}, but {name!r} has no image in split {split!r}: leave it out")
     new_ids = {class_id: new_id for new_id, class_id in enumerate(wanted)}
     kept_rows = [row for row, class_id in enumerate(class_ids) if class_id in new_ids]
     dataset = _replace_labels(dataset, column, [new_ids.get(class_id, -1) for class_id in class_ids])
@@ -84,34 +86,36 @@ def describe_label(value: int | str | None, column: str, place: str, path: str |
     file = f" (file {path!r})" if path else ""
     return (
         f"label {value} at {place}{file} {problem}: "
-        f"mend the column {column!r}, or give --data.label_column or --data.class_conditional false"
+        f"fix the column {column!r}, give another `label_column`, or set `class_conditional` to false"
     )
 
 
-def match_classes(labels: list[str | int], names: list[str]) -> list[int]:
+def class_ids_of(labels: list[str | int], names: list[str]) -> list[int]:
     """Return the class id of each token of `labels`: class names first, then ids."""
     if not labels:
-        raise ValueError("--data.labels is empty: name at least one class, or leave it out to keep all")
-    wanted = []
+        raise ValueError("labels is []: name at least one class, or leave it out to keep all")
+    wanted: list[int] = []
     for token in labels:
-        class_id = _match_class(token, names)
+        class_id = _class_id(token, names, labels)
         if class_id in wanted:
-            raise ValueError(f"--data.labels names class {names[class_id]!r} (id {class_id}) twice: name it once")
+            raise ValueError(f"labels is {labels!r}, with class {names[class_id]!r} (id {class_id}) twice: name it once")
         wanted.append(class_id)
     return wanted
 
 
-def _match_class(token: str | int, names: list[str]) -> int:
-    """Return the class id of one token."""
+def _class_id(token: str | int, names: list[str], labels: list[str | int]) -> int:
+    """Return the class id of one token of `labels`."""
     if str(token) in names:
         return names.index(str(token))
     if not str(token).removeprefix("-").isdecimal():
         nearest = difflib.get_close_matches(str(token), names, n=3)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {_shorten(names)}"
-        raise ValueError(f"--data.labels {token!r} is no class name, nor an id in 0..{len(names) - 1}: {hint}")
+        reason = f"{token!r} is neither a class name nor an id in 0..{len(names) - 1}"
+        raise ValueError(f"labels is {labels!r}, but {reason}: {hint}")
     class_id = int(token)
     if not 0 <= class_id < len(names):
-        raise ValueError(f"--data.labels {token!r} is outside 0..{len(names) - 1}: the names are {_shorten(names)}")
+        reason = f"{token!r} is outside 0..{len(names) - 1}"
+        raise ValueError(f"labels is {labels!r}, but {reason}: the names are {_shorten(names)}")
     return class_id
 
 

@@ -47,7 +47,7 @@ def decode_sources(
 def check_classes(data: DataConfig, train: Any, test: Any = None) -> None:
     """Refuse a held-out split (None = there is none) of other classes than the train split's."""
     if test is not None and test.class_names != train.class_names:
-        raise ValueError(f"--data.test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
+        raise ValueError(f"test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
 
 
 def options_of_run(model: str) -> dict[str, Any]:
@@ -62,11 +62,11 @@ def options_of_run(model: str) -> dict[str, Any]:
     folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
     path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
     if path is None:
-        raise ValueError("--data.source is None: the model lies in no run that says what it was trained on, give it")
+        raise ValueError("source is None: the model belongs to no run that says what it was trained on, give it")
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, name the data with --data.source") from error
+        raise ValueError(f"{path} is damaged, name the data with `source`") from error
 
 
 def column_options(data: DataConfig) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Literal
 
 import datasets
 
-from hf_ddpm.data.bad_images import BadImages, settle_bad_images
+from hf_ddpm.data.bad_images import BadImages, bad_image_limit
 from hf_ddpm.data.columns import choose_columns, type_name
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, count_channels, decode_image
-from hf_ddpm.data.labels import match_classes
+from hf_ddpm.data.labels import class_ids_of
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
 from hf_ddpm.data.stream import Example, ImageStream
 
@@ -49,9 +49,9 @@ def open_stream(
     """
     check_pixel_options(image_size, channels)
     check_max_images(max_images)
-    bad_images = BadImages(source, split, settle_bad_images(on_bad_image, max_bad_images))
+    bad_images = BadImages(source, split, bad_image_limit(on_bad_image, max_bad_images))
     if shuffle_buffer < 1:
-        raise ValueError(f"--data.shuffle_buffer {shuffle_buffer} is impossible: give at least 1 image")
+        raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
     whole_split, num_images = _open_split(source, split)
     image_column, label_column = choose_columns(
         whole_split.features,
@@ -65,7 +65,7 @@ def open_stream(
     examples, class_ids, class_names = whole_split, None, None
     if label_column is not None:
         names = _read_class_names(whole_split.features, label_column)
-        wanted = list(range(len(names))) if labels is None else match_classes(labels, names)
+        wanted = list(range(len(names))) if labels is None else class_ids_of(labels, names)
         class_ids, class_names = {old: new for new, old in enumerate(wanted)}, [names[old] for old in wanted]
         if labels is not None:
             # A label that is missing or out of range is let through, to be refused where it is read.
@@ -102,7 +102,7 @@ def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int 
     if isinstance(dataset, datasets.Dataset):
         return dataset.to_iterable_dataset(), len(dataset)
     if dataset.features is None:
-        raise ValueError(f"--data.source {source!r} does not say the types of its columns: leave out --data.streaming")
+        raise ValueError(f"source is {source!r}, which does not say the types of its columns: leave out `streaming`")
     info = (dataset.info.splits or {}).get(split)
     return dataset, info.num_examples or None if info else None
 
@@ -113,8 +113,8 @@ def _read_class_names(features: datasets.Features, label_column: str) -> list[st
     if not isinstance(feature, datasets.ClassLabel):
         raise ValueError(
             f"the column {label_column!r} is of type {type_name(features, label_column)}, and its classes are known at the "
-            "end of the stream only: leave out --data.streaming, cast it to ClassLabel, or give "
-            "--data.class_conditional false"
+            "end of the stream only: leave out `streaming`, cast it to ClassLabel, or set "
+            "`class_conditional` to false"
         )
     return list(feature.names)
 
@@ -133,9 +133,9 @@ def _first_example(
         try:
             first = next(rows, None)
         except Exception as error:
-            raise ValueError(f"--data.source {source!r} could not be read: {in_short(error)}") from error
+            raise ValueError(f"source is {source!r}, which could not be read: {in_short(error)}") from error
         if first is None and labels is not None:
-            raise ValueError(f"--data.labels {labels!r} have no image in split {split!r}: name other classes")
+            raise ValueError(f"labels is {labels!r}, classes that have no image in split {split!r}: name others")
         if first is None:
             raise ValueError(no_rows(source, split))
         try:

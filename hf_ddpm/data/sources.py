@@ -3,6 +3,8 @@
 source = open_source("digits", "train", labels=["3", 7])
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ import PIL.Image
 
 from hf_ddpm.data.columns import choose_columns
 from hf_ddpm.data.folders import read_image_folder
-from hf_ddpm.data.labels import settle_labels
+from hf_ddpm.data.labels import encode_labels
 
 DIGITS_TEST_IMAGES = 360
 FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
@@ -86,7 +88,7 @@ def open_source(
     dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
     class_names, kept_rows = None, None
     if label_column is not None:
-        dataset, class_names, kept_rows = settle_labels(dataset, label_column, labels, split, image_column)
+        dataset, class_names, kept_rows = encode_labels(dataset, label_column, labels, split, image_column)
     if max_images is not None and max_images < len(dataset):
         rows = [i * len(dataset) // max_images for i in range(max_images)]
         dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else [kept_rows[row] for row in rows]
@@ -104,7 +106,7 @@ def open_source(
 def check_max_images(max_images: int | None) -> None:
     """Refuse a number of images that cannot be."""
     if max_images is not None and max_images < 1:
-        raise ValueError(f"--data.max_images {max_images} is impossible: give at least 1 image, or leave it out for all")
+        raise ValueError(f"max_images is {max_images}: give at least 1 image, or leave it out for all")
 
 
 def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
@@ -126,15 +128,15 @@ def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.D
     if source and folder.is_dir():
         return _folder_splits(folder, source, streaming)
     if source and folder.exists():
-        raise ValueError(f"--data.source {source!r} is a file: give the folder that holds it")
+        raise ValueError(f"source is {source!r}, a file: give the folder that holds it")
     # load_dataset("imagefolder") and its like would read the files of the current folder.
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
-        raise ValueError(f"--data.source {source!r} is no existing folder: give a folder, a Hub id or 'digits'")
+        raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
     try:
         return datasets.load_dataset(source, streaming=streaming)
     except Exception as error:
         raise ValueError(
-            f"--data.source {source!r} is no local folder and could not be read from the Hub "
+            f"source is {source!r}, which is not a local folder and could not be read from the Hub "
             f"({in_short(error)}): check the name and the network, or give a local folder"
         ) from error
 
@@ -166,7 +168,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, data
     is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     for saved_split in (folder, *sorted(folder.iterdir())) if is_saved else ():
         if (saved_split / "state.json").is_file() and not any(saved_split.glob("*.arrow")):
-            raise ValueError(f"--data.source {source!r} has no rows in {saved_split.name!r}: give another")
+            raise ValueError(f"source is {source!r}, which has no rows in {saved_split.name!r}: give another")
     images = None if is_saved else read_image_folder(folder, source)
     if images is not None:
         return images
@@ -177,12 +179,12 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, data
             saved = datasets.load_dataset(str(folder), streaming=streaming)
     except (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError) as error:
         raise ValueError(
-            f"--data.source {source!r} holds nothing to read: give a saved dataset, parquet files or images"
+            f"source is {source!r}, which holds nothing to read: give a saved dataset, parquet files or images"
         ) from error
     except Exception as error:
         broken = _truncated_parquet_file(folder)
         reason = f"the parquet file {str(broken)!r} is truncated" if broken else in_short(error)
-        raise ValueError(f"--data.source {source!r} could not be read: {reason}") from error
+        raise ValueError(f"source is {source!r}, which could not be read: {reason}") from error
     if isinstance(saved, datasets.Dataset):
         return {str(saved.split or "train"): saved}
     return saved
@@ -219,12 +221,9 @@ def require_split(splits: Iterable[str], source: str, split: str) -> None:
     """Refuse the name of a split that there is not."""
     if split not in splits:
         names = ", ".join(map(str, splits))
-        raise ValueError(
-            f"split {split!r} of --data.source {source!r} does not exist: name one with --data.train_split or "
-            f"--data.test_split, there is {names}"
-        )
+        raise ValueError(f"split {split!r} of `source` {source!r} does not exist: choose from {names}")
 
 
 def no_rows(source: str, split: str) -> str:
     """Say that a split is empty."""
-    return f"split {split!r} of --data.source {source!r} has no rows: choose another split or source"
+    return f"split {split!r} of `source` {source!r} has no rows: choose another split or source"

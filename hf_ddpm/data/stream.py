@@ -79,7 +79,9 @@ class ImageStream:
             "class_names": self.class_names,
             "max_images": self.max_images,
         }
-        pixels, label = self.decode(self.first)  # `open_stream` has seen that it can be decoded
+        decoded = self.decode(self.first)
+        assert decoded is not None, "open_stream has decoded it before"
+        pixels, label = decoded
         digest = hashlib.sha256(json.dumps(known).encode())
         digest.update(pixels)
         digest.update(str(label).encode())
@@ -137,10 +139,10 @@ class ImageStream:
             ValueError: the image cannot be decoded, or the label is missing or out of range.
         """
         label = None
-        if self.class_ids is not None:
+        if self.label_column is not None and self.class_ids is not None:
             value = example[self.label_column]
             if value not in self.class_ids:
-                raise ValueError(self._describe_label(example))
+                raise ValueError(self._describe_label(example, self.label_column))
             label = None if self.class_names is None else self.class_ids[value]
         try:
             return decode_image(example[self.image_column], image_size=self.image_size, channels=self.channels), label
@@ -156,14 +158,14 @@ class ImageStream:
                 for values in zip(*block.values(), strict=True):
                     yield dict(zip(block, values, strict=True))
         except Exception as error:
-            raise ValueError(f"--data.source {self.name!r} could not be read: {in_short(error)}") from error
+            raise ValueError(f"source is {self.name!r}, which could not be read: {in_short(error)}") from error
 
-    def _describe_label(self, example: Example) -> str:
-        value, row = example[self.label_column], self._row(example)
-        limit = self.whole_split.features[self.label_column].num_classes - 1
+    def _describe_label(self, example: Example, column: str) -> str:
+        value, row = example[column], self._row(example)
+        limit = self.whole_split.features[column].num_classes - 1
         problem = "is missing" if value is None else f"is outside 0..{limit}"
         place = f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
-        return describe_label(value, self.label_column, place, (example[self.image_column] or {}).get("path"), problem)
+        return describe_label(value, column, place, (example[self.image_column] or {}).get("path"), problem)
 
     def _row(self, example: Example) -> int | None:
         """Find the row of an example in the split, None = it is not found a second time."""
@@ -189,7 +191,7 @@ class StreamReader:
         count = sum(1 for _ in itertools.islice(stream.examples, num_processes)) if num_processes > 1 else 1
         if count < num_processes:
             raise ValueError(
-                f"split {stream.split!r} of --data.source {stream.name!r} has {count} images for {num_processes} processes: "
+                f"split {stream.split!r} of `source` {stream.name!r} has {count} images for {num_processes} processes: "
                 "start fewer processes"
             )
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
@@ -233,16 +235,18 @@ class StreamReader:
         So an image is at the same position whether what comes before it has been decoded or skipped.
         """
         rows = [self.stream.decode(example) for example in examples]
-        ahead = []
-        while rows[-1] is None:
+        following, ahead = rows[-1], []
+        while following is None:
             ahead.append(self._next())
-            rows[-1] = self.stream.decode(ahead[-1])
-            if rows[-1] is None and len(ahead) > self.stream.bad_images.limit:  # an image comes the second time
+            following = self.stream.decode(ahead[-1])
+            if following is None and len(ahead) > (self.stream.bad_images.limit or 0):  # an image comes the second time
                 raise ValueError(self._no_image("that can be decoded "))
         self._ahead.extendleft(reversed(ahead))
-        for index in reversed(range(len(rows))):
-            rows[index] = rows[index] or rows[index + 1]
-        return rows
+        filled = []
+        for row in reversed(rows):
+            following = row or following
+            filled.append(following)
+        return filled[::-1]
 
     def _begin(self, epoch: int) -> None:
         self._epoch, self._read_of_epoch = epoch, 0
@@ -251,12 +255,13 @@ class StreamReader:
     def _seek(self, position: int) -> None:
         """Begin the epoch of a position and skip what comes before it, undecoded."""
         self._ahead.clear()
-        if self._epoch_length is None:
+        length = self._epoch_length
+        if length is None:
             self._begin(0)
             if self._skip(position) == position:
                 return
-            self._end_epoch()
-        epoch, offset = divmod(position, self._epoch_length)
+            length = self._end_epoch()
+        epoch, offset = divmod(position, length)
         self._begin(epoch)
         self._skip(offset)
 
@@ -277,16 +282,17 @@ class StreamReader:
         self._read_of_epoch += 1
         return example
 
-    def _end_epoch(self) -> None:
-        """Note the length of an epoch that was read to its end."""
+    def _end_epoch(self) -> int:
+        """Note and return the length of an epoch that was read to its end."""
         if self._read_of_epoch == 0:
             raise ValueError(self._no_image())
         self._epoch_length = self._read_of_epoch
+        return self._epoch_length
 
     def _no_image(self, kind: str = "") -> str:
         return (
             f"process {self.process_index} of {self.num_processes} finds no image {kind}in its part of split "
-            f"{self.stream.split!r} of --data.source {self.stream.name!r}: start fewer processes"
+            f"{self.stream.split!r} of `source` {self.stream.name!r}: start fewer processes"
         )
 
 

@@ -4,6 +4,8 @@ table = load_images("digits", "train", image_size=8)
 batch = table.images(torch.tensor([5, 0, 5]))          # (3, 1, 8, 8) uint8
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -15,7 +17,7 @@ import datasets
 import numpy as np
 import torch
 
-from hf_ddpm.data.bad_images import BadImages, settle_bad_images
+from hf_ddpm.data.bad_images import BadImages, bad_image_limit
 from hf_ddpm.data.batches import ImageBatch, IndexStream
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
 from hf_ddpm.data.sources import ImageSource, open_source
@@ -50,7 +52,7 @@ class ImageTable:
         """N, the number of images."""
         return len(self.pixels)
 
-    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> "TableReader":
+    def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> TableReader:
         """Return what reads batches of this table for training: see `TableReader`."""
         return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
@@ -186,11 +188,10 @@ def decode_images(
         ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
     """
     check_pixel_options(image_size, channels)
-    bad_images = BadImages(source.name, source.split, settle_bad_images(on_bad_image, max_bad_images))
+    bad_images = BadImages(source.name, source.split, bad_image_limit(on_bad_image, max_bad_images))
     records = source.dataset.select_columns([source.image_column])
     try:
-        if channels is None:
-            channels = _count_channels(records, source.image_column, bad_images.are_left_out)
+        channels = channels or _count_channels(records, source.image_column, bad_images.are_left_out)
         pixels = records.map(
             _decode_batch,
             batched=True,
@@ -205,7 +206,7 @@ def decode_images(
         )
     except UndecodableImage as error:
         position = error.position or 0
-        bad_images.leave_out(records[position][source.image_column], error, _row(source, position))
+        raise bad_images.refusal(error, _row(source, position)) from error.__cause__
     assert len(pixels) == len(records), "a cache file that is complete has one row an image"
     has_labels = source.label_column is not None
     class_labels = torch.tensor(source.dataset[source.label_column][:]) if has_labels else None
@@ -251,7 +252,7 @@ def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: B
         except UndecodableImage as error:
             bad_images.leave_out(record, error, _row(source, position))
     if all(missing):
-        raise ValueError(f"--data.source {source.name!r}: no image of split {source.split!r} can be decoded, give another")
+        raise ValueError(f"source is {source.name!r}, but no image of split {source.split!r} can be decoded: give another")
     return [position for position, is_missing in enumerate(missing) if not is_missing]
 
 
@@ -293,7 +294,7 @@ def _decode_batch(
     records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int, leave_out_bad: bool
 ) -> dict[str, list[bytes | None]]:
     """Decode a batch of undecoded images to CHW bytes; with `leave_out_bad`, None where that is impossible."""
-    pixels = []
+    pixels: list[bytes | None] = []
     for record, position in zip(records, positions, strict=True):
         try:
             pixels.append(decode_image(record, image_size=image_size, channels=channels))

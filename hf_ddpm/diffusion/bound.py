@@ -1,4 +1,4 @@
-"""The whole variational bound of a batch of images in bits per dimension: `bits_per_dim`, what lossless storage would take.
+"""The variational bound of images in bits per dimension, what lossless storage would take: `variational_bound`.
 
 Notation: x_0 `clean_images`, x_t `noisy_images`, alpha-bar `alphas_cumprod`; timesteps go from 0 (the paper's 1) to T - 1.
 """
@@ -38,7 +38,7 @@ class BitsPerDim:
 
 
 @torch.no_grad()
-def bits_per_dim(
+def variational_bound(
     predict: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     clean_images: Tensor,
     class_labels: Tensor | None = None,
@@ -63,7 +63,7 @@ def bits_per_dim(
         prediction_type: what the model predicts.
         variance_type: variance of the reverse process.
         noise: `(B,) int64 timesteps -> (B, C, H, W)`, standard normal: that of each image at its timestep.
-        timesteps: (B, n) int64 in [1, T), from `draw_timesteps`, for an estimate; None = all, in order.
+        timesteps: (B, n) int64 in [1, T), from `sample_bound_timesteps`, for an estimate; None = all, in order.
 
     Raises:
         ValueError: see `bound_posterior`.
@@ -108,13 +108,15 @@ def bound_posterior(alphas_cumprod: Tensor, prediction_type: PredictionType) -> 
     """
     if prediction_type == "epsilon" and alphas_cumprod[-1] == 0:
         raise ValueError(
-            "--objective.prediction_type is 'epsilon': the schedule ends with pure noise, which has no x_0 to be computed "
-            "from it, so the bound is not defined: train v_prediction"
+            "prediction_type is 'epsilon': the schedule ends with pure noise, which has no x_0 to be computed from it, so "
+            "the bound is not defined: train v_prediction"
         )
     return posterior_of(alphas_cumprod)
 
 
-def draw_timesteps(timesteps_per_image: int, num_train_timesteps: int, generators: Sequence[torch.Generator]) -> Tensor:
+def sample_bound_timesteps(
+    timesteps_per_image: int, num_train_timesteps: int, generators: Sequence[torch.Generator]
+) -> Tensor:
     """Draw the timesteps of an estimate of the bound: (B, n) int64, stratified over [1, T) in each image.
 
     Args:

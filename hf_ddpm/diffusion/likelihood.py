@@ -41,8 +41,8 @@ def posterior_of(alphas_cumprod: Tensor) -> Posterior:
     still = (exact >= previous).nonzero().flatten()
     if len(still) > 0:
         raise ValueError(
-            f"--schedule: alphas_cumprod is {exact[still[0]].item():.4g} at timestep {still[0].item()} as before it, so "
-            "the bound is not defined: take fewer timesteps, or betas between 1e-6 and 0.02"
+            f"alphas_cumprod is {exact[still[0]].item():.4g} at timestep {still[0].item()} as before it, so the bound is "
+            "not defined: set `num_train_timesteps` lower, or betas between 1e-6 and 0.02"
         )
     # 1 - alphas_cumprod / previous would lose digits: beta is about 1e-4 at first.
     betas = (previous - exact) / previous
@@ -81,6 +81,7 @@ def model_log_variance(
         return log_variance
     if variance_type == "fixed_large":
         return torch.where(timesteps.view(-1, 1, 1, 1) == 0, log_variance, log_beta)
+    assert variance_values is not None, "learned_range is a network's output"
     # Nichol & Dhariwal 2021, eq. 15, with (v + 1) / 2 for their v.
     fraction = (_at_least_float32(variance_values) + 1) / 2
     return fraction * log_beta + (1 - fraction) * log_variance

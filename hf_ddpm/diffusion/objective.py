@@ -89,7 +89,12 @@ def diffusion_loss(
     return DiffusionLoss(loss=total, sample_losses=sample_losses, vlb=vlb)
 
 
-LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "huber": F.huber_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l2": F.mse_loss,
+    "l1": F.l1_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+}
 
 
 def add_noise(clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:

@@ -76,9 +76,7 @@ def read_images(
         size = image_size or _size_of_first(records, source.image_column)
         pixels = [decode_image(records[row][source.image_column], image_size=size, channels=channels) for row in rows]
     except UndecodableImage as error:
-        raise ValueError(
-            f"--data.source {source.name!r}: an image of split {source.split!r} cannot be decoded: {error}"
-        ) from None
+        raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])
     labels = None if num_classes is None else list(source.dataset.select(rows)[source.label_column])
     names = None if labels is None else [source.class_names[label] for label in labels]

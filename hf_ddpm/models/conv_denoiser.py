@@ -48,7 +48,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
         self.class_embedding = None if num_class_embeds is None else nn.Embedding(num_class_embeds, embedding_dim)
 
         steps = list(zip(widths, widths[1:], strict=False))
-        convolutions = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
+        convolutions: list[nn.Conv2d | nn.ConvTranspose2d] = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
         convolutions += [nn.Conv2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in steps]
         convolutions += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1)]
         convolutions += [nn.ConvTranspose2d(narrow, wide, 4, stride=2, padding=1) for wide, narrow in reversed(steps)]

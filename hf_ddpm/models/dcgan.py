@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,8 @@ class DCGANDiscriminator(nn.Module):
         super().__init__()
         stages = STAGES[sample_size]
         self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, label_channels)
-        before, layers = channels + (0 if num_classes is None else label_channels), []
+        before = channels + (0 if num_classes is None else label_channels)
+        layers: list[nn.Module] = []
         for stage in range(stages):
             layers.append(nn.Conv2d(before, width * 2**stage, 4, stride=2, padding=1, bias=False))
             if stage > 0:
@@ -64,7 +67,7 @@ class DCGAN(nn.Module):
         wide_early: bool = False,
     ):
         super().__init__()
-        same = {
+        same: dict[str, Any] = {
             "sample_size": sample_size, "channels": channels, "num_classes": num_classes, "label_channels": label_channels
         }  # fmt: skip
         self.generator = DCGANGenerator(**same, latent_dim=latent_dim, width=generator_width, wide_early=wide_early)

@@ -1,4 +1,4 @@
-"""The denoising networks by the name that `--model.architecture` has for them."""
+"""The denoising networks by the names of `config.Architecture`."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
             skips += outputs
         hidden = self.mid_block(hidden)
         for block in self.up_blocks:
-            count = len(block.resnets)
+            count = self.config.layers_per_block + 1
             hidden, skips = block(hidden, skips[-count:]), skips[:-count]
         output = self.conv_out(self.act_out(self.norm_out(hidden)))
         return UNet2DOutput(sample=output) if return_dict else (output,)

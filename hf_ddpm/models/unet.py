@@ -50,11 +50,11 @@ MAX_PARAMETERS = 2_000_000_000
 """Beyond any U-Net for images of at most 256 pixels; a mistyped width is refused before it takes memory."""
 
 _FROM_DATA = {
-    "sample_size": "data.image_size",
-    "in_channels": "data.channels",
-    "out_channels": "data.channels",
-    "num_class_embeds": "data.class_conditional",
-    "class_embed_type": "data.class_conditional",
+    "sample_size": "image_size",
+    "in_channels": "channels",
+    "out_channels": "channels",
+    "num_class_embeds": "class_conditional",
+    "class_embed_type": "class_conditional",
 }
 
 
@@ -71,16 +71,14 @@ def read_architecture(preset: str) -> dict[str, Any]:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model.preset {preset}: {path} is not readable JSON ({error})") from None
+            raise ValueError(f"preset is {preset!r}, but {path} is not readable JSON ({error})") from None
     elif "/" in preset and preset.count("/") == 1 and not preset.startswith((".", "/", "~")):
         config = _read_hub_config(preset)
     else:
         names = ", ".join(UNET_PRESETS)
-        raise ValueError(
-            f"--model.preset {preset}: no such preset ({names}) and no such folder with the config.json of a UNet2DModel"
-        )
+        raise ValueError(f"preset is {preset!r}, neither one of {names} nor a folder with the config.json of a UNet2DModel")
     if not isinstance(config, dict) or config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"--model.preset {preset}: its config.json is not that of a UNet2DModel")
+        raise ValueError(f"preset is {preset!r}, whose config.json is not that of a UNet2DModel")
     return {name: value for name, value in config.items() if name in _argument_names()}
 
 
@@ -112,17 +110,19 @@ def unet_arguments(
     arguments = read_architecture(preset)
     own_channels = arguments.get("in_channels", 3)
     if own_channels not in (1, 3):
-        raise ValueError(f"--model.preset {preset} takes {own_channels!r} channels: give a model of 1 or 3, as images have")
+        raise ValueError(
+            f"preset is {preset!r}, which takes {own_channels!r} channels: give a model of 1 or 3, as images have"
+        )
     if preset not in UNET_PRESETS and channels not in (None, own_channels):
-        raise ValueError(f"--data.channels is {channels}: --model.preset {preset} takes {own_channels} channels")
+        raise ValueError(f"channels is {channels}: `preset` {preset} takes {own_channels} channels")
     known = _argument_names(architecture)
     for name in overrides or {}:
         if name in _FROM_DATA:
-            raise ValueError(f"--model.overrides.{name}: it follows the data, say --{_FROM_DATA[name]}")
+            raise ValueError(f"`overrides.{name}` follows the data: set `{_FROM_DATA[name]}`")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or sorted(known)
             network = _network(architecture).__name__
-            raise ValueError(f"--model.overrides.{name}: {network} has no such argument, near ones: {', '.join(near)}")
+            raise ValueError(f"`overrides.{name}`: {network} has no such argument, near ones: {', '.join(near)}")
     arguments = {name: value for name, value in arguments.items() if name in known} | (overrides or {})
     arguments["sample_size"] = image_size or arguments.get("sample_size")
     arguments["in_channels"] = channels or own_channels
@@ -175,7 +175,7 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
 
     from hf_ddpm.pipeline import check_saved_numbers
 
-    check_saved_numbers("--model.overrides", arguments)
+    check_saved_numbers("`overrides`", arguments)
     network, size, channels = _network(architecture), arguments["sample_size"], arguments["in_channels"]
     if architecture == "class_map_unet":
         arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
@@ -187,10 +187,10 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
             unet(torch.empty(1, channels, size, size), torch.zeros(1), class_labels=labels, return_dict=False)
     except Exception as error:
         reason = f"{network.__name__} cannot work with them, {type(error).__name__}: {error}"
-        raise ValueError(f"--model.overrides: {reason}") from error
+        raise ValueError(f"`overrides`: {reason}") from error
     if count > MAX_PARAMETERS:
         raise ValueError(
-            f"--model.overrides: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are meant: "
+            f"`overrides`: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are meant: "
             "give fewer channels, layers or levels"
         )
 
@@ -209,13 +209,11 @@ def _argument_names(architecture: str = "unet") -> set[str]:
 def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
     size = arguments["sample_size"]
     if not isinstance(size, int):
-        raise ValueError(f"--data.image_size is {size!r}: --model.preset {preset} does not fix one, give it in pixels")
+        raise ValueError(f"image_size is {size!r}: `preset` {preset} does not fix one, give it in pixels")
     widths = arguments.get("block_out_channels", (0,) * 4)
     down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # what is no list, UNet2DModel refuses
     if size % 2**down:
-        raise ValueError(
-            f"--data.image_size is {size}: --model.preset {preset} halves images {down} times, give a multiple of {2**down}"
-        )
+        raise ValueError(f"image_size is {size}: `preset` {preset} halves images {down} times, give a multiple of {2**down}")
 
 
 def _read_hub_config(repo_id: str) -> dict[str, Any]:
@@ -225,4 +223,4 @@ def _read_hub_config(repo_id: str) -> dict[str, Any]:
         return UNet2DModel.load_config(repo_id)
     except OSError as error:
         cause = str(error).strip().split("\n")[0]
-        raise ValueError(f"--model.preset {repo_id}: its config.json cannot be had from the Hub ({cause})") from None
+        raise ValueError(f"preset is {repo_id!r}, but its config.json cannot be read from the Hub ({cause})") from None

@@ -105,7 +105,7 @@ def test_a_file_that_is_no_image_is_named(folder, content):
 def test_an_empty_class_folder_is_named(folder):
     write(folder, "a/0.png", "b/0.png")
     (folder / "c").mkdir()
-    assert f"the class folder '{folder / 'c'}' holds no image" in refusal(folder)
+    assert f"whose class folder '{folder / 'c'}' holds no image" in refusal(folder)
 
 
 def test_a_class_may_be_empty_in_one_split(folder):
@@ -123,7 +123,7 @@ def test_empty_folders_beside_unlabelled_images_do_not_matter(folder):
 def test_images_beside_class_folders_are_named(folder):
     source = write(folder, "a/0.png", "b/0.png", "top.png")
     message = refusal(folder)
-    assert "label None at row 2" in message and "top.png" in message and "--data.class_conditional false" in message
+    assert "label None at row 2" in message and "top.png" in message and "`class_conditional` to false" in message
     assert len(load_images(source, "train", image_size=2, class_conditional=False)) == 3
 
 
@@ -182,7 +182,7 @@ def test_class_folders_and_metadata(folder):
     ("text", "words"),
     [
         ("file_name,label\n0.png,a\n", "1.png' has no row in metadata.csv"),
-        ("file_name,label\n0.png,a\n1.png,b\n2.png,b\n", "2.png', which is no image file"),
+        ("file_name,label\n0.png,a\n1.png,b\n2.png,b\n", "2.png', which is not an image file"),
         ("file_name,label\n0.png,a\n0.png,b\n1.png,b\n", "as row 0 of metadata.csv does"),
         ("file_name,label\n0.png,a\n,b\n", "row 1 of"),
         ("file_name,label\n0.png,a\n1.png,\n", "label None at row 1"),

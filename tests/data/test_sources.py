@@ -113,8 +113,8 @@ def test_image_folder_without_class_folders_has_no_labels(tmp_path):
     source = open_source(str(tmp_path / "flat"), "train")
     assert source.label_column is None and source.class_names is None and source.kept_rows is None
     message = refusal(str(tmp_path / "flat"), "train", class_conditional=True)
-    assert "--data.class_conditional true" in message
-    assert "--data.labels" in refusal(str(tmp_path / "flat"), "train", labels=["cat"])
+    assert "class_conditional is True, but no column" in message
+    assert "labels is ['cat'], but no column" in refusal(str(tmp_path / "flat"), "train", labels=["cat"])
 
 
 def test_parquet_folder(tmp_path):
@@ -124,7 +124,7 @@ def test_parquet_folder(tmp_path):
     source = open_source(str(tmp_path / "shop"), "test")
     assert (source.image_column, source.class_names, read_labels(source)) == ("img", COLOURS, [2, 0, 1])
     message = refusal(str(tmp_path / "shop"), "val")
-    assert "split 'val' of --data.source" in message and message.endswith("test")
+    assert "split 'val' of `source`" in message and message.endswith("test")
 
 
 # The columns and splits of data sets on the Hub that recipes name, and the names of their files.
@@ -149,8 +149,8 @@ def test_schemas_of_the_hub(tmp_path, name):
     for row, split in enumerate(splits):
         options = {}
         if len(label_columns) > 1:
-            assert "fine_label or coarse_label: name one with --data.label_column" in refusal(folder, split)
-            with pytest.raises(ValueError, match="fine_label or coarse_label: name one with --data.label_column"):
+            assert "fine_label or coarse_label: name one with `label_column`" in refusal(folder, split)
+            with pytest.raises(ValueError, match="fine_label or coarse_label: name one with `label_column`"):
                 open_stream(folder, split, image_size=4)
             options = {"label_column": "fine_label"}
         source = open_source(folder, split, **options)
@@ -166,8 +166,8 @@ def test_saved_dataset_and_saved_splits(tmp_path):
     both.save_to_disk(str(tmp_path / "both"))
     assert read_labels(open_source(save(tmp_path / "one", dataset), "train")) == [2, 0, 1]
     assert read_labels(open_source(str(tmp_path / "both"), "val")) == [0]
-    assert "there is train, val" in refusal(str(tmp_path / "both"), "test")
-    assert "there is train" in refusal(str(tmp_path / "one"), "test")
+    assert "choose from train, val" in refusal(str(tmp_path / "both"), "test")
+    assert "choose from train" in refusal(str(tmp_path / "one"), "test")
 
 
 def test_home_and_relative_folders(tmp_path, monkeypatch):
@@ -181,12 +181,12 @@ def test_home_and_relative_folders(tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", ["./missing", "/missing", "~/missing", "a/b/c", "", "imagefolder", "parquet"])
 def test_missing_folder_is_refused(source):
     message = refusal(source, "train")
-    assert f"--data.source {source!r}" in message and "give a folder" in message
+    assert f"source is {source!r}" in message and "give a folder" in message
 
 
 def test_unreachable_hub_id_says_what_to_do():
     message = refusal("nobody/no_such_dataset", "train")
-    assert "--data.source 'nobody/no_such_dataset'" in message
+    assert "source is 'nobody/no_such_dataset'" in message
     assert "Error" in message and "give a local folder" in message
 
 
@@ -196,7 +196,7 @@ def test_folders_with_nothing_to_read(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("hello")
     assert "only text (string)" in refusal(str(tmp_path / "notes"), "train")
-    assert "is a file" in refusal(str(tmp_path / "notes" / "a.txt"), "train")
+    assert ", a file: give the folder" in refusal(str(tmp_path / "notes" / "a.txt"), "train")
 
 
 def test_split_without_rows(tmp_path):
@@ -232,7 +232,7 @@ def test_two_image_columns_must_be_named(tmp_path):
 def test_wrong_image_columns(tmp_path):
     folder = coloured(tmp_path / "colours")
     assert "columns are image, label" in refusal(folder, "train", image_column="img")
-    assert "is of type ClassLabel" in refusal(folder, "train", image_column="label")
+    assert "of type ClassLabel" in refusal(folder, "train", image_column="label")
     plain = save(tmp_path / "plain", datasets.Dataset.from_dict({"text": ["a"], "size": [1]}))
     assert "text (string), size (int64)" in refusal(plain, "train")
 
@@ -244,7 +244,7 @@ def test_two_class_label_columns_must_be_named(tmp_path):
     }
     folder = save(tmp_path / "two", make_dataset(features, fine=[0, 1, 2], coarse=[0, 0, 1]))
     message = refusal(folder, "train")
-    assert "--data.label_column" in message and "fine or coarse" in message
+    assert "`label_column`" in message and "fine or coarse" in message
     source = open_source(folder, "train", label_column="coarse")
     assert source.class_names == ["warm", "cold"] and read_labels(source) == [0, 0, 1]
     assert open_source(folder, "train", class_conditional=False).label_column is None
@@ -274,7 +274,7 @@ def test_other_integer_columns_are_not_labels(tmp_path):
 def test_wrong_label_columns(tmp_path):
     folder = save(tmp_path / "floats", make_dataset(label=[0.5, 1.0], weight=[0.1, 0.2]))
     assert "'label' is of type float64" in refusal(folder, "train")
-    assert "'weight' is of type float64" in refusal(folder, "train", label_column="weight")
+    assert "'weight', of type float64" in refusal(folder, "train", label_column="weight")
     assert "columns are image, label, weight" in refusal(folder, "train", label_column="class")
     assert open_source(folder, "train", class_conditional=False).label_column is None
     folder = save(tmp_path / "both", make_dataset(label=[0, 1], labels=[0, 1]))
@@ -284,7 +284,7 @@ def test_wrong_label_columns(tmp_path):
 def test_label_column_without_use_is_refused(tmp_path):
     folder = coloured(tmp_path / "colours")
     message = refusal(folder, "train", label_column="label", class_conditional=False)
-    assert "--data.label_column 'label'" in message and "--data.class_conditional false" in message
+    assert "label_column is 'label'" in message and "`class_conditional` is False" in message
 
 
 # Labels
@@ -342,16 +342,16 @@ def test_subset_without_labels(tmp_path):
         (["zzzzz"], "the names are red, green, blue"),
         ([99], "99 is outside 0..2"),
         ([-1], "-1 is outside 0..2"),
-        ([None], "None is no class name, nor an id in 0..2"),
-        ([1.0], "1.0 is no class name"),
-        ([True], "True is no class name"),
+        ([None], "None is neither a class name nor an id in 0..2"),
+        ([1.0], "1.0 is neither a class name"),
+        ([True], "True is neither a class name"),
         (["red", 0], "class 'red' (id 0) twice"),
-        ([], "is empty"),
+        ([], "[]: name at least one class"),
     ],
 )
 def test_wrong_labels_are_refused(tmp_path, labels, words):
     message = refusal(coloured(tmp_path / "colours"), "train", labels=labels)
-    assert "--data.labels" in message and words in message
+    assert "labels is" in message and words in message
 
 
 def test_kept_class_without_images_is_refused(tmp_path):

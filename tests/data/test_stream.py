@@ -199,7 +199,7 @@ def test_unlabelled_images(tmp_path):
     stream = open_tiny(str(tmp_path / "flat"))
     assert stream.class_names is None and stream.reader(seed=0, batch_size=2).read(0, 0).class_labels is None
     assert stream.head(2).class_labels is None
-    assert "--data.class_conditional true" in refusal(open_tiny, str(tmp_path / "flat"), class_conditional=True)
+    assert "class_conditional is True, but no column" in refusal(open_tiny, str(tmp_path / "flat"), class_conditional=True)
 
 
 # Options
@@ -266,7 +266,7 @@ def test_bad_label_is_named(tmp_path, bad, options):
 def test_labels_that_are_no_class_labels_are_refused(tmp_path, labels, kind):
     folder = save(tmp_path / "plain", make_dataset([0, 1], labels=labels, feature=datasets.Value(kind)))
     message = refusal(open_tiny, folder)
-    assert f"'label' is of type {kind}" in message and "leave out --data.streaming" in message
+    assert f"'label' is of type {kind}" in message and "leave out `streaming`" in message
     assert open_tiny(folder, class_conditional=False).class_names is None
 
 
@@ -277,7 +277,7 @@ def test_broken_images_are_named(tmp_path):
         picture(value).save(folder / f"{value}.png")
     (folder / "3.png").write_text("this is text")
     message = refusal(open_tiny(str(folder)).reader(seed=0, batch_size=5).read, 0, 0)
-    assert "row 3 of split 'train'" in message and f"'{folder / '3.png'}'" in message and "--data.source" in message
+    assert "row 3 of split 'train'" in message and f"'{folder / '3.png'}'" in message and "`source`" in message
     (folder / "0.png").write_bytes(b"")
     assert f"'{folder / '0.png'}'" in refusal(open_tiny, str(folder))
     records = make_dataset([0, 1, 2]).cast_column("image", datasets.Image(decode=False))[:]
@@ -288,7 +288,7 @@ def test_broken_images_are_named(tmp_path):
         str(tmp_path / "shop" / "train.parquet")
     )
     message = refusal(open_tiny(str(tmp_path / "shop")).reader(seed=0, batch_size=3).read, 0, 0)
-    assert "the image at row 1 of split 'train' cannot be decoded" in message
+    assert "the image at row 1 of split 'train'" in message and "cannot be decoded" in message
 
 
 def test_a_file_that_breaks_off_is_one_line(tmp_path):
@@ -296,7 +296,7 @@ def test_a_file_that_breaks_off_is_one_line(tmp_path):
     path = tmp_path / "cut" / "data" / "train-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     message = refusal(open_tiny(folder).reader(seed=0, batch_size=6).read, 0, 0)
-    assert f"--data.source {folder!r} could not be read: Arrow" in message
+    assert f"source is {folder!r}, which could not be read: Arrow" in message
 
 
 def test_a_reader_that_failed_is_not_out_of_step(tmp_path):
@@ -309,7 +309,7 @@ def test_empty_streams_end(tmp_path, folders):
     empty = save(tmp_path / "empty", make_dataset([0, 1]).select([]))
     assert "no rows" in refusal(open_tiny, empty)
     two = save(tmp_path / "two", make_dataset([0, 3]))
-    assert "['b'] have no image in split 'train'" in refusal(open_tiny, two, labels=["b"])
+    assert "['b'], classes that have no image in split 'train'" in refusal(open_tiny, two, labels=["b"])
     stream = open_tiny(two)
     message = refusal(stream.reader, seed=0, batch_size=1, num_processes=3, process_index=0)
     assert "2 images for 3 processes" in message
@@ -322,14 +322,14 @@ def test_empty_streams_end(tmp_path, folders):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image_size": 0}, "--data.image_size 0"),
-        ({"channels": 2}, "--data.channels 2"),
-        ({"max_images": 0}, "--data.max_images 0"),
-        ({"shuffle_buffer": 0}, "--data.shuffle_buffer 0"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"channels": 2}, "channels is 2"),
+        ({"max_images": 0}, "max_images is 0"),
+        ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
         ({"labels": ["zzzzz"]}, "the names are a, b, c"),
-        ({"label_column": "kind"}, "--data.label_column 'kind'"),
-        ({"image_column": "label"}, "is of type ClassLabel"),
-        ({"split": "test"}, "there is train"),
+        ({"label_column": "kind"}, "label_column is 'kind'"),
+        ({"image_column": "label"}, "of type ClassLabel"),
+        ({"split": "test"}, "choose from train"),
         ({"source": "./missing"}, "give a folder"),
     ],
 )

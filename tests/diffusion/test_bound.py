@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 from torch.distributions import Normal
 
-from hf_ddpm.diffusion.bound import BitsPerDim, bits_per_dim, draw_timesteps
+from hf_ddpm.diffusion.bound import BitsPerDim, sample_bound_timesteps, variational_bound
 from hf_ddpm.diffusion.likelihood import discretized_gaussian_log_likelihood, posterior_of
 from hf_ddpm.diffusion.objective import noise_from_clean_images, velocity_of
 
@@ -71,7 +71,7 @@ def test_every_term_is_the_closed_form_for_gaussian_data(prediction_type, varian
     signs = torch.tensor([1.0, 1.0, -1.0, -1.0]).double(), torch.tensor([1.0, -1.0, 1.0, -1.0]).double()
     clean_images, noise = mean + std * signs[0].view(1, 1, 2, 2), signs[1].view(1, 1, 2, 2)
     predict = predictor(best_for_gaussian(mean, std), alphas_cumprod, prediction_type)
-    got = bits_per_dim(
+    got = variational_bound(
         predict,
         clean_images,
         alphas_cumprod=alphas_cumprod,
@@ -110,7 +110,7 @@ def test_the_exact_reverse_process_reaches_the_true_likelihood(num_train_timeste
     variance[0] = left_over_variance(std, alphas_cumprod)[0]
     values = 2 * (variance.log() - posterior.log_variance) / (posterior.log_beta - posterior.log_variance) - 1
     clean_images = BYTES[((std * quantiles(400) + 1) * 127.5).round().long()].view(1, 1, -1, 1).expand(1, 1, 400, 60)
-    got = bits_per_dim(
+    got = variational_bound(
         predictor(best_for_gaussian(0, std), alphas_cumprod, values=values),
         clean_images,
         alphas_cumprod=alphas_cumprod,
@@ -136,7 +136,7 @@ def test_many_timesteps_come_near_the_entropy_of_8_bit_values():
 
     def gap(num_train_timesteps: int) -> float:
         alphas_cumprod = torch.linspace(14, -9, num_train_timesteps, dtype=torch.float64).sigmoid()
-        got = bits_per_dim(
+        got = variational_bound(
             predictor(denoise, alphas_cumprod),
             clean_images,
             alphas_cumprod=alphas_cumprod,
@@ -166,7 +166,7 @@ def bound_of(rows: Tensor, timesteps: Tensor | None = None, dtype: torch.dtype =
     def predict(noisy_images: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
         return 0.9 * noisy_images + (0.01 * timesteps - 0.02 * class_labels).view(-1, 1, 1, 1)
 
-    return bits_per_dim(
+    return variational_bound(
         predict,
         CLEAN_IMAGES[rows].to(dtype),
         LABELS[rows],
@@ -201,7 +201,7 @@ def test_float32_gives_the_bound_of_float64():
 @pytest.mark.parametrize("timesteps_per_image", [1, 4, 9])
 def test_the_estimate_has_the_mean_of_the_full_sum(timesteps_per_image):
     count, rows = 4000, torch.full((4000,), 2)
-    timesteps = draw_timesteps(timesteps_per_image, 10, generators(count))
+    timesteps = sample_bound_timesteps(timesteps_per_image, 10, generators(count))
     estimates = bound_of(rows, timesteps).total
     exact = bound_of(torch.tensor([2])).total
     error = (estimates.mean() - exact).abs().item()
@@ -210,7 +210,7 @@ def test_the_estimate_has_the_mean_of_the_full_sum(timesteps_per_image):
 
 
 def test_timesteps_of_an_estimate_are_stratified_and_each_as_likely():
-    drawn = draw_timesteps(4, 10, generators(6000))
+    drawn = sample_bound_timesteps(4, 10, generators(6000))
     assert (drawn.shape, drawn.dtype) == ((6000, 4), torch.int64)
     frequency = drawn.flatten().bincount(minlength=10).double() / 6000
     assert frequency[0] == 0 and (frequency[1:] - 4 / 9).abs().max() < 0.03
@@ -218,12 +218,12 @@ def test_timesteps_of_an_estimate_are_stratified_and_each_as_likely():
     edges = torch.tensor([1, 3.25, 5.5, 7.75])
     ordered = drawn.sort(dim=1).values
     assert (ordered >= edges.floor()).all() and (ordered <= (edges + 2.25).floor()).all()
-    assert torch.equal(draw_timesteps(4, 10, generators(9))[:3], drawn[:3]), "an image's draw is its generator's"
-    assert draw_timesteps(9, 10, generators(5)).sort(dim=1).values.tolist() == [list(range(1, 10))] * 5
+    assert torch.equal(sample_bound_timesteps(4, 10, generators(9))[:3], drawn[:3]), "an image's draw is its generator's"
+    assert sample_bound_timesteps(9, 10, generators(5)).sort(dim=1).values.tolist() == [list(range(1, 10))] * 5
 
 
 def test_an_estimate_takes_the_terms_of_the_full_sum():
-    timesteps = draw_timesteps(3, 10, generators(6))
+    timesteps = sample_bound_timesteps(3, 10, generators(6))
     part, whole = bound_of(torch.arange(6), timesteps), bound_of(torch.arange(6))
     torch.testing.assert_close(part.terms, whole.terms.gather(1, timesteps - 1), rtol=1e-6, atol=0)
     torch.testing.assert_close(part.variational, 3 * part.terms.sum(dim=1), rtol=1e-12, atol=0)
@@ -235,7 +235,7 @@ def test_pure_noise_at_the_end(prediction_type):
     alphas_cumprod = DDPMScheduler(10, rescale_betas_zero_snr=True).alphas_cumprod
 
     def bound() -> BitsPerDim:
-        return bits_per_dim(
+        return variational_bound(
             lambda noisy_images, timesteps, class_labels: noisy_images,
             CLEAN_IMAGES,
             alphas_cumprod=alphas_cumprod,
@@ -245,7 +245,7 @@ def test_pure_noise_at_the_end(prediction_type):
         )
 
     if prediction_type == "epsilon":
-        with pytest.raises(ValueError, match="--objective.prediction_type is 'epsilon'.*train v_prediction"):
+        with pytest.raises(ValueError, match="prediction_type is 'epsilon'.*train v_prediction"):
             bound()
     else:
         got = bound()
@@ -253,8 +253,8 @@ def test_pure_noise_at_the_end(prediction_type):
 
 
 def test_a_schedule_without_a_bound_is_refused():
-    with pytest.raises(ValueError, match="--schedule: alphas_cumprod"):
-        bits_per_dim(
+    with pytest.raises(ValueError, match="alphas_cumprod"):
+        variational_bound(
             lambda noisy_images, timesteps, class_labels: noisy_images,
             CLEAN_IMAGES,
             alphas_cumprod=torch.tensor([0.9, 0.9, 0.1]),

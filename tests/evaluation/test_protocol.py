@@ -233,7 +233,7 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
             ["--data.source=digits", "--data.test_split=null", "--reference_split=test"],
             "name the split with --data.test_split",
         ),
-        (["--data.test_split=held_out"], "split 'held_out' of --data.source 'digits' does not exist"),
+        (["--data.test_split=held_out"], "split 'held_out' of `source` 'digits' does not exist"),
         (["--sampling.scheduler=euler_extra"], "scheduler is 'euler_extra'"),
         (["--sampling.num_inference_steps=2000"], "num_inference_steps is 2000"),
         (["--inception_weights=weights.pth"], "inception_weights is 'weights.pth': only with features 'inception'"),
@@ -250,7 +250,7 @@ def test_mistakes_are_one_line(measure, more, message):
 
 def test_a_model_outside_of_its_run_needs_the_data(measure, tiny_run, tmp_path):
     alone = shutil.copytree(tiny_run / "pipeline", tmp_path / "alone")
-    with pytest.raises(ValueError, match="--data.source is None: the model lies in no run"):
+    with pytest.raises(ValueError, match="source is None: the model belongs to no run"):
         measure("eval", f"--model={alone}")
     assert measure("eval", f"--model={alone}", "--data.source=digits").metrics["fd_judge"].mean > 0
 

@@ -59,7 +59,7 @@ def test_mistakes(folder, tmp_path):
     with pytest.raises(ValueError, match="split"):
         read_images(FigureDataConfig(source="digits", split="valid"), count=1)
     (tmp_path / "pets" / "cat" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="--data.source .* cannot be decoded"):
+    with pytest.raises(ValueError, match="`source` .* cannot be decoded"):
         read_images(data, count=1)
 
 
@@ -75,9 +75,9 @@ def test_the_data_of_a_model_is_that_of_its_run(tmp_path):
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).split == "test"
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).labels == ["b"]
     assert data_of_model(DIGITS, str(checkpoint)) == DIGITS
-    with pytest.raises(ValueError, match="--data.source is None"):
+    with pytest.raises(ValueError, match="source is None"):
         data_of_model(FigureDataConfig(), str(tmp_path))
     for damaged in ("data: [", "", "seed: 0", "data: 3"):
         (run / "config.yaml").write_text(damaged)
-        with pytest.raises(ValueError, match="config.yaml is damaged, name the data with --data.source"):
+        with pytest.raises(ValueError, match="config.yaml is damaged, name the data with `source`"):
             data_of_model(FigureDataConfig(), str(checkpoint))

@@ -119,9 +119,9 @@ def test_guidance_leads_away_from_the_null_label(architecture):
 @every_network
 def test_unknown_arguments_are_refused_with_the_networks_name(architecture):
     name = NETWORKS[architecture].__name__
-    with pytest.raises(ValueError, match=f"--model.overrides.norm_num_group: {name} has no such argument.*norm_num_groups"):
+    with pytest.raises(ValueError, match=f"`overrides.norm_num_group`: {name} has no such argument.*norm_num_groups"):
         unet_arguments("digits8", {"norm_num_group": 4}, architecture=architecture)
-    with pytest.raises(ValueError, match=f"--model.overrides: {name} cannot work with them") as refused:
+    with pytest.raises(ValueError, match=f"`overrides`: {name} cannot work with them") as refused:
         check_unet(unet_arguments("digits8", {"norm_num_groups": 5}, architecture=architecture), architecture)
     assert "\n" not in str(refused.value)
 

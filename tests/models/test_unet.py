@@ -73,28 +73,28 @@ def test_an_unconditional_model_has_no_class_embedding():
 
 
 def test_an_unknown_override_is_refused_with_near_ones():
-    with pytest.raises(ValueError, match="--model.overrides.dropuot: .*near ones: dropout"):
+    with pytest.raises(ValueError, match="`overrides.dropuot`: .*near ones: dropout"):
         unet_arguments("digits8", {"dropuot": 0.1})
 
 
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        ("sample_size", "--data.image_size"),
-        ("in_channels", "--data.channels"),
-        ("out_channels", "--data.channels"),
-        ("num_class_embeds", "--data.class_conditional"),
+        ("sample_size", "image_size"),
+        ("in_channels", "channels"),
+        ("out_channels", "channels"),
+        ("num_class_embeds", "class_conditional"),
     ],
 )
 def test_what_follows_the_data_is_no_override(name, option):
-    with pytest.raises(ValueError, match=f"--model.overrides.{name}: .*say {option}"):
+    with pytest.raises(ValueError, match=f"`overrides.{name}` follows the data: set `{option}`"):
         unet_arguments("digits8", {name: 3})
 
 
 @pytest.mark.parametrize(("preset", "good", "bad"), [("digits8", 10, 9), ("mnist28", 32, 30), ("cifar32", 24, 20)])
 def test_image_sizes_that_do_not_halve_are_refused(preset, good, bad):
     assert unet_arguments(preset, image_size=good)["sample_size"] == good
-    with pytest.raises(ValueError, match=f"--data.image_size is {bad}: .*give a multiple of"):
+    with pytest.raises(ValueError, match=f"image_size is {bad}: .*give a multiple of"):
         unet_arguments(preset, image_size=bad)
 
 
@@ -120,7 +120,7 @@ def test_image_sizes_that_do_not_halve_are_refused(preset, good, bad):
     ids=str,
 )
 def test_what_diffusers_refuses_names_the_option(overrides):
-    with pytest.raises(ValueError, match="--model.overrides: UNet2DModel cannot work with them"):
+    with pytest.raises(ValueError, match="`overrides`: UNet2DModel cannot work with them"):
         check_unet(unet_arguments("digits8", overrides, image_size=8))
 
 
@@ -149,7 +149,7 @@ def test_a_saved_model_is_an_architecture(tmp_path):
 def test_a_saved_model_fixes_its_channels(tmp_path):
     build_unet(tiny_arguments()).save_pretrained(tmp_path)
     assert unet_arguments(str(tmp_path), channels=1)["in_channels"] == 1
-    with pytest.raises(ValueError, match="--data.channels is 3: .* takes 1 channels"):
+    with pytest.raises(ValueError, match="channels is 3: .* takes 1 channels"):
         unet_arguments(str(tmp_path), channels=3)
 
 
@@ -164,7 +164,7 @@ def test_a_saved_model_does_not_decide_on_a_learned_variance(tmp_path, saved, as
 @pytest.mark.parametrize("channels", [6, None, 0])
 def test_a_model_of_other_than_images_is_refused(tmp_path, channels):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "in_channels": channels}))
-    with pytest.raises(ValueError, match=f"--model.preset .* takes {channels} channels: give a model of 1 or 3"):
+    with pytest.raises(ValueError, match=f"preset is .* takes {channels} channels: give a model of 1 or 3"):
         unet_arguments(str(tmp_path), image_size=8)
 
 
@@ -175,7 +175,7 @@ def test_a_model_of_other_than_images_is_refused(tmp_path, channels):
         ("{", "not readable JSON"),
         ("[]", "not that of a UNet2DModel"),
         (json.dumps({"_class_name": "AutoencoderKL"}), "not that of a UNet2DModel"),
-        (json.dumps({"_class_name": "UNet2DModel"}), "--data.image_size is None: .* does not fix one"),
+        (json.dumps({"_class_name": "UNet2DModel"}), "image_size is None: .* does not fix one"),
     ],
 )
 def test_folders_without_an_architecture_are_refused(tmp_path, content, words):
@@ -187,7 +187,7 @@ def test_folders_without_an_architecture_are_refused(tmp_path, content, words):
 
 @pytest.mark.parametrize("preset", ["digits9", "./missing", "/missing", "a/b/c"])
 def test_unknown_presets_are_refused(preset):
-    with pytest.raises(ValueError, match="--model.preset .*: no such preset"):
+    with pytest.raises(ValueError, match="preset is .*, neither one of digits8, "):
         unet_arguments(preset)
 
 

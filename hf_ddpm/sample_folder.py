@@ -1,0 +1,134 @@
+"""A folder of generated images, PNG files or one npz, with a grid: `sample_to_folder(pipeline, labels, folder, ...)`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import PartialState
+from PIL import Image
+
+from hf_ddpm.figures.grids import grid_positions, image_grid
+from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
+from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.signals import Stopped, stop_requests
+from hf_ddpm.sampling import ImagePipeline, SampleBatch, generate
+
+
+def sample_to_folder(
+    pipeline: ImagePipeline,
+    class_labels: Sequence[int | None],
+    folder: Path,
+    *,
+    processes: PartialState,
+    seed: int = 0,
+    batch_size: int = 64,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float | None = None,
+    file_format: Literal["png", "npz"] = "png",
+    row_length: int | None = None,
+) -> None:
+    """Generate one image for each label and write them, with grid.png, into a folder.
+
+    Every process calls it and generates its share. A signal ends the work after a batch; PNG files written so far stay.
+
+    Args:
+        pipeline: to sample from.
+        class_labels: class id of each image; all None = no class.
+        folder: made if it is not there.
+        processes: of which this is one.
+        seed: image i has the seed `seed + i`.
+        batch_size, num_inference_steps, guidance_scale, eta: see `generate`.
+        file_format: one PNG file per image, or samples.npz, which the first process writes at the end.
+        row_length: images of a row of the grid, which all have the class of the first and are named by it; None = a square.
+
+    Raises:
+        Stopped: after a SIGINT or SIGTERM in any process.
+        ValueError: see `generate`.
+    """
+    labels = list(class_labels)
+    mine = shard(len(labels), processes)
+    batches = generate(
+        pipeline,
+        class_labels=labels[mine],
+        seed=seed + mine.start,
+        batch_size=batch_size,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        eta=eta,
+        progress=processes.is_main_process,
+    )
+    if file_format == "png":
+        batches = save_pngs(batches, folder, first_position=mine.start, id2label=pipeline.id2label)
+    done: list[SampleBatch] = []
+    with stop_requests("sampling ends after this batch") as stop:
+        largest_share = math.ceil(len(labels) / processes.num_processes)
+        for _ in range(math.ceil(largest_share / batch_size)):  # in every process equally often
+            done += itertools.islice(batches, 1)
+            if signal_number := any_process_stopped(stop, processes):
+                del batches  # and with them their progress bar
+                count = sum(len(batch.images) for batch in done) if file_format == "png" else 0
+                raise Stopped(signal_number, f"stopped: {count} of {len(labels[mine])} images are in {folder}")
+    everything = gather([*done, *batches], processes)  # none are left, but the bar learns that the last one is done
+    if processes.is_main_process:
+        if file_format == "npz":
+            save_npz(everything, folder)
+        names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
+        positions, columns = grid_positions(len(labels), row_length)
+        images = np.concatenate([batch.images for batch in everything])[positions]
+        write_whole(folder / "grid.png", image_grid(images, columns=columns, row_names=names).save)
+
+
+def save_pngs(
+    batches: Iterable[SampleBatch], folder: Path, *, first_position: int = 0, id2label: Mapping[int, str] | None = None
+) -> Iterator[SampleBatch]:
+    """Write a PNG file an image as the batches come, `00012_label-7_seed-12.png`, and hand each batch on.
+
+    Args:
+        batches: from `generate`.
+        folder: made if it is not there.
+        first_position: number of the first image, with which its file name begins.
+        id2label: class names for the file names; None = ids.
+
+    Yields:
+        The batches.
+    """
+    position = first_position
+    for batch in batches:
+        for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
+            name = "" if label is None else f"_label-{_file_safe(_name(label, id2label))}"
+            pixels = image[:, :, 0] if image.shape[2] == 1 else image
+            write_whole(folder / f"{position:05d}{name}_seed-{seed}.png", Image.fromarray(pixels).save)
+            position += 1
+        yield batch
+
+
+def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
+    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64.
+
+    Args:
+        batches: from `generate`, at least one.
+        folder: made if it is not there.
+    """
+    labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
+    seeds = [seed for batch in batches for seed in batch.seeds]
+    arrays: dict[str, Any] = {
+        "images": np.concatenate([batch.images for batch in batches]),
+        "class_labels": np.array(labels, dtype=np.int64),
+        "seeds": np.array(seeds, dtype=np.int64),
+    }
+    write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
+
+
+def _name(label: int | None, id2label: Mapping[int, str] | None) -> str:
+    return str(label) if label is None or id2label is None else id2label.get(label, str(label))
+
+
+def _file_safe(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name)[:64]
