@@ -183,9 +183,9 @@ def test_epsilon_and_zero_terminal_snr_exclude_each_other():
 
 def test_the_model_is_checked_with_the_data():
     train_config(data=DataConfig(image_size=6))
-    with pytest.raises(ValueError, match="--data.image_size is 7"):
+    with pytest.raises(ValueError, match="^image_size is 7"):
         train_config(data=DataConfig(image_size=7))
-    with pytest.raises(ValueError, match="--model.preset digits9: no such preset"):
+    with pytest.raises(ValueError, match="^preset is 'digits9', neither"):
         train_config(model=ModelConfig(preset="digits9"))
 
 

@@ -235,7 +235,7 @@ def test_an_exception_in_one_process_ends_both(tiny_options, tmp_path):
     started = time.monotonic()
     run = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert run.returncode != 0 and time.monotonic() - started < 200
-    error = "train.py (process 1): --data.source"
+    error = "train.py (process 1): the image at row 41 of split 'train' of --data.source"
     assert error in run.stderr and "(file 'cats/41.png') cannot be decoded" in run.stderr
     assert "Traceback" not in run.stderr[: run.stderr.index(error)], "the first error is shown first"
     assert find_checkpoints(tmp_path / "run"), "and what was saved is still there"
