@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-READMES = [path for path in sorted(ROOT.rglob("README.md")) if not {".venv", "runs"} & set(path.parts)]
 TREES = ("hf_ddpm", "train_scripts", "model_cards")
 """Folders whose tree is in their README."""
+READMES = [ROOT / "README.md", *(path for folder in (*TREES, "tests") for path in sorted((ROOT / folder).rglob("README.md")))]
 UNLISTED = {"README.md", "__init__.py", "__pycache__"}
 
 

@@ -1,4 +1,4 @@
-"""Every recipe and every command of the README is understood by the program it is written for."""
+"""Every recipe and every command of the READMEs is understood by the program it is written for."""
 
 import re
 import shlex
@@ -89,8 +89,10 @@ def understood(load_script, capsys, tmp_path, monkeypatch):
 
 
 def readme_commands() -> list[list[str]]:
-    readme = ROOT / "README.md"
-    return commands(readme.read_text(encoding="utf-8")) if readme.exists() else []
+    """Words of each command of the READMEs, once each."""
+    readmes = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted((ROOT / "hf_ddpm").glob("*/README.md"))]
+    found = [words for readme in readmes for words in commands(readme.read_text(encoding="utf-8"))]
+    return [words for position, words in enumerate(found) if words not in found[:position]]
 
 
 # Recipes
