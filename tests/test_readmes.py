@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TREES = ("hf_ddpm", "train_scripts", "model_cards")
 """Folders whose tree is in their README."""
-READMES = [ROOT / "README.md", *(path for folder in (*TREES, "tests") for path in sorted((ROOT / folder).rglob("README.md")))]
+READMES = [ROOT / "README.md", *(path for name in (*TREES, "tests") for path in sorted((ROOT / name).rglob("README.md")))]
 UNLISTED = {"README.md", "__init__.py", "__pycache__"}
 
 
