@@ -273,7 +273,7 @@ def _read_results(path: Path) -> Results:
         metrics={name: metric for name, metric in results.metrics.items() if math.isfinite(metric.mean)},
         floor=_finite(results.floor),
         ceiling=_finite(results.ceiling),
-        protocol=without_paths(results.protocol),
+        protocol={name: without_paths(value) for name, value in results.protocol.items() if value is not None},
     )
 
 

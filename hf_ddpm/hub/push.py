@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ class Patience:
     timeout: float = 60.0
     """Seconds in which a request must connect, and in which it may stay silent."""
     tries: int = 5
-    """Tries of each of the few calls that make a push."""
+    """Tries of a push."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled before each next one, unless the Hub says how long to wait (Retry-After)."""
     longest_wait: float = 60.0
@@ -98,26 +97,22 @@ def push_folder(
     files = pipeline_files(folder)
     message = commit_message or f"Upload {read_pipeline(folder).class_name}"
     try:
-        if "/" not in repo_id:
-            repo_id = f"{_patiently(lambda: api.whoami(), patience)['name']}/{repo_id}"
-        url = _patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True), patience)
-        contents: dict[str, Path | bytes] = {**files, **files_to_publish(folder, repo_id)}
+        name = repo_id if "/" in repo_id else f"{_patiently(api.whoami, patience)['name']}/{repo_id}"
+        contents: dict[str, Path | bytes] = {**files, **files_to_publish(folder, name)}
 
-        def commit() -> None:
-            # New operations at each try, because the client writes its progress into them.
-            operations = [
-                CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()
-            ]
-            api.create_commit(repo_id, operations, commit_message=message)
+        def push() -> str:
+            # A try whose answer got lost has made its repository or commit: the next one finds it, and makes none.
+            url = api.create_repo(name, private=private, exist_ok=True)
+            operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in contents.items()]
+            api.create_commit(name, operations, commit_message=message)
+            return str(url)
 
-        # A try whose answer got lost has made its commit: the next one finds no file changed, and makes none.
-        _patiently(commit, patience)
+        return _patiently(push, patience)
     except HubError as trouble:
         command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
         command += [] if private is None else ["--private", str(private).lower()]
         text = f"--repo_id is {repo_id!r}: not pushed, {trouble}. {folder} is untouched; to try again: {shlex.join(command)}"
         raise HubError(_without_tokens(text, api)) from None
-    return str(url)
 
 
 def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
@@ -212,19 +207,16 @@ def _watched_requests(timeout: float) -> Iterator[None]:
     """
     session = get_session()
     hooks = session.event_hooks
-    unanswered: set[tuple[int, str, str]] = set()
+    unanswered: set[tuple[str, str]] = set()
 
-    def key(request) -> tuple[int, str, str]:
-        return threading.get_ident(), request.method, str(request.url)
-
-    def before(request) -> None:
-        if key(request) in unanswered:
+    def before(request: Any) -> None:
+        if (request.method, str(request.url)) in unanswered:
             raise _TryAgain("the Hub did not answer")
-        unanswered.add(key(request))
+        unanswered.add((request.method, str(request.url)))
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
 
-    def after(response) -> None:
-        unanswered.discard(key(response.request))
+    def after(response: Any) -> None:
+        unanswered.discard((response.request.method, str(response.request.url)))
         status = response.status_code
         if status in (408, 429) or status >= 500:
             retry_after = response.headers.get("Retry-After", "")

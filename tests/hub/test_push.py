@@ -213,6 +213,13 @@ def test_an_impossible_name_is_refused_before_any_request(hub, push, repo_id):
     assert hub.requests == []
 
 
+def test_a_run_without_a_card_is_refused_before_any_request(hub, push, pipeline_dir):
+    (pipeline_dir.parent / "environment.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"environment\.json is damaged"):
+        push()
+    assert hub.requests == []
+
+
 def test_the_script_refuses_in_one_line(load_script, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_script("push_to_hub").main(["--model", str(tmp_path), "--repo_id", "ada/pets"])
