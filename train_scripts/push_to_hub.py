@@ -16,14 +16,14 @@ class PushConfig:
     """Publish a saved pipeline with its model card on the Hub."""
 
     model: str
-    """Folder of a saved pipeline; for `pipeline/` of a run, the card is rendered anew from that run."""
+    """Folder of a saved pipeline; for the `pipeline/` of a run, the card is rendered again from that run."""
     repo_id: str
-    """Repository on the Hub, as NAME or OWNER/NAME, made if it is not there."""
+    """Repository on the Hub, as NAME or OWNER/NAME; created if needed."""
     private: bool | None = None
-    """Whether a repository that is made is private; None = as the account's default is."""
+    """Whether a new repository is private; None = the account's default."""
 
     def __post_init__(self):
-        require(self.repo_id != "", "repo_id", self.repo_id, "say where to push, as OWNER/NAME")
+        require(self.repo_id != "", "repo_id", self.repo_id, "give the repository as OWNER/NAME")
 
 
 def main(args: list[str] | None = None) -> None:

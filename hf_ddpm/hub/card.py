@@ -1,6 +1,6 @@
-"""The model card of a saved pipeline, README.md, rendered from the folder of its run: `write_card(pipeline_dir, run_dir)`.
+"""Model cards: `write_card(pipeline_dir, run_dir)` renders the README.md of a saved pipeline from its run folder.
 
-What is not known is left out, section by section; every number stands beside the file or command that it comes from.
+Sections about which nothing is known are left out; every number stands beside the file or command it comes from.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error
 from hf_ddpm.run_folder import RunFolder
 
 NO_NAME = "path/to/this/folder"
-"""What stands for the model in the snippets of a card that is not on the Hub yet."""
+"""Placeholder for the model in the snippets of a card that is not on the Hub yet."""
 MARKER = "Rendered by hf_ddpm, and again at each push; delete this line to keep your own changes."
+"""Last line of a card; published cards are recognized by it, so it must not change."""
 FILTERS: tuple[Callable[..., str], ...] = (code, code_block, counted, mean_with_error, number, python_literal, value_text)
 TASK = "unconditional-image-generation"
 
@@ -32,11 +33,11 @@ def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
 
     Args:
         pipeline_dir: folder of the pipeline.
-        run_dir: folder of the run that trained it; None = the card tells what the pipeline itself does.
+        run_dir: folder of the run that trained it; None = unknown, the card describes the pipeline alone.
         repo_id: OWNER/NAME on the Hub, for the snippets; None = not published yet.
 
     Raises:
-        ValueError: the folder is no saved pipeline, or a file of the run is damaged.
+        ValueError: the folder is not a saved pipeline, or a file of the run is damaged.
     """
     for name, content in card_files(pipeline_dir, run_dir, repo_id).items():
         path = pipeline_dir / name
@@ -48,13 +49,11 @@ def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
     """Return what `write_card` writes: README.md, samples.png and .eval_results/*.yaml, by path in the repository.
 
     Raises:
-        ValueError: see `write_card`; or it is a GAN's pipeline, of which the card's text about diffusion would be untrue.
+        ValueError: see `write_card`; or the pipeline is a GAN, for which the card's text about diffusion would be wrong.
     """
     pipeline = read_pipeline(Path(pipeline_dir))
     if pipeline.class_name == "DCGANPipeline":
-        raise ValueError(
-            f"--model is {str(pipeline_dir)!r}: no card is written for a GAN, put a README.md of your own into it"
-        )
+        raise ValueError(f"--model is {str(pipeline_dir)!r}: there is no model card for a GAN, write its README.md yourself")
     run = None if run_dir is None else read_run(RunFolder(run_dir))
     files = {"README.md": render_card(pipeline, run, repo_id).encode()}
     if run is not None and run.samples is not None:
@@ -66,10 +65,10 @@ def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
 
 
 def files_to_publish(pipeline_dir: Path, repo_id: str) -> dict[str, bytes]:
-    """Return the card's files as they are to stand in a repository.
+    """Return the card's files for a repository, by path in it.
 
-    A README.md that this module did not render, or that was changed since (its last line is gone), stays as it is.
-    Otherwise the card is rendered anew from the run beside the pipeline, or if that is gone, given its name.
+    A README.md without `MARKER` was written or edited by hand and stays as it is: the dict is empty. Otherwise the card is
+    rendered again from the run folder around the pipeline; if that is gone, only the model's name is filled in.
     """
     readme = pipeline_dir / "README.md"
     run_dir = find_run(pipeline_dir)
@@ -83,7 +82,7 @@ def files_to_publish(pipeline_dir: Path, repo_id: str) -> dict[str, bytes]:
 
 
 def find_run(pipeline_dir: Path) -> Path | None:
-    """The run folder whose `pipeline/` this is; None = another model, such as a checkpoint of a run or a copy."""
+    """The run folder whose `pipeline/` this is; None = none, as for a checkpoint or a copy."""
     folder = Path(pipeline_dir).resolve()
     run = RunFolder.of(folder)
     return run.path if run is not None and run.pipeline == folder else None
@@ -93,21 +92,14 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     """Render card_template.md.j2.
 
     Args:
-        pipeline: what the pipeline says of itself.
-        run: what its run says; None = not known.
+        pipeline: facts about the pipeline.
+        run: facts about its run; None = unknown.
         repo_id: see `write_card`.
 
     Returns:
         README.md: metadata in YAML, then Markdown.
     """
-    environment = Environment(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(value)),
-    )
-    environment.filters |= {function.__name__: _returning_markup(function) for function in FILTERS}
+    environment = build_environment()
     template = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
     title = repo_id.split("/")[-1] if repo_id else local_title(pipeline)
     text = environment.from_string(template).render(
@@ -122,12 +114,25 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+def build_environment() -> Environment:
+    """Jinja for Markdown: values are escaped unless a filter returned Markdown; an unknown name is an error."""
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(value)),
+    )
+    environment.filters |= {function.__name__: _returning_markup(function) for function in FILTERS}
+    return environment
+
+
 def _returning_markup(function: Callable[..., str]) -> Callable[..., Markup]:
     return lambda *arguments: Markup(function(*arguments))
 
 
 def local_title(pipeline: PipelineFacts) -> str:
-    """Heading of a card whose repository has no name yet."""
+    """Title of a card whose repository has no name yet."""
     if not pipeline.unet:
         return pipeline.class_name
     kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
@@ -135,7 +140,7 @@ def local_title(pipeline: PipelineFacts) -> str:
 
 
 def card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> ModelCardData:
-    """The YAML of the card. No licence is claimed: nobody has named one."""
+    """The card's YAML metadata. No license is set, because none was chosen."""
     results = _model_index(run)
     tags = ["diffusers"]
     if pipeline.unet:
@@ -176,7 +181,7 @@ def _model_index(run: RunFacts | None) -> list[EvalResult]:
 
 
 def _result_entries(run: RunFacts | None) -> dict[str, list[EvalResultEntry]]:
-    """Entries of .eval_results/NAME.yaml by NAME; only a data set of the Hub can have them."""
+    """Entries of .eval_results/NAME.yaml by NAME; only data sets on the Hub can have them."""
     if run is None or run.source_kind != "hub":
         return {}
     return {

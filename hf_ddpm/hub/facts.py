@@ -1,4 +1,4 @@
-"""Read what a saved pipeline and the folder of its run say about a model; nothing is loaded, and no weight is read."""
+"""Facts about a model, read from its saved pipeline and run folder without loading any weights."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ PIPELINE_CLASS = "CFGDDPMPipeline"
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 MAX_CLASSES_SHOWN = 100
 PRIVATE_OPTIONS = ("output_dir", "resume", "num_threads", "hub")
-"""Options that belong to a machine or a person and not to the model."""
+"""Options of the machine or the user rather than the model."""
 LOCAL_SOURCE = "path/to/images"
-"""What stands for the source of local images in a published recipe."""
+"""Placeholder for the source of local images in a published recipe."""
 
 SourceKind = Literal["digits", "hub", "local"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineFacts:
-    """A folder that `save_pretrained` wrote."""
+    """A folder written by `save_pretrained`."""
 
     class_name: str
     """Class of the pipeline, as model_index.json names it."""
     components: list[str]
-    """Folders of its parts."""
+    """Names of its components, which are their folders."""
     scheduler: dict[str, Any]
-    """Its configuration; empty = the pipeline has none."""
+    """Config of the scheduler; empty = the pipeline has none."""
     unet: dict[str, Any]
-    """Its configuration; empty = the pipeline has none, or it is not called like a UNet2DModel."""
+    """Config of the U-Net; empty = the pipeline has none, or one with another interface than UNet2DModel."""
     parameters: int | None
-    """Numbers in the file of the U-Net's weights; None = there is no such file."""
+    """Number of parameters of the U-Net; None = its weights are not there as safetensors."""
     id2label: dict[int, str]
     """Class id to class name; empty = no names."""
     null_label: int | None
-    """Label of "no class"; None = there is none."""
+    """Label that means no class; None = the model has none."""
     has_code: bool
-    """Whether pipeline.py lies beside the weights."""
+    """Whether the folder contains pipeline.py."""
     network_code: str | None
-    """File that holds, or is to hold, the code of the network; None = diffusers has it."""
+    """Where the network's code belongs, such as unet/class_map_unet.py; None = it is part of diffusers."""
 
     @property
     def is_ours(self) -> bool:
@@ -70,24 +70,24 @@ class PipelineFacts:
 
     @property
     def example_labels(self) -> tuple[int | str, int]:
-        """The first class, by its name where no other class bears it, and the last one by its id."""
+        """The first class, by name if the name is unique, and the last one by id."""
         names = list(self.id2label.values())
         first = self.id2label.get(0)
         return 0 if first is None or names.count(first) > 1 else first, (self.num_classes or 0) - 1
 
     @property
     def shown_classes(self) -> dict[int, str]:
-        """The first classes by id, as many as a card lists."""
+        """The classes listed in a card, by id."""
         return dict(list(self.id2label.items())[:MAX_CLASSES_SHOWN])
 
     def steps(self, usual: int) -> int:
-        """The usual number of inference steps, or fewer where the model has fewer timesteps."""
+        """The usual number of inference steps, at most the model's number of timesteps."""
         return min(usual, self.scheduler.get("num_train_timesteps", usual))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineFacts:
-    """environment.json; what is not known is None or empty."""
+    """environment.json; None or empty = unknown."""
 
     gpu: str | None
     processor: str | None
@@ -97,7 +97,7 @@ class MachineFacts:
     versions: dict[str, str]
     """Versions of Python and of packages, by name."""
     commit: str | None
-    """Commit of the code."""
+    """Git commit of hf_ddpm."""
     command: list[str]
     """The command line."""
 
@@ -116,59 +116,59 @@ class RunFacts:
     samples: tuple[int, Path] | None
     """Optimizer step and file of the newest grid of samples; None = there is none."""
     grid: GridSettings | None
-    """How the grid was sampled; None = the run does not say."""
+    """How the grid was sampled; None = the run did not record it."""
     source: str
     """`--data.source`."""
     source_kind: SourceKind
     """See `source_kind`."""
 
     def option(self, group: str, name: str) -> Any:
-        """One option of a group; None = off, or not an option of this run."""
+        """An option of a group; None = off, or this run has no such option."""
         return (self.config.get(group) or {}).get(name)
 
     def given_options(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
-        """Those of a group's options that are on, without paths of the machine."""
+        """The given options of a group except those that are None, with paths shortened."""
         options = {name: without_paths(self.option(group, name)) for name in names}
         return {name: value for name, value in options.items() if value is not None}
 
     @property
     def data_options(self) -> dict[str, Any]:
-        """How the images were read."""
+        """The options that say how the images were read."""
         hidden = ("source", "batch_size", "shuffle_buffer")
         return self.given_options("data", tuple(name for name in self.config.get("data") or {} if name not in hidden))
 
     def last(self, name: str) -> dict[str, float] | None:
-        """The last line of metrics.jsonl with a number of this name."""
+        """The last log line with this number; None = no line has it."""
         return next((line for line in reversed(self.log) if name in line), None)
 
     @property
     def num_images(self) -> int | None:
-        """Images of the train split: what was seen over the epochs that this took; None = not known."""
+        """Number of training images: images seen divided by epochs; None = unknown."""
         line = self.last("epoch") or {}
         return round(line["images_seen"] / line["epoch"]) if line.get("epoch", 0) > 0 and "images_seen" in line else None
 
     @property
     def held_out(self) -> dict[str, dict[str, float]]:
-        """The last line of metrics.jsonl of each held-out metric, by its name."""
+        """The last log line of each held-out metric, by name."""
         names = sorted({name for line in self.log for name in line if name.startswith("test_")})
         return {name: line for name in names if (line := self.last(name))}
 
     @property
     def median_speed(self) -> int | None:
-        """Images per second; None = not known."""
+        """Median images per second; None = unknown."""
         speeds = sorted(line["images_per_second"] for line in self.log if "images_per_second" in line)
         return round(speeds[len(speeds) // 2]) if speeds else None
 
     @property
     def nearest(self) -> tuple[str, MetricValue, float] | None:
-        """Distance of samples from training images: name of its result, value and floor; None = not measured."""
+        """Distance of samples to training images: results file, value, value of real images; None = not measured."""
         metric = "nearest_train_distance"
         measured = ((name, it) for name, it in self.results.items() if metric in it.metrics and metric in it.floor)
         return next(((name, it.metrics[metric], it.floor[metric]) for name, it in measured), None)
 
     @property
     def command(self) -> str | None:
-        """The recorded command line, unless a program of somebody's own called `train`."""
+        """The recorded command line; None = another program called `train`."""
         script, *arguments = self.machine.command or [""]
         if Path(script).parts[-2:] != ("train_scripts", "train.py"):
             return None
@@ -178,10 +178,10 @@ class RunFacts:
 
     @property
     def recipe(self) -> str:
-        """The resolved options as YAML, without those of the machine."""
+        """The resolved options as YAML, without private ones and with paths shortened."""
         options = without_paths({name: value for name, value in self.config.items() if name not in PRIVATE_OPTIONS})
         if "data" in options:
-            options["data"]["labels"] = self.option("data", "labels")  # names of classes, whatever they look like
+            options["data"]["labels"] = self.option("data", "labels")  # class names may look like paths
             if self.source_kind == "local":
                 options["data"]["source"] = LOCAL_SOURCE
         return yaml.safe_dump(options, sort_keys=False)
@@ -196,7 +196,9 @@ def read_pipeline(folder: Path) -> PipelineFacts:
     if not (folder / "model_index.json").is_file():
         inner = RunFolder(folder).pipeline
         is_run = (inner / "model_index.json").is_file()
-        remedy = f"this is a run directory, give {inner}" if is_run else "no saved pipeline, there is no model_index.json"
+        remedy = (
+            f"this is a run directory, give {inner}" if is_run else "give a saved pipeline, a folder with model_index.json"
+        )
         raise ValueError(f"--model is {str(folder)!r}: {remedy}")
     index = _read_json(folder / "model_index.json")
     unet = _read_config(folder / "unet" / "config.json")
@@ -215,7 +217,7 @@ def read_pipeline(folder: Path) -> PipelineFacts:
 
 
 def read_run(run: RunFolder) -> RunFacts:
-    """Read the files of a run folder, of which only config.yaml must be there.
+    """Read the files of a run folder; only config.yaml is required.
 
     Raises:
         ValueError: a file is damaged.
@@ -235,15 +237,15 @@ def read_run(run: RunFolder) -> RunFacts:
 
 
 def source_kind(source: str, run_dir: Path) -> SourceKind:
-    """Say where the images came from.
+    """Where the images came from.
 
     Args:
         source: `--data.source` of the run.
-        run_dir: folder of the run. A relative source is looked for in the working folder and in every folder above the
-            run: a run is often published from elsewhere than where it was trained.
+        run_dir: folder of the run. A relative source is looked up in the working folder and in every folder above the run,
+            because a run is often published from another place than it was trained in.
 
     Returns:
-        `digits` (embedded), `hub` (the id of a data set on the Hub) or `local`.
+        `digits` (embedded), `hub` (a data set id on the Hub) or `local`.
     """
     if source == "digits":
         return "digits"
@@ -278,7 +280,7 @@ def _read_results(path: Path) -> Results:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
-    """Those of the values read from JSON that are finite numbers."""
+    """The values that are finite numbers."""
     return {name: value for name, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
@@ -288,7 +290,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it must hold a JSON object")
+        raise ValueError(f"{path} is damaged: it must be a JSON object")
     return value
 
 
@@ -297,7 +299,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _class_name(value: Any) -> str:
-    # The form [module, class] names a class that lies in the repository.
+    # [module, class] is a class defined in the repository.
     return str(value[-1] if isinstance(value, list) and value else value)
 
 
@@ -306,7 +308,7 @@ def _read_lines(path: Path) -> list[dict[str, float]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except ValueError:  # the line that a killed run was writing
+        except ValueError:  # a killed run left half a line
             continue
         if isinstance(record, dict):
             lines.append(_finite(record))
@@ -314,7 +316,7 @@ def _read_lines(path: Path) -> list[dict[str, float]]:
 
 
 def _count_numbers(folder: Path) -> int | None:
-    """Sum of the sizes in the headers of the safetensors files of one variant."""
+    """Number of weights according to the safetensors headers; None = no such file."""
     whole = folder / "diffusion_pytorch_model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("diffusion_pytorch_model-*-of-*.safetensors"))
     total = 0

