@@ -34,7 +34,9 @@ class Estimate:
     """A mean over images."""
 
     mean: float
-    stderr: float  # of the mean; NaN = of one image, which has none
+    """Mean."""
+    stderr: float
+    """Standard error of the mean; NaN for a single image."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,15 @@ class HeldOutBits:
     """The variational bound in bits per dimension: total = prior + variational + decoder."""
 
     total: Estimate
-    prior: Estimate  # KL(q(x_T | x_0) || N(0, I))
-    variational: Estimate  # the sum of the terms of the timesteps from 1 to T - 1
-    decoder: Estimate  # the term of timestep 0
-    curve: Tensor  # (T,) float64: mean term of each timestep, the decoder first; NaN where no image has drawn it
+    """The bound."""
+    prior: Estimate
+    """KL(q(x_T | x_0) || N(0, I))."""
+    variational: Estimate
+    """Sum of the terms of the timesteps from 1 to T - 1."""
+    decoder: Estimate
+    """Term of timestep 0."""
+    curve: Tensor
+    """(T,) float64: mean term of each timestep, the decoder first; NaN where no image has this timestep."""
 
 
 @torch.no_grad()

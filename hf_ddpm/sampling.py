@@ -66,8 +66,8 @@ def load_pipeline(
     try:
         with _no_loading_bar():
             is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
-            kind = DCGANPipeline if is_gan else CFGDDPMPipeline
-            pipeline = kind.from_pretrained(model, use_safetensors=True, dtype=dtype)
+            pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
+            pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
     except Exception as error:  # whatever a damaged or a stranger's folder makes the libraries raise
         place = "the folder" if Path(model).is_dir() else "there is no such folder, and a model of the Hub"
         reason = " ".join(str(error).split())

@@ -41,14 +41,14 @@ def main(args: list[str] | None = None) -> None:
         from hf_ddpm.training.cpu_bf16 import speed_up, use_float32_attention
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ways = {
+        variants = {
             "as trained": lambda network: speed_up(network, device, config.mixed_precision),
             "contiguous": use_float32_attention,
             "channels_last": lambda network: use_float32_attention(network.to(memory_format=torch.channels_last)),
             "attention under autocast": lambda network: None,
         }
-        steps = {name: build_step(config, prepare, device) for name, prepare in ways.items()}
-        seconds = {name: [] for name in steps}
+        steps = {name: build_step(config, prepare, device) for name, prepare in variants.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(2 + config.rounds):
             for name, step in steps.items():
                 started = time.perf_counter()

@@ -15,18 +15,14 @@ import torch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageBatch:
-    """What one process trains on in one micro-step.
-
-    Attributes:
-        images: (B, C, H, W) uint8 in [0, 255].
-        class_labels: (B,) int64 in [0, num_classes), None = no labels.
-        sample_ids: (B,) int64; of a table the rows of the images, of a stream their numbers in the endless sequence of
-            this process.
-    """
+    """What one process trains on in one micro-step."""
 
     images: torch.Tensor
+    """(B, C, H, W) uint8 in [0, 255]."""
     class_labels: torch.Tensor | None
+    """(B,) int64 in [0, num_classes); None = no labels."""
     sample_ids: torch.Tensor
+    """(B,) int64: rows of a table, or positions in the endless sequence that this process reads from a stream."""
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

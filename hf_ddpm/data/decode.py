@@ -24,15 +24,15 @@ MAX_16_BIT = 65535
 
 
 class UndecodableImage(Exception):
-    """An image that cannot be decoded: its file if known, and what is wrong with it.
-
-    Attributes:
-        path: file of the image, None = it is stored inside another file.
-        reason: type and message of the cause, on one line.
-        position: position in the decoded dataset, None = not known.
-    """
+    """An image that cannot be decoded: its file if known, and what is wrong with it."""
 
     def __init__(self, path: str | None, reason: str, position: int | None = None) -> None:
+        """
+        Args:
+            path: file of the image; None = it is stored inside another file.
+            reason: type and message of the cause, on one line.
+            position: position in the decoded dataset; None = not known.
+        """
         super().__init__(path, reason, position)
         self.path, self.reason, self.position = path, reason, position
 

@@ -5,6 +5,9 @@ pets/train/cat/0.png  pets/test/dog/1.png                 the same with two spli
 pets/0.png  pets/1.png  pets/metadata.csv                 file_name,label in the metadata: the labels are read there
 """
 
+# The imagefolder of datasets takes the class from the innermost folder and splits from words in file names, drops images
+# without a row of metadata, and renames the split val.
+
 from __future__ import annotations
 
 import os

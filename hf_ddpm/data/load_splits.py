@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.table import ImageTable, decode_images
+from hf_ddpm.run_folder import RunFolder
 
 
 def load_splits(data: DataConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
@@ -59,14 +57,13 @@ def options_of_run(model: str) -> dict[str, Any]:
     Raises:
         ValueError: the model lies in no run, or the file is damaged.
     """
-    folders = [Path(model).parent, Path(model).parent.parent] if Path(model).is_dir() else []
-    path = next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None)
-    if path is None:
+    run = RunFolder.of(model)
+    if run is None:
         raise ValueError("source is None: the model belongs to no run that says what it was trained on, give it")
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, name the data with `source`") from error
+        return dict(run.read_options()["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run.config} is damaged, name the data with `source`") from error
 
 
 def column_options(data: DataConfig) -> dict[str, Any]:

@@ -23,25 +23,22 @@ FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webda
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """A map-style dataset whose image and label columns are known.
-
-    Attributes:
-        dataset: images undecoded (`Image(decode=False)`); labels, if any, int64 in [0, num_classes).
-        name: the source as the user gave it.
-        split: the split as the user gave it.
-        image_column: name of the image column.
-        label_column: name of the label column, None = no labels.
-        class_names: name of each class in the order of the labels, None = no labels.
-        kept_rows: for each row of `dataset` its row in the split; None = the whole split.
-    """
+    """A map-style dataset whose image and label columns are known."""
 
     dataset: datasets.Dataset
+    """Images undecoded (`Image(decode=False)`); labels, if any, int64 in [0, num_classes)."""
     name: str
+    """The source as the user gave it."""
     split: str
+    """The split as the user gave it."""
     image_column: str
+    """Name of the image column."""
     label_column: str | None
+    """Name of the label column; None = no labels."""
     class_names: list[str] | None
+    """Name of each class in the order of the labels; None = no labels."""
     kept_rows: list[int] | None = None
+    """For each row of `dataset` its row in the split; None = the whole split."""
 
 
 def open_source(

@@ -33,40 +33,38 @@ READING_BATCH = 256  # undecoded images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageStream:
-    """Images that are read from their beginning, any number of times.
-
-    Attributes:
-        examples: the images that are wanted, undecoded, with their labels as the data have them.
-        whole_split: the split that they are chosen from.
-        first: the first of the examples.
-        name, split: source and split as the user gave them.
-        image_column: name of the image column.
-        label_column: name of the label column, None = labels are not read.
-        class_ids: label in the data -> class label, None = labels are not read.
-        class_names: name of each class in the order of the class labels, None = the images have no labels.
-        channels: 1 (gray) or 3 (RGB).
-        image_size: height and width, in pixels.
-        max_images: the option, None = all.
-        num_images: images in an epoch of all processes, None = not known before they have been read.
-        shuffle_buffer: images that the order is shuffled within.
-        bad_images: what is done about those that cannot be decoded.
-    """
+    """Images that are read from their beginning, any number of times."""
 
     examples: datasets.IterableDataset
+    """The requested images, undecoded, with their labels as in the data."""
     whole_split: datasets.IterableDataset
+    """The split that they are chosen from."""
     first: Example
+    """The first of the examples."""
     name: str
+    """The source as the user gave it."""
     split: str
+    """The split as the user gave it."""
     image_column: str
+    """Name of the image column."""
     label_column: str | None
+    """Name of the label column; None = labels are not read."""
     class_ids: dict[int, int] | None
+    """Label in the data -> class label; None = labels are not read."""
     class_names: list[str] | None
+    """Name of each class in the order of the class labels; None = the images have no labels."""
     channels: int
+    """1 (gray) or 3 (RGB)."""
     image_size: int
+    """Height and width, in pixels."""
     max_images: int | None
+    """The option; None = all."""
     num_images: int | None
+    """Images in an epoch of all processes; None = not known before they have been read."""
     shuffle_buffer: int
+    """Images within which the order is shuffled."""
     bad_images: BadImages
+    """What is done about images that cannot be decoded."""
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -28,21 +28,18 @@ HASHING_BATCH = 512  # images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageTable:
-    """Decoded images: pixels on disk (or in memory for a dataset that is in memory), labels in memory.
-
-    Attributes:
-        pixels: a dataset with one column `pixels`: channels * image_size**2 bytes a row, in CHW order.
-        channels: 1 (gray) or 3 (RGB).
-        image_size: height and width, in pixels.
-        class_names: name of each class in the order of the labels, None = no labels.
-        class_labels: (N,) int64 in [0, num_classes), None = no labels.
-    """
+    """Decoded images: pixels on disk (or in memory for a dataset that is in memory), labels in memory."""
 
     pixels: datasets.Dataset
+    """One column `pixels`: channels * image_size**2 bytes per row, in CHW order."""
     channels: int
+    """1 (gray) or 3 (RGB)."""
     image_size: int
+    """Height and width, in pixels."""
     class_names: list[str] | None
+    """Name of each class in the order of the labels; None = no labels."""
     class_labels: torch.Tensor | None
+    """(N,) int64 in [0, num_classes); None = no labels."""
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -20,11 +20,16 @@ from hf_ddpm.diffusion.objective import add_noise, clean_images_of, sample_times
 class BitsPerDim:
     """The bound of B images; all in bits per dimension (the mean over channels and pixels), float64, on the CPU."""
 
-    prior: Tensor  # (B,): L_T, KL(q(x_T | x_0) || N(0, I))
-    decoder: Tensor  # (B,): L_0, -log p(x_0 | x_1) of the 8-bit values
-    timesteps: Tensor  # (B, n) int64 in [1, T): where the terms between them were computed
-    terms: Tensor  # (B, n): L_1 to L_{T-1}, KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at these timesteps
-    num_train_timesteps: int  # T
+    prior: Tensor
+    """(B,): L_T, KL(q(x_T | x_0) || N(0, I))."""
+    decoder: Tensor
+    """(B,): L_0, -log p(x_0 | x_1) of the 8-bit values."""
+    timesteps: Tensor
+    """(B, n) int64 in [1, T): where the terms between them were computed."""
+    terms: Tensor
+    """(B, n): L_1 to L_{T-1}, KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at these timesteps."""
+    num_train_timesteps: int
+    """T."""
 
     @property
     def variational(self) -> Tensor:

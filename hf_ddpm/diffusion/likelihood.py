@@ -21,10 +21,14 @@ HALF_BIN = 1 / 255  # 8-bit values on [-1, 1] lie 2 / 255 apart
 class Posterior:
     """q(x_{t-1} | x_t, x_0), a Gaussian with mean `clean_weight * x_0 + noisy_weight * x_t`; each field is (T,)."""
 
-    clean_weight: Tensor  # of x_0 in the mean
-    noisy_weight: Tensor  # of x_t in the mean
-    log_variance: Tensor  # log beta-tilde; at t = 0, where beta-tilde is 0, that of t = 1
-    log_beta: Tensor  # log beta, of the step from x_{t-1} to x_t
+    clean_weight: Tensor
+    """Weight of x_0 in the mean."""
+    noisy_weight: Tensor
+    """Weight of x_t in the mean."""
+    log_variance: Tensor
+    """log beta-tilde; at t = 0, where beta-tilde is 0, that of t = 1."""
+    log_beta: Tensor
+    """log beta, of the step from x_{t-1} to x_t."""
 
 
 def posterior_of(alphas_cumprod: Tensor) -> Posterior:

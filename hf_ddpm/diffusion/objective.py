@@ -23,9 +23,12 @@ HYBRID_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, section 3.1, for a bo
 class DiffusionLoss:
     """Loss of one batch."""
 
-    loss: Tensor  # () float32: weighted mean over the batch, the number that is differentiated
-    sample_losses: Tensor  # (B,) float32: unweighted loss of each sample's prediction, its mean over pixels
-    vlb: Tensor | None  # (B,) float32: T times each sample's term of the bound, in bits per dimension; None = not computed
+    loss: Tensor
+    """() float32: weighted mean over the batch, the number that is differentiated."""
+    sample_losses: Tensor
+    """(B,) float32: unweighted loss of each sample's prediction, its mean over pixels."""
+    vlb: Tensor | None
+    """(B,) float32: T times each sample's term of the bound, in bits per dimension; None = not computed."""
 
 
 def diffusion_loss(
