@@ -6,6 +6,7 @@ Needs torch and diffusers only: `CFGDDPMPipeline.save_pretrained` copies this fi
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from diffusers import ModelMixin, UNet2DModel
@@ -31,7 +32,7 @@ class ClassMapUNet(UNet2DModel):
         ValueError: an argument cannot work with maps.
     """
 
-    def __init__(self, class_map_stages: list[str] | tuple[str, ...] = ("down", "up"), **unet_arguments):
+    def __init__(self, class_map_stages: list[str] | tuple[str, ...] = ("down", "up"), **unet_arguments: Any):
         super().__init__(**unet_arguments)
         self.register_to_config(class_map_stages=list(class_map_stages))
         self._check_config()
@@ -148,6 +149,6 @@ def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) 
     )
 
 
-def _require(ok: bool, name: str, value, remedy: str) -> None:
+def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
     if not ok:
         raise ValueError(f"{name} is {value!r}: {remedy}")
