@@ -34,16 +34,14 @@ def code_block(text: str, language: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, compact: bool = False) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are Markdown already; a `|` that would end a cell is replaced.
 
     Args:
         header, rows: cells; every row is as long as the header.
-        compact: the rule below the header is `|---|---|` and not `| --- | --- |`.
     """
     lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', cell) for cell in row)} |" for row in (header, *rows)]
-    rule = "|---" if compact else "| --- "
-    return "\n".join([lines[0], rule * len(header) + "|", *lines[1:]])
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -84,7 +84,7 @@ def markdown_report(results: Results) -> str:
     for name, value in results.metrics.items():
         bounds = (number(bound.get(name)) for bound in (results.floor, results.ceiling))
         rows.append([name, mean_with_error(value.mean, value.stderr), value_text(value.n), *bounds])
-    metrics = table(["metric", "mean ± standard error", "n", "real images", "noise"], rows, compact=True)
+    metrics = table(["metric", "mean ± standard error", "n", "real images", "noise"], rows)
     notes = "\n".join(f"- {note}" for note in results.notes)
     parts = [about, metrics, _class_table(results.per_class), notes, code_block(protocol["command"], "bash")]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -173,4 +173,4 @@ def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> str:
         cells = [(mean_with_error(it.mean, it.stderr), number(it.floor)) if it else ("", "") for it in found]
         rows.append([label, *itertools.chain(*cells)])
     header = ["class", *itertools.chain(*((name, "real images") for name in names))]
-    return table(header, rows, compact=True) if per_class else ""
+    return table(header, rows) if per_class else ""

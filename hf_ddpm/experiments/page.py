@@ -135,7 +135,7 @@ class Comparison:
         rows = [self._table_row(cell, axes, metrics) for cell in measured]
         for what, count, bounds in bound_rows(facts.cells, metrics):
             rows.append([f"{what} ({count:,})", *[""] * (len(axes) + 2), *map(number, bounds)])
-        return table(header, rows, compact=True)
+        return table(header, rows)
 
     @property
     def training_table(self) -> str:
@@ -148,7 +148,7 @@ class Comparison:
                 [run.recipe, *seed, *(shown[name] for name in ("steps", "images_seen", "training_seconds", "final_loss"))]
             )
         seed = [AXIS_NAMES["train_seed"]] if self._several_trainings else []
-        return table(["recipe", *seed, "steps", "images seen", "training time", "final loss"], rows, compact=True)
+        return table(["recipe", *seed, "steps", "images seen", "training time", "final loss"], rows)
 
     @property
     def samples(self) -> str:
@@ -161,7 +161,7 @@ class Comparison:
             part = runs[start : start + columns]
             names = [f"{run.recipe}, seed {run.train_seed}" if self._several_trainings else run.recipe for run in part]
             pictures = [f"![samples of {name}]({self.folder}{run.samples})" for name, run in zip(names, part, strict=True)]
-            blocks.append(table(names, [pictures], compact=True))
+            blocks.append(table(names, [pictures]))
         return "\n\n".join(blocks)
 
     @property
@@ -175,7 +175,7 @@ class Comparison:
             found = [cell.per_class.get(label, {}).get(distance) for cell in cells]
             floor = next((value.floor for value in found if value is not None and value.floor is not None), None)
             rows.append([label, *map(metric_text, found), number(floor)])
-        return table(["class", *map(self._column, cells), "real images"], rows, compact=True) if rows else ""
+        return table(["class", *map(self._column, cells), "real images"], rows) if rows else ""
 
     @property
     def images_per_class(self) -> int | None:

@@ -123,7 +123,7 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
         lines.append([f"{what} ({count})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
     images = ", ".join(f"{count:,}" for count in dict.fromkeys(row.num_images for row in rows))
     about = f"{rows[0].num_seeds} seeds of {images} images each: mean ± standard error over the seeds."
-    shown = table([*axes, *costs, *metrics], lines, compact=True)
+    shown = table([*axes, *costs, *metrics], lines)
     return f"{about}\n\n{shown}\n\n{code_block(command, 'bash')}\n"
 
 
