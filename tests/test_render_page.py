@@ -35,7 +35,7 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
         ("page.md", "page.md", "--output is"),
         ("page.md", "mnist/README.md", "give another file in the folder of the template"),
         ("pages.md", "README.md", "there is no such file"),
-        ("wrong.md", "README.md", "mnist/: there is no metric 'fd_jugde'; near: fd_judge"),
+        ("wrong.md", "README.md", "mnist/: there is no 'fd_jugde', only fd_judge"),
         ("bytes.md", "README.md", "no UTF-8 text"),
     ],
 )

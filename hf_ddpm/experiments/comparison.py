@@ -43,6 +43,9 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
 
     Returns:
         Paths of all that was written, without the other pictures of the comparison.
+
+    Raises:
+        ValueError: a run folder is damaged.
     """
     folder = Path(config.output_dir)
     paths = [folder / "sweep.csv", folder / "sweep.md"]
@@ -54,31 +57,16 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
     paths += [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
     if config.grid.recipe is not None:
         pictures = [path.name for path in paths if path.suffix == ".png"]
-        paths += write_comparison(config, rows, command=command, figures=pictures)
+        paths += _write_comparison(config, rows, command, pictures)
     return paths
 
 
-def write_comparison(
-    config: SweepConfig, rows: Sequence[SweepRow], *, command: str, figures: Sequence[str] = ()
-) -> list[Path]:
-    """Write `comparison.md`, `comparison.json` and the pictures of the folder `comparison`.
-
-    Args:
-        config: of a finished sweep over recipes.
-        rows: what `sweep` returned.
-        command: what started it.
-        figures: file names of the sweep's own figures, which the page shows too.
-
-    Returns:
-        Paths of the page and of the JSON file.
-
-    Raises:
-        ValueError: a run folder is damaged.
-    """
+def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: str, figures: Sequence[str]) -> list[Path]:
+    """Write `comparison.md`, `comparison.json` and the pictures of the folder `comparison`; see `write_report`."""
     folder, runs = Path(config.output_dir), config.runs()
-    losses = {run.folder.path.name: read_losses(run.folder.path) for run in runs}
-    trainings = [_training_facts(run, losses[run.folder.path.name]) for run in runs]
-    text = comparison_facts(config, rows, trainings, command=command, figures=figures).to_json()
+    losses = {run.name: read_losses(run.folder.path) for run in runs}
+    trainings = [_training_facts(run, losses[run.name]) for run in runs]
+    text = _comparison_facts(config, rows, trainings, command, figures).to_json()
     for run, training in zip(runs, trainings, strict=True):
         grid = run.folder.last_sample_grid()
         if grid is not None and training.samples is not None:
@@ -91,42 +79,6 @@ def write_comparison(
     write_whole(paths[1], text)
     write_whole(paths[0], comparison_page(ComparisonFacts.from_json(text)))
     return paths
-
-
-def comparison_facts(
-    config: SweepConfig,
-    rows: Sequence[SweepRow],
-    trainings: Sequence[TrainingFacts],
-    *,
-    command: str,
-    figures: Sequence[str],
-) -> ComparisonFacts:
-    """Everything that a page about the recipes says.
-
-    Args:
-        config, rows, command, figures: see `write_comparison`.
-        trainings: what training each model took.
-    """
-    results = [Results.read(Path(config.output_dir) / "cells" / f"{row.cell}.json") for row in rows]
-    protocol = results[0].protocol
-    return ComparisonFacts(
-        recipes=list(dict.fromkeys(run.recipe for run in trainings)),
-        train_seeds=list(dict.fromkeys(run.train_seed for run in trainings)),
-        train_minutes=config.train_minutes,
-        distance=distance_name(rows),
-        **{
-            name: protocol[name]
-            for name in ("features", "data_source", "data_labels", "reference_split", "reference_images")
-        },
-        num_seeds=len(protocol["seeds"]),
-        runs=list(trainings),
-        cells=list(rows),
-        means=means_over_trainings(rows),
-        notes=list(dict.fromkeys(note for found in results for note in found.notes)),
-        losses=LOSS_CURVES,
-        figures=list(figures),
-        command=command,
-    )
 
 
 def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
@@ -165,6 +117,31 @@ def small_png(path: Path) -> bytes:
     return content
 
 
+def _comparison_facts(
+    config: SweepConfig, rows: Sequence[SweepRow], trainings: list[TrainingFacts], command: str, figures: Sequence[str]
+) -> ComparisonFacts:
+    results = [Results.read(Path(config.output_dir) / "cells" / f"{row.cell}.json") for row in rows]
+    protocol = results[0].protocol
+    return ComparisonFacts(
+        recipes=list(dict.fromkeys(run.recipe for run in trainings)),
+        train_seeds=list(dict.fromkeys(run.train_seed for run in trainings)),
+        train_minutes=config.train_minutes,
+        distance=distance_name(rows),
+        **{
+            name: protocol[name]
+            for name in ("features", "data_source", "data_labels", "reference_split", "reference_images")
+        },
+        num_seeds=len(protocol["seeds"]),
+        runs=trainings,
+        cells=list(rows),
+        means=means_over_trainings(rows),
+        notes=list(dict.fromkeys(note for found in results for note in found.notes)),
+        losses=LOSS_CURVES,
+        figures=list(figures),
+        command=command,
+    )
+
+
 def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> TrainingFacts:
     """What a model is and what its training took, from its run folder.
 
@@ -174,13 +151,13 @@ def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> Train
     """
     surroundings = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     network = network_of(load_pipeline(str(run.folder.pipeline), device="cpu"))
-    name, last = run.folder.path.name, rows[-1]
+    last = rows[-1]
     # Where the run went on from a checkpoint between two rows, the steps before it are taken to have been as fast.
     seen = itertools.pairwise([0, *(row["images_seen"] for row in rows)])
     speeds = [row["images_per_second"] for row in rows]
     train_images = round(last["images_seen"] / last["epoch"]) if last.get("epoch") else None
     return TrainingFacts(
-        name=name,
+        name=run.name,
         recipe=run.recipe.stem,
         train_seed=run.seed,
         kind="GAN" if run.is_gan else "diffusion model",
@@ -192,6 +169,6 @@ def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> Train
         seconds_per_epoch=train_images and train_images / statistics.median(speeds),
         training_seconds=sum((after - before) / speed for (before, after), speed in zip(seen, speeds, strict=True)),
         final_losses={name: last[name] for name in LOSSES if name in last},
-        samples=None if run.folder.last_sample_grid() is None else f"{FOLDER}/{name}.png",
+        samples=None if run.folder.last_sample_grid() is None else f"{FOLDER}/{run.name}.png",
         **{name: surroundings[name] for name in ("processor", "gpu", "num_processes", "num_threads")},
     )

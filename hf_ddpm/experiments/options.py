@@ -92,6 +92,11 @@ class TrainedRun:
     folder: RunFolder
 
     @property
+    def name(self) -> str:
+        """Name of the run folder."""
+        return self.folder.path.name
+
+    @property
     def is_gan(self) -> bool:
         """Whether the model is a GAN."""
         return self.program == GANConfig.program

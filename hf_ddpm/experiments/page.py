@@ -13,12 +13,10 @@ A page that is written by hand is a Jinja template in which each comparison has 
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedError
 
@@ -26,7 +24,6 @@ from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SHORT_NAMES
 from hf_ddpm.experiments.tables import MAIN_METRICS, SweepRow, bound_rows, metric_text
 from hf_ddpm.markdown import code_block, counted, number, table, value_text
-from hf_ddpm.results import MetricValue
 
 AXIS_NAMES = {
     "recipe": "recipe",
@@ -39,6 +36,8 @@ AXIS_NAMES = {
 """Axes of a comparison, and how a table calls them."""
 SIDE_BY_SIDE = 4
 """Sample grids in one line, at most."""
+
+Value = TypeVar("Value")
 
 
 def comparison_page(facts: ComparisonFacts) -> str:
@@ -65,11 +64,7 @@ def render(template: str, names: Mapping[str, Any]) -> str:
         return environment.from_string(template).render(names)
     except TemplateSyntaxError as error:
         raise ValueError(f"the template, line {error.lineno}: {error.message}") from error
-    except UndefinedError as error:
-        unknown = re.findall(r"'(\w+)'", str(error))[-1]
-        known = [*names, *TRAINING_TEXTS, *(name for name in dir(Comparison) if not name.startswith("_"))]
-        raise ValueError(f"the template: {error}{_near(unknown, known)}") from error
-    except TypeError as error:
+    except (UndefinedError, TypeError) as error:
         raise ValueError(f"the template: {error}") from error
 
 
@@ -81,10 +76,9 @@ def read_comparisons(folder: Path) -> dict[str, Comparison]:
     """
     found = {}
     for path in sorted(Path(folder).glob("*/comparison.json")):
+        name = path.parent.name
         try:
-            found[path.parent.name] = Comparison(
-                ComparisonFacts.from_json(path.read_text(encoding="utf-8")), f"{path.parent.name}/"
-            )
+            found[name] = Comparison(ComparisonFacts.from_json(path.read_text(encoding="utf-8")), f"{name}/")
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
     return found
@@ -131,7 +125,7 @@ class Comparison:
         known = {name for cell in facts.cells for name in cell.metrics}
         metrics = [facts.distance, *(name for name in MAIN_METRICS if name in known)]
         header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds an epoch", "network calls", *metrics]
-        measured = [cell for recipe in facts.recipes for cell in self._measured if cell.recipe == recipe]
+        measured = sorted([*facts.cells, *facts.means], key=lambda row: facts.recipes.index(row.recipe))  # means last
         rows = [self._table_row(cell, axes, metrics) for cell in measured]
         for what, count, bounds in bound_rows(facts.cells, metrics):
             rows.append([f"{what} ({count:,})", *[""] * (len(axes) + 2), *map(number, bounds)])
@@ -140,15 +134,18 @@ class Comparison:
     @property
     def training_table(self) -> str:
         """What training each model took."""
+        axes = ["recipe", "train_seed"] if self._several_trainings else ["recipe"]
+        names = {
+            "steps": "steps",
+            "images_seen": "images seen",
+            "training_seconds": "training time",
+            "final_loss": "final loss",
+        }
         rows = []
         for run in self.facts.runs:
-            seed = [str(run.train_seed)] if self._several_trainings else []
-            shown = training_texts(run)
-            rows.append(
-                [run.recipe, *seed, *(shown[name] for name in ("steps", "images_seen", "training_seconds", "final_loss"))]
-            )
-        seed = [AXIS_NAMES["train_seed"]] if self._several_trainings else []
-        return table(["recipe", *seed, "steps", "images seen", "training time", "final loss"], rows)
+            texts = training_texts(run)
+            rows.append([*(str(getattr(run, axis)) for axis in axes), *(texts[name] for name in names)])
+        return table([*(AXIS_NAMES[axis] for axis in axes), *names.values()], rows)
 
     @property
     def samples(self) -> str:
@@ -204,8 +201,7 @@ class Comparison:
         Raises:
             ValueError: there is no such training, or more than one; also of the methods below.
         """
-        self._check_name(recipe, self.facts.recipes, "recipe")
-        return training_texts(self._only([run for run in self.facts.runs if run.recipe == recipe], axes))
+        return training_texts(self._only(self.facts.runs, recipe=recipe, **axes))
 
     def metric(self, recipe: str, name: str, *, class_name: str | None = None, **axes: Any) -> str:
         """A metric with its standard error.
@@ -216,27 +212,17 @@ class Comparison:
             class_name: the metric of one class; None = of all.
             axes: values of the measurement on axes that vary, by their names.
         """
-        self._check_name(recipe, self.facts.recipes, "recipe")
-        found = self._only([cell for cell in self._measured if cell.recipe == recipe], axes)
-        metrics: Mapping[str, MetricValue] = found.metrics
-        if class_name is not None:
-            classes = found.per_class if isinstance(found, SweepRow) else {}
-            self._check_name(class_name, classes, "class")
-            metrics = classes[class_name]
-        self._check_name(name, metrics, "metric")
-        return metric_text(metrics[name])
+        found = self._only([*self.facts.cells, *self.facts.means], recipe=recipe, **axes)
+        metrics = found.metrics if class_name is None else self._get(getattr(found, "per_class", {}), class_name)
+        return metric_text(self._get(metrics, name))
 
-    def real(self, name: str, *, num_images: int | None = None) -> str:
-        """What as many real images score; `num_images` where it varies."""
-        return self._bound("floor", name, num_images)
+    def real(self, name: str, **axes: Any) -> str:
+        """What as many real images score."""
+        return self._bound("floor", name, axes)
 
-    def noise(self, name: str, *, num_images: int | None = None) -> str:
-        """What as many images of uniform noise score; `num_images` where it varies."""
-        return self._bound("ceiling", name, num_images)
-
-    @property
-    def _measured(self) -> list[SweepRow | MeanRow]:
-        return [*self.facts.cells, *self.facts.means]
+    def noise(self, name: str, **axes: Any) -> str:
+        """What as many images of uniform noise score."""
+        return self._bound("ceiling", name, axes)
 
     @property
     def _several_trainings(self) -> bool:
@@ -279,53 +265,43 @@ class Comparison:
         named = (f"{SHORT_NAMES[axis]} = {text}" if axis in SHORT_NAMES else text for axis, text in texts.items())
         return ", ".join([str(cell.recipe), *named])
 
-    def _bound(self, bound: str, metric: str, num_images: int | None) -> str:
-        found: list[dict[str, float]] = [
-            getattr(cell, bound) for cell in self.facts.cells if num_images in (None, cell.num_images)
-        ]
-        self._check_name(metric, {name for values in found for name in values}, bound)
-        different = {values[metric] for values in found if metric in values}
-        if len(different) > 1:
-            raise ValueError(f"{self.folder}: the {bound} of {metric} depends on the number of images, add num_images=...")
-        return number(different.pop())
+    def _bound(self, bound: str, name: str, axes: Mapping[str, Any]) -> str:
+        rows = [cell for cell in self.facts.cells if _matches(cell, axes)]
+        known = {metric: number(value) for row in rows for metric, value in getattr(row, bound).items()}
+        text = self._get(known, name)
+        if any(number(getattr(row, bound).get(name)) not in ("", text) for row in rows):
+            raise ValueError(f"{self.folder}: {name} depends on the number of images, add num_images=...")
+        return text
 
-    def _only(self, entries: Sequence[Any], axes: Mapping[str, Any]) -> Any:
+    def _only(self, entries: Sequence[Any], **axes: Any) -> Any:
         """The only run or measurement that has the wanted values."""
-        for axis, value in axes.items():
-            self._check_name(axis, AXIS_NAMES, "axis")
-            kept = [entry for entry in entries if getattr(entry, axis, None) == value]
-            if not kept:
-                raise ValueError(f"{self.folder}: none has {axis}={value!r}, there are {_different(entries, axis)}")
-            entries = kept
-        if len(entries) > 1:
-            axis = next((axis for axis in AXIS_NAMES if "," in _different(entries, axis)), "train_seed")
-            raise ValueError(
-                f"{self.folder}: several have it, say which with {axis}=...: there are {_different(entries, axis)}"
-            )
-        return entries[0]
+        found = [entry for entry in entries if _matches(entry, axes)]
+        if len(found) != 1:
+            rest = found or entries
+            values = {axis: {str(getattr(entry, axis, None)): None for entry in rest} for axis in AXIS_NAMES}
+            there = "; ".join(f"{axis} {', '.join(known)}" for axis, known in values.items() if len(known) > 1)
+            wanted = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
+            raise ValueError(f"{self.folder}: {len(found)} have {wanted}, say which of {there}")
+        return found[0]
 
-    def _check_name(self, name: str, known: Iterable[str], what: str) -> None:
+    def _get(self, known: Mapping[str, Value], name: str) -> Value:
         if name not in known:
-            raise ValueError(f"{self.folder}: there is no {what} {name!r}{_near(name, known)}")
-
-
-TRAINING_TEXTS: dict[str, Callable[[TrainingFacts], str]] = {
-    "parameters": lambda run: f"{run.parameters / 1e6:.2f} M" if run.parameters >= 1e5 else f"{run.parameters / 1e6:.2g} M",
-    "seconds_per_epoch": lambda run: number(run.seconds_per_epoch, 3),
-    "steps": lambda run: value_text(run.steps),
-    "images_seen": lambda run: value_text(run.images_seen),
-    "training_seconds": lambda run: duration(run.training_seconds),
-    "final_loss": lambda run: ", ".join(
-        f"{name.removesuffix('_loss')} {number(loss)}" if "_" in name else number(loss)
-        for name, loss in run.final_losses.items()
-    ),
-}
-"""How a page shows what a training took, by name."""
+            raise ValueError(f"{self.folder}: there is no {name!r}, only {', '.join(known)}")
+        return known[name]
 
 
 def training_texts(run: TrainingFacts) -> dict[str, str]:
-    """What a training took, as TRAINING_TEXTS shows it."""
-    return {name: text(run) for name, text in TRAINING_TEXTS.items()}
+    """What a training took, as a page shows it, by name."""
+    millions = run.parameters / 1e6
+    losses = {name.removesuffix("_loss"): number(loss) for name, loss in run.final_losses.items()}
+    return {
+        "parameters": f"{millions:.2f} M" if millions >= 0.1 else f"{millions:.2g} M",
+        "seconds_per_epoch": number(run.seconds_per_epoch, 3),
+        "steps": value_text(run.steps),
+        "images_seen": value_text(run.images_seen),
+        "training_seconds": duration(run.training_seconds),
+        "final_loss": ", ".join(loss if name == "loss" else f"{name} {loss}" for name, loss in losses.items()),
+    }
 
 
 def duration(seconds: float) -> str:
@@ -336,11 +312,5 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _different(entries: Sequence[Any], axis: str) -> str:
-    return ", ".join(dict.fromkeys(str(getattr(entry, axis, None)) for entry in entries))
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
-    return f"; near: {', '.join(near)}" if near else ""
+def _matches(entry: Any, axes: Mapping[str, Any]) -> bool:
+    return all(getattr(entry, axis, None) == value for axis, value in axes.items())

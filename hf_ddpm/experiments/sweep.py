@@ -23,14 +23,7 @@ from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
-from hf_ddpm.evaluation.protocol import (
-    Measurement,
-    check_sampling,
-    data_of_training,
-    data_options,
-    measure,
-    open_references,
-)
+from hf_ddpm.evaluation.protocol import Measurement, check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import command_line
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
@@ -230,7 +223,7 @@ def _train(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GAN
     what = "steps were timed"
     try:
         for run, options in with_equal_time(config, trainings).items():
-            what = f"{run.folder.path.name} was trained"
+            what = f"{run.name} was trained"
             train_recipe(options)
     except Stopped as stopped:
         message = f"stopped while {what}; the same command goes on from there"
