@@ -8,8 +8,6 @@
 Results in the folder `results` of a run enter the model card of its pipeline.
 """
 
-from pathlib import Path
-
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.evaluation.options import EvaluationConfig
 
@@ -20,26 +18,13 @@ def main(args: list[str] | None = None) -> None:
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.protocol import evaluate
-        from hf_ddpm.evaluation.report import markdown_report
-        from hf_ddpm.figures.measurements import plot_measurement
-        from hf_ddpm.hub.card import write_card
-        from hf_ddpm.runtime.files import write_whole
+        from hf_ddpm.evaluation.report import markdown_report, write_report
 
         results = evaluate(config)
-        if not PartialState().is_main_process:
-            return
-        output, model = Path(config.output), Path(config.model)
-        report = markdown_report(results)
-        write_whole(output.with_suffix(".md"), report)
-        write_whole(output.with_suffix(".png"), lambda path: plot_measurement(results, path, title=config.model))
-        print(report)
-        print(f"results: {output}, {output.with_suffix('.md').name}, {output.with_suffix('.png').name}")
-        run = output.parent.parent
-        is_own = output.parent.name == "results" and model.resolve() == (run / "pipeline").resolve()
-        has_card = "scheduler" in results.protocol  # cards tell of diffusion models
-        if is_own and has_card and (run / "config.yaml").is_file():
-            write_card(model, run)
-            print(f"card:    {model / 'README.md'}")
+        if PartialState().is_main_process:
+            paths = write_report(results, config)
+            print(markdown_report(results))
+            print("written:", config.output, *paths)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ class Monitor:
         Raises:
             ValueError: there are no such features or sampler, or the judge is too weak.
         """
-        self._config, self._measurement = config, None
+        assert config.features is not None, "config.every_steps is given, and features with it"
+        self._config, self._features = config, config.features
+        self._measurement: Measurement | None = None
         self._processes = init_distributed(num_threads)
         check_scheduler(config.scheduler)
         self._extractor = build_extractor(
-            config.features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy
+            self._features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy
         )
         known = asdict(ReferenceDataConfig()).keys()
         self._data = ReferenceDataConfig(**{name: value for name, value in asdict(data).items() if name in known})
@@ -47,11 +49,9 @@ class Monitor:
         """
         config = self._config
         if self._measurement is None:
-            protocol = ProtocolConfig(features=config.features, num_images=config.num_images, num_seeds=1)
+            protocol = ProtocolConfig(features=self._features, num_images=config.num_images, num_seeds=1)
             references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
-            self._measurement = Measurement(
-                config=protocol, references=references, processes=self._processes, stop=StopRequest(), progress=False
-            )
+            self._measurement = Measurement(config=protocol, references=references, stop=StopRequest(), progress=False)
         sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
         sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
         sampling = SamplingConfig(

@@ -27,9 +27,8 @@ from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, SeedScores, kept_key
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.reference_cache import reference_summary
-from hf_ddpm.evaluation.references import MIN_IMAGES, References, merged, nearest_positions
+from hf_ddpm.evaluation.references import MIN_IMAGES, References, batches_of, nearest_positions
 from hf_ddpm.evaluation.report import LOSS_IMAGES, assemble
-from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
@@ -37,30 +36,33 @@ from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 
+BATCH_SIZE = 256
+"""Real images at a time, when they are summed up."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Measurement:
-    """All that one figure after the other is computed with.
-
-    Attributes:
-        config: what is measured.
-        references: the real images.
-        processes: which share the work.
-        stop: whether somebody asked to stop.
-        progress: show bars on stderr.
-    """
+    """Scores the images of one seed after another; every process has to call each method."""
 
     config: ProtocolConfig
+    """What is measured."""
     references: References
-    processes: PartialState
+    """The real images, and the processes that share the work."""
     stop: StopRequest
+    """Whether a signal asked to stop."""
     progress: bool = True
+    """Show bars on stderr."""
+
+    @property
+    def processes(self) -> PartialState:
+        """Which share the work."""
+        return self.references.processes
 
     def score_seed(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
-        """Draw the images of the seed of this number and score them; every process has to call it.
+        """Sample the images of the seed of this number and score them.
 
         Raises:
-            Stopped: a signal came; after the batch that was being drawn.
+            Stopped: a signal came; after the batch that was being sampled.
         """
         config = self.config
         labels, classes = self.labels(pipeline)
@@ -80,14 +82,14 @@ class Measurement:
         return scores
 
     def score_noise(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
-        """Score uniform noise in the place of the samples of a seed; every process has to call it.
+        """Score uniform noise instead of the samples of a seed.
 
         Raises:
             Stopped: a signal came.
         """
         positions = torch.arange(self.config.num_images)[shard(self.config.num_images, self.processes)]
-        parts = positions.split(sampling.batch_size) if len(positions) else ()
-        batches = (self.references.noise(self._first_seed(number) + part) for part in parts)
+        first = self._first_seed(number)
+        batches = (self.references.noise(first + batch) for batch in batches_of(positions, sampling.batch_size))
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
 
     def _first_seed(self, number: int) -> int:
@@ -102,8 +104,10 @@ class Measurement:
             batch_size: images of all batches but the last.
         """
         config, references, clock = self.config, self.references, _Clock()
-        mine, summary = shard(config.num_images, self.processes), self._new_summary(classes)
-        wanted, kept = set(nearest_positions(config.num_images).tolist()), []
+        mine = shard(config.num_images, self.processes)
+        summary = references.new_summary(config.num_images, labelled=classes is not None)
+        wanted = set(nearest_positions(config.num_images).tolist())
+        kept: list[np.ndarray] = []
         largest_share = math.ceil(config.num_images / self.processes.num_processes)
         for start in range(0, largest_share, batch_size):  # in every process equally often
             images = next(batches, None)
@@ -116,58 +120,59 @@ class Measurement:
             if number_of_signal := any_process_stopped(self.stop, self.processes):
                 raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
         next(batches, None)  # none is left, but the bar learns that the last one is done
-        summary = merged([summary], self._new_summary(classes), self.processes)
+        summary = summary.of_all_processes(self.processes)
         kept = gather(kept, self.processes)
 
-        def score() -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        def score() -> SeedScores:
             nearest = references.nearest_train_distance(np.stack(kept))
-            return {**references.score(summary), "nearest_train_distance": nearest}, references.score_classes(summary)
+            metrics = {**references.score(summary), "nearest_train_distance": nearest}
+            return SeedScores(metrics=metrics, per_class=references.score_classes(summary), seconds={})
 
-        metrics, per_class = broadcast_from_main(score, self.processes)
+        scores = broadcast_from_main(score, self.processes)
         clock.lap("metrics")
-        return SeedScores(metrics=metrics, per_class=per_class, seconds=clock.seconds)
-
-    def _new_summary(self, classes: np.ndarray | None) -> FeatureSummary:
-        return self.references.new_summary(self.config.num_images, labelled=classes is not None)
+        scores.seconds = clock.seconds
+        return scores
 
     def losses(self, pipeline: ImagePipeline, seed: int) -> dict[str, float]:
         """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound.
 
-        A GAN has neither.
+        A GAN has neither, and data of other classes than the model's have not its labels.
         """
+        train, test = self.references.train, self.references.test
         if isinstance(pipeline, DCGANPipeline):
             return {}
-        losses, names = {}, self.references.train.class_names
-        if pipeline.is_conditional and _ids_of_classes(pipeline, names or []) != list(range(pipeline.num_classes)):
-            return {}  # of other classes than the model's: their labels are not its own
-        for split, table in (("train", self.references.train), ("test", self.references.test)):
+        if pipeline.is_conditional and _ids_of_classes(pipeline, train.class_names or []) != [*range(pipeline.num_classes)]:
+            return {}
+        losses = {}
+        for split, table in (("train", train), ("test", test)):
             if table is not None:
                 count = min(LOSS_IMAGES, len(table))
                 measure = partial(simple_loss, pipeline, table, num_images=count, seed=seed, spread=True)
                 losses[f"simple_loss_{split}"] = broadcast_from_main(measure, self.processes).mean
-        count, table = self.config.bits_per_dim_images, self.references.test
-        if count is not None:
+        if self.config.bits_per_dim_images is not None:
+            assert test is not None, "open_references refuses this"
             bits = bits_per_dim(
-                pipeline, table, num_images=count, timesteps_per_image=self.config.bits_per_dim_timesteps,
-                seed=seed, processes=self.processes,
-            )  # fmt: skip
+                pipeline,
+                test,
+                num_images=self.config.bits_per_dim_images,
+                timesteps_per_image=self.config.bits_per_dim_timesteps,
+                seed=seed,
+                processes=self.processes,
+            )
             losses["bits_per_dim_test"] = bits.total.mean
         return losses
 
     def labels(self, pipeline: ImagePipeline) -> tuple[list[int | None], np.ndarray | None]:
-        """The model's label of each image, and (n,) the same class as the references have it; None = no classes.
-
-        Raises:
-            ValueError: the model does not know a class of the data.
-        """
-        names, count = self.references.train.class_names, self.config.num_images
-        if not pipeline.is_conditional or names is None:
+        """The model's label of each image, and (n,) the same class as the references have it; None = no classes."""
+        train, count = self.references.train, self.config.num_images
+        names, train_labels = train.class_names, train.class_labels
+        if not pipeline.is_conditional or names is None or train_labels is None:
             return [None] * count, None
-        ids = _ids_of_classes(pipeline, names)
         classes = np.arange(count) % len(names)
         if self.config.class_prior == "train":
-            rows = (2 * np.arange(count) + 1) * len(self.references.train) // (2 * count)
-            classes = np.sort(self.references.train.class_labels.numpy())[rows]
+            rows = (2 * np.arange(count) + 1) * len(train) // (2 * count)
+            classes = np.sort(train_labels.numpy())[rows]
+        ids = _ids_of_classes(pipeline, names)
         return [ids[label] for label in classes], classes
 
 
@@ -195,9 +200,8 @@ def evaluate(config: EvaluationConfig) -> Results:
     data = data_options(config.data, config.model)
     with stop_requests("the measurement ends after this batch") as stop:
         references = open_references(config, data, pipeline, extractor, processes)
-        measurement = Measurement(config=config, references=references, processes=processes, stop=stop)
         kept = KeptSeeds(Path(config.output), kept_key(config, pipeline, references))
-        results = measure(measurement, data, pipeline, kept)
+        results = measure(config, data, pipeline, references, kept, stop=stop)
     results.protocol["seconds"]["in all, of this start"] = round(time.perf_counter() - started, 1)
     if processes.is_main_process:
         write_whole(Path(config.output), results.to_json())
@@ -207,25 +211,38 @@ def evaluate(config: EvaluationConfig) -> Results:
 
 
 def measure(
-    measurement: Measurement, data: DataConfig, pipeline: ImagePipeline, kept: KeptSeeds, *, noise: bool = False
+    config: EvaluationConfig,
+    data: DataConfig,
+    pipeline: ImagePipeline,
+    references: References,
+    kept: KeptSeeds,
+    *,
+    stop: StopRequest,
+    noise: bool = False,
 ) -> Results:
-    """Score every seed that is not kept from an earlier start, and put the results together; see `evaluate`.
+    """Score every seed that is not kept from an earlier start, and put the results together; every process has to call it.
 
     Args:
-        measurement: its `config` is an EvaluationConfig.
+        config: what is measured.
         data: the options that the references were read with.
         pipeline: with the sampler of the measurement.
-        kept: where finished seeds are.
-        noise: score uniform noise in the place of samples.
+        references: the real images.
+        kept: where the scores of finished seeds are.
+        stop: whether a signal asked to stop.
+        noise: score uniform noise instead of samples.
+
+    Raises:
+        Stopped: a signal came.
     """
-    config, processes = measurement.config, measurement.processes
-    scores = gather([kept.read()] if processes.is_main_process else [], processes)[0]
+    processes = references.processes
+    measurement = Measurement(config=config, references=references, stop=stop)
     score = measurement.score_noise if noise else measurement.score_seed
+    scores = broadcast_from_main(kept.read, processes)
     for number in range(len(scores), config.num_seeds):
         scores.append(score(pipeline, config.sampling, number))
         if processes.is_main_process:
             kept.write(scores)
-    return assemble(config, data, pipeline, measurement.references, scores)
+    return assemble(config, data, pipeline, references, scores)
 
 
 def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> ImagePipeline:
@@ -295,23 +312,32 @@ def open_references(
         raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=size, channels=channels)
-    _check_counts(config, train, test)
-    split = train if config.reference_split == "train" else test
-    _ids_of_classes(pipeline, split.class_names) if pipeline.is_conditional and split.class_names else None
+    split = _reference_split(config, train, test)
+    _check_classes(pipeline, split.class_names)
     summary = reference_summary(
-        extractor, split, batch_size=256, max_features=config.max_features, processes=processes,
-        reference_statistics=config.reference_statistics, progress=True,
-    )  # fmt: skip
+        extractor,
+        split,
+        batch_size=BATCH_SIZE,
+        max_features=config.max_features,
+        processes=processes,
+        reference_statistics=config.reference_statistics,
+        progress=True,
+    )
     return References(
-        extractor=extractor, train=train, test=test, reference_split=config.reference_split, summary=summary,
-        batch_size=256, processes=processes,
-    )  # fmt: skip
+        extractor=extractor,
+        train=train,
+        test=test,
+        reference_split=config.reference_split,
+        summary=summary,
+        batch_size=BATCH_SIZE,
+        processes=processes,
+    )
 
 
 class _Clock:
     """Adds up the seconds between laps by name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
@@ -322,31 +348,39 @@ class _Clock:
 
 
 def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
-    """The model's id of each class of the data, by its name; without names by its number."""
-    known = pipeline.id2label
-    if known is None:
-        if pipeline.num_classes != len(names):
-            count = pipeline.num_classes
-            raise ValueError(f"--data: the model has {count} classes without names and the data {len(names)}: give its own")
+    """The model's id of each class of the data, by its name; of a model without names by its number."""
+    if pipeline.id2label is None:
         return list(range(len(names)))
-    ids = {name: label for label, name in known.items()}
-    unknown = [name for name in names if name not in ids]
-    if unknown:
+    ids = {name: label for label, name in pipeline.id2label.items()}
+    return [ids[name] for name in names]
+
+
+def _check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
+    """Refuse data with a class that the model does not know."""
+    if not pipeline.is_conditional or names is None:
+        return
+    known = pipeline.id2label
+    if known is None and pipeline.num_classes != len(names):
+        count = pipeline.num_classes
+        raise ValueError(f"--data: the model has {count} classes without names and the data {len(names)}: give its own")
+    unknown = [] if known is None else [name for name in names if name not in known.values()]
+    if known is not None and unknown:
         raise ValueError(
             f"--data: the model knows no class {unknown[0]!r}, it knows {', '.join(known.values())[:80]}: choose classes "
             "with --data.labels, or give its own data"
         )
-    return [ids[name] for name in names]
 
 
-def _check_counts(config: ProtocolConfig, train: ImageTable, test: ImageTable | None) -> None:
+def _reference_split(config: ProtocolConfig, train: ImageTable, test: ImageTable | None) -> ImageTable:
+    """The split that samples are compared with; options that do not fit the splits are refused."""
     if config.num_images < MIN_IMAGES:
         raise ValueError(f"--num_images is {config.num_images}: density and coverage need at least {MIN_IMAGES}")
-    if config.reference_split == "test" and test is None:
-        raise ValueError("--reference_split is 'test': name the split with --data.test_split")
     if config.bits_per_dim_images is not None and test is None:
         raise ValueError("--bits_per_dim_images: they are held-out images, name their split with --data.test_split")
     split = train if config.reference_split == "train" else test
+    if split is None:
+        raise ValueError("--reference_split is 'test': name the split with --data.test_split")
     if len(split) < MIN_IMAGES:
         name = config.reference_split
         raise ValueError(f"the {name} split of --data has {len(split)} images: the metrics need at least {MIN_IMAGES}")
+    return split

@@ -125,12 +125,7 @@ def _one_pass(
             labels = None if table.class_labels is None else table.class_labels[batch]
             summary.update(extractor(table.images(batch)), labels, batch)
             bar.update(len(batch))
-    if processes is None:
-        return summary
-    whole = _empty(extractor, table, max_features)
-    for part in gather([summary], processes):
-        whole.merge(part)
-    return whole
+    return summary if processes is None else summary.of_all_processes(processes)
 
 
 def _find(

@@ -1,18 +1,19 @@
-"""The real images that samples are measured against, and what real images and noise score in their place.
+"""The real images that samples are compared with, and what real images and noise score instead of samples.
 
-references = open_references(config, pipeline, extractor, processes)
+references = open_references(config, data, pipeline, extractor, processes)
 references.score(summary_of_samples)          # name of each metric -> value
 references.floor(1000), references.ceiling(1000)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
@@ -21,36 +22,47 @@ from hf_ddpm.metrics.frechet import frechet_distance
 from hf_ddpm.metrics.kernel import kernel_distance
 from hf_ddpm.metrics.nearest import nearest_distances
 from hf_ddpm.metrics.precision_recall import manifold_metrics
-from hf_ddpm.runtime.distributed import broadcast_from_main, gather, shard
+from hf_ddpm.runtime.distributed import broadcast_from_main, shard
 
 NEAREST_IMAGES = 1000
 """Samples whose nearest training image is sought, evenly spread: each is compared with every pixel of the train split."""
-TABLE_BLOCK = 4096  # training images that are turned into floats at a time
+TABLE_BLOCK = 4096
+"""Training images that are turned into floats at a time."""
 MIN_IMAGES = 6
 """Images that all metrics need on either side: density and coverage look at five neighbours."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What real images or noise score."""
+
+    metrics: dict[str, float]
+    """By name."""
+    per_class: dict[str, dict[str, float]]
+    """Metrics of each class, by its name and theirs."""
+    num_images: int
+    """Images that were scored."""
+
+
 @dataclass(kw_only=True, eq=False)
 class References:
-    """Real images, summed up once, and what others score against them.
-
-    Attributes:
-        extractor: what the features come from.
-        train, test: the splits; test None = there is none.
-        reference_split: `train` or `test`, which of them samples are compared with.
-        summary: of the reference split.
-        batch_size: images at a time.
-        processes: which share the work.
-    """
+    """Real images, summed up once, and what others score against them."""
 
     extractor: Extractor
+    """What the features come from."""
     train: ImageTable
+    """The train split."""
     test: ImageTable | None
+    """The held-out split; None = there is none."""
     reference_split: str
+    """`train` or `test`: which of them samples are compared with."""
     summary: FeatureSummary
+    """Of the reference split."""
     batch_size: int
+    """Images at a time."""
     processes: PartialState
-    _known: dict = field(default_factory=dict)
+    """Which share the work."""
+    _known: dict[tuple[str, int], Bound] = field(default_factory=dict)
 
     @property
     def reference(self) -> ImageTable:
@@ -103,14 +115,18 @@ class References:
 
     def score_classes(self, summary: FeatureSummary) -> dict[str, dict[str, float]]:
         """Metrics of each class, by its name; empty = the images have no labels, or nothing is known of a class alone."""
-        names, scores = summary.class_names or [], {}
         ours, theirs = summary.class_statistics or {}, self.summary.class_statistics or {}
-        for label in ours.keys() & theirs.keys():
-            distance = frechet_distance(ours[label], theirs[label], warn=False)
-            scores.setdefault(names[label], {})[self.distance_name] = distance
-        for label, accuracy in (summary.class_accuracy or {}).items():
-            scores.setdefault(names[label], {})["class_accuracy"] = accuracy
-        return {name: scores[name] for name in names if name in scores}
+        accuracies = summary.class_accuracy or {}
+        scores: dict[str, dict[str, float]] = {}
+        for label, name in enumerate(summary.class_names or []):
+            found = {}
+            if label in ours and label in theirs:
+                found[self.distance_name] = frechet_distance(ours[label], theirs[label], warn=False)
+            if label in accuracies:
+                found["class_accuracy"] = accuracies[label]
+            if found:
+                scores[name] = found
+        return scores
 
     def nearest_train_distance(self, images: np.ndarray) -> float:
         """Mean distance of images to their nearest training image, as the root mean square over pixels that are in [0, 1].
@@ -125,8 +141,8 @@ class References:
             nearest = np.minimum(nearest, distances)
         return float(nearest.mean() / np.sqrt(queries.shape[1]))
 
-    def floor(self, num_images: int) -> tuple[dict[str, float], dict[str, dict[str, float]], int] | None:
-        """What real images score: metrics, metrics of each class, and how many images of the other split these are.
+    def floor(self, num_images: int) -> Bound | None:
+        """What real images score; every process has to call it.
 
         Args:
             num_images: n; the floor is that of min(n, size of the other split) images, evenly spread over it.
@@ -141,25 +157,21 @@ class References:
         if ("floor", count) not in self._known:
             rows = torch.arange(count) * len(others) // count
             labels = None if others.class_labels is None else others.class_labels[rows]
-            summary = self._summarise(((others.images(rows[part]), part) for part in self._parts(count)), count, labels)
             self._known["floor", count] = self._score_all(
-                summary, others is self.test, lambda kept: others.images(rows[kept])
+                lambda positions: others.images(rows[positions]), count, labels, are_unseen=others is self.test
             )
-        return (*self._known["floor", count], count)
+        return self._known["floor", count]
 
-    def ceiling(self, num_images: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """What uniform noise scores: metrics of as many images, and of each class."""
+    def ceiling(self, num_images: int) -> Bound:
+        """What as much uniform noise scores; every process has to call it."""
         if ("ceiling", num_images) not in self._known:
-            labels = None
-            if self.train.class_names is not None:
-                labels = torch.arange(num_images) % len(self.train.class_names)
-            images = ((self.noise(part), part) for part in self._parts(num_images))
-            summary = self._summarise(images, num_images, labels)
-            self._known["ceiling", num_images] = self._score_all(summary, True, self.noise)
+            names = self.train.class_names
+            labels = None if names is None else torch.arange(num_images) % len(names)
+            self._known["ceiling", num_images] = self._score_all(self.noise, num_images, labels, are_unseen=True)
         return self._known["ceiling", num_images]
 
-    def noise(self, positions: torch.Tensor) -> torch.Tensor:
-        """Uniform noise in place of images, (N, C, H, W) uint8, each a function of its position, (N,) int64 from 0."""
+    def noise(self, positions: Tensor) -> Tensor:
+        """Uniform noise instead of images, (N, C, H, W) uint8, each a function of its position, (N,) int64 from 0."""
         shape = (self.train.channels, self.train.image_size, self.train.image_size)
         images = [
             torch.randint(256, shape, generator=torch.Generator().manual_seed(position), dtype=torch.uint8)
@@ -167,41 +179,43 @@ class References:
         ]
         return torch.stack(images)
 
-    def _parts(self, count: int) -> Iterator[torch.Tensor]:
-        """Positions of this process's share of so many images, in batches."""
-        mine = torch.arange(count)[shard(count, self.processes)]
-        return iter(mine.split(self.batch_size) if len(mine) else ())
+    def _score_all(
+        self, images_at: Callable[[Tensor], Tensor], num_images: int, labels: Tensor | None, *, are_unseen: bool
+    ) -> Bound:
+        """Score images of which each process takes its share.
 
-    def _summarise(self, batches, num_images: int, labels: torch.Tensor | None) -> FeatureSummary:
+        Args:
+            images_at: (N,) int64 positions in [0, num_images) -> (N, C, H, W) uint8.
+            num_images: n.
+            labels: (n,) int64; None = images without labels.
+            are_unseen: they are not training images, whose distance to training images says something.
+        """
+        mine = torch.arange(num_images)[shard(num_images, self.processes)]
         summary = self.new_summary(num_images, labelled=labels is not None)
-        for images, positions in batches:
-            summary.update(self.extractor(images), None if labels is None else labels[positions], positions)
-        return merged([summary], self.new_summary(num_images, labelled=labels is not None), self.processes)
+        for positions in batches_of(mine, self.batch_size):
+            found = self.extractor(images_at(positions))
+            summary.update(found, None if labels is None else labels[positions], positions)
+        summary = summary.of_all_processes(self.processes)
 
-    def _score_all(self, summary: FeatureSummary, are_unseen: bool, images_at) -> tuple[dict, dict]:
-        """Metrics and metrics of each class; with `are_unseen` the distance to training images is one."""
-
-        def score() -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-            scores = self.score(summary)
+        def score() -> Bound:
+            metrics = self.score(summary)
             if are_unseen:
-                kept = nearest_positions(summary.total_images)
-                scores["nearest_train_distance"] = self.nearest_train_distance(images_at(kept).numpy())
-            return scores, self.score_classes(summary)
+                kept = images_at(nearest_positions(num_images))
+                metrics["nearest_train_distance"] = self.nearest_train_distance(kept.numpy())
+            return Bound(metrics=metrics, per_class=self.score_classes(summary), num_images=num_images)
 
         return broadcast_from_main(score, self.processes)
 
 
-def merged(parts: list[FeatureSummary], whole: FeatureSummary, processes: PartialState) -> FeatureSummary:
-    """All processes' summaries in one, the same in each of them; every process has to call it."""
-    for part in gather(parts, processes):
-        whole.merge(part)
-    return whole
-
-
-def nearest_positions(num_images: int) -> torch.Tensor:
+def nearest_positions(num_images: int) -> Tensor:
     """Positions of the images whose nearest training image is sought: at most `NEAREST_IMAGES`, evenly spread."""
     count = min(num_images, NEAREST_IMAGES)
     return torch.arange(count) * num_images // count
+
+
+def batches_of(positions: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Split positions into batches, of which the last may be smaller; none where there are no positions."""
+    return iter(positions.split(batch_size) if len(positions) else ())
 
 
 def _as_rows(images: np.ndarray) -> np.ndarray:

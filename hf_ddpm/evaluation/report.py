@@ -1,20 +1,23 @@
-"""Put the scores of the seeds together into results with their protocol, and write them as a Markdown table."""
+"""Put the scores of the seeds together into results with their protocol, and write table, picture and card."""
 
 from __future__ import annotations
 
 import itertools
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hf_ddpm.config import DataConfig
 from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
-from hf_ddpm.evaluation.references import References, nearest_positions
+from hf_ddpm.evaluation.references import Bound, References, nearest_positions
 from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import ImagePipeline, network_of
 
 LOSS_IMAGES = 512
@@ -46,23 +49,23 @@ def assemble(
             )
             for name in scores[0].metrics
         },
-        floor={} if floor is None else {rename(name): value for name, value in floor[0].items()},
-        ceiling={rename(name): value for name, value in ceiling[0].items()},
+        floor={} if floor is None else {rename(name): value for name, value in floor.metrics.items()},
+        ceiling={rename(name): value for name, value in ceiling.metrics.items()},
         per_class={
             label: {
                 name: ClassMetricValue.over_seeds(
                     [score.per_class[label][name] for score in scores],
                     n=class_images,
-                    floor=None if floor is None else floor[1].get(label, {}).get(name),
+                    floor=None if floor is None else floor.per_class.get(label, {}).get(name),
                 )
                 for name in classes[label]
             }
             for label in classes
         },
-        notes=_notes(config, references, None if floor is None else floor[2]),
+        notes=_notes(config, references, floor),
         protocol={
             **_describe(config, data, pipeline, references),
-            "floor_num_images": None if floor is None else floor[2],
+            "floor_num_images": None if floor is None else floor.num_images,
             "seconds": seconds,
         },
     )
@@ -88,6 +91,31 @@ def markdown_report(results: Results) -> str:
     notes = "\n".join(f"- {note}" for note in results.notes)
     parts = [about, metrics, _class_table(results.per_class), notes, code_block(protocol["command"], "bash")]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
+    """Write a table and a picture beside the results and, if these belong to the run of the model, its card.
+
+    Args:
+        results: what `evaluate` returned.
+        config: what it was given.
+
+    Returns:
+        The files that were written.
+    """
+    from hf_ddpm.figures.measurements import plot_measurement
+    from hf_ddpm.hub.card import write_card
+
+    output, model = Path(config.output), Path(config.model)
+    paths = [output.with_suffix(".md"), output.with_suffix(".png")]
+    write_whole(paths[0], markdown_report(results))
+    write_whole(paths[1], lambda path: plot_measurement(results, path, title=config.model))
+    run, is_diffusion = RunFolder.of(model), "scheduler" in results.protocol
+    places = None if run is None else (run.results.resolve(), run.pipeline.resolve())
+    if run is not None and is_diffusion and places == (output.parent.resolve(), model.resolve()):
+        write_card(model, run.path)
+        paths.append(model / "README.md")
+    return paths
 
 
 def command_line(arguments: list[str], num_processes: int) -> str:
@@ -132,7 +160,7 @@ def _describe(config: EvaluationConfig, data: DataConfig, pipeline: ImagePipelin
     }
 
 
-def _notes(config: ProtocolConfig, references: References, floor_images: int | None) -> list[str]:
+def _notes(config: ProtocolConfig, references: References, floor: Bound | None) -> list[str]:
     """What a reader has to know about the metrics."""
     notes, dim = [], references.extractor.dim
     smallest = min(config.num_images, references.summary.num_images)
@@ -141,11 +169,13 @@ def _notes(config: ProtocolConfig, references: References, floor_images: int | N
             f"{references.distance_name}: {smallest} images do not fill {dim} dimensions, so the distance is far above "
             "that of many images; compare it with those of equally many only"
         )
-    if floor_images is None:
+    if floor is None:
         notes.append("there is no floor: the data have no other split of at least 6 images")
-    elif floor_images < config.num_images:
+    elif floor.num_images < config.num_images:
         other = "test" if references.reference_split == "train" else "train"
-        notes.append(f"the floor is that of the {floor_images} images of the {other} split, and not of {config.num_images}")
+        notes.append(
+            f"the floor is that of the {floor.num_images} images of the {other} split, and not of {config.num_images}"
+        )
     return notes
 
 

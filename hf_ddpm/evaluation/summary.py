@@ -13,12 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import ArrayLike
 
 from hf_ddpm.evaluation.collectors import Agreement, Batch, Collector, InceptionScore, KeptFeatures, Moments
 from hf_ddpm.evaluation.features import Features
 from hf_ddpm.metrics.frechet import GaussianStatistics
 from hf_ddpm.pipeline import check_number
+from hf_ddpm.runtime.distributed import gather
 
 MAX_FEATURES = 10_000
 
@@ -55,8 +57,14 @@ class FeatureSummary:
         """
         check_number("total_images", total_images, 1, integer=True)
         check_number("max_features", max_features, 1, integer=True)
-        self.total_images, self.max_features, self.class_names = total_images, max_features, class_names
-        self.dim, self.predicted_class_names = dim, predicted_class_names
+        self.dim, self.total_images, self.max_features, self.class_names = dim, total_images, max_features, class_names
+        self._options: dict[str, Any] = dict(
+            dim=dim,
+            total_images=total_images,
+            max_features=max_features,
+            class_names=class_names,
+            predicted_class_names=predicted_class_names,
+        )
         num_classes = len(class_names or [])
         self._moments = Moments(dim, num_classes)
         self._kept = KeptFeatures(dim, total_images, min(total_images, max_features))
@@ -92,10 +100,17 @@ class FeatureSummary:
         Raises:
             ValueError: both have seen the same image.
         """
-        assert self._options() == other._options(), "summaries of one pass are made with the same options"
+        assert self._options == other._options, "summaries of one pass are made with the same options"
         self._check_new(bool((self._kept.is_kept & other._kept.is_kept).any()), other.num_images)
         for mine, theirs in zip(self._collectors, other._collectors, strict=True):
             mine.merge(theirs)
+
+    def of_all_processes(self, processes: PartialState) -> FeatureSummary:
+        """The summaries of all processes in one, the same in each of them; every process has to call it."""
+        whole = FeatureSummary(**self._options)
+        for part in gather([self], processes):
+            whole.merge(part)
+        return whole
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that was collected, as arrays of numbers; `load_arrays` is the inverse."""
@@ -162,9 +177,6 @@ class FeatureSummary:
         """Mean and standard deviation over 10 parts of the images; None = no probabilities, or fewer than 10 images."""
         self._check_complete()
         return None if self._score.running is None else self._score.running.result()
-
-    def _options(self) -> tuple[Any, ...]:
-        return self.dim, self.total_images, self.max_features, self.class_names, self.predicted_class_names
 
     def _check_batch(self, rows: np.ndarray, labels: np.ndarray | None, positions: np.ndarray) -> None:
         assert rows.ndim == 2 and rows.shape[1] == self.dim, "features come from the extractor of this summary"

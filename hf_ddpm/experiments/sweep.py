@@ -23,7 +23,7 @@ from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
-from hf_ddpm.evaluation.protocol import Measurement, check_sampling, data_of_training, data_options, measure, open_references
+from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import command_line
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
@@ -187,8 +187,7 @@ def _measure_points(
             if processes.is_main_process:
                 print(f"cell {number} of {len(points)}: {point.name}", flush=True)
             options = point_config(config, point)
-            measurement = Measurement(config=options, references=references, processes=processes, stop=stop)
-            results = _measure_point(options, measurement, point, data, models.open(point), _path(config, point))
+            results = _measure_point(options, point, data, models.open(point), references, stop, _path(config, point))
         rows.append(SweepRow.of(point, results))
     processes.wait_for_everyone()
     return rows
@@ -196,17 +195,18 @@ def _measure_points(
 
 def _measure_point(
     config: EvaluationConfig,
-    measurement: Measurement,
     point: GridPoint,
     data: DataConfig,
     pipeline: ImagePipeline,
+    references: References,
+    stop: StopRequest,
     path: Path,
 ) -> Results:
     """Measure a point and write its file."""
-    processes = measurement.processes
-    kept = KeptSeeds(path, {**kept_key(config, pipeline, measurement.references), "noise": point.is_noise})
+    processes = references.processes
+    kept = KeptSeeds(path, {**kept_key(config, pipeline, references), "noise": point.is_noise})
     nfe = None if point.is_noise else count_nfe(pipeline, config.sampling)
-    results = measure(measurement, data, pipeline, kept, noise=point.is_noise)
+    results = measure(config, data, pipeline, references, kept, stop=stop, noise=point.is_noise)
     if point.is_noise:
         nothing = ("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype")
         results.protocol.update(dict.fromkeys(nothing), model="uniform noise")

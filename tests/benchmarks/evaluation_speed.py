@@ -37,10 +37,11 @@ def main() -> None:
         processes=PartialState(),
     )  # fmt: skip
     before, started = _peak(), time.perf_counter()
-    scores, _, count = references.floor(arguments.num_images)
+    floor = references.floor(arguments.num_images)
     seconds = time.perf_counter() - started
-    print(f"features and metrics of {count:,} images: {seconds:.1f} s, {(_peak() - before) / 1024:.0f} MiB more at the peak")
-    print({name: round(value, 4) for name, value in scores.items()})
+    memory = (_peak() - before) / 1024
+    print(f"features and metrics of {floor.num_images:,} images: {seconds:.1f} s, {memory:.0f} MiB more at the peak")
+    print({name: round(value, 4) for name, value in floor.metrics.items()})
 
 
 def _peak() -> int:

@@ -186,7 +186,7 @@ def test_class_prior(tiny_run):
     for prior, expected in (("balanced", [2] * 10), ("train", [12, 4, 0, 0, 0, 0, 0, 0, 0, 4])):
         config = protocol.ProtocolConfig(features="x", num_images=20, class_prior=prior)
         references = type("References", (), {"train": Table()})
-        measurement = protocol.Measurement(config=config, references=references, processes=None, stop=None)
+        measurement = protocol.Measurement(config=config, references=references, stop=None)
         labels, classes = measurement.labels(pipeline)
         assert np.bincount(classes, minlength=10).tolist() == expected and labels == classes.tolist()
 
