@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class GridSettings:
 
     columns: int
     """Images per row."""
-    class_labels: list[int | None]
+    class_labels: Sequence[int | None]
     """Class id of each row; None = no class."""
     class_names: list[str] | None
     """Class name of each row; None = no classes."""
@@ -111,6 +111,10 @@ class RunFolder:
     def checkpoints(self) -> dict[int, Path]:
         """Published checkpoints by optimizer step, oldest first."""
         return _by_step(path for path in (self.path / "checkpoints").glob(f"{PREFIX}*") if path.is_dir())
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest published checkpoint; None = there is none."""
+        return next(reversed(self.checkpoints().values()), None)
 
     def sample_grid(self, step: int) -> Path:
         """Picture of the samples of an optimizer step."""

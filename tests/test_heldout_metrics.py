@@ -16,7 +16,7 @@ from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.preview import held_out_loss
-from hf_ddpm.training.randomness import draw_step_randomness
+from hf_ddpm.training.step_randomness import sample_step_randomness
 
 T = 12
 NAMES = {digit: str(digit) for digit in range(10)}
@@ -191,7 +191,7 @@ def test_bfloat16_is_near_float32(tiny_pipeline, digits, outputs):
 @pytest.mark.parametrize("loss", ["l2", "huber"])
 def test_the_loss_is_that_of_the_first_step_s_draws(pipeline, digits, loss):
     # What training has always logged: the draws of step 0 for all images, in batches of 128.
-    drawn = draw_step_randomness(3, 0, 200, (1, 8, 8), T, "stratified")
+    drawn = sample_step_randomness(3, 0, 200, (1, 8, 8), T, "stratified")
     with torch.no_grad():
         expected = torch.cat(
             [

@@ -193,7 +193,7 @@ def test_the_whole_network_of_a_recipe_runs(copy_of, recipe, tmp_path):
     config = parse_config(TrainConfig, options)
     run, state = prepare(config, build_accelerator(config))
     network = state.network.eval()
-    labels = torch.tensor([len(run.images.class_names) - 1]) if run.conditional else None
+    labels = torch.tensor([len(run.images.class_names) - 1]) if run.images.class_names else None
     with torch.no_grad():
         images = network(torch.randn(1, *run.image_shape), torch.tensor([1]), class_labels=labels).sample
     assert images.shape == (1, *run.image_shape) and images.isfinite().all()

@@ -78,7 +78,7 @@ def any_process_stopped(stop: StopRequest, processes: PartialState) -> int | Non
         return stop.signal_number
     number = torch.tensor(stop.signal_number or 0, device=processes.device)
     torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
-    return number.item() or None
+    return int(number.item()) or None
 
 
 def _fresh_store() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 # A launcher may pass on a signal that its processes have got already: within this time it is one request, not two.
 SAME_REQUEST_SECONDS = 1.0
@@ -24,7 +25,7 @@ SAME_REQUEST_SECONDS = 1.0
 class Stopped(KeyboardInterrupt):
     """A signal ended the work before it was done; no `except Exception` takes it for an error."""
 
-    def __init__(self, signal_number: int, message: str = ""):
+    def __init__(self, signal_number: int, message: str = "") -> None:
         """Args: the signal; what was kept and how to go on, "" = nothing to say."""
         super().__init__(message)
         self.signal_number = signal_number
@@ -33,8 +34,9 @@ class Stopped(KeyboardInterrupt):
 class StopRequest:
     """Whether a signal has come, to be polled."""
 
-    def __init__(self):
-        self.signal_number: int | None = None  # None = none has come
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        """The signal; None = none has come."""
         self._asked_at = 0.0
         self._raises = False
 
@@ -48,7 +50,7 @@ class StopRequest:
         """Within this part a signal raises `Stopped` where it comes, and one that has come already at the beginning."""
         self._raises = True
         try:
-            if self.requested:
+            if self.signal_number is not None:
                 raise Stopped(self.signal_number)
             yield
         finally:
@@ -71,7 +73,7 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
     """
     stop = StopRequest()
 
-    def handle(signal_number: int, _frame) -> None:
+    def handle(signal_number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if stop.requested:
             if now - stop._asked_at > SAME_REQUEST_SECONDS:
@@ -86,7 +88,7 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
 
     with _handlers(handle, signal.SIGINT, signal.SIGTERM):
         yield stop
-    if stop.requested:
+    if stop.signal_number is not None:
         raise Stopped(stop.signal_number)
 
 
@@ -94,7 +96,7 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
 def sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise `Stopped` where it comes, as SIGINT raises `KeyboardInterrupt`."""
 
-    def handle(signal_number: int, _frame) -> None:
+    def handle(signal_number: int, _frame: FrameType | None) -> None:
         raise Stopped(signal_number)
 
     with _handlers(handle, signal.SIGTERM):
@@ -102,7 +104,7 @@ def sigterm_raises() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handlers(handle: Callable, *signal_numbers: int) -> Iterator[None]:
+def _handlers(handle: Callable[[int, FrameType | None], None], *signal_numbers: int) -> Iterator[None]:
     """Handle these signals, but for those that are ignored; the handlers of before are back at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield

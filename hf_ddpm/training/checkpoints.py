@@ -8,31 +8,24 @@ that what bears a checkpoint's name is whole unless the disk damaged it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from hf_ddpm.run_folder import PREFIX, RunFolder
 from hf_ddpm.runtime.files import sha256_of
 
 MANIFEST = "manifest.json"
-# What every run reads to go on, and what a diffusion run does.
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+# Files needed to resume any run, and a diffusion run.
 TRAINING_FILES = ("training/state.json", "training/model.safetensors", "training/optimizer.safetensors")
-REQUIRED = (*TRAINING_FILES, "unet/diffusion_pytorch_model.safetensors")
-_PREFIX = "step-"
+REQUIRED = (*TRAINING_FILES, UNET_WEIGHTS)
 
-
-def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step lies."""
-    return run_dir / "checkpoints" / f"{_PREFIX}{step:08d}"
-
-
-def checkpoint_step(path: Path) -> int:
-    """The optimizer step of a checkpoint directory."""
-    return int(path.name.removeprefix(_PREFIX))
+logger = logging.getLogger(__name__)
 
 
 def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
@@ -82,29 +75,21 @@ def write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
 
 
-def prune_checkpoints(run_dir: Path, keep: int, keep_every_steps: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every_steps` (None = no such)."""
-    for path in find_checkpoints(run_dir)[:-keep]:
-        if keep_every_steps is None or checkpoint_step(path) % keep_every_steps:
+def prune_checkpoints(folder: RunFolder, keep: int, keep_every_steps: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every_steps` (None = no others)."""
+    for step, path in list(folder.checkpoints().items())[:-keep]:
+        if keep_every_steps is None or step % keep_every_steps:
             _remove(path)
-    _remove_leftovers(run_dir)
+    _remove_leftovers(folder)
 
 
-def drop_checkpoints_after(run_dir: Path, step: int) -> list[Path]:
+def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
     """Remove the checkpoints of steps that will be done again, return their paths, and remove what a killed run left."""
-    dropped = [path for path in find_checkpoints(run_dir) if checkpoint_step(path) > step]
+    dropped = [path for saved_step, path in folder.checkpoints().items() if saved_step > step]
     for path in reversed(dropped):
         _remove(path)
-    _remove_leftovers(run_dir)
+    _remove_leftovers(folder)
     return dropped
-
-
-def find_checkpoints(run_dir: Path) -> list[Path]:
-    """Published checkpoints of a run, oldest first."""
-    found = (run_dir / "checkpoints").glob(f"{_PREFIX}*")
-    return sorted(
-        (path for path in found if path.name.removeprefix(_PREFIX).isdecimal() and path.is_dir()), key=checkpoint_step
-    )
 
 
 def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
@@ -153,11 +138,11 @@ def _find_fault(file: Path, size: int, sha256: str) -> str | None:
     return None
 
 
-def choose_checkpoint(run_dir: Path, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
+def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
     """Find the checkpoint that `--resume` asks for, whole and unchanged.
 
     Args:
-        run_dir: the run folder.
+        folder: of the run.
         resume: `none`, `auto` (the newest that is whole, None where none was ever saved), `latest` or the path of a
             checkpoint.
         required: files that a checkpoint cannot be without.
@@ -169,43 +154,44 @@ def choose_checkpoint(run_dir: Path, resume: str, required: tuple[str, ...] = RE
         ValueError: `none` with a folder that is not empty, `latest` with nothing to resume, a checkpoint that is damaged
             (with `auto`: all of them are), the path of a checkpoint of another run beside this run's own.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise ValueError(f"--output_dir is {str(run_dir)!r}: that is a file, name a folder")
+    path = folder.path
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--output_dir is {str(path)!r}: that is a file, name a folder")
     if resume == "none":
-        if run_dir.exists() and any(run_dir.iterdir()):
+        if path.exists() and any(path.iterdir()):
             raise ValueError(
-                f"--output_dir is {str(run_dir)!r}: not empty, continue its run with --resume auto or name a new folder"
+                f"--output_dir is {str(path)!r}: not empty, continue its run with --resume auto or name a new folder"
             )
         return None
     if resume == "auto":
-        return _newest_whole_checkpoint(run_dir, required)
+        return _newest_whole_checkpoint(folder, required)
     if resume == "latest":
-        checkpoints = find_checkpoints(run_dir)
-        if not checkpoints:
-            raise ValueError(f"--resume is 'latest': {run_dir} has no checkpoint, start with --resume auto or none")
-        return _checked(checkpoints[-1], resume, required)
+        newest = folder.last_checkpoint()
+        if newest is None:
+            raise ValueError(f"--resume is 'latest': {path} has no checkpoint, start with --resume auto or none")
+        return _checked(newest, resume, required)
     if not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
-    own = [path.resolve() for path in find_checkpoints(run_dir)]
+    own = [checkpoint.resolve() for checkpoint in folder.checkpoints().values()]
     if own and Path(resume).resolve() not in own:  # the run would remove those of later steps
         raise ValueError(
-            f"--resume is {resume!r}: {run_dir} has checkpoints of its own, name another --output_dir or take one of them"
+            f"--resume is {resume!r}: {path} has checkpoints of its own, name another --output_dir or take one of them"
         )
     return _checked(Path(resume), resume, required)
 
 
-def _newest_whole_checkpoint(run_dir: Path, required: tuple[str, ...]) -> Path | None:
-    checkpoints = find_checkpoints(run_dir)
+def _newest_whole_checkpoint(folder: RunFolder, required: tuple[str, ...]) -> Path | None:
+    checkpoints = list(folder.checkpoints().values())
     for path in reversed(checkpoints):
         try:
             verify_checkpoint(path, required)
         except ValueError as error:
-            print(f"warning: {error}; trying the checkpoint before it", file=sys.stderr)
+            logger.warning("%s; trying the checkpoint before it", error)
         else:
             return path
     if checkpoints:
         raise ValueError(
-            f"--resume is 'auto': {run_dir} has {len(checkpoints)} checkpoints and all are damaged, "
+            f"--resume is 'auto': {folder.path} has {len(checkpoints)} checkpoints and all are damaged, "
             "bring one back or name a new --output_dir"
         )
     return None
@@ -236,15 +222,16 @@ def _remove(path: Path) -> None:
     shutil.rmtree(removed)
 
 
-def _remove_leftovers(run_dir: Path) -> None:
-    for leftover in (run_dir / "checkpoints").glob(f".{_PREFIX}*"):
+def _remove_leftovers(folder: RunFolder) -> None:
+    """Remove what a killed process was writing, replacing or removing."""
+    for leftover in folder.checkpoint(0).parent.glob(f".{PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_failure(path: Path, size: int, error: Exception) -> str:
     """What is said of a directory that could not be written, after `size` bytes of it."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
-    needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{_PREFIX}*"))])
+    needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{PREFIX}*"))])
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return (
         f"{path} cannot be written, {reason}: it takes at least {needed:,} bytes and {shutil.disk_usage(folder).free:,} are "

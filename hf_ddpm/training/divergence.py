@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import gather
 
 
@@ -19,6 +19,7 @@ class StepRecord:
     """What went into one optimizer step on this process."""
 
     micro_steps: list[dict[str, Tensor]] = field(default_factory=list)
+    """Tensors of each micro-step by name."""
 
     def add(self, **tensors: Tensor) -> None:
         """Note a micro-step: `sample_ids` (B,) int64, `loss` () float32 and what else there is, by name."""
@@ -33,7 +34,7 @@ class StepRecord:
 
 
 def check_finite(
-    step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, run_dir: Path
+    step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, folder: RunFolder
 ) -> None:
     """Raise before a step that would ruin the weights; fp16 overflows of the gradient are the scaler's business.
 
@@ -41,9 +42,9 @@ def check_finite(
         step: optimizer steps done before this one.
         loss: () float32, the mean over all processes: one that is not finite is so on all of them.
         grad_norm: () float32, the same on all processes.
-        record: the samples of this process, written to `diverged-step-N.json` with those of the others.
+        record: the samples of this process.
         accelerator: every process has to call this.
-        run_dir: where that file goes.
+        folder: `folder.diverged(step)` is written, with the samples of all processes.
 
     Raises:
         FloatingPointError: the loss or the gradient is not finite.
@@ -52,7 +53,7 @@ def check_finite(
     if torch.isfinite(loss) and (scaled or torch.isfinite(grad_norm)):
         return
     micro_steps = gather(record.listed(accelerator.process_index), accelerator)
-    path = run_dir / f"diverged-step-{step:08d}.json"
+    path = folder.diverged(step)
     if accelerator.is_main_process:
         # JSON knows no NaN and no infinity: these numbers are written as text.
         values = {"step": step, "loss": str(loss.item()), "grad_norm": str(float(grad_norm))}

@@ -1,37 +1,37 @@
-"""The engine of any training: lock the folder, begin or resume, take the steps, checkpoint, stop cleanly, finish.
+"""The engine of any training: lock the folder, start or resume, take the steps, checkpoint, stop cleanly, finish.
 
-A training program describes its network by a `TrainingTask` and calls `run_training`; see `hf_ddpm.training.loop.train`.
+A program describes what is particular to its network by a `TrainingTask` and calls `run_training`; see
+`hf_ddpm.training.loop.train`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.config import RunConfig
-from hf_ddpm.data.stream import ImageStream
-from hf_ddpm.data.table import ImageTable
+from hf_ddpm.data.stream import ImageStream, StreamReader
+from hf_ddpm.data.table import ImageTable, TableReader
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import any_process_stopped, has_accelerator, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.checkpoints import (
-    checkpoint_path,
     choose_checkpoint,
     drop_checkpoints_after,
-    find_checkpoints,
     prune_checkpoints,
     publish_directory,
     write_manifest,
@@ -39,39 +39,65 @@ from hf_ddpm.training.checkpoints import (
 from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.resume_checks import check_changes, describe_other_processes
-from hf_ddpm.training.state import TrainState, read_extra
+from hf_ddpm.training.state import TrainState, naming_checkpoint, read_saved
 from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
+
+ConfigType = TypeVar("ConfigType", bound=RunConfig)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
-    """What stays the same while any network is trained."""
+class Run(Generic[ConfigType]):
+    """What stays the same while a network is trained."""
 
-    config: RunConfig
+    config: ConfigType
+    """Every option of the run."""
     accelerator: Accelerator
+    """Device, precision and processes."""
     images: ImageTable | ImageStream
+    """The images to train on."""
     test_images: ImageTable | None
+    """Held-out images; None = no split was named."""
+    folder: RunFolder = field(init=False)
+    """Where everything is written."""
+    micro_steps: int = field(init=False)
+    """Micro-steps per optimizer step."""
+    batch_size: int = field(init=False)
+    """Images per process and micro-step."""
+    total_batch_size: int = field(init=False)
+    """Images per optimizer step, of all processes and micro-steps."""
+    total_steps: int = field(init=False)
+    """Length of the run in optimizer steps."""
+    steps_per_unit: float = field(init=False)
+    """Optimizer steps in the unit of the run's length: 1, or those of an epoch."""
+    image_shape: tuple[int, int, int] = field(init=False)
+    """(C, H, W) of an image."""
+    reader: TableReader | StreamReader = field(init=False)
+    """Reads the batches of this process."""
 
-    def __post_init__(self):
-        config, accelerator = self.config, self.accelerator
-        self.dir = Path(config.output_dir)
+    def __post_init__(self) -> None:
+        config, accelerator, images = self.config, self.accelerator, self.images
+        self.folder = RunFolder(Path(config.output_dir))
         self.micro_steps = config.optim.gradient_accumulation_steps
         self.batch_size = config.data.batch_size
         self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
-        self.total_steps, self.steps_per_unit = config.max_train_steps, 1.0
-        if config.num_train_epochs is not None:
-            self.steps_per_unit = self.images.num_images / self.total_batch_size
+        if config.max_train_steps is not None:
+            self.total_steps, self.steps_per_unit = config.max_train_steps, 1.0
+        else:
+            assert config.num_train_epochs is not None and images.num_images is not None, "the options demand both"
+            self.steps_per_unit = images.num_images / self.total_batch_size
             self.total_steps = math.ceil(config.num_train_epochs * self.steps_per_unit)
-        self.image_shape = (self.images.channels, self.images.image_size, self.images.image_size)
-        self.reader = self.images.reader(
+        self.image_shape = (images.channels, images.image_size, images.image_size)
+        self.reader = images.reader(
             seed=config.seed,
             batch_size=self.batch_size,
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
         )
 
-    def identity(self) -> dict:
-        """What a checkpoint is compared with when it is resumed."""
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint records of its run, as JSON values; a run that resumes it is compared with that."""
         surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
         names = ("packages", "processor", "device", "num_processes", "num_threads")
         return {
@@ -81,38 +107,62 @@ class Run:
         }
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """What is particular to the training of one kind of network; `run_training` does the rest."""
-
-    prepare: Callable[[RunConfig, Accelerator], tuple[Run, TrainState]]
-    train_step: Callable[[TrainState, Run, int], Tensor]  # returns the gradient's norm
-    preview: Callable[[TrainState, Run, RunLog], None]
-    preview_every_steps: tuple[int | None, ...]  # multiples of any of them, and the end; None = no multiples
-    save_state: Callable[[TrainState, Accelerator, Path, dict[str, Any]], None]
-    load_state: Callable[[TrainState, Accelerator, Path], None]
-    required: tuple[str, ...]  # files that a checkpoint cannot be without
-    finish: Callable[[TrainState, Run], Path]
+RunType = TypeVar("RunType", bound=Run)
+StateType = TypeVar("StateType", bound=TrainState)
 
 
-def run_training(config: RunConfig, task: TrainingTask) -> Path:
-    """Train a network of any kind: lock the folder, begin or resume, take the steps, save; see `train`."""
-    run_dir = Path(config.output_dir)
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask(Generic[RunType, StateType]):
+    """What is particular to the training of one kind of network; `run_training` does the rest.
+
+    Every function is called in all processes.
+    """
+
+    prepare: Callable[[Accelerator], tuple[RunType, StateType]]
+    """Reads the data and builds the run with its state at step 0. What cannot work is refused here by a ValueError: nothing
+    has been written yet."""
+    train_step: Callable[[StateType, RunType, int], Tensor]
+    """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
+    Returns the gradient norm before clipping, () float32."""
+    preview: Callable[[StateType, RunType, RunLog], None]
+    """Shows what the network can do at this step, in pictures or in the log. A signal interrupts it."""
+    preview_every_steps: tuple[int | None, ...]
+    """Previews are due at multiples of each of these optimizer steps, and at the end; None = only at the end."""
+    required: tuple[str, ...]
+    """Files that every checkpoint has; one without them is damaged."""
+    finish: Callable[[StateType, RunType], Path]
+    """Publishes the trained network and returns its folder."""
+
+
+def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> Path:
+    """Train a network of any kind: lock the folder, start or resume, take the steps, save.
+
+    Args:
+        config: every option of the run.
+        task: what is particular to this kind of network.
+
+    Returns:
+        The folder that `task.finish` published.
+
+    Raises:
+        ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
+    """
+    folder = RunFolder(Path(config.output_dir))
     check_trackers(config.logging.trackers)
     accelerator = build_accelerator(config)
-    with RunLock(run_dir, accelerator) as lock:
-        if (run_dir / "config.yaml").exists():  # a run began here: is it still going on?
+    with RunLock(folder, accelerator) as lock:
+        if folder.config.exists():  # a run has started here: is it still running?
             lock.take()
-        how, before = _how_to_resume(config), find_checkpoints(run_dir)
-        checkpoint = choose_checkpoint(run_dir, how, task.required)
-        run, state = task.prepare(config, accelerator)
-        preview_pending = checkpoint is not None and resume(state, run, task, checkpoint)
+        how, before = _how_to_resume(config), folder.checkpoints()
+        checkpoint = choose_checkpoint(folder, how, task.required)
+        run, state = task.prepare(accelerator)
+        preview_pending = checkpoint is not None and resume(state, run, checkpoint)
         if checkpoint is None and how == "auto":
-            accelerator.print(f"no checkpoint in {run_dir}: starting from the beginning")
+            accelerator.print(f"no checkpoint in {folder.path}: starting from the beginning")
 
         lock.take()
-        if accelerator.is_main_process and find_checkpoints(run_dir) != before:
-            raise ValueError(f"--output_dir is {str(run_dir)!r}: another run has written there meanwhile, see --resume")
+        if accelerator.is_main_process and folder.checkpoints() != before:
+            raise ValueError(f"--output_dir is {str(folder.path)!r}: another run has written there meanwhile, see --resume")
         log = open_log(run, state)
         try:
             with stop_requests("the run is saved and ends after this step") as stop:
@@ -125,29 +175,20 @@ def run_training(config: RunConfig, task: TrainingTask) -> Path:
         return task.finish(state, run)
 
 
-def build_accelerator(config: RunConfig) -> Accelerator:
-    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
-
-    Raises:
-        ValueError: the launcher started more processes than can see each other.
-    """
-    init_distributed(config.num_threads)
-    return Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
-        cpu=not has_accelerator(),
-        log_with=config.logging.trackers or None,
-        project_dir=config.output_dir,
-    )
-
-
 def take_steps(
-    state: TrainState, run: Run, task: TrainingTask, log: RunLog, stop: StopRequest, *, preview_pending: bool
+    state: StateType,
+    run: RunType,
+    task: TrainingTask[RunType, StateType],
+    log: RunLog,
+    stop: StopRequest,
+    *,
+    preview_pending: bool,
 ) -> None:
     """Train to the end of the run, or until any process is asked to stop, with all that is due on the way.
 
     Args:
         state, run, task, log, stop: of the run.
-        preview_pending: whether the run had been stopped before the preview of the step that `state` is at.
+        preview_pending: whether the run was stopped before the preview of the step that `state` is at.
     """
     config, accelerator = run.config, run.accelerator
 
@@ -169,57 +210,17 @@ def take_steps(
             make_preview()
         if done == run.total_steps or is_due(done, config.checkpoint.every_steps) or signal_number:
             with _not_training(log):
-                save_checkpoint(state, run, task, preview_pending=wants_preview and bool(signal_number))
+                save_checkpoint(state, run, preview_pending=wants_preview and bool(signal_number))
         if signal_number:
             raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
 
 
-def resume(state: TrainState, run: Run, task: TrainingTask, checkpoint: Path) -> bool:
-    """Continue from a checkpoint, after comparing its options with those of this run.
+def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
+    """Apply this step's gradients and advance the counters; see `update_weights`.
 
     Returns:
-        Whether the preview of the checkpoint's step is still to be taken.
+        The gradient norm before clipping, () float32.
     """
-    saved = read_extra(checkpoint)
-    if saved["step"] > run.total_steps:
-        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
-    for warning in check_changes(saved["identity"], run.identity()):
-        if run.accelerator.is_main_process:
-            print(f"warning: {warning}: the run goes on, but not bit for bit as it would have", file=sys.stderr)
-    task.load_state(state, run.accelerator, checkpoint)
-    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
-    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
-    if before != now:
-        run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
-    return saved.get("owes_preview", False)
-
-
-def _how_to_resume(config: RunConfig) -> str:
-    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
-    elsewhere = config.resume not in ("none", "auto", "latest") and not find_checkpoints(Path(config.output_dir))
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
-        return config.resume
-    if os.environ.get("RANK", "0") == "0":
-        print("started again by the launcher: --resume auto", file=sys.stderr)
-    return "auto"
-
-
-def open_log(run: Run, state: TrainState) -> RunLog:
-    """Create the run folder with its options, and open the log."""
-    accelerator = run.accelerator
-    if accelerator.is_main_process:
-        write_whole(run.dir / "config.yaml", dump_config(run.config))
-        write_environment(run.dir / "environment.json", accelerator)
-        for path in drop_checkpoints_after(run.dir, state.step):
-            print(f"removed {path}: the run goes on from step {state.step}")
-    if run.config.logging.trackers:
-        accelerator.init_trackers("trackers")
-    accelerator.wait_for_everyone()
-    return RunLog(accelerator, run.dir, total_steps=run.total_steps, start_step=state.step)
-
-
-def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
-    """Take an optimizer step of the only loss there is, and count it; see `update_weights`."""
     grad_norm, loss = update_weights(state, run, step, loss, record)
     count_step(state, run, loss)
     return grad_norm
@@ -235,7 +236,7 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
         record: these images.
 
     Returns:
-        The gradient's norm before clipping, and the mean loss over all processes, both () float32.
+        The gradient norm before clipping, and the mean loss over all processes, both () float32.
 
     Raises:
         FloatingPointError: the norm or the loss is not finite.
@@ -244,19 +245,104 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
     max_norm = config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
     loss = accelerator.reduce(loss, reduction="mean")
-    check_finite(step, loss, grad_norm, record, accelerator, run.dir)
+    check_finite(step, loss, grad_norm, record, accelerator, run.folder)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return grad_norm, loss
 
 
 def count_step(state: TrainState, run: Run, loss: Tensor) -> None:
-    """Move schedule and counters on by one step, whose loss was this, () float32."""
+    """Advance learning rate and counters by one step, whose loss was `loss`, () float32."""
     state.lr_scheduler.step()
     state.step += 1
     state.images_seen += run.total_batch_size
     state.window_loss += loss.item()
     state.window_steps += 1
+
+
+def is_due(step: int, every_steps: int | None) -> bool:
+    """Whether a step is a multiple of `every_steps`; None = no step is."""
+    return every_steps is not None and step % every_steps == 0
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
+
+    Raises:
+        ValueError: the launcher started more processes than can see each other.
+    """
+    init_distributed(config.num_threads)
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
+        cpu=not has_accelerator(),
+        log_with=config.logging.trackers or None,
+        project_dir=config.output_dir,
+    )
+
+
+def require_one_process(accelerator: Accelerator, network: str, program: str) -> None:
+    """Raise `ValueError` if a launcher started several processes to train what is trained by one."""
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"the launcher started {accelerator.num_processes} processes: {network} is trained by one, "
+            f"start train_scripts/{program} with python"
+        )
+
+
+def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
+    """Continue from a checkpoint, after comparing its options with those of this run.
+
+    Returns:
+        Whether the preview of the checkpoint's step is still to be made.
+
+    Raises:
+        ValueError: the checkpoint is of another run, or past the end of this one.
+    """
+    saved = read_saved(checkpoint)
+    if saved["step"] > run.total_steps:
+        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
+    for warning in check_changes(saved["identity"], run.identity()):
+        if run.accelerator.is_main_process:
+            logger.warning("%s: the run goes on, but not bit for bit as it would have", warning)
+    with naming_checkpoint(checkpoint):
+        state.load(checkpoint, run.accelerator)
+    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
+    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
+    if before != now:
+        run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
+    return saved.get("owes_preview", False)
+
+
+def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
+    """Publish a checkpoint of this step, then remove old ones.
+
+    Args:
+        state, run: of the run.
+        preview_pending: the preview of this step was skipped; a run that is resumed from here makes it first.
+    """
+    if run.accelerator.is_main_process:
+
+        def write(directory: Path) -> None:
+            state.save(directory, run.accelerator, {"identity": run.identity(), "owes_preview": preview_pending})
+            write_manifest(directory)
+
+        publish_directory(run.folder.checkpoint(state.step), write)
+        prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
+    run.accelerator.wait_for_everyone()
+
+
+def open_log(run: Run, state: TrainState) -> RunLog:
+    """Create the run folder with its options, and open the log."""
+    accelerator = run.accelerator
+    if accelerator.is_main_process:
+        write_whole(run.folder.config, dump_config(run.config))
+        write_environment(run.folder.environment, accelerator)
+        for path in drop_checkpoints_after(run.folder, state.step):
+            print(f"removed {path}: the run goes on from step {state.step}")
+    if run.config.logging.trackers:
+        accelerator.init_trackers("trackers")
+    accelerator.wait_for_everyone()
+    return RunLog(accelerator, run.folder, total_steps=run.total_steps, start_step=state.step)
 
 
 def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
@@ -271,22 +357,14 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     log.write(state.step, values, with_speed=True)
 
 
-def save_checkpoint(state: TrainState, run: Run, task: TrainingTask, *, preview_pending: bool) -> None:
-    """Publish a checkpoint of this step, then remove old ones; a run that goes on from it takes the preview it owes."""
-    if run.accelerator.is_main_process:
-
-        def write(directory: Path) -> None:
-            extra = {"identity": run.identity(), "owes_preview": preview_pending}
-            task.save_state(state, run.accelerator, directory, extra)
-            write_manifest(directory)
-
-        publish_directory(checkpoint_path(run.dir, state.step), write)
-        prune_checkpoints(run.dir, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
-    run.accelerator.wait_for_everyone()
-
-
-def is_due(step: int, every_steps: int | None) -> bool:
-    return every_steps is not None and step % every_steps == 0
+def _how_to_resume(config: RunConfig) -> str:
+    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
+    elsewhere = config.resume not in ("none", "auto", "latest") and not RunFolder(Path(config.output_dir)).checkpoints()
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
+        return config.resume
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning("started again by the launcher: --resume auto")
+    return "auto"
 
 
 @contextlib.contextmanager

@@ -7,73 +7,35 @@ signals. Only the networks, their data and their step are others.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from hf_ddpm.data.batches import flip_horizontally, to_model_range
+from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import load_splits
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.dcgan import DCGAN
-from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import Run, TrainingTask, count_step, run_training, update_weights
+from hf_ddpm.training.engine import Run, TrainingTask, count_step, require_one_process, run_training, update_weights
 from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.preview import save_sample_grid
-from hf_ddpm.training.randomness import seeded_generator
-from hf_ddpm.training.state import TrainState, load_network_state, naming_checkpoint, read_extra, save_network_state
+from hf_ddpm.training.state import GeneratorState, read_saved, tensors_of
 from hf_ddpm.training.tracking import RunLog
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 MEANS = ("g_loss", "d_real", "d_fake")
-"""What is logged beside the discriminator's loss: the generator's, and the mean probability of being real that the
-discriminator gave real and generated images before its step."""
+"""Logged beside the discriminator's loss: the generator's, and the mean probability of being real that the discriminator
+gave real and generated images before its step."""
 
-
-@dataclass(kw_only=True)
-class GANState(TrainState):
-    """What changes while a GAN is trained; the network is a DCGAN, `window_loss` is of the discriminator.
-
-    One optimizer has the weights of both networks. It leaves alone those without a gradient, so that each of its steps is of
-    one of the two networks.
-    """
-
-    ema: EMAModel | None  # of the generator; None = no moving average
-    pipeline: DCGANPipeline  # holds a second generator, for the averaged weights
-    window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEANS, 0.0))  # sums since the last logged step
-
-    def take_window(self) -> dict[str, float]:
-        steps = self.window_steps
-        means = {name: total / steps for name, total in self.window.items()}
-        self.window = dict.fromkeys(MEANS, 0.0)
-        return {"d_loss": super().take_window()["loss"], **means}
-
-    def averaged_pipeline(self) -> DCGANPipeline:
-        """The pipeline with the averaged weights of this step (the trained ones where there is no average)."""
-        targets = _tensors(self.pipeline.generator)
-        sources = _tensors(self.network.generator) if self.ema is None else self.ema.shadow_params
-        with torch.no_grad():
-            for target, source in zip(targets, sources, strict=True):
-                target.copy_(source)
-        return self.pipeline
-
-
-@dataclass(frozen=True)
-class GANRandomness:
-    """What one optimizer step of each network draws, for the N images of its batch; the noise is on what the discriminator
-    sees: real images, generated images, and these again when the generator learns."""
-
-    latents: Tensor  # (N, latent_dim) float32, standard normal
-    flip: Tensor  # (N,) bool, True with probability 0.5
-    noise: Tensor  # (3, N, C, H, W) float32, standard normal
+GANRun = Run[GANConfig]
 
 
 def train_gan(config: GANConfig) -> Path:
@@ -91,29 +53,77 @@ def train_gan(config: GANConfig) -> Path:
     return run_training(
         config,
         TrainingTask(
-            prepare=_prepare,
-            train_step=gan_step,
-            preview=_preview,
+            prepare=partial(prepare, config),
+            train_step=train_step,
+            preview=preview,
             preview_every_steps=(config.logging.sample_every_steps,),
-            save_state=_save_state,
-            load_state=_load_state,
             required=(*TRAINING_FILES, WEIGHTS),
-            finish=_finish,
+            finish=finish,
         ),
     )
 
 
-def draw_gan_randomness(seed: int, step: int, count: int, latent_dim: int, image_shape: tuple) -> GANRandomness:
-    """Draw as a function of (seed, step) and of nothing else, on the CPU; `image_shape` is (C, H, W)."""
-    generator = seeded_generator("gan", seed, step)
-    return GANRandomness(
-        latents=torch.randn(count, latent_dim, generator=generator),
-        flip=torch.rand(count, generator=generator) < 0.5,
-        noise=torch.randn(3, count, *image_shape, generator=generator),
+@dataclass(kw_only=True)
+class GANState(GeneratorState[DCGANPipeline]):
+    """What changes while a GAN is trained; the network is a DCGAN, `window_loss` is of the discriminator.
+
+    One optimizer has the weights of both networks. It leaves alone those without a gradient, so that each of its steps is of
+    one of the two networks.
+    """
+
+    network: DCGAN
+    """Generator and discriminator."""
+    window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEANS, 0.0))
+    """Sums of `MEANS` since the last logged step."""
+
+    def take_window(self) -> dict[str, float]:
+        steps = self.window_steps
+        means = {name: total / steps for name, total in self.window.items()}
+        self.window = dict.fromkeys(MEANS, 0.0)
+        return {"d_loss": super().take_window()["loss"], **means}
+
+    def progress(self) -> dict[str, Any]:
+        return {"window": self.window, **super().progress()}
+
+    def load(self, directory: Path, accelerator: Accelerator) -> None:
+        """Read back what `save` wrote; see `TrainState.load`."""
+        super().load(directory, accelerator)
+        saved = read_saved(directory)
+        self.window = {name: saved["window"][name] for name in MEANS}
+
+
+def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANState]:
+    """Read the data and build the run with its state at step 0."""
+    require_one_process(accelerator, "a GAN", "train_gan.py")
+    image_size = config.data.image_size
+    assert image_size is not None, "the options demand it"
+    images, _ = load_splits(config.data, image_size=image_size, channels=config.data.channels)
+    run = Run(config, accelerator, images, None)
+    id2label = None if images.class_names is None else dict(enumerate(images.class_names))
+    torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
+
+    def build_network() -> DCGAN:
+        num_classes = None if id2label is None else len(id2label)
+        network = DCGAN(sample_size=image_size, channels=images.channels, num_classes=num_classes, **asdict(config.model))
+        return network.to(accelerator.device)
+
+    network, averaged = build_network(), build_network()
+    optimizer = build_optimizer(network.parameters(), config.optim)
+    lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
+    state = GANState(
+        network=network,
+        model=network,  # without `prepare`: one process, and autocast is said where the networks are called
+        optimizer=accelerator.prepare(optimizer),
+        lr_scheduler=lr_scheduler,
+        generator=network.generator,
+        ema=build_ema(tensors_of(network.generator).values(), config.ema),
+        pipeline=DCGANPipeline(averaged.generator.requires_grad_(False), id2label),
+        averaged_weights=WEIGHTS,
     )
+    return run, state
 
 
-def gan_step(state: GANState, run: Run, step: int) -> Tensor:
+def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
     """One optimizer step of the discriminator, and then one of the generator, on the same generated images.
 
     Returns:
@@ -123,12 +133,13 @@ def gan_step(state: GANState, run: Run, step: int) -> Tensor:
         FloatingPointError: a norm or a loss is not finite; that step is not taken.
     """
     config, device, network = run.config, run.accelerator.device, state.network
-    drawn = draw_gan_randomness(config.seed, step, run.batch_size, config.model.latent_dim, run.image_shape)
+    randomness = sample_gan_randomness(config.seed, step, run.batch_size, config.model.latent_dim, run.image_shape)
     batch = run.reader.read(state.images_seen, 0)
     real = to_model_range(batch.images)
     if config.data.horizontal_flip:
-        real = flip_horizontally(real, drawn.flip)
-    real, latents, noise = real.to(device), drawn.latents.to(device), config.objective.input_noise * drawn.noise.to(device)
+        real = flip_horizontally(real, randomness.flip)
+    real, latents = real.to(device), randomness.latents.to(device)
+    noise = config.objective.input_noise * randomness.noise.to(device)
     labels = None if batch.class_labels is None else batch.class_labels.to(device)
 
     def score(images: Tensor, noise: Tensor) -> Tensor:
@@ -157,9 +168,49 @@ def gan_step(state: GANState, run: Run, step: int) -> Tensor:
     means = (g_loss, real_score.detach().sigmoid().mean(), fake_score.detach().sigmoid().mean())
     for name, value in zip(MEANS, means, strict=True):
         state.window[name] += value.item()
-    if state.ema is not None:
-        state.ema.step(_tensors(network.generator))
+    state.update_average()
     return grad_norm
+
+
+def preview(state: GANState, run: GANRun, log: RunLog) -> None:
+    """Save the grid of samples."""
+    save_sample_grid(state.averaged_pipeline(), run.folder, state.step, seed=run.config.seed)
+
+
+def finish(state: GANState, run: GANRun) -> Path:
+    """Publish `pipeline/` with the averaged weights, and say how to use it."""
+    path = run.folder.pipeline
+    publish_directory(path, lambda directory: state.averaged_pipeline().save_pretrained(directory))
+    images = run.folder.path / "images"
+    print(f"samples:  {run.folder.sample_grid(state.step)}")
+    print(f"pipeline: {path}")
+    print(f"use it:   python train_scripts/sample.py --model {path} --num_images 64 --output_dir {images}")
+    return path
+
+
+@dataclass(frozen=True)
+class GANRandomness:
+    """The random numbers of one optimizer step of each network, for the N images of its batch."""
+
+    latents: Tensor
+    """(N, latent_dim) float32, standard normal."""
+    flip: Tensor
+    """(N,) bool, True with probability 0.5."""
+    noise: Tensor
+    """(3, N, C, H, W) float32, standard normal: for what the discriminator sees, which is real images, generated images, and
+    these again when the generator learns."""
+
+
+def sample_gan_randomness(
+    seed: int, step: int, count: int, latent_dim: int, image_shape: tuple[int, int, int]
+) -> GANRandomness:
+    """Sample as a function of (seed, step) and of nothing else, on the CPU; `image_shape` is (C, H, W)."""
+    generator = seeded_generator("gan", seed, step)
+    return GANRandomness(
+        latents=torch.randn(count, latent_dim, generator=generator),
+        flip=torch.rand(count, generator=generator) < 0.5,
+        noise=torch.randn(3, count, *image_shape, generator=generator),
+    )
 
 
 def adversarial_loss(logits: Tensor, target: float) -> Tensor:
@@ -167,75 +218,7 @@ def adversarial_loss(logits: Tensor, target: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-def _record(batch: Any, loss: Tensor) -> StepRecord:
+def _record(batch: ImageBatch, loss: Tensor) -> StepRecord:
     record = StepRecord()
     record.add(sample_ids=batch.sample_ids, loss=loss.detach())
     return record
-
-
-def _tensors(generator: torch.nn.Module) -> list[Tensor]:
-    """Weights and statistics of the batch norm; the moving average takes over the latter as they are."""
-    return list(generator.state_dict(keep_vars=True).values())
-
-
-def _prepare(config: GANConfig, accelerator: Accelerator) -> tuple[Run, GANState]:
-    """Read the data and build the run with its state at step 0."""
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"the launcher started {accelerator.num_processes} processes: a GAN is trained by one, "
-            "start train_scripts/train_gan.py with python"
-        )
-    images, _ = load_splits(config.data, image_size=config.data.image_size, channels=config.data.channels)
-    run = Run(config, accelerator, images, None)
-    names = images.class_names
-    shape = {"sample_size": images.image_size, "channels": images.channels, "num_classes": names and len(names)}
-    torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
-    network, averaged = (DCGAN(**shape, **asdict(config.model)).to(accelerator.device) for _ in range(2))
-    optimizer = build_optimizer(network.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(
-        optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
-    )
-    state = GANState(
-        network=network,
-        model=network,  # without `prepare`: one process, and autocast is said where the networks are called
-        optimizer=accelerator.prepare(optimizer),
-        lr_scheduler=lr_scheduler,
-        ema=build_ema(_tensors(network.generator), config.ema),
-        pipeline=DCGANPipeline(averaged.generator.requires_grad_(False), names and dict(enumerate(names))),
-    )
-    return run, state
-
-
-def _preview(state: GANState, run: Run, log: RunLog) -> None:
-    """Draw the grid of samples."""
-    save_sample_grid(state.averaged_pipeline(), RunFolder(run.dir), state.step, seed=run.config.seed)
-
-
-def _save_state(state: GANState, accelerator: Accelerator, directory: Path, extra: dict[str, Any]) -> None:
-    """Write a checkpoint that is a pipeline folder too; see `hf_ddpm.training.state.save_state`."""
-    state.averaged_pipeline().save_pretrained(directory)
-    ema_step = None if state.ema is None else state.ema.optimization_step
-    save_network_state(state, accelerator, directory, {"window": state.window, "ema_step": ema_step, **extra})
-
-
-def _load_state(state: GANState, accelerator: Accelerator, directory: Path) -> None:
-    """Read back what `_save_state` wrote; see `hf_ddpm.training.state.load_state`."""
-    load_network_state(state, accelerator, directory)
-    with naming_checkpoint(directory):
-        saved = read_extra(directory)
-        state.window = {name: saved["window"][name] for name in MEANS}
-        if state.ema is not None:
-            averaged = load_file(directory / WEIGHTS)
-            for shadow, name in zip(state.ema.shadow_params, state.network.generator.state_dict(), strict=True):
-                shadow.copy_(averaged[name])
-            state.ema.optimization_step = saved["ema_step"] or 0
-
-
-def _finish(state: GANState, run: Run) -> Path:
-    """Publish `pipeline/` with the averaged weights, and say how to use it."""
-    path = run.dir / "pipeline"
-    publish_directory(path, lambda directory: state.averaged_pipeline().save_pretrained(directory))
-    print(f"samples:  {run.dir / 'samples' / f'step-{state.step:08d}.png'}")
-    print(f"pipeline: {path}")
-    print(f"use it:   python train_scripts/sample.py --model {path} --num_images 64 --output_dir {run.dir / 'images'}")
-    return path

@@ -6,8 +6,9 @@ signals. Only the network, its data and its step are others.
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,17 +21,21 @@ from hf_ddpm.config import require
 from hf_ddpm.data.batches import flip_horizontally
 from hf_ddpm.data.load_splits import decode_sources, open_sources
 from hf_ddpm.data.table import ImageTable
+from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, run_training
+from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, require_one_process, run_training
 from hf_ddpm.training.optim import build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import JudgeConfig
-from hf_ddpm.training.randomness import seeded_generator
-from hf_ddpm.training.state import TrainState, load_network_state, save_network_state
+from hf_ddpm.training.state import TrainState
 from hf_ddpm.training.tracking import RunLog
 
 TEST_BATCH = 256  # images
+
+JudgeRun = Run[JudgeConfig]
+
+logger = logging.getLogger(__name__)
 
 
 def train_judge(config: JudgeConfig) -> Path:
@@ -48,20 +53,89 @@ def train_judge(config: JudgeConfig) -> Path:
     return run_training(
         config,
         TrainingTask(
-            prepare=_prepare,
-            train_step=judge_step,
-            preview=_log_accuracy,
+            prepare=partial(prepare, config),
+            train_step=train_step,
+            preview=preview,
             preview_every_steps=(config.logging.test_every_steps,),
-            save_state=save_network_state,
-            load_state=load_network_state,
             required=TRAINING_FILES,
-            finish=_finish,
+            finish=finish,
         ),
     )
 
 
+@dataclass(kw_only=True)
+class JudgeState(TrainState):
+    """What changes while a judge is trained."""
+
+    network: ResNetForImageClassification
+    """The classifier."""
+
+
+def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, JudgeState]:
+    """Read the data and build the run with its state at step 0."""
+    require_one_process(accelerator, "a judge", "train_judge.py")
+    data, image_size = config.data, config.data.image_size
+    assert image_size is not None, "the options demand it"
+    remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"
+    require(image_size <= MAX_IMAGE_SIZE, "data.image_size", image_size, remedy)
+    sources = open_sources(data)
+    has_labels = sources[0].class_names is not None
+    require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
+    train_images, test_images = decode_sources(data, sources, image_size=image_size, channels=data.channels)
+    network = _fresh_network(config, train_images).to(accelerator.device)
+    run = Run(config, accelerator, train_images, test_images)
+    optimizer = build_optimizer(network.parameters(), config.optim)
+    lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
+    model, optimizer = accelerator.prepare(network, optimizer)
+    model.train()
+    return run, JudgeState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
+
+
+def train_step(state: JudgeState, run: JudgeRun, step: int) -> Tensor:
+    """One optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
+    config, device = run.config, run.accelerator.device
+    augmentation = sample_augmentation(config.seed, step, run.total_batch_size, config.data.max_shift)
+    loss, record = torch.zeros((), device=device), StepRecord()
+    for micro_step in range(run.micro_steps):
+        batch = run.reader.read(state.images_seen, micro_step)
+        part = slice(micro_step * run.batch_size, (micro_step + 1) * run.batch_size)
+        images = shift_images(batch.images, augmentation.shift[part])
+        if config.data.horizontal_flip:
+            images = flip_horizontally(images, augmentation.flip[part])
+        logits = state.model(prepare_pixels(images.to(device))).logits
+        assert batch.class_labels is not None
+        micro_loss = functional.cross_entropy(logits, batch.class_labels.to(device)) / run.micro_steps
+        run.accelerator.backward(micro_loss)
+        loss += micro_loss.detach()
+        record.add(sample_ids=batch.sample_ids, loss=micro_loss.detach())
+    return apply_gradients(state, run, step, loss, record)
+
+
+def preview(state: JudgeState, run: JudgeRun, log: RunLog) -> None:
+    """Log the accuracy on the held-out split."""
+    log.write(state.step, {"test_accuracy": _measured_judge(state, run).record.accuracy})
+    state.network.train()
+
+
+def finish(state: JudgeState, run: JudgeRun) -> Path:
+    """Publish `judge/`, and say how good it is."""
+    path, judge = run.folder.judge, _measured_judge(state, run)
+    publish_directory(path, lambda directory: save_judge(judge, directory))
+    accuracy, least = judge.record.accuracy, run.config.min_accuracy
+    if least is not None and accuracy < least:
+        logger.warning(
+            "judge accuracy is %.2f %%, below --min_accuracy %g: saved, but its metrics are unreliable",
+            100 * accuracy,
+            least,
+        )
+    print(f"judge:    {path}, right on {accuracy:.2%} of {judge.record.num_test_images:,} test images")
+    print(f"use it:   --features judge:{run.folder.path}")
+    return path
+
+
 def measure_accuracy(judge: Judge, images: ImageTable) -> float:
-    """Part of labelled images, in [0, 1], whose class gets the largest logit."""
+    """Fraction of labelled images, in [0, 1], whose class gets the largest logit."""
+    assert images.class_labels is not None
     right = 0
     for start in range(0, len(images), TEST_BATCH):
         rows = torch.arange(start, min(start + TEST_BATCH, len(images)))
@@ -73,12 +147,14 @@ def measure_accuracy(judge: Judge, images: ImageTable) -> float:
 class Augmentation:
     """What is done to the N images of one optimizer step, as a function of (seed, step) and of nothing else."""
 
-    shift: Tensor  # (N, 2) int64, pixels down and to the right
-    flip: Tensor  # (N,) bool, True with probability 0.5
+    shift: Tensor
+    """(N, 2) int64, pixels down and to the right."""
+    flip: Tensor
+    """(N,) bool, True with probability 0.5."""
 
 
-def draw_augmentation(seed: int, step: int, count: int, max_shift: int) -> Augmentation:
-    """Draw for the total batch, on the CPU, so that it is the same however the batch is split into micro-steps."""
+def sample_augmentation(seed: int, step: int, count: int, max_shift: int) -> Augmentation:
+    """Sample for the total batch, on the CPU, so that it is the same however the batch is split into micro-steps."""
     generator = seeded_generator("judge", seed, step)
     shift = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
     return Augmentation(shift, torch.rand(count, generator=generator) < 0.5)
@@ -101,34 +177,10 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[Run, TrainState]:
-    """Read the data and build the run with its state at step 0."""
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"the launcher started {accelerator.num_processes} processes: a judge is trained by one, "
-            "start train_scripts/train_judge.py with python"
-        )
-    data = config.data
-    remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"
-    require(data.image_size <= MAX_IMAGE_SIZE, "data.image_size", data.image_size, remedy)
-    sources = open_sources(data)
-    has_labels = sources[0].class_names is not None
-    require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
-    train_images, test_images = decode_sources(data, sources, image_size=data.image_size, channels=data.channels)
-    network = _fresh_network(config, train_images).to(accelerator.device)
-    run = Run(config, accelerator, train_images, test_images)
-    optimizer = build_optimizer(network.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(
-        optimizer, config.optim, total_steps=run.total_steps, steps_per_unit=run.steps_per_unit
-    )
-    model, optimizer = accelerator.prepare(network, optimizer)
-    model.train()
-    return run, TrainState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
-
-
 def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageClassification:
     """A network for these images, from the seed."""
     torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    assert images.class_names is not None
     size = {"widths": config.model.widths, "depths": config.model.depths}
     try:
         return build_network(**size, channels=images.channels, class_names=images.class_names)
@@ -136,59 +188,21 @@ def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageCla
         raise ValueError(f"--model: {error}") from None
 
 
-def judge_step(state: TrainState, run: Run, step: int) -> Tensor:
-    """One optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
-    config, device = run.config, run.accelerator.device
-    drawn = draw_augmentation(config.seed, step, run.total_batch_size, config.data.max_shift)
-    loss, record = torch.zeros((), device=device), StepRecord()
-    for micro_step in range(run.micro_steps):
-        batch = run.reader.read(state.images_seen, micro_step)
-        part = slice(micro_step * run.batch_size, (micro_step + 1) * run.batch_size)
-        images = shift_images(batch.images, drawn.shift[part])
-        if config.data.horizontal_flip:
-            images = flip_horizontally(images, drawn.flip[part])
-        logits = state.model(prepare_pixels(images.to(device))).logits
-        micro_loss = functional.cross_entropy(logits, batch.class_labels.to(device)) / run.micro_steps
-        run.accelerator.backward(micro_loss)
-        loss += micro_loss.detach()
-        record.add(sample_ids=batch.sample_ids, loss=micro_loss.detach())
-    return apply_gradients(state, run, step, loss, record)
-
-
-def _judged(state: TrainState, run: Run) -> Judge:
+def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:
     """The judge of this step, with its accuracy on the whole held-out split."""
+    images, test_images = run.images, run.test_images
+    assert images.class_names is not None and test_images is not None
     record = JudgeRecord(
         accuracy=0.0,
-        num_test_images=len(run.test_images),
+        num_test_images=len(test_images),
         seed=run.config.seed,
         sha256="",
-        image_size=run.images.image_size,
-        channels=run.images.channels,
-        class_names=run.images.class_names,
+        image_size=images.image_size,
+        channels=images.channels,
+        class_names=images.class_names,
         source=run.config.data.source,
-        data_fingerprint=run.images.fingerprint,
+        data_fingerprint=images.fingerprint,
     )
     judge = Judge(state.network, record)
-    judge.record = replace(record, accuracy=measure_accuracy(judge, run.test_images))
+    judge.record = replace(record, accuracy=measure_accuracy(judge, test_images))
     return judge
-
-
-def _log_accuracy(state: TrainState, run: Run, log: RunLog) -> None:
-    log.write(state.step, {"test_accuracy": _judged(state, run).record.accuracy})
-    state.network.train()
-
-
-def _finish(state: TrainState, run: Run) -> Path:
-    """Publish `judge/`, and say how good it is."""
-    path, judge = run.dir / "judge", _judged(state, run)
-    publish_directory(path, lambda directory: save_judge(judge, directory))
-    accuracy, floor = judge.record.accuracy, run.config.min_accuracy
-    if floor is not None and accuracy < floor:
-        print(
-            f"warning: the judge names {accuracy:.2%} of the test images rightly, less than --min_accuracy {floor:g}: "
-            "it is saved, but what it says of samples is worth little",
-            file=sys.stderr,
-        )
-    print(f"judge:    {path}, right on {accuracy:.2%} of {len(run.test_images):,} test images")
-    print(f"use it:   --features judge:{run.dir}")
-    return path

@@ -27,7 +27,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfi
 
 
 def build_lr_scheduler(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, *, total_steps: int, steps_per_unit: float
+    optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int, steps_per_unit: float
 ) -> LambdaLR:
     """Build the learning-rate schedule, stepped once an optimizer step.
 
@@ -39,11 +39,12 @@ def build_lr_scheduler(
     """
     warmup = config.lr_warmup_steps
     if config.lr_scheduler == "multistep":
-        milestones = [milestone * steps_per_unit for milestone in config.lr_milestones]
+        assert config.lr_milestones is not None and config.lr_gamma is not None, "the options demand both"
+        milestones, gamma = [milestone * steps_per_unit for milestone in config.lr_milestones], config.lr_gamma
 
         def factor(step: int) -> float:
             warmed = min(1.0, step / warmup) if warmup else 1.0
-            return warmed * config.lr_gamma ** bisect.bisect_right(milestones, step)
+            return warmed * gamma ** bisect.bisect_right(milestones, step)
 
         return LambdaLR(optimizer, factor)
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
@@ -57,12 +58,12 @@ def resume_lr_schedule(optimizer: torch.optim.Optimizer, lr_scheduler: LambdaLR,
         group["lr"] = base * factor(step)
 
 
-def build_ema(parameters: Iterable[torch.nn.Parameter], config: EMAConfig) -> EMAModel | None:
-    """Build the moving average of the weights with its warm-up; None where it is off."""
+def build_ema(tensors: Iterable[torch.Tensor], config: EMAConfig) -> EMAModel | None:
+    """Build the moving average of the weights with its warm-up; None = it is off."""
     if config.decay is None:
         return None
     return EMAModel(
-        parameters,
+        tensors,
         decay=config.decay,
         use_ema_warmup=True,
         inv_gamma=config.inv_gamma,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from accelerate import PartialState
 
@@ -34,8 +36,8 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
     """
     processes = PartialState()
     id2label = pipeline.id2label
-    labels = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
-    names = [id2label[label] for label in labels] if id2label else None
+    labels: Sequence[int | None] = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
+    names = list(id2label.values())[:MAX_CLASSES] if id2label else None
     scheduler = steps = None
     if isinstance(pipeline, CFGDDPMPipeline):
         scheduler = build_scheduler(SCHEDULER, pipeline.scheduler.config)

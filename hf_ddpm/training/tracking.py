@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import naming, write_whole
 
@@ -18,19 +20,19 @@ from hf_ddpm.runtime.files import naming, write_whole
 class RunLog:
     """Progress bar, `metrics.jsonl` and trackers of one run; on other processes than the first it does nothing."""
 
-    def __init__(self, accelerator: Accelerator, run_dir: Path, *, total_steps: int, start_step: int):
+    def __init__(self, accelerator: Accelerator, folder: RunFolder, *, total_steps: int, start_step: int) -> None:
         """Open the log, dropping the lines of steps that will be done again.
 
         Args:
             accelerator: whose trackers get the numbers.
-            run_dir: holds metrics.jsonl.
+            folder: of the run.
             total_steps: length of the run in optimizer steps.
             start_step: optimizer steps done already.
         """
         self._accelerator = accelerator
         self._active = accelerator.is_main_process
         self._start_step = start_step
-        self._file = run_dir / "metrics.jsonl"
+        self._file = folder.metrics
         if self._active:
             self._forget_steps_after(start_step)
         self._bar = tqdm(
@@ -88,7 +90,7 @@ class RunLog:
         write_whole(self._file, "".join(kept))
 
 
-def check_trackers(trackers: list[str]) -> None:
+def check_trackers(trackers: Sequence[str]) -> None:
     """Raise `ValueError` for a tracker whose package is not installed."""
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import CheckpointConfig
@@ -34,8 +35,8 @@ def main() -> None:
             data=dataclasses.replace(config.data, test_split=None, max_images=1000),
         )
         seconds = {"train_step": [], "save_checkpoint": []}
-        for name, taken in seconds.items():
-            setattr(loop, name, _timed(getattr(loop, name), taken))
+        for owner, (name, taken) in zip((loop, engine), seconds.items(), strict=True):
+            setattr(owner, name, _timed(getattr(owner, name), taken))
         with user_errors():
             loop.train(config)
         size = sum(file.stat().st_size for file in _newest(Path(folder)).rglob("*") if file.is_file())

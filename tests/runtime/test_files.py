@@ -7,6 +7,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import naming, write_whole
 from hf_ddpm.training.tracking import RunLog
 
@@ -49,7 +50,7 @@ def test_other_errors_pass_unchanged(tmp_path):
 
 
 def test_a_log_that_cannot_grow_is_named(tmp_path, full_disk):
-    log = RunLog(Accelerator(cpu=True), tmp_path, total_steps=4, start_step=0)
+    log = RunLog(Accelerator(cpu=True), RunFolder(tmp_path), total_steps=4, start_step=0)
     log.write(1, {"loss": 0.5})
     full_disk((tmp_path / "metrics.jsonl").stat().st_size)
     with pytest.raises(OSError) as stopped:

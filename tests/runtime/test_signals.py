@@ -11,7 +11,7 @@ import pytest
 
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises, stop_requests
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
     REQUIRED,
-    checkpoint_path,
-    checkpoint_step,
     choose_checkpoint,
     drop_checkpoints_after,
-    find_checkpoints,
     prune_checkpoints,
     publish_directory,
     verify_checkpoint,
@@ -40,13 +38,13 @@ def fill(directory: Path) -> None:
 
 
 def publish(run_dir: Path, step: int) -> Path:
-    path = checkpoint_path(run_dir, step)
+    path = RunFolder(run_dir).checkpoint(step)
     publish_directory(path, fill)
     return path
 
 
 def steps(run_dir: Path) -> list[int]:
-    return [checkpoint_step(path) for path in find_checkpoints(run_dir)]
+    return list(RunFolder(run_dir).checkpoints())
 
 
 def cut(file: Path) -> None:
@@ -97,7 +95,7 @@ def test_all_is_on_the_disk_before_it_gets_its_name_and_the_name_before_anything
 
 
 def test_a_write_that_fails_publishes_nothing_and_the_next_one_succeeds(tmp_path):
-    path = checkpoint_path(tmp_path, 7)
+    path = RunFolder(tmp_path).checkpoint(7)
 
     def fail(directory: Path) -> None:
         (directory / "half").write_text("half")
@@ -147,7 +145,7 @@ def test_steps_are_sorted_as_numbers_and_strangers_ignored(tmp_path):
         (tmp_path / "checkpoints" / stranger).mkdir()
     (tmp_path / "checkpoints" / "step-00000006").write_text("a file")
     assert steps(tmp_path) == [900, 1000, 123_456_789]
-    assert find_checkpoints(tmp_path / "elsewhere") == []
+    assert RunFolder(tmp_path / "elsewhere").checkpoints() == {}
 
 
 # Damage
@@ -176,64 +174,64 @@ def test_a_damaged_manifest_is_named(tmp_path, damage):
 
 
 def test_none_wants_a_new_or_empty_folder(tmp_path):
-    assert choose_checkpoint(tmp_path, "none") is None
-    assert choose_checkpoint(tmp_path / "new", "none") is None
+    assert choose_checkpoint(RunFolder(tmp_path), "none") is None
+    assert choose_checkpoint(RunFolder(tmp_path / "new"), "none") is None
     publish(tmp_path, 7)
     with pytest.raises(ValueError, match="--output_dir .* not empty.*--resume auto"):
-        choose_checkpoint(tmp_path, "none")
+        choose_checkpoint(RunFolder(tmp_path), "none")
 
 
 @pytest.mark.parametrize("resume", ["none", "auto", "latest"])
 def test_a_file_is_no_run_folder(tmp_path, resume):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--output_dir .* is a file"):
-        choose_checkpoint(tmp_path / "file", resume)
+        choose_checkpoint(RunFolder(tmp_path / "file"), resume)
 
 
-def test_auto_starts_afresh_or_takes_the_newest(tmp_path, capsys):
-    assert choose_checkpoint(tmp_path, "auto") is None
-    assert choose_checkpoint(tmp_path / "new", "auto") is None
+def test_auto_starts_afresh_or_takes_the_newest(tmp_path, caplog):
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") is None
+    assert choose_checkpoint(RunFolder(tmp_path / "new"), "auto") is None
     for step in (5, 10):
         publish(tmp_path, step)
-    assert choose_checkpoint(tmp_path, "auto") == checkpoint_path(tmp_path, 10)
-    assert capsys.readouterr().err == ""
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == RunFolder(tmp_path).checkpoint(10)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_auto_falls_back_to_the_one_before_and_says_so(tmp_path, capsys, damage):
+def test_auto_falls_back_to_the_one_before_and_says_so(tmp_path, caplog, damage):
     good, bad = publish(tmp_path, 5), publish(tmp_path, 10)
     damage(bad / WEIGHTS)
-    assert choose_checkpoint(tmp_path, "auto") == good
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith("warning: ") and str(bad) in warning and WEIGHTS in warning
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == good
+    (warning,) = caplog.messages
+    assert str(bad) in warning and WEIGHTS in warning
     flip(good / WEIGHTS)
     with pytest.raises(ValueError, match="--resume is 'auto': .* 2 checkpoints and all are damaged"):
-        choose_checkpoint(tmp_path, "auto")
+        choose_checkpoint(RunFolder(tmp_path), "auto")
 
 
 def test_latest_needs_a_whole_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="--resume is 'latest': .* no checkpoint"):
-        choose_checkpoint(tmp_path, "latest")
+        choose_checkpoint(RunFolder(tmp_path), "latest")
     publish(tmp_path, 5)
     newest = publish(tmp_path, 10)
-    assert choose_checkpoint(tmp_path, "latest") == newest
+    assert choose_checkpoint(RunFolder(tmp_path), "latest") == newest
     flip(newest / WEIGHTS)
     with pytest.raises(ValueError, match=f"--resume is 'latest': .*{WEIGHTS} has changed.*--resume auto"):
-        choose_checkpoint(tmp_path, "latest")
+        choose_checkpoint(RunFolder(tmp_path), "latest")
 
 
 def test_a_path_is_taken_or_refused_for_what_it_is(tmp_path):
     path = publish(tmp_path, 5)
     publish(tmp_path, 10)
-    assert choose_checkpoint(tmp_path, str(path)) == path
-    assert choose_checkpoint(tmp_path / "new", str(path)) == path
+    assert choose_checkpoint(RunFolder(tmp_path), str(path)) == path
+    assert choose_checkpoint(RunFolder(tmp_path / "new"), str(path)) == path
     with pytest.raises(ValueError, match="--resume is '.*gone': no such checkpoint folder"):
-        choose_checkpoint(tmp_path, str(tmp_path / "gone"))
+        choose_checkpoint(RunFolder(tmp_path), str(tmp_path / "gone"))
     with pytest.raises(ValueError, match=MANIFEST):
-        choose_checkpoint(tmp_path / "new", str(tmp_path))
+        choose_checkpoint(RunFolder(tmp_path / "new"), str(tmp_path))
     flip(path / WEIGHTS)
     with pytest.raises(ValueError, match=WEIGHTS):
-        choose_checkpoint(tmp_path, str(path))
+        choose_checkpoint(RunFolder(tmp_path), str(path))
 
 
 def test_a_checkpoint_of_another_run_does_not_endanger_the_own_ones(tmp_path):
@@ -241,7 +239,7 @@ def test_a_checkpoint_of_another_run_does_not_endanger_the_own_ones(tmp_path):
     path = publish(tmp_path / "other", 5)
     publish(tmp_path / "run", 10)
     with pytest.raises(ValueError, match="--resume is .*step-00000005': .* has checkpoints of its own"):
-        choose_checkpoint(tmp_path / "run", str(path))
+        choose_checkpoint(RunFolder(tmp_path / "run"), str(path))
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -251,18 +249,18 @@ def test_a_manifest_that_forgets_a_file_is_no_excuse(tmp_path, name):
     (path / MANIFEST).unlink()
     write_manifest(path)
     with pytest.raises(ValueError, match=f"{name} is missing"):
-        choose_checkpoint(tmp_path, "latest")
+        choose_checkpoint(RunFolder(tmp_path), "latest")
 
 
-def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, capsys):
+def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, caplog):
     good, bad = publish(tmp_path, 5), publish(tmp_path, 10)
     manifest = json.loads((bad / MANIFEST).read_text())
     manifest["files"]["model_index.json"]["size"] = 0
     (bad / MANIFEST).write_text(json.dumps(manifest))
     (bad / "model_index.json").unlink()
     (bad / "model_index.json").symlink_to("/proc/self/mem")  # of size 0, and its first byte gives an input/output error
-    assert choose_checkpoint(tmp_path, "auto") == good
-    assert "model_index.json cannot be read" in capsys.readouterr().err
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == good
+    assert "model_index.json cannot be read" in caplog.text
 
 
 def test_a_manifest_without_end_is_damage(tmp_path):
@@ -287,21 +285,21 @@ def test_a_moved_checkpoint_is_still_whole(tmp_path):
 def test_the_newest_and_the_multiples_stay(tmp_path, keep, keep_every_steps, left):
     for step in range(10, 70, 10):
         publish(tmp_path, step)
-    prune_checkpoints(tmp_path, keep, keep_every_steps)
+    prune_checkpoints(RunFolder(tmp_path), keep, keep_every_steps)
     assert steps(tmp_path) == left
 
 
 def test_pruning_removes_what_a_killed_run_was_writing(tmp_path):
     publish(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step-00000020.partial").mkdir()
-    prune_checkpoints(tmp_path, 2, None)
+    prune_checkpoints(RunFolder(tmp_path), 2, None)
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
 def test_a_resumed_run_removes_what_a_killed_one_left_though_it_saves_nothing(tmp_path):
     publish(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step-00000005.removed").mkdir()
-    assert drop_checkpoints_after(tmp_path, 10) == []
+    assert drop_checkpoints_after(RunFolder(tmp_path), 10) == []
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["step-00000010"]
 
 
@@ -338,7 +336,7 @@ def test_a_full_disk_leaves_what_was_published_whatever_fails(tmp_path, monkeypa
             with pytest.raises(OSError, match="No space left on device") as stopped:
                 publish(tmp_path, step)
             message, size = str(stopped.value), sum(map(len, before.values()))
-            assert message.startswith(f"{checkpoint_path(tmp_path, step)} cannot be written, No space left on device: ")
+            assert message.startswith(f"{RunFolder(tmp_path).checkpoint(step)} cannot be written, No space left on device: ")
             assert f"at least {size:,} bytes" in message and "\n" not in message
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

@@ -8,10 +8,11 @@ import torch
 from hf_ddpm.cli import parse_config
 from hf_ddpm.data.batches import IndexStream
 from hf_ddpm.data.table import load_images
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import choose_checkpoint
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
-from hf_ddpm.training.randomness import draw_step_randomness
+from hf_ddpm.training.step_randomness import sample_step_randomness
 
 
 def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
@@ -36,6 +37,6 @@ def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
     num_images = len(load_images("digits", "train", image_size=8))
     rows = IndexStream(num_images, seed=0).indices(step * 16, 16).tolist()
     assert [row for entry in listed["micro_steps"] for row in entry["sample_ids"]] == rows
-    drawn = draw_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
+    drawn = sample_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
     assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == drawn
-    assert choose_checkpoint(folder, "latest").name == f"step-{step:08d}", "the last one before it, and whole"
+    assert choose_checkpoint(RunFolder(folder), "latest").name == f"step-{step:08d}", "the last one before it, and whole"

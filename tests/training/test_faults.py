@@ -21,19 +21,18 @@ from safetensors.torch import load_file, save_file
 
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
     REQUIRED,
-    checkpoint_path,
-    checkpoint_step,
     choose_checkpoint,
-    find_checkpoints,
     prune_checkpoints,
     publish_directory,
     verify_checkpoint,
     write_manifest,
 )
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.state import GeneratorState
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -74,8 +73,8 @@ def in_a_child(do):
 SAVE_IN_COPIES = (
     DIE_AFTER
     + """
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import *
-from hf_ddpm.training.checkpoints import REQUIRED
 
 folder, keep, keep_every, rewind_to, step = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
 
@@ -88,18 +87,18 @@ def write(directory):
             stream.write(content[len(content) // 2 :])
     write_manifest(directory)
 
-def save(run_dir, count):
+def save(run, count):
     die_after(count)
     if rewind_to is not None:
-        drop_checkpoints_after(run_dir, rewind_to)
-    publish_directory(checkpoint_path(run_dir, step), write)
-    prune_checkpoints(run_dir, keep, keep_every)
+        drop_checkpoints_after(run, rewind_to)
+    publish_directory(run.checkpoint(step), write)
+    prune_checkpoints(run, keep, keep_every)
 
 count, done = 0, False
 while not done:
     run_dir = folder / f"run-{count}"
     shutil.copytree(folder / "before", run_dir)
-    done = in_a_child(lambda: save(run_dir, count))
+    done = in_a_child(lambda: save(RunFolder(run_dir), count))
     count += 1
 """
 )
@@ -154,8 +153,8 @@ def save(run_dir: Path, step: int, seed: int | None = None) -> Path:
         write_state(directory, step if seed is None else seed)
         write_manifest(directory)
 
-    publish_directory(checkpoint_path(run_dir, step), write)
-    return checkpoint_path(run_dir, step)
+    publish_directory(RunFolder(run_dir).checkpoint(step), write)
+    return RunFolder(run_dir).checkpoint(step)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -190,7 +189,7 @@ MORE_SAVES = {
     [pytest.param(*case, id=name) for name, case in SAVES.items()]
     + [pytest.param(*case, id=name, marks=pytest.mark.faults) for name, case in MORE_SAVES.items()],
 )
-def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, before, leftovers, call, choices):
+def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, caplog, before, leftovers, call, choices):
     (tmp_path / "before" / "checkpoints").mkdir(parents=True)
     write_state(tmp_path / "state", seed=99)
     states = [content(save(tmp_path / "before", step)) for step in before]
@@ -199,9 +198,9 @@ def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, before
         (tmp_path / "before" / "checkpoints" / leftover / "half").write_text("half")
 
     runs = deaths_while_saving(tmp_path, *call)
-    chosen = [choose_checkpoint(run, "auto") for run in runs]
-    assert capfd.readouterr().err == "", "whatever bears a checkpoint's name is whole"
-    assert {path and checkpoint_step(path) for path in chosen} == choices
+    chosen = [choose_checkpoint(RunFolder(run), "auto") for run in runs]
+    assert not caplog.records, "whatever bears a checkpoint's name is whole"
+    assert {path and int(path.name.removeprefix("step-")) for path in chosen} == choices
     states.append(content(chosen[-1]))
     assert {name: states[-1][name] for name in REQUIRED} == {name: content(tmp_path / "state")[name] for name in REQUIRED}
     for path in chosen:
@@ -211,8 +210,8 @@ def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, before
         print(f"{len(runs)} deaths, one after each file operation of a save; lost runs: 0")
     for run in runs[::12]:
         newest = save(run, 70)
-        prune_checkpoints(run, 2, None)
-        assert choose_checkpoint(run, "auto") == newest
+        prune_checkpoints(RunFolder(run), 2, None)
+        assert choose_checkpoint(RunFolder(run), "auto") == newest
         assert len(names(run / "checkpoints")) <= 2 and all(name.startswith("step-") for name in names(run / "checkpoints"))
 
 
@@ -252,12 +251,14 @@ def real_run(tmp_path_factory, real_options) -> Path:
 def test_a_run_killed_while_it_saved_ends_bit_for_bit_as_it_would_have(real_run, real_options, tmp_path):
     """The checkpoint of a real run is written once more, file by file, by a process that dies at it."""
     shutil.copytree(real_run, tmp_path / "before", ignore=shutil.ignore_patterns("pipeline", "step-00000003"))
-    shutil.copytree(checkpoint_path(real_run, 3), tmp_path / "state")
-    half_written = [run for run in deaths_while_saving(tmp_path, 2, None, None, 3) if not checkpoint_path(run, 3).exists()]
+    shutil.copytree(RunFolder(real_run).checkpoint(3), tmp_path / "state")
+    half_written = [
+        run for run in deaths_while_saving(tmp_path, 2, None, None, 3) if not RunFolder(run).checkpoint(3).exists()
+    ]
     for run in random.Random(0).sample(half_written, 2):
         assert ".step-00000003.partial" in names(run / "checkpoints")
         loop.train(parse_config(TrainConfig, [*real_options, f"--output_dir={run}", "--resume=auto"]))
-        assert tensor_hashes(checkpoint_path(run, 3)) == tensor_hashes(checkpoint_path(real_run, 3))
+        assert tensor_hashes(RunFolder(run).checkpoint(3)) == tensor_hashes(RunFolder(real_run).checkpoint(3))
         assert names(run / "checkpoints") == ["step-00000002", "step-00000003"]
 
 
@@ -270,7 +271,7 @@ def test_runs_killed_at_any_operation_of_a_save_end_bit_for_bit_as_they_would_ha
     assert done.returncode == 0, done.stderr
     runs = [dead.with_name(dead.name.removesuffix("-dead")) for dead in tmp_path.glob("*-dead")]
     for run in runs:
-        assert tensor_hashes(checkpoint_path(run, 3)) == tensor_hashes(checkpoint_path(tmp_path / "whole", 3))
+        assert tensor_hashes(RunFolder(run).checkpoint(3)) == tensor_hashes(RunFolder(tmp_path / "whole").checkpoint(3))
         assert all(name.startswith("step-") for name in names(run / "checkpoints"))
     assert len(runs) > 20
     with capsys.disabled():
@@ -312,9 +313,9 @@ def says_the_same(manifest: Path, whole: bytes) -> bool:
         return False
 
 
-def try_damages(run_dir: Path, flips: int, capsys) -> int:
+def try_damages(run_dir: Path, flips: int, caplog) -> int:
     """Damage every file of the newest checkpoint in every way, a bit of it in `flips` places; the number of cases."""
-    before, newest = find_checkpoints(run_dir)
+    before, newest = RunFolder(run_dir).checkpoints().values()
     draw, cases = random.Random(0), 0
     for name, whole in content(newest).items():
         file = newest / name
@@ -322,49 +323,50 @@ def try_damages(run_dir: Path, flips: int, capsys) -> int:
             for _ in range(flips if damage is flip else 1):
                 damage(file, whole, draw.randrange(len(whole)))
                 if name == MANIFEST and says_the_same(file, whole) or file.exists() and file.read_bytes() == whole:
-                    assert choose_checkpoint(run_dir, "auto") == newest
+                    assert choose_checkpoint(RunFolder(run_dir), "auto") == newest
                 else:
-                    assert_falls_back(run_dir, newest, before, name, capsys)
+                    assert_falls_back(run_dir, newest, before, name, caplog)
                     cases += 1
                 file.write_bytes(whole)
     verify_checkpoint(newest)
     return cases
 
 
-def assert_falls_back(run_dir: Path, damaged: Path, before: Path, name: str, capsys) -> None:
-    assert choose_checkpoint(run_dir, "auto") == before
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith(f"warning: checkpoint {damaged}: ")
+def assert_falls_back(run_dir: Path, damaged: Path, before: Path, name: str, caplog) -> None:
+    assert choose_checkpoint(RunFolder(run_dir), "auto") == before
+    (warning,) = caplog.messages
+    assert warning.startswith(f"checkpoint {damaged}: ")
+    caplog.clear()
     for resume in ("latest", str(damaged)):
         with pytest.raises(ValueError, match="^--resume is ") as refused:
-            choose_checkpoint(run_dir, resume)
+            choose_checkpoint(RunFolder(run_dir), resume)
         # A damaged manifest may accuse the file that it describes wrongly.
         assert name in str(refused.value) or name == MANIFEST
         assert "\n" not in str(refused.value) and "--resume auto" in str(refused.value)
 
 
-def test_damage_to_any_file_is_found_and_the_checkpoint_before_it_taken(real_run, tmp_path, capsys):
+def test_damage_to_any_file_is_found_and_the_checkpoint_before_it_taken(real_run, tmp_path, caplog):
     shutil.copytree(real_run, tmp_path / "run")
-    files = len(content(find_checkpoints(real_run)[-1]))
-    assert try_damages(tmp_path / "run", 3, capsys) >= 5 * files
+    files = len(content(RunFolder(real_run).last_checkpoint()))
+    assert try_damages(tmp_path / "run", 3, caplog) >= 5 * files
 
 
 @pytest.mark.faults
-def test_damage_to_many_bits_of_any_file(real_run, tmp_path, capsys):
+def test_damage_to_many_bits_of_any_file(real_run, tmp_path, capsys, caplog):
     shutil.copytree(real_run, tmp_path / "run")
-    cases = try_damages(tmp_path / "run", 400, capsys)
+    cases = try_damages(tmp_path / "run", 400, caplog)
     assert cases > 2000
     with capsys.disabled():
         print(f"\n{cases} damaged checkpoints, each found and the one before it taken; lost runs: 0")
 
 
-def test_a_file_that_the_manifest_does_not_list_is_left_alone(real_run, tmp_path, capsys):
+def test_a_file_that_the_manifest_does_not_list_is_left_alone(real_run, tmp_path, caplog):
     shutil.copytree(real_run, tmp_path / "run")
-    newest = find_checkpoints(tmp_path / "run")[-1]
+    newest = RunFolder(tmp_path / "run").last_checkpoint()
     (newest / ".DS_Store").write_bytes(b"\0")
     (newest / "training" / "notes.txt").write_text("mine")
-    assert choose_checkpoint(tmp_path / "run", "auto") == newest
-    assert capsys.readouterr().err == ""
+    assert choose_checkpoint(RunFolder(tmp_path / "run"), "auto") == newest
+    assert not caplog.records
 
 
 # A disk that is full
@@ -372,7 +374,7 @@ def test_a_file_that_the_manifest_does_not_list_is_left_alone(real_run, tmp_path
 
 @pytest.mark.parametrize("size", [0, 100, 5000, 20_000])
 def test_a_full_disk_stops_training_and_the_old_checkpoints_stay(tmp_path, tiny_options, monkeypatch, size):
-    save_state = loop.save_state
+    save_state = GeneratorState.save
 
     def save_on_a_full_disk(state, *args):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -383,7 +385,7 @@ def test_a_full_disk_stops_training_and_the_old_checkpoints_stay(tmp_path, tiny_
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(loop, "save_state", save_on_a_full_disk)
+    monkeypatch.setattr(GeneratorState, "save", save_on_a_full_disk)
     options = [*tiny_options, "--max_train_steps=4", "--checkpoint.every_steps=1", f"--output_dir={tmp_path / 'run'}"]
     with pytest.raises(OSError) as stopped:
         loop.train(parse_config(TrainConfig, options))
@@ -393,7 +395,7 @@ def test_a_full_disk_stops_training_and_the_old_checkpoints_stay(tmp_path, tiny_
     message = str(stopped.value)
     assert message.startswith(f"{checkpoints / 'step-00000003'} cannot be written, ") and "\n" not in message
     assert f"at least {whole:,} bytes" in message or size == 20_000
-    assert choose_checkpoint(tmp_path / "run", "auto") == checkpoints / "step-00000002"
+    assert choose_checkpoint(RunFolder(tmp_path / "run"), "auto") == checkpoints / "step-00000002"
 
 
 def test_all_files_of_a_run_have_the_same_mode(real_run):

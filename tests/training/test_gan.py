@@ -20,9 +20,9 @@ from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import load_pipeline
-from hf_ddpm.training.checkpoints import TRAINING_FILES, find_checkpoints
+from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.engine import build_accelerator
-from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, draw_gan_randomness, train_gan
+from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, sample_gan_randomness, train_gan
 from hf_ddpm.training.options import LARGEST, SIZES, GANConfig
 
 OPTIONS = [
@@ -79,7 +79,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def tensors(folder: Path) -> dict[str, str]:
     """Digest of each tensor of the last checkpoint and of the pipeline."""
-    last = find_checkpoints(folder)[-1]
+    last = RunFolder(folder).last_checkpoint()
     files = [*(last / name for name in (*TRAINING_FILES[1:], WEIGHTS)), folder / "pipeline" / WEIGHTS]
     return {
         f"{number}:{name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
@@ -116,12 +116,12 @@ def test_a_run_leaves_what_every_run_leaves(run_training, capsys):
         assert {"d_loss", "g_loss", "d_real", "d_fake", "grad_norm", "lr", "images_seen", "epoch"} < line.keys()
         assert 0 < line["d_real"] < 1 and 0 < line["d_fake"] < 1
     assert str(folder / "pipeline") in capsys.readouterr().out
-    saved = [load_pipeline(str(path), device="cpu") for path in (folder / "pipeline", find_checkpoints(folder)[-1])]
+    saved = [load_pipeline(str(path), device="cpu") for path in (folder / "pipeline", RunFolder(folder).last_checkpoint())]
     images = [pipeline(list(range(10)), generator=_generators(10), output_type="np").images for pipeline in saved]
     np.testing.assert_array_equal(*images)
     assert saved[0].id2label == {digit: str(digit) for digit in range(10)}
     for name, tensor in saved[0].generator.state_dict().items():
-        trained = load_file(find_checkpoints(folder)[-1] / "training/model.safetensors")[f"generator.{name}"]
+        trained = load_file(RunFolder(folder).last_checkpoint() / "training/model.safetensors")[f"generator.{name}"]
         assert torch.equal(tensor, trained), "without an average the pipeline has the trained weights"
 
 
@@ -146,7 +146,7 @@ def test_images_of_every_size_are_learned_and_drawn(run_training, size):
 def test_each_step_trains_one_network(config_of, monkeypatch):
     """The first update changes the discriminator alone, the second the generator alone."""
     config = config_of("run", "--max_train_steps=1")
-    run, state = gan_training._prepare(config, build_accelerator(config))
+    run, state = gan_training.prepare(config, build_accelerator(config))
     networks = {"generator": state.network.generator, "discriminator": state.network.discriminator}
     update, changed = gan_training.update_weights, []
 
@@ -159,7 +159,7 @@ def test_each_step_trains_one_network(config_of, monkeypatch):
         return result
 
     monkeypatch.setattr(gan_training, "update_weights", watched)
-    gan_training.gan_step(state, run, 0)
+    gan_training.train_step(state, run, 0)
     assert changed == [("generator", False), ("discriminator", True), ("generator", True), ("discriminator", False)]
     assert all(weights.requires_grad for weights in state.network.parameters())
     assert all(weights.grad is None for weights in state.network.parameters())
@@ -198,7 +198,7 @@ def test_options_of_a_run_take_effect(run_training, plain, options):
 
 def test_an_average_of_the_generator_is_what_is_drawn_with(run_training, plain):
     folder = run_training("run", "--max_train_steps=2", "--ema.decay=0.9")
-    last = find_checkpoints(folder)[-1]
+    last = RunFolder(folder).last_checkpoint()
     trained, averaged = load_file(last / "training/model.safetensors"), load_file(last / WEIGHTS)
     for name, tensor in averaged.items():
         is_statistic = "running" in name or "num_batches" in name
@@ -223,8 +223,8 @@ def test_a_diverging_run_stops_before_the_step_and_names_the_images(run_training
 
 
 def test_what_a_step_draws_is_a_function_of_seed_and_step():
-    same, again = (draw_gan_randomness(5, 3, 16, 4, (1, 8, 8)) for _ in range(2))
-    for other in (draw_gan_randomness(5, 4, 16, 4, (1, 8, 8)), draw_gan_randomness(6, 3, 16, 4, (1, 8, 8))):
+    same, again = (sample_gan_randomness(5, 3, 16, 4, (1, 8, 8)) for _ in range(2))
+    for other in (sample_gan_randomness(5, 4, 16, 4, (1, 8, 8)), sample_gan_randomness(6, 3, 16, 4, (1, 8, 8))):
         for name in ("latents", "flip", "noise"):
             assert torch.equal(getattr(same, name), getattr(again, name))
             assert not torch.equal(getattr(same, name), getattr(other, name))
@@ -246,7 +246,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run_training, monkeypatch, tmp_path, 
         *options,
     ]
     whole = run_training("whole", *options)
-    take_step = gan_training.gan_step
+    take_step = gan_training.train_step
 
     def signalled(state, run, step):
         result = take_step(state, run, step)
@@ -254,10 +254,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(run_training, monkeypatch, tmp_path, 
             signal.raise_signal(signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(gan_training, "gan_step", signalled)
+    monkeypatch.setattr(gan_training, "train_step", signalled)
     with pytest.raises(Stopped, match="saved at step 3; continue with --resume auto"):
         run_training("run", *options)
-    monkeypatch.setattr(gan_training, "gan_step", take_step)
+    monkeypatch.setattr(gan_training, "train_step", take_step)
     assert not (tmp_path / "run" / "pipeline").exists()
     torch.manual_seed(99)  # what another process would have there
     folder = run_training("run", *options, "--resume=auto")
@@ -272,11 +272,11 @@ def test_another_gan_is_not_gone_on_with(run_training, option):
         run_training("run", "--max_train_steps=2", "--resume=auto", option)
 
 
-def test_a_checkpoint_without_its_generator_is_passed_over(run_training, capsys):
+def test_a_checkpoint_without_its_generator_is_passed_over(run_training, caplog):
     folder = run_training("run", "--max_train_steps=2", "--checkpoint.every_steps=1")
-    (find_checkpoints(folder)[-1] / WEIGHTS).unlink()
+    (RunFolder(folder).last_checkpoint() / WEIGHTS).unlink()
     run_training("run", "--max_train_steps=2", "--checkpoint.every_steps=1", "--resume=auto")
-    assert f"{WEIGHTS} is missing" in capsys.readouterr().err
+    assert f"{WEIGHTS} is missing" in caplog.text
 
 
 # Refusals

@@ -166,14 +166,14 @@ class TestResume:
         run_training("longer", "--max_train_steps=8", *options, "--resume=latest")
         assert tensor_hashes(longer / "checkpoints/step-00000008") == tensor_hashes(whole / "checkpoints/step-00000008")
 
-    def test_auto_falls_back_to_the_checkpoint_before_a_damaged_one(self, run_training, capsys):
+    def test_auto_falls_back_to_the_checkpoint_before_a_damaged_one(self, run_training, caplog):
         options = ["--max_train_steps=6", "--checkpoint.every_steps=3"]
         folder = run_training("run", *options)
         before = tensor_hashes(folder / "checkpoints/step-00000006")
         weights = folder / "checkpoints/step-00000006/training/model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1])
         run_training("run", *options, "--resume=auto")
-        assert "model.safetensors" in capsys.readouterr().err
+        assert "model.safetensors" in caplog.text
         assert tensor_hashes(folder / "checkpoints/step-00000006") == before
 
     def test_another_architecture_is_refused(self, run_training):
@@ -186,11 +186,11 @@ class TestResume:
         with pytest.raises(ValueError, match="data_fingerprint"):
             run_training("run", "--max_train_steps=4", "--resume=auto", "--data.train_split=test")
 
-    def test_another_learning_rate_is_warned_about_and_takes_effect(self, run_training, capsys):
+    def test_another_learning_rate_is_warned_about_and_takes_effect(self, run_training, caplog):
         constant = "--optim.lr_scheduler=constant"
         run_training("run", "--max_train_steps=2", constant)
         folder = run_training("run", "--max_train_steps=3", constant, "--resume=auto", "--optim.learning_rate=0.5")
-        assert "optim.learning_rate was 0.001 and is now 0.5" in capsys.readouterr().err
+        assert "optim.learning_rate was 0.001 and is now 0.5" in caplog.text
         assert [record["lr"] for record in metrics(folder)] == [0.001, 0.001, 0.5]
 
     def test_a_moving_average_can_start_late(self, run_training):

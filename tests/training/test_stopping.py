@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.signals import Stopped
-from hf_ddpm.training.checkpoints import checkpoint_path, checkpoint_step, find_checkpoints
 from hf_ddpm.training.lock import LOCK, RunLock
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.state import GeneratorState
 
 ROOT = Path(__file__).parents[2]
 ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
@@ -113,10 +114,10 @@ def run_training(tiny_options, tmp_path):
 
 @pytest.fixture
 def signal_in(monkeypatch):
-    """Send a signal at the end of the n-th call of a function of the loop."""
+    """Send a signal at the end of the n-th call of a function of the loop (or of another owner)."""
 
-    def plant(function: str, call: int, number: int) -> None:
-        original, calls = getattr(loop, function), []
+    def plant(function: str, call: int, number: int, owner=loop) -> None:
+        original, calls = getattr(owner, function), []
 
         def signalled(*args, **kwargs):
             result = original(*args, **kwargs)
@@ -125,7 +126,7 @@ def signal_in(monkeypatch):
                 signal.raise_signal(number)
             return result
 
-        monkeypatch.setattr(loop, function, signalled)
+        monkeypatch.setattr(owner, function, signalled)
 
     return plant
 
@@ -148,7 +149,7 @@ def environment() -> dict[str, str]:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    return [checkpoint_step(path) for path in find_checkpoints(folder)]
+    return list(RunFolder(folder).checkpoints())
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +206,10 @@ class TestStopping:
         assert not (tmp_path / "run").exists()
 
     def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(self, run_training, tmp_path, signal_in):
-        signal_in("save_state", 2, signal.SIGTERM)
+        signal_in("save", 2, signal.SIGTERM, GeneratorState)
         with pytest.raises(Stopped, match=f"interrupted at step {STEPS}"):
             run_training("run")
-        assert checkpoint_path(tmp_path / "run", STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
+        assert RunFolder(tmp_path / "run").checkpoint(STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
         assert (run_training("run", "--resume=auto") / "pipeline" / "model_index.json").exists()
 
 
@@ -218,9 +219,9 @@ def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_optio
     options += ["--logging.sample_every_steps=null", "--checkpoint.keep=999999"]
     command = [sys.executable, str(ROOT / "train_scripts" / "train.py"), *options]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        while not find_checkpoints(folder) and process.poll() is None:
+        while not RunFolder(folder).checkpoints() and process.poll() is None:
             time.sleep(0.05)
-        before = find_checkpoints(folder)
+        before = list(RunFolder(folder).checkpoints().values())
         for resume in ("none", "auto", str(before[0])):
             with pytest.raises(ValueError, match=rf"process {process.pid} on .* is writing there"):
                 run_training("run", length, f"--resume={resume}")
@@ -231,7 +232,7 @@ def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_optio
         assert process.wait() == 143, errors
         assert time.monotonic() - asked < 20
     assert "Traceback" not in errors
-    last = checkpoint_step(find_checkpoints(folder)[-1])
+    last = saved_steps(folder)[-1]
     assert errors.strip().splitlines()[-1] == f"train.py: stopped and saved at step {last}; continue with --resume auto"
     assert not (folder / LOCK).exists()
     run_training("run", f"--max_train_steps={last}", "--resume=auto")
@@ -286,22 +287,22 @@ class TestLock:
             flock(file, how)
 
         monkeypatch.setattr(fcntl, "flock", overtaken)
-        with RunLock(tmp_path, ALONE) as lock:
+        with RunLock(RunFolder(tmp_path), ALONE) as lock:
             lock.take()
             lock.take()
-            with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(tmp_path, ALONE) as other:
+            with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(RunFolder(tmp_path), ALONE) as other:
                 other.take()
             assert (tmp_path / LOCK).exists(), "who is refused leaves the lock where it is"
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_disk_without_locks_is_said(self, tmp_path, monkeypatch, capsys):
+    def test_a_disk_without_locks_is_said(self, tmp_path, monkeypatch, caplog):
         def unable(*_):
             raise OSError(errno.ENOLCK, "No locks available")
 
         monkeypatch.setattr(fcntl, "flock", unable)
-        with RunLock(tmp_path, ALONE) as lock:
+        with RunLock(RunFolder(tmp_path), ALONE) as lock:
             lock.take()
-        assert "cannot be locked (No locks available)" in capsys.readouterr().err
+        assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_a_restart_keeps_a_beginning_from_elsewhere(run_training, tmp_path, monkeypatch, capsys):

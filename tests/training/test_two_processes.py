@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.training.checkpoints import find_checkpoints
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 
@@ -44,7 +43,6 @@ import hashlib, importlib.util, json, os, pathlib, signal, sys
 os.environ["HF_DATASETS_CACHE"] = sys.argv[2]
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
-from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.options import TrainConfig
 
 spec = importlib.util.spec_from_file_location("sample_script", sys.argv[3])
@@ -238,7 +236,7 @@ def test_an_exception_in_one_process_ends_both(tiny_options, tmp_path):
     error = "train.py (process 1): the image at row 41 of split 'train' of --data.source"
     assert error in run.stderr and "(file 'cats/41.png') cannot be decoded" in run.stderr
     assert "Traceback" not in run.stderr[: run.stderr.index(error)], "the first error is shown first"
-    assert find_checkpoints(tmp_path / "run"), "and what was saved is still there"
+    assert RunFolder(tmp_path / "run").checkpoints(), "and what was saved is still there"
 
 
 def png_of(value: int) -> bytes:

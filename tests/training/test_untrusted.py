@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.sampling import load_pipeline
-from hf_ddpm.training.checkpoints import MANIFEST, REQUIRED, choose_checkpoint, find_checkpoints, write_manifest
+from hf_ddpm.training.checkpoints import MANIFEST, REQUIRED, choose_checkpoint, write_manifest
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 
@@ -109,7 +110,7 @@ def model(trained, tmp_path) -> Path:
 @pytest.fixture
 def checkpoint(trained, tmp_path) -> Path:
     """A copy of the checkpoint."""
-    return shutil.copytree(find_checkpoints(trained)[-1], tmp_path / "checkpoint")
+    return shutil.copytree(RunFolder(trained).last_checkpoint(), tmp_path / "checkpoint")
 
 
 def refusal(load) -> str:
@@ -190,7 +191,7 @@ def test_pickles_beside_a_checkpoint_are_not_looked_at(checkpoint, cage, tiny_op
     write_manifest(checkpoint)  # it may even list them
     options = [*tiny_options, "--max_train_steps=3", f"--output_dir={tmp_path / 'run'}", f"--resume={checkpoint}"]
     train(parse_config(TrainConfig, options))
-    assert find_checkpoints(tmp_path / "run")[-1].name == "step-00000003"
+    assert RunFolder(tmp_path / "run").last_checkpoint().name == "step-00000003"
     assert cage.silent
 
 
@@ -202,7 +203,7 @@ def test_a_checkpoint_of_pickles_is_refused(cage, tmp_path, name, listed):
     cage.plant(tmp_path / "pickles" / name)
     if listed:
         write_manifest(tmp_path / "pickles")
-    message = refusal(lambda: choose_checkpoint(tmp_path / "run", str(tmp_path / "pickles")))
+    message = refusal(lambda: choose_checkpoint(RunFolder(tmp_path / "run"), str(tmp_path / "pickles")))
     assert "--resume is " in message and (REQUIRED[0] if listed else MANIFEST) in message
     assert cage.silent
 

@@ -13,19 +13,23 @@ from hf_ddpm.diffusion.randomness import derive_seed, seeded_generator
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """What one optimizer step draws, for its total batch of N samples or a slice of it."""
+    """The random numbers of one optimizer step, for its total batch of N samples or a slice of it."""
 
-    timesteps: Tensor  # (N,) int64 in [0, T)
-    noise: Tensor  # (N, C, H, W) float32, standard normal
-    label_drop: Tensor  # (N,) float32, uniform in [0, 1): the label is dropped where it is below p_uncond
-    flip: Tensor  # (N,) bool, True with probability 0.5
+    timesteps: Tensor
+    """(N,) int64 in [0, T)."""
+    noise: Tensor
+    """(N, C, H, W) float32, standard normal."""
+    label_drop: Tensor
+    """(N,) float32, uniform in [0, 1): the label is dropped where it is below p_uncond."""
+    flip: Tensor
+    """(N,) bool, True with probability 0.5."""
 
     def slice(self, start: int, count: int) -> StepRandomness:
         """The part of one process and micro-step."""
         return StepRandomness(*(getattr(self, field.name)[start : start + count] for field in fields(self)))
 
 
-def draw_step_randomness(
+def sample_step_randomness(
     seed: int,
     step: int,
     total_batch_size: int,
@@ -33,7 +37,7 @@ def draw_step_randomness(
     num_train_timesteps: int,
     timestep_sampling: TimestepSampling,
 ) -> StepRandomness:
-    """Draw for the total batch, on the CPU, so that it is the same however the batch is split.
+    """Sample for the total batch, on the CPU, so that it is the same however the batch is split.
 
     Args:
         seed: of the run.
@@ -53,5 +57,5 @@ def draw_step_randomness(
 
 
 def reseed_dropout(seed: int, step: int, rank: int, micro_step: int) -> None:
-    """Seed the global generators, from which dropout draws."""
+    """Seed the global generators, which dropout samples from."""
     torch.manual_seed(derive_seed("dropout", seed, step, rank, micro_step))

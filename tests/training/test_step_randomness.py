@@ -8,7 +8,7 @@ import torch
 
 from hf_ddpm.config import ObjectiveConfig
 from hf_ddpm.diffusion.objective import TimestepSampling
-from hf_ddpm.training.randomness import StepRandomness, draw_step_randomness, reseed_dropout
+from hf_ddpm.training.step_randomness import StepRandomness, reseed_dropout, sample_step_randomness
 
 SHAPE = (1, 4, 4)
 METHODS = get_args(TimestepSampling)
@@ -16,7 +16,7 @@ NAMES = [field.name for field in fields(StepRandomness)]
 
 
 def draw(seed: int = 0, step: int = 0, total: int = 12, method: str = "stratified") -> StepRandomness:
-    return draw_step_randomness(seed, step, total, SHAPE, 1000, method)
+    return sample_step_randomness(seed, step, total, SHAPE, 1000, method)
 
 
 def equal(first: StepRandomness, second: StepRandomness) -> bool:
