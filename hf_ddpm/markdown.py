@@ -35,22 +35,22 @@ def code_block(text: str, language: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already; a `|` that would end a cell is replaced.
+    """A table; a `|` that would end a cell is replaced.
 
     Args:
-        header, rows: cells; every row is as long as the header.
+        header, rows: cells as Markdown; every row is as long as the header.
     """
     lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', cell) for cell in row)} |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measured value with so many significant digits; "" for None."""
+    """A measured value with this number of significant digits; "" for None."""
     return "" if value is None else f"{value:.{digits}g}"
 
 
 def mean_with_error(mean: float, stderr: float | None) -> str:
-    """A mean with its standard error, as `0.4321 ± 0.012`; None = there is none."""
+    """A mean with its standard error, as `0.4321 ± 0.012`; `stderr` None = unknown."""
     return number(mean) + ("" if stderr is None else f" ± {stderr:.2g}")
 
 
@@ -72,14 +72,14 @@ def python_literal(value: str | int) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """Replace each path of this machine within a string, list or dict by its last part; `a/b`, which is relative, stays."""
+    """Replace each path of this machine in a string, list or dict by its last part; a relative path such as `a/b` stays."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_paths(item) for item in value]
     if not isinstance(value, str):
         return value
-    # `PATH`, `--option=PATH` or `judge:PATH`, where the path may hold spaces; then any that stand in the midst.
+    # `PATH`, `--option=PATH` or `judge:PATH`, where the path may contain spaces; then any within a text.
     if whole := re.fullmatch(rf"((?![A-Za-z]:[/\\])[\w.-]*[=:])?(?!//\w)({_PATH_START}.*)", value, re.DOTALL):
         return (whole[1] or "") + _last_part(whole[2])
     return re.sub(rf"{_URL}|(?<![\w.~/\\-]){_PATH_START}[^\s,'\"\])]+", _url_or_last_part, value)

@@ -1,4 +1,4 @@
-"""The door of pages that are written by hand, and those that are committed."""
+"""The script for handwritten pages, and the committed pages."""
 
 import re
 import shutil
@@ -34,9 +34,9 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
     [
         ("page.md", "page.md", "--output is"),
         ("page.md", "mnist/README.md", "give another file in the folder of the template"),
-        ("pages.md", "README.md", "there is no such file"),
-        ("wrong.md", "README.md", "mnist/: there is no 'fd_jugde', only fd_judge"),
-        ("bytes.md", "README.md", "no UTF-8 text"),
+        ("pages.md", "README.md", "the file does not exist"),
+        ("wrong.md", "README.md", "mnist/: unknown name 'fd_jugde', give one of fd_judge"),
+        ("bytes.md", "README.md", "not UTF-8 text"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, output, message):

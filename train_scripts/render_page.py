@@ -1,9 +1,9 @@
-"""Put measured numbers into a page that was written by hand: Markdown with Jinja expressions that name results.
+"""Fill measured numbers into a handwritten page: Markdown with Jinja expressions that name results.
 
     python train_scripts/render_page.py --template model_cards/comparison/page.md --output model_cards/comparison/README.md
 
-The numbers are those of each sub-folder's comparison.json beside the template, which sweep.py writes.
-hf_ddpm/experiments/page.py says what an expression can name.
+The numbers come from the comparison.json in each sub-folder beside the template, written by sweep.py.
+hf_ddpm/experiments/page.py lists what an expression can name.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from hf_ddpm.config import require
 
 @dataclass(kw_only=True)
 class RenderConfig:
-    """Put measured numbers into a page that was written by hand."""
+    """Fill measured numbers into a handwritten page."""
 
     template: Path
-    """Markdown with expressions such as {{ NAME.table }}; NAME is a sub-folder beside it that holds a comparison.json."""
+    """Markdown with expressions such as {{ NAME.table }}; NAME is a sub-folder beside it with a comparison.json."""
     output: Path
-    """The page, beside the template, as its pictures are named from there; one that is there already is replaced."""
+    """The page, beside the template because its links to pictures are relative; an existing file is replaced."""
 
     def __post_init__(self) -> None:
         template, output = Path(self.template), Path(self.output)
-        require(template.is_file(), "template", str(template), "there is no such file")
+        require(template.is_file(), "template", str(template), "the file does not exist")
         beside = output.resolve().parent == template.resolve().parent and output.resolve() != template.resolve()
         require(beside, "output", str(output), f"give another file in the folder of the template, {template.parent}")
 
@@ -41,7 +41,7 @@ def main(args: list[str] | None = None) -> None:
         try:
             text = template.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"--template is {str(template)!r}: it is no UTF-8 text, {error.reason}") from error
+            raise ValueError(f"--template is {str(template)!r}: it is not UTF-8 text, {error.reason}") from error
         write_whole(output, render(text, read_comparisons(template.parent)))
         print(f"page: {output}")
 

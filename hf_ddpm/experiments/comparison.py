@@ -1,5 +1,6 @@
-"""Report a finished sweep: `write_report(config, rows, command=...)` writes tables and figures, and of recipes a page that
-compares them, its pictures and `comparison.json`, which holds everything that the page says.
+"""Report a finished sweep: `write_report(config, rows, command=...)` writes tables and figures.
+
+For recipes it also writes a page that compares them, its pictures, and `comparison.json` with all facts on the page.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from hf_ddpm.sampling import load_pipeline, network_of
 FOLDER = "comparison"
 LOSS_CURVES = f"{FOLDER}/losses.png"
 MAX_PICTURE = 300_000
-"""Bytes of a sample grid."""
+"""Largest size of a sample grid, in bytes."""
 SMOOTHED_POINTS = 20
-"""Logged values of a loss curve beyond which it is smoothed."""
+"""Number of logged values above which a loss curve is smoothed."""
 
 
 def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str) -> list[Path]:
-    """Write `sweep.csv`, `sweep.md`, the figures and, of recipes, a comparison into the folder of a sweep.
+    """Write `sweep.csv`, `sweep.md`, the figures and, for recipes, a comparison into the folder of a sweep.
 
     Args:
-        config: of the finished sweep.
+        config: options of the finished sweep.
         rows: what `sweep` returned.
-        command: what started it.
+        command: the command that started it.
 
     Returns:
-        Paths of all that was written, without the other pictures of the comparison.
+        Paths of all files written, except the pictures in the folder of the comparison.
 
     Raises:
         ValueError: a run folder is damaged.
@@ -82,7 +83,7 @@ def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: st
 
 
 def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
-    """Means over the training seeds of rows that differ in nothing else, with their standard error over these."""
+    """Means, with standard errors, of rows that differ in the training seed alone."""
     groups: dict[tuple[Any, ...], list[SweepRow]] = {}
     axes = [axis for axis in AXIS_NAMES if axis != "train_seed"]
     for row in rows:
@@ -104,7 +105,7 @@ def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
 
 
 def small_png(path: Path) -> bytes:
-    """A picture as PNG of less than 300 kB: as it is, or in 256 colours, or smaller."""
+    """A picture as PNG of less than 300 kB: unchanged, or with 256 colors, or scaled down."""
     content = path.read_bytes()
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
@@ -143,16 +144,16 @@ def _comparison_facts(
 
 
 def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> TrainingFacts:
-    """What a model is and what its training took, from its run folder.
+    """A trained model and the cost of its training, from its run folder.
 
     Args:
-        run: a finished training.
+        run: a finished training run.
         rows: its logged steps, see `read_losses`.
     """
     surroundings = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     network = network_of(load_pipeline(str(run.folder.pipeline), device="cpu"))
     last = rows[-1]
-    # Where the run went on from a checkpoint between two rows, the steps before it are taken to have been as fast.
+    # If the run was resumed between two rows, the steps before the checkpoint are assumed to be as fast as those after it.
     seen = itertools.pairwise([0, *(row["images_seen"] for row in rows)])
     speeds = [row["images_per_second"] for row in rows]
     train_images = round(last["images_seen"] / last["epoch"]) if last.get("epoch") else None

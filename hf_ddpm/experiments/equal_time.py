@@ -1,7 +1,7 @@
-"""Train recipes for equal times: `with_equal_time(config, trainings)` gives each the steps that it makes in so many minutes.
+"""Train recipes for equal times: `with_equal_time(config, trainings)` sets the number of steps that fit into the minutes.
 
-The steps of each recipe are timed once, before anything is trained, and kept in the sweep's folder: a sweep that goes on
-trains as long as it was begun with.
+The steps of each recipe are timed once, before any training, and the result is kept in the sweep's folder, so that a sweep
+that is continued trains for the same number of steps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
 STEPS, CALIBRATION = "train_steps.json", "calibration"
-"""File of the numbers of steps, and folder of the short runs that are timed, in that of the sweep."""
+"""File with the numbers of steps and folder of the short timed runs, both in the sweep's folder."""
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 
 
 def train_recipe(options: TrainConfig | GANConfig) -> None:
-    """Train with such options, or resume; every process has to call it."""
+    """Train with these options, or resume; every process has to call it."""
     if isinstance(options, GANConfig):
         train_gan(options)
     else:
@@ -39,27 +39,28 @@ def train_recipe(options: TrainConfig | GANConfig) -> None:
 def with_equal_time(
     config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]
 ) -> dict[TrainedRun, TrainConfig | GANConfig]:
-    """The trainings with the number of steps that each recipe makes in `config.train_minutes`; every process has to call it.
+    """Replace the length of each training by the steps that fit into `config.train_minutes`; every process has to call it.
 
     Args:
-        config: of the sweep; where it says no minutes, the trainings are returned as they are.
-        trainings: of `config.runs()`, with the length of their recipes, which gives way.
+        config: of the sweep; without `train_minutes` the trainings are returned unchanged.
+        trainings: options by run, see `SweepConfig.trainings`.
 
     Raises:
-        ValueError: a recipe has learning-rate milestones, or the folder's numbers of steps are of other minutes or damaged.
-        Stopped: see `hf_ddpm.training.loop.train`; what has been timed is kept.
+        ValueError: a recipe has learning-rate milestones, or the numbers of steps in the folder are damaged or are those of
+            other minutes.
+        Stopped: see `hf_ddpm.training.loop.train`; finished timings are kept.
     """
     path = Path(config.output_dir) / STEPS
     known = _read(config, path)
     if config.train_minutes is None:
         return dict(trainings)
     began = not path.is_file() and any(run.folder.path.is_dir() for run in trainings)
-    remedy = f"the sweep in {config.output_dir} was begun without, give another --output_dir"
+    remedy = f"the sweep in {config.output_dir} was started without it, give another --output_dir"
     require(not began, "train_minutes", config.train_minutes, remedy)
     for run, options in trainings.items():
         milestones = options.optim.lr_milestones
-        remedy = f"those of {run.recipe.name} are in the unit of its own length, which --train_minutes replaces"
-        require(milestones is None, "optim.lr_milestones", milestones, f"{remedy}, take another lr_scheduler")
+        remedy = f"{run.recipe.name} gives them in the unit of its length, which --train_minutes replaces"
+        require(milestones is None, "optim.lr_milestones", milestones, f"{remedy}, choose another lr_scheduler")
     for run, options in trainings.items():
         name = run.recipe.stem
         if name not in known:
@@ -81,8 +82,8 @@ def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
     it.
 
     Args:
-        options: of the training that is timed.
-        folder: of the short run, which is removed again.
+        options: of the training to be timed.
+        folder: of the short run; it is removed afterwards.
     """
     processes = init_distributed(options.num_threads)
 
@@ -114,7 +115,7 @@ def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
 
 
 def _read(config: SweepConfig, path: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier start has timed, by the name of the recipe."""
+    """Timings of an earlier start, by the name of the recipe."""
     if not path.is_file():
         return {}
     try:
@@ -122,7 +123,7 @@ def _read(config: SweepConfig, path: Path) -> dict[str, dict[str, Any]]:
         before, known = content["train_minutes"], content["recipes"]
         assert all(isinstance(timed["steps"], int) and timed["steps"] >= 1 for timed in known.values())
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ValueError(f"--output_dir: {path} is damaged, remove it and the models that are trained already") from error
-    remedy = f"the sweep in {config.output_dir} was begun with {before!r}, give another --output_dir"
+        raise ValueError(f"--output_dir: {path} is damaged, remove it and the models trained so far") from error
+    remedy = f"the sweep in {config.output_dir} was started with {before!r}, give another --output_dir"
     require(before == config.train_minutes, "train_minutes", config.train_minutes, remedy)
     return known

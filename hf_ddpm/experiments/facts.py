@@ -1,4 +1,4 @@
-"""Everything that the page of a comparison says: `ComparisonFacts.from_json(path.read_text())` reads a comparison.json."""
+"""All facts on the page of a comparison: `ComparisonFacts.from_json(path.read_text())` reads a comparison.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_ddpm.results import ClassMetricValue, MetricValue
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """What a model is and what its training took."""
+    """A trained model and the cost of its training."""
 
     name: str
     """Name of the run folder."""
@@ -23,12 +23,12 @@ class TrainingFacts:
     kind: str
     """`GAN` or `diffusion model`."""
     parameters: int
-    """Parameters of the network that samples are drawn with."""
+    """Parameters of the network that generates samples."""
     steps: int
     """Optimizer steps."""
     images_seen: int
     train_images: int | None
-    """Images of the training split; None = the run does not say."""
+    """Images of the training split; None = not known."""
     images_per_second: float
     """Median over the logged steps."""
     seconds_per_epoch: float | None
@@ -38,7 +38,7 @@ class TrainingFacts:
     final_losses: dict[str, float]
     """Mean of the last logged steps by the name of the loss."""
     samples: str | None
-    """Path of the last grid of samples; None = the run drew none."""
+    """Path of the last sample grid; None = the run has none."""
     processor: str | None
     gpu: str | None
     num_processes: int
@@ -48,7 +48,7 @@ class TrainingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class MeanRow:
-    """Means over the training seeds of rows that differ in nothing else; the options are as in SweepRow."""
+    """Means of rows that differ in the training seed alone; the options are those of SweepRow."""
 
     recipe: str | None
     train_seed: str = "mean"
@@ -59,7 +59,7 @@ class MeanRow:
     num_train_seeds: int
     network_calls: int | None
     metrics: dict[str, MetricValue]
-    """With the standard error over the training seeds."""
+    """With standard errors over the training seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class ComparisonFacts:
     recipes: list[str]
     train_seeds: list[int]
     train_minutes: float | None
-    """Time that each recipe was trained for; None = its own length."""
+    """Training time of each recipe; None = the recipe's own length."""
     distance: str
     """Name of the Frechet distance."""
     features: str
@@ -91,8 +91,8 @@ class ComparisonFacts:
     command: str
 
     def to_json(self) -> str:
-        """The text of comparison.json, without the folders of this machine."""
-        # The values of single sampling seeds stand in the file of each cell; a recipe has no axis of checkpoints.
+        """The text of comparison.json, without the paths of this machine."""
+        # The values of single sampling seeds are in the file of each cell; recipes have no axis of checkpoints.
         hidden = ("values", "checkpoint")
         facts = asdict(self, dict_factory=lambda items: {name: value for name, value in items if name not in hidden})
         return json.dumps(without_paths(facts), indent=1) + "\n"
@@ -102,7 +102,7 @@ class ComparisonFacts:
         """Read the text of a comparison.json.
 
         Raises:
-            ValueError: it is damaged, or something else.
+            ValueError: it is damaged, or not a comparison.
         """
         try:
             found = json.loads(text)
@@ -113,7 +113,7 @@ class ComparisonFacts:
             }
             return cls(**{**found, **parts})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError("it is not a comparison.json that train_scripts/sweep.py has written") from error
+            raise ValueError("not a comparison.json written by train_scripts/sweep.py") from error
 
 
 def _with_metrics(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Comparisons as pages: `render(template, {"mnist": Comparison(facts, "mnist/")})` puts tables and numbers into Markdown.
+"""Comparisons as pages: `render(template, {"mnist": Comparison(facts, "mnist/")})` fills tables and numbers into Markdown.
 
-A page that is written by hand is a Jinja template in which each comparison has the name of its folder:
+A handwritten page is a Jinja template in which each comparison has the name of its folder:
 
     {{ mnist.about }} {{ mnist.command }}           how it was measured: seeds, images, reference; and the command
-    {{ mnist.table }} {{ mnist.training_table }}    what was measured, and what the trainings took
+    {{ mnist.table }} {{ mnist.training_table }}    what was measured, and the cost of each training
     {{ mnist.class_table }} {{ mnist.samples }}     the distance of each class, and the sample grids side by side
-    {{ mnist.run("digits").parameters }}            of a training: steps, images_seen, training_seconds, final_loss, ...
-    {{ mnist.metric("digits", "fd_judge") }}        a metric with its error, where one measurement has it
+    {{ mnist.run("digits").parameters }}            of a training run: steps, images_seen, training_seconds, final_loss, ...
+    {{ mnist.metric("digits", "fd_judge") }}        a metric with its error, if a single measurement has it
     {{ mnist.metric("digits", "fd_judge", guidance_scale=1.5, train_seed="mean", class_name="3") }}
     {{ mnist.real("fd_judge") }} {{ mnist.noise("recall") }}    what real images and noise score
 """
@@ -28,14 +28,14 @@ from hf_ddpm.markdown import code_block, counted, number, table, value_text
 AXIS_NAMES = {
     "recipe": "recipe",
     "train_seed": "training seed",
-    "scheduler": "sampler",
+    "scheduler": "scheduler",
     "num_inference_steps": "steps",
     "guidance_scale": "s (w = s - 1)",
     "num_images": "images",
 }
-"""Axes of a comparison, and how a table calls them."""
+"""Axes of a comparison, and their names in a table."""
 SIDE_BY_SIDE = 4
-"""Sample grids in one line, at most."""
+"""Most sample grids in one row."""
 
 Value = TypeVar("Value")
 
@@ -51,13 +51,13 @@ def render(template: str, names: Mapping[str, Any]) -> str:
 
     Args:
         template: Markdown with Jinja expressions, as above.
-        names: what they name: of a page that is written by hand the comparisons, see `read_comparisons`.
+        names: values by name; for a handwritten page the comparisons, see `read_comparisons`.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: an expression cannot be read, or names what is not there or more than one value.
+        ValueError: an expression has an error, or names something unknown or ambiguous.
     """
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     try:
@@ -69,7 +69,7 @@ def render(template: str, names: Mapping[str, Any]) -> str:
 
 
 def read_comparisons(folder: Path) -> dict[str, Comparison]:
-    """The comparison of each sub-folder that holds a comparison.json, by the name of the sub-folder.
+    """The comparison in each sub-folder with a comparison.json, by the name of the sub-folder.
 
     Raises:
         ValueError: a file is damaged.
@@ -94,9 +94,10 @@ class Comparison:
 
     @property
     def about(self) -> str:
-        """What is the same for all measurements, and of what the errors are."""
+        """What all measurements have in common, and what the errors are over."""
         facts = self.facts
-        labels = f", classes {', '.join(map(str, facts.data_labels))}" if facts.data_labels else ""
+        classes = ", ".join(map(str, facts.data_labels or ()))
+        labels = f", {'classes' if len(facts.data_labels) > 1 else 'class'} {classes}" if facts.data_labels else ""
         fixed = [
             text.format(value_text(self._values(axis)[0]))
             for axis, text in (("scheduler", "{}"), ("num_inference_steps", "{} steps"), ("guidance_scale", "s = {}"))
@@ -104,27 +105,27 @@ class Comparison:
         ]
         sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
         if self.has_gan:
-            sampled += "; a GAN with one call of its network"
-        counts = ", ".join(value_text(count) for count in self._values("num_images"))
+            sampled += "; a GAN with one network call"
+        counts = " and ".join(value_text(count) for count in self._values("num_images"))
         return (
-            f"{counted(facts.num_seeds, 'sampling seed')} of {counts} images each, against the "
-            f"{facts.reference_split} split of `{facts.data_source}`{labels} ({facts.reference_images:,} images), "
-            f"features: {facts.features}{sampled}. {self._about_errors()}"
+            f"{counted(facts.num_seeds, 'sampling seed')} of {counts} images each, compared with the "
+            f"{facts.reference_split} split of `{facts.data_source}`{labels} ({facts.reference_images:,} images) in "
+            f"{facts.features} features{sampled}. {self._about_errors()}"
         )
 
     @property
     def command(self) -> str:
-        """What compares the same again, as a block of code."""
+        """The command that repeats the comparison, as a code block."""
         return code_block(self.facts.command, "bash")
 
     @property
     def table(self) -> str:
-        """What each model is and scores, with means over several training seeds, real images and noise."""
+        """Size, cost and metrics of each model, with means over several training seeds, real images and noise."""
         facts = self.facts
         axes = ["recipe", *self._varying_axes]
         known = {name for cell in facts.cells for name in cell.metrics}
         metrics = [facts.distance, *(name for name in MAIN_METRICS if name in known)]
-        header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds an epoch", "network calls", *metrics]
+        header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds per epoch", "network calls", *metrics]
         measured = sorted([*facts.cells, *facts.means], key=lambda row: facts.recipes.index(row.recipe))  # means last
         rows = [self._table_row(cell, axes, metrics) for cell in measured]
         for what, count, bounds in bound_rows(facts.cells, metrics):
@@ -133,7 +134,7 @@ class Comparison:
 
     @property
     def training_table(self) -> str:
-        """What training each model took."""
+        """Cost and final loss of each training run."""
         axes = ["recipe", "train_seed"] if self._several_trainings else ["recipe"]
         names = {
             "steps": "steps",
@@ -163,7 +164,7 @@ class Comparison:
 
     @property
     def class_table(self) -> str:
-        """The distance of each class, a column a measurement; "" = no measurement has classes."""
+        """The distance of each class, one column per measurement; "" = no measurement has classes."""
         distance = self.facts.distance
         classes = list(dict.fromkeys(label for cell in self.facts.cells for label in cell.per_class))
         cells = [cell for cell in self.facts.cells if any(distance in metrics for metrics in cell.per_class.values())]
@@ -176,7 +177,7 @@ class Comparison:
 
     @property
     def images_per_class(self) -> int | None:
-        """Images of each class in a sample; None = they differ."""
+        """Images per class; None = they differ."""
         counts = {value.n for cell in self.facts.cells for its in cell.per_class.values() for value in its.values()} - {None}
         return counts.pop() if len(counts) == 1 else None
 
@@ -196,10 +197,10 @@ class Comparison:
         return list(dict.fromkeys(places))
 
     def run(self, recipe: str, **axes: Any) -> dict[str, str]:
-        """What the training of a recipe took, see `training_texts`.
+        """Cost of the training of a recipe, see `training_texts`.
 
         Raises:
-            ValueError: there is no such training, or more than one; also of the methods below.
+            ValueError: no training run or more than one matches; likewise for the methods below.
         """
         return training_texts(self._only(self.facts.runs, recipe=recipe, **axes))
 
@@ -209,19 +210,19 @@ class Comparison:
         Args:
             recipe: name of a recipe.
             name: of the metric.
-            class_name: the metric of one class; None = of all.
-            axes: values of the measurement on axes that vary, by their names.
+            class_name: class of the metric; None = all classes.
+            axes: values of the measurement on the axes that vary, by name.
         """
         found = self._only([*self.facts.cells, *self.facts.means], recipe=recipe, **axes)
         metrics = found.metrics if class_name is None else self._get(getattr(found, "per_class", {}), class_name)
         return metric_text(self._get(metrics, name))
 
     def real(self, name: str, **axes: Any) -> str:
-        """What as many real images score."""
+        """Metric of as many real images."""
         return self._bound("floor", name, axes)
 
     def noise(self, name: str, **axes: Any) -> str:
-        """What as many images of uniform noise score."""
+        """Metric of as many images of uniform noise."""
         return self._bound("ceiling", name, axes)
 
     @property
@@ -238,15 +239,17 @@ class Comparison:
         return list(dict.fromkeys(value for cell in self.facts.cells if (value := getattr(cell, axis)) is not None))
 
     def _about_errors(self) -> str:
-        """Of what the errors are; one seed has none."""
+        """What the errors are over; a single seed has none."""
         seeds, has_errors = self.facts.train_seeds, self.facts.num_seeds > 1
         if len(seeds) == 1:
-            one = f"Each recipe has one training run (training seed {seeds[0]})"
+            one = f"One training run per recipe (training seed {seeds[0]})"
             if not has_errors:
-                return f"{one}, which was sampled from once: the numbers have no errors."
-            return f"{one}: the errors are standard errors over the sampling seeds, and say nothing of another training."
-        one = "the error of one is over its sampling seeds" if has_errors else "the numbers of one have no errors"
-        return f"Each recipe has {len(seeds)} training runs: {one}, that of a mean over the training runs."
+                return f"{one}, sampled once: the numbers have no errors."
+            return f"{one}: errors are standard errors over the sampling seeds and do not cover another training run."
+        one = (
+            "errors of a single run are over its sampling seeds" if has_errors else "numbers of a single run have no errors"
+        )
+        return f"{len(seeds)} training runs per recipe: {one}, errors of a mean are over the training runs."
 
     def _table_row(self, cell: SweepRow | MeanRow, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
         values = {axis: value_text(getattr(cell, axis)) for axis in axes}
@@ -260,7 +263,7 @@ class Comparison:
         return [*values.values(), *costs, value_text(cell.network_calls), *scores]
 
     def _column(self, cell: SweepRow) -> str:
-        """A measurement by its recipe and what else varies, as `digits, s = 1.5`."""
+        """A measurement by its recipe and the other axes that vary, as `digits, s = 1.5`."""
         texts = {axis: value_text(getattr(cell, axis)) for axis in self._varying_axes if getattr(cell, axis) is not None}
         named = (f"{SHORT_NAMES[axis]} = {text}" if axis in SHORT_NAMES else text for axis, text in texts.items())
         return ", ".join([str(cell.recipe), *named])
@@ -270,28 +273,28 @@ class Comparison:
         known = {metric: number(value) for row in rows for metric, value in getattr(row, bound).items()}
         text = self._get(known, name)
         if any(number(getattr(row, bound).get(name)) not in ("", text) for row in rows):
-            raise ValueError(f"{self.folder}: {name} depends on the number of images, add num_images=...")
+            raise ValueError(f"{self.folder}: {name} depends on the number of images, give num_images=...")
         return text
 
     def _only(self, entries: Sequence[Any], **axes: Any) -> Any:
-        """The only run or measurement that has the wanted values."""
+        """The only run or measurement with the requested values."""
         found = [entry for entry in entries if _matches(entry, axes)]
         if len(found) != 1:
             rest = found or entries
             values = {axis: {str(getattr(entry, axis, None)): None for entry in rest} for axis in AXIS_NAMES}
             there = "; ".join(f"{axis} {', '.join(known)}" for axis, known in values.items() if len(known) > 1)
             wanted = ", ".join(f"{axis}={value!r}" for axis, value in axes.items())
-            raise ValueError(f"{self.folder}: {len(found)} have {wanted}, say which of {there}")
+            raise ValueError(f"{self.folder}: {len(found)} match {wanted}, choose among {there}")
         return found[0]
 
     def _get(self, known: Mapping[str, Value], name: str) -> Value:
         if name not in known:
-            raise ValueError(f"{self.folder}: there is no {name!r}, only {', '.join(known)}")
+            raise ValueError(f"{self.folder}: unknown name {name!r}, give one of {', '.join(known)}")
         return known[name]
 
 
 def training_texts(run: TrainingFacts) -> dict[str, str]:
-    """What a training took, as a page shows it, by name."""
+    """Cost and final loss of a training run as a page shows them, by name."""
     millions = run.parameters / 1e6
     losses = {name.removesuffix("_loss"): number(loss) for name, loss in run.final_losses.items()}
     return {
@@ -305,7 +308,7 @@ def training_texts(run: TrainingFacts) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """A time in seconds as it is read: `3 min 12 s`."""
+    """A time in seconds for a reader: `3 min 12 s`."""
     if seconds < 60:
         return f"{number(seconds, 3)} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""The measured points of a sweep as rows, as CSV and as a Markdown table: `sweep_csv(rows)`, `sweep_markdown(rows, ...)`."""
+"""Rows of a sweep, as CSV and as a Markdown table: `sweep_csv(rows)`, `sweep_markdown(rows, command=...)`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRow:
-    """What was measured at a point of the grid; a FID has no number of images in its name, as that is an axis."""
+    """A measured point of the grid. FID names omit the number of images, which is an axis here."""
 
     cell: str
     """Name of the file of results, without the ending."""
@@ -31,17 +31,17 @@ class SweepRow:
     checkpoint: int | str | None = None
     """Step, or `noise`; None = not an axis."""
     scheduler: str | None
-    """What was sampled with; here and below None = noise or a GAN does not depend on it."""
+    """Here and below: None = noise or a GAN, which does not depend on it."""
     num_inference_steps: int | None
     guidance_scale: float | None
     num_images: int
     """Images of each sampling seed."""
     network_calls: int | None
-    """Images that the network is given for one sample; None = noise."""
+    """Number of function evaluations (NFE): images that the network processes per sample; None = noise."""
     num_seeds: int
     """Sampling seeds."""
     floor_num_images: int | None
-    """Real images that the floor is of; None = there is no floor."""
+    """Real images behind `floor`; None = no floor."""
     metrics: dict[str, MetricValue]
     floor: dict[str, float]
     """Metrics of real images."""
@@ -83,12 +83,12 @@ def plain_name(metric: str) -> str:
 
 
 def varying_axes(rows: Sequence[SweepRow]) -> list[str]:
-    """Axes on which there are two values or more."""
+    """Axes with at least two values."""
     return [axis for axis in AXES if len({getattr(row, axis) for row in rows} - {None}) > 1]
 
 
 def metric_names(rows: Iterable[SweepRow]) -> list[str]:
-    """Metrics of any row, in the order in which they come."""
+    """Metrics of all rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
@@ -98,7 +98,7 @@ def distance_name(rows: Sequence[SweepRow]) -> str:
 
 
 def sweep_csv(rows: Sequence[SweepRow]) -> str:
-    """One line per point: axes, costs, and each metric with its parts; what a point does not have is empty."""
+    """One line per point: axes, costs, and each metric with its parts; empty where a point has no value."""
     columns = [row.columns() for row in rows]
     file = io.StringIO()
     header = list(dict.fromkeys(name for row in columns for name in row))
@@ -128,7 +128,7 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
 
 
 def bound_rows(rows: Sequence[SweepRow], metrics: Sequence[str]) -> Iterator[tuple[str, int, list[float | None]]]:
-    """What real images and noise score, for each number of images: (what, how many, a value for each metric)."""
+    """Metrics of real images and of noise for each number of images: (name, number of images, value of each metric)."""
     for count in dict.fromkeys(row.num_images for row in rows):
         same = [row for row in rows if row.num_images == count]
         real, noise = [row.floor for row in same], [row.ceiling for row in same]

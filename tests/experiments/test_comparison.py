@@ -159,17 +159,17 @@ def test_what_has_been_timed_is_kept_and_milestones_are_refused(tmp_path, recipe
     config = config_of(tmp_path, recipes[1:], train_minutes=1.5)
     path = tmp_path / "out" / STEPS
     config.runs()[0].folder.path.mkdir(parents=True)
-    with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was begun without"):
+    with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was started without it"):
         with_equal_time(config, trainings(config))
     path.write_text(json.dumps({"train_minutes": 1.5, "recipes": {"gan": {"seconds_per_step": 1.0, "steps": 90}}}))
     (training,) = with_equal_time(config, trainings(config)).values()
     assert training.max_train_steps == 90
     multistep = ("--optim.lr_scheduler=multistep", "--optim.lr_milestones=[1]", "--optim.lr_gamma=0.5")
-    with pytest.raises(ValueError, match=r"--optim.lr_milestones is \[1\]: those of gan.yaml"):
+    with pytest.raises(ValueError, match=r"--optim.lr_milestones is \[1\]: gan.yaml gives them in the unit of its length"):
         with_equal_time(config, trainings(config, *multistep))
     for other in (2.0, None):
         other = config_of(tmp_path, recipes[1:], train_minutes=other)
-        with pytest.raises(ValueError, match=r"--train_minutes is .*begun with 1.5"):
+        with pytest.raises(ValueError, match=r"--train_minutes is .*started with 1.5"):
             with_equal_time(other, trainings(other))
     path.write_text('{"train_minutes": 1.5, "recipes": {"gan": {"steps": 0}}}')
     with pytest.raises(ValueError, match="train_steps.json is damaged"):

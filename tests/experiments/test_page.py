@@ -1,4 +1,4 @@
-"""Comparisons as pages: the generated one, what a page that is written by hand can name, and what is refused."""
+"""Comparisons as pages: the generated page, the expressions of a handwritten one, and refused expressions."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from hf_ddpm.experiments.page import Comparison, comparison_page, duration, read
 
 def test_the_table_has_every_measurement_real_images_and_noise(facts_of):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in Comparison(facts_of()).table.splitlines()]
-    assert lines[0] == ["recipe", "s (w = s - 1)", "parameters", "seconds an epoch", "network calls", "fd_judge", "recall"]
+    assert lines[0] == ["recipe", "s (w = s - 1)", "parameters", "seconds per epoch", "network calls", "fd_judge", "recall"]
     costs = ["1.23 M", "4.79", "20"]
     assert lines[2:] == [
         ["unet", "1", *costs, "1 ± 0.1", "1 ± 0.1"], ["unet", "1.5", *costs, "1.5 ± 0.1", "1.5 ± 0.1"],
@@ -20,16 +20,16 @@ def test_the_table_has_every_measurement_real_images_and_noise(facts_of):
     ]  # fmt: skip
 
 
-def test_a_page_says_of_what_its_errors_are_and_what_training_took(facts_of):
+def test_a_page_names_its_errors_and_the_cost_of_training(facts_of):
     page = comparison_page(facts_of())
-    assert "one training run" in page and "over the sampling seeds" in page
+    assert "One training run per recipe" in page and "over the sampling seeds" in page
     assert "| unet | 1,200 | 76,800 | 3 min 12 s | 0.25 |" in page
     assert "| gan | 1,200 | 76,800 | 3 min 12 s | d 1.2, g 0.9 |" in page
     assert "| cat | 2 ± 0.1 | 3 ± 0.1 | 18 ± 0.1 | 0.7 |" in page
     assert "minutes on this machine" not in page and "## Samples" in page and "## Classes" in page
-    assert "as it makes in 2.5 minutes on this machine" in comparison_page(facts_of(train_minutes=2.5))
+    assert "as fit into 2.5 minutes on this machine" in comparison_page(facts_of(train_minutes=2.5))
     several = facts_of((0, 1))
-    assert "2 training runs" in comparison_page(several) and "one training run" not in comparison_page(several)
+    assert "2 training runs per recipe" in comparison_page(several) and "One training" not in comparison_page(several)
     assert "| training seed |" in Comparison(several).training_table
     without = [replace(cell, per_class={}) for cell in several.cells]
     assert "## Classes" not in comparison_page(facts_of((0, 1), cells=without))
@@ -56,7 +56,7 @@ def test_means_over_training_seeds_follow_the_runs(facts_of):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_grids_stand_side_by_side_in_lines_of_about_equal_length(facts_of):
+def test_sample_grids_are_side_by_side_in_rows_of_about_equal_length(facts_of):
     run = facts_of().runs[0]
     runs = [replace(run, recipe=str(number)) for number in range(5)] + [replace(run, samples=None)]
     grids = Comparison(facts_of(runs=runs), "digits/").samples
@@ -71,7 +71,7 @@ def test_durations():
     ]  # fmt: skip
 
 
-# Pages written by hand
+# Handwritten pages
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_an_expression_names_a_table_or_how_it_was_measured(names):
     assert "| unet | 1 | 1,300 | 76,800 | 3 min 12 s | 0.25 |" in training
     assert classes.splitlines()[2].startswith("| cat | 2 ± 0.1 |")
     assert "(ab/comparison/unet-seed-0.png)" in grids
-    assert about.startswith("3 sampling seeds of 100 images each, against the train split of `digits` (1,437 images)")
+    assert about.startswith("3 sampling seeds of 100 images each, compared with the train split of `digits` (1,437 images)")
 
 
 def test_a_value_is_not_read_as_a_template(facts_of):
@@ -121,24 +121,24 @@ def test_a_value_is_not_read_as_a_template(facts_of):
         ("ba.table", "'ba' is undefined"),
         ("ab.tabel", "no attribute 'tabel'"),
         ('single.run("gan").step', "no attribute 'step'"),
-        ('single.metric("gam", "fd_judge")', "single/: 0 have recipe='gam', say which of recipe unet, gan"),
-        ('single.metric("gan", "fd_juge")', "there is no 'fd_juge', only fd_judge, recall"),
-        ('single.metric("gan", "fd_judge", class_name="dog")', "there is no 'dog', only cat"),
+        ('single.metric("gam", "fd_judge")', "single/: 0 match recipe='gam', choose among recipe unet, gan"),
+        ('single.metric("gan", "fd_juge")', "unknown name 'fd_juge', give one of fd_judge, recall"),
+        ('single.metric("gan", "fd_judge", class_name="dog")', "unknown name 'dog', give one of cat"),
         (
             'single.metric("unet", "fd_judge", guidance_scale=2)',
-            "0 have .*guidance_scale=2, .* guidance_scale 1.0, 1.5",
+            "0 match .*guidance_scale=2, .* guidance_scale 1.0, 1.5",
         ),
-        ('single.metric("unet", "fd_judge", guidance=1.5)', "0 have recipe='unet', guidance=1.5, say which"),
+        ('single.metric("unet", "fd_judge", guidance=1.5)', "0 match recipe='unet', guidance=1.5, choose"),
         (
             'ab.run("unet", train_seed=4)',
-            "0 have recipe='unet', train_seed=4, say which of .*; train_seed 0, 1",
+            "0 match recipe='unet', train_seed=4, choose among .*; train_seed 0, 1",
         ),
         (
             'ab.metric("unet", "fd_judge")',
-            "6 have .*, say which of train_seed 0, 1, mean; guidance_scale 1.0, 1.5",
+            "6 match .*, choose among train_seed 0, 1, mean; guidance_scale 1.0, 1.5",
         ),
-        ('ab.run("unet").steps', "2 have recipe='unet', say which of train_seed 0, 1"),
-        ('ab.noise("recall")', "there is no 'recall', only fd_judge"),
+        ('ab.run("unet").steps', "2 match recipe='unet', choose among train_seed 0, 1"),
+        ('ab.noise("recall")', "unknown name 'recall', give one of fd_judge"),
         ('ab.metric("gan")', "missing 1 required positional argument"),
         ("ab.table()", "not callable"),
         ("", "line 1: Expected an expression"),
