@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
@@ -30,33 +31,32 @@ CHOICES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
 class Features:
     """What an extractor finds in B images."""
 
-    features: torch.Tensor  # (B, D) float32 on the CPU
-    probabilities: torch.Tensor | None = None  # (B, K) float64 on the CPU, of the K classes it knows; None = it has none
+    features: torch.Tensor
+    """(B, D) float32 on the CPU."""
+    probabilities: torch.Tensor | None = None
+    """(B, K) float64 on the CPU, of the K classes that it knows; None = it predicts none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extractor:
-    """A frozen network with its preprocessing, and all that tells its features from those of another.
-
-    Attributes:
-        name: of its metrics: `inception` gives `fid`, any other `fd_<name>`.
-        digest: sha256 (hex) of its weights.
-        preprocessing: what is done to the pixels, and which features are taken.
-        dim: D, features an image.
-        class_names: of the classes it predicts; None = it predicts none that have names.
-        device: where it computes.
-        is_cacheable: whether digest and preprocessing say all about it, as they cannot where its code is not ours.
-        network: (B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None.
-    """
+    """A frozen network with its preprocessing, and all that tells its features from those of another."""
 
     name: str
+    """Of its metrics: `inception` gives `fid`, any other `fd_<name>`."""
     digest: str
+    """sha256 (hex) of its weights."""
     preprocessing: str
+    """What is done to the pixels, and which features are taken."""
     dim: int
+    """D, features per image."""
     class_names: list[str] | None = None
+    """Of the classes that it predicts; None = it predicts none that have names."""
     device: torch.device
+    """Where it computes."""
     is_cacheable: bool = True
+    """Whether digest and preprocessing say all about it, as they cannot where its code is not ours."""
     network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+    """(B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None."""
 
     def __call__(self, images: torch.Tensor) -> Features:
         """Compute the features of images; up to rounding they do not depend on what else is in the batch.
@@ -125,7 +125,7 @@ def weights_digest(network: torch.nn.Module) -> str:
     tensors = ((name, value) for name, value in network.state_dict().items() if isinstance(value, torch.Tensor))
     for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -151,19 +151,20 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
 
     option = "dinov2" if place == DINOV2 else f"dinov2:{place}"
     folder = _dinov2_folder(place, option)
-    size, mean, std = _dinov2_processor(folder / "preprocessor_config.json", option)
+    size, *moments = _dinov2_processor(folder / "preprocessor_config.json", option)
     digest = _files_digest(sorted(folder.glob("*.safetensors")), option)
     try:
         with _quiet_transformers():
-            model, report = Dinov2Model.from_pretrained(
+            loaded: Any = Dinov2Model.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # transformers raises all kinds for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    model, report = loaded
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     require(not missing, "features", option, f"its weights are no Dinov2Model's: {missing[:1]} is missing or differs")
     model.eval().requires_grad_(False).to(device)
-    mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in moments)
 
     def network(images: torch.Tensor) -> tuple[torch.Tensor, None]:
         pixels = images.expand(-1, 3, -1, -1).float()
@@ -262,7 +263,8 @@ def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Ext
 def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
     dim = getattr(module, "num_features", None)
     name = type(module).__qualname__
-    require(isinstance(dim, int), "features", name, "give the module an attribute num_features, the D of what it returns")
+    if not isinstance(dim, int):
+        raise ValueError(f"features is {name!r}: give the module an attribute num_features, the D of what it returns")
     # A copy, because evaluation mode is not to be seen by its owner, nor further training by us.
     module = deepcopy(module).eval().requires_grad_(False).to(device)
     digest = hashlib.sha256(f"{module!r} {weights_digest(module)}".encode()).hexdigest()

@@ -141,7 +141,8 @@ class Measurement:
         train, test = self.references.train, self.references.test
         if isinstance(pipeline, DCGANPipeline):
             return {}
-        if pipeline.is_conditional and _ids_of_classes(pipeline, train.class_names or []) != [*range(pipeline.num_classes)]:
+        ids = _ids_of_classes(pipeline, train.class_names or [])
+        if pipeline.is_conditional and ids != list(range(pipeline.num_classes or 0)):
             return {}
         losses = {}
         for split, table in (("train", train), ("test", test)):

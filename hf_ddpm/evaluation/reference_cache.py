@@ -220,7 +220,7 @@ def _parse_key(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:
-    arrays = {"key": np.frombuffer(json.dumps(key).encode(), dtype=np.uint8), **summary.to_arrays()}
+    arrays: dict[str, Any] = {"key": np.frombuffer(json.dumps(key).encode(), dtype=np.uint8), **summary.to_arrays()}
     try:
         write_whole(path, lambda file: np.savez(file, **arrays))
     except OSError as error:

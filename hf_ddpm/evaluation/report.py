@@ -185,10 +185,11 @@ def _names(references: References, num_images: int) -> Callable[[str], str]:
     return lambda name: fid if name == "fid" else name
 
 
-def _images_of(name: str, config: ProtocolConfig, references: References) -> int:
+def _images_of(name: str, config: ProtocolConfig, references: References) -> int | None:
     """Images that one value of a metric comes from."""
     if name.startswith("simple_loss"):
-        return min(LOSS_IMAGES, len(references.train if name.endswith("train") else references.test))
+        table = references.train if name.endswith("train") else references.test
+        return None if table is None else min(LOSS_IMAGES, len(table))
     if name.startswith("bits_per_dim"):
         return config.bits_per_dim_images
     return len(nearest_positions(config.num_images)) if name.startswith("nearest") else config.num_images

@@ -32,7 +32,7 @@ RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 16, 4096, 100_000, 1024, 200_000_000
 _MAX_JSON_BYTES = 16_000_000
 # Arguments of ResNetConfig that are the same in every judge.
-_FIXED = {
+_FIXED: dict[str, Any] = {
     "layer_type": "basic",
     "hidden_act": "relu",
     "downsample_in_first_stage": False,
@@ -44,23 +44,34 @@ _FIXED = {
 class JudgeRecord:
     """What a judge was trained on and how good it is."""
 
-    accuracy: float  # part of the test images whose class it names, in [0, 1]
-    num_test_images: int  # all images of the held-out split
-    seed: int  # of the training run
-    sha256: str  # hex digest of model.safetensors; "" until it is saved
-    image_size: int  # pixels, height and width of the images that it takes
-    channels: int  # 1 (gray) or 3 (RGB)
-    class_names: list[str]  # in the order of the logits
-    source: str  # the data, as the user gave it
-    data_fingerprint: str  # sha256 of the images and labels that it was trained on
+    accuracy: float
+    """Fraction of the test images that are classified correctly, in [0, 1]."""
+    num_test_images: int
+    """All images of the held-out split."""
+    seed: int
+    """Of the training run."""
+    sha256: str
+    """Hex digest of model.safetensors; "" until it is saved."""
+    image_size: int
+    """Pixels, height and width of the images that it takes."""
+    channels: int
+    """1 (gray) or 3 (RGB)."""
+    class_names: list[str]
+    """In the order of the logits."""
+    source: str
+    """The data, as the user gave it."""
+    data_fingerprint: str
+    """sha256 of the images and labels that it was trained on."""
 
 
 @dataclass(frozen=True)
 class JudgeOutput:
     """What a judge says of B images."""
 
-    features: Tensor  # (B, D) float32, the average over the pixels of the last stage
-    logits: Tensor  # (B, K) float32, in the order of the record's class names
+    features: Tensor
+    """(B, D) float32, the average over the pixels of the last stage."""
+    logits: Tensor
+    """(B, K) float32, in the order of the record's class names."""
 
 
 class Judge(torch.nn.Module):
@@ -132,7 +143,7 @@ def build_network(
     """
     config = _network_config(widths, depths, channels, class_names)
     _size_network(config)
-    return ResNetForImageClassification(config).to(memory_format=torch.channels_last)
+    return _in_channels_last(ResNetForImageClassification(config))
 
 
 def save_judge(judge: Judge, folder: str | Path) -> None:
@@ -191,7 +202,7 @@ def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassifica
         raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 is another, train the judge anew")
     # The tensors of the file become those of the network once their names and shapes are found to be the same.
     network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
-    return network.to(torch.float32).to(memory_format=torch.channels_last)
+    return _in_channels_last(network)
 
 
 def _network_config(widths: Any, depths: Any, channels: int, class_names: list[str]) -> ResNetConfig:
@@ -229,6 +240,12 @@ def _size_network(config: ResNetConfig) -> ResNetForImageClassification:
     if count > MAX_PARAMETERS:
         raise ValueError(f"the network would have {count:,} parameters, a judge has at most {MAX_PARAMETERS:,}")
     return network
+
+
+def _in_channels_last(network: ResNetForImageClassification) -> ResNetForImageClassification:
+    """The network in float32, and in the memory format that convolutions are fastest in."""
+    network = torch.nn.Module.to(network, torch.float32)
+    return torch.nn.Module.to(network, memory_format=torch.channels_last)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
