@@ -106,7 +106,7 @@ def validate_card(content: str) -> dict[str, list[dict[str, str]]]:
     except yaml.YAMLError as error:
         data, errors = None, [str(error)]
     if not isinstance(data, dict):
-        errors.append("the metadata is no YAML mapping")
+        errors.append("the metadata is not a YAML mapping")
     else:
         if data.get("library_name") not in LIBRARIES:
             errors.append('"library_name" is not known')

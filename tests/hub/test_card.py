@@ -271,6 +271,12 @@ def test_published_cards_are_rendered_again_but_keep_edits_by_hand(make_run, tmp
     assert files_to_publish(pipeline_dir, "ada/pets") == {}
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist_cpu"])
+def test_the_cards_of_this_repository_are_recognized_as_rendered(name):
+    card = (Path(__file__).parents[2] / "model_cards" / name / "README.md").read_text(encoding="utf-8")
+    assert card.endswith(f"<!-- {MARKER} -->\n")
+
+
 def test_a_run_is_found_from_its_pipeline_folder_only(make_run):
     pipeline_dir = make_run()
     assert find_run(pipeline_dir) == pipeline_dir.parent

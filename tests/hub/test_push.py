@@ -242,16 +242,16 @@ from hf_ddpm.hub.push import push_folder
 
 push_folder(with_maps, "ada/maps")
 
-def draw(pipeline):
+def sample(pipeline):
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     options = {"guidance_scale": 2.0, "num_inference_steps": 3, "generator": generators, "output_type": "np"}
     return pipeline(class_labels=["cat", 1], **options).images
 
 for repo, folder in {"ada/pets": folder, "ada/maps": with_maps}.items():
-    local = draw(CFGDDPMPipeline.from_pretrained(folder))
+    local = sample(CFGDDPMPipeline.from_pretrained(folder))
     ours = CFGDDPMPipeline.from_pretrained(repo)
     generic = DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
-    assert np.abs(draw(ours) - local).max() == 0 == np.abs(draw(generic) - local).max()
+    assert np.abs(sample(ours) - local).max() == 0 == np.abs(sample(generic) - local).max()
     card = ModelCard.load(repo)
     card.validate()
     assert "hf_ddpm" in card.data.tags
