@@ -131,22 +131,18 @@ def _one_pass(
 def _find(
     path: Path | None, given: str | Path | None, key: dict[str, Any], empty: FeatureSummary, is_first: bool
 ) -> FeatureSummary | ValueError | None:
-    """Read a kept summary in the first process: what is in the file, or why it is refused, or None = there is none."""
+    """Read a kept summary in the first process: what is in the file, or why a given one is refused, or None = compute it."""
     if not is_first:
         return None
     try:
         if given is not None:
-            return _read_given(Path(given), key, empty)
-        if path is None or not path.exists():
-            return None
-        if _read(path, empty) == key:
-            return empty
-        logger.warning("%s holds another summary than its name says, and is computed again", path)
-    except _Damaged as error:
-        logger.warning("%s is damaged (%s), and is computed again", path, error)
-    except ValueError as error:
-        return error
-    return None
+            return _read(Path(given), key, empty)
+        return None if path is None or not path.exists() else _read(path, key, empty)
+    except _Unusable as error:
+        if given is not None:
+            return ValueError(f"reference_statistics is {str(given)!r}: {error}, leave it out to compute it")
+        logger.warning("%s: %s, so its features are computed again", path, error)
+        return None
 
 
 def _agreed(found: FeatureSummary | ValueError | None, processes: PartialState | None) -> FeatureSummary | None:
@@ -158,65 +154,41 @@ def _agreed(found: FeatureSummary | ValueError | None, processes: PartialState |
     return found
 
 
-class _Damaged(Exception):
-    """A file is no summary, or not a whole one; the message says why."""
+class _Unusable(Exception):
+    """A file is missing, damaged or of something else; the message says which."""
 
 
-def _read_given(path: Path, key: dict[str, Any], empty: FeatureSummary) -> FeatureSummary:
-    """Read a file that the user has named, and see that it is what would be computed."""
-    option = f"reference_statistics is {str(path)!r}"
+def _read(path: Path, key: dict[str, Any], empty: FeatureSummary) -> FeatureSummary:
+    """Fill an empty summary from a file that was made with this key."""
     if not path.is_file():
-        raise ValueError(f"{option}: there is no such file, leave it out to compute it")
-    try:
-        found = _read_key(path)
-        differing = [name for name in key if found.get(name) != key[name]]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{option}: it was made with {name} {found.get(name)!r}, not {key[name]!r}: leave it out to compute it"
-            )
-        _read(path, empty)
-    except _Damaged as error:
-        raise ValueError(f"{option}: it is damaged ({error}): leave it out to compute it") from error
-    return empty
-
-
-def _read_key(path: Path) -> dict[str, Any]:
-    return _parse_key(_load(path, ["key"]))
-
-
-def _read(path: Path, empty: FeatureSummary) -> dict[str, Any]:
-    """Fill an empty summary from a file, and return the key that stands in it."""
+        raise _Unusable("there is no such file")
     arrays = _load(path)
-    key = _parse_key(arrays)
+    try:
+        found = dict(json.loads(arrays["key"].tobytes()))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _Unusable("it is damaged (it has no key)") from error
+    for name in key:
+        if found.get(name) != key[name]:
+            raise _Unusable(f"it was made with {name} {found.get(name)!r}, not {key[name]!r}")
     try:
         empty.load_arrays(arrays)
     except ValueError as error:
-        raise _Damaged(error) from error
-    return key
+        raise _Unusable(f"it is damaged ({error})") from error
+    return empty
 
 
-def _load(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Read arrays of a file, None = all; a pickled one is refused, and checksums are compared."""
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file; a pickled one is refused, and checksums are compared."""
     try:
         # Opened here, because numpy leaves a damaged file open.
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one array, no .npz")
-            return {name: file[name] for name in names or file.files}
+                raise ValueError("one array, not an .npz")
+            return {name: file[name] for name in file.files}
     except Exception as error:  # numpy and zipfile raise all kinds for what is damaged
-        raise _Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from error
-
-
-def _parse_key(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    try:
-        key = json.loads(arrays["key"].tobytes())
-    except (KeyError, ValueError) as error:
-        raise _Damaged("it has no key") from error
-    if not isinstance(key, dict):
-        raise _Damaged("its key is no JSON object")
-    return key
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise _Unusable(f"it is damaged ({message})") from error
 
 
 def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:

@@ -228,7 +228,7 @@ def test_a_file_under_the_name_of_another_is_computed_again(table, kept, caplog)
     (other_file,) = set(kept.parent.iterdir()) - {kept}
     kept.replace(other_file)
     reference_summary(other, table, cache_dir=kept.parent, **OPTIONS)
-    assert "another summary than its name says" in caplog.text
+    assert "it was made with features_sha256" in caplog.text
     reference_summary(dataclasses.replace(other, network=idle), table, cache_dir=kept.parent, **OPTIONS)
 
 
