@@ -1,6 +1,6 @@
-"""Measure a model at every point of a grid of options: a JSON file a cell, a table (.csv, .md) and figures (.png, .pdf).
+"""Measure a model at every point of a grid of options: one JSON file per point, a table (.csv, .md), figures (.png, .pdf).
 
-Recipes are trained first, and compared on a page, comparison.md, whose facts are in comparison.json.
+Recipes are trained first and compared on a page, comparison.md, whose facts are in comparison.json.
 
     python train_scripts/sweep.py --model runs/digits/pipeline --features judge:runs/judge_digits \
         --grid.guidance_scale '[1, 1.5, 2, 3]' --output_dir runs/digits/results/w
@@ -12,7 +12,7 @@ Recipes are trained first, and compared on a page, comparison.md, whose facts ar
         --grid.recipe '[train_scripts/recipes/digits.yaml, train_scripts/recipes/gan_digits.yaml]'
     torchrun --nproc_per_node 2 train_scripts/sweep.py ...               # the processes share the images
 
-The same command goes on where it was stopped.
+An interrupted sweep is continued by the same command.
 """
 
 from __future__ import annotations

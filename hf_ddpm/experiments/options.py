@@ -27,23 +27,23 @@ SHORT_NAMES = {
     "train_seed": "seed",
     "checkpoint": "step",
 }
-"""Of axes, before their values; the others are not named."""
+"""Names of axes before their values; other axes show the value alone."""
 PROGRAMS: dict[str, type[TrainConfig] | type[GANConfig]] = {kind.program: kind for kind in (TrainConfig, GANConfig)}
-"""Options of the programs whose recipes a sweep trains, by their names."""
+"""Options classes of the programs whose recipes a sweep can train, by name."""
 
 
 @dataclass(kw_only=True)
 class SweepGrid:
-    """The axes: lists of values, of which every combination is measured; None = not an axis."""
+    """Axes of the grid: lists of values; every combination is measured. None = not an axis."""
 
     recipe: list[Path] | None = None
-    """Recipes of train.py, or of train_gan.py; a model of each is trained first. A GAN takes no steps and no guidance: it is
-    measured once, and has no value on the axes of these."""
+    """Recipes of train.py, or of train_gan.py (with the key `program`); a model of each is trained first. A GAN has neither
+    steps nor guidance: it is measured once, without a value on these axes."""
     train_seed: list[int] | None = None
-    """Seeds that each recipe is trained with; None = 0."""
+    """Training seeds of each recipe; None = 0."""
     checkpoint: list[int | str] | None = None
-    """Steps of checkpoints of the run that the model lies in; `all` = all that are there, `noise` = uniform noise in place
-    of samples."""
+    """Steps of checkpoints of the model's run; `all` = every checkpoint of the run, `noise` = uniform noise instead of
+    samples."""
     scheduler: list[str] | None = None
     """Values of sampling.scheduler, names as in sample.py."""
     num_inference_steps: list[int] | None = None
@@ -57,7 +57,7 @@ class SweepGrid:
         for axis, values in self.axes().items():
             require(len(values) > 0, f"grid.{axis}", values, "give at least one value, or leave it out")
             double = [value for value, count in Counter(values).items() if count > 1]
-            require(not double, f"grid.{axis}", values, f"{double[0] if double else None} stands there twice, give it once")
+            require(not double, f"grid.{axis}", values, f"{double[0] if double else None} is listed twice, give it once")
         for scale in self.guidance_scale or ():
             require(math.isfinite(scale), "grid.guidance_scale", self.guidance_scale, "give finite numbers")
         for steps in self.num_inference_steps or ():
@@ -77,7 +77,7 @@ class SweepGrid:
         are_steps = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
         require(are_steps, "grid.checkpoint", self.checkpoint, f"give steps (numbers), {ALL} or {NOISE}")
         only_all = not steps or ALL not in (self.checkpoint or ())
-        require(only_all, "grid.checkpoint", self.checkpoint, f"{ALL} has every step already, leave the numbers out")
+        require(only_all, "grid.checkpoint", self.checkpoint, f"{ALL} includes every step, leave the numbers out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +103,16 @@ class TrainedRun:
 
     @property
     def own_options(self) -> dict[str, Any]:
-        """Options that the sweep gives the training program itself; a training that has begun is resumed."""
+        """Options of the training that the sweep sets itself; an interrupted training is resumed."""
         options = {"output_dir": str(self.folder.path), "seed": self.seed, "resume": "auto"}
-        if not self.is_gan:  # the sweep measures when all is trained
+        if not self.is_gan:  # the sweep evaluates after all trainings
             options |= {"evaluation.every_steps": None, "evaluation.features": None}
         return options
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridPoint:
-    """One combination of the grid; what noise or a GAN does not depend on is None there."""
+    """One combination of the grid; options that noise or a GAN does not depend on are None."""
 
     name: str
     """Name of its file of results, without the ending."""
@@ -126,7 +126,7 @@ class GridPoint:
     checkpoint: int | str | None = None
     """Step, or `noise`; None = not an axis."""
     scheduler: str | None = None
-    """Name of the sampler; None = the saved one."""
+    """Name of the scheduler; None = the saved one."""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     """None = the default of the model."""
@@ -135,7 +135,7 @@ class GridPoint:
 
     @property
     def is_noise(self) -> bool:
-        """Whether uniform noise is measured in place of samples."""
+        """Whether uniform noise is measured instead of samples."""
         return self.checkpoint == NOISE
 
 
@@ -144,19 +144,19 @@ class SweepConfig(ProtocolConfig):
     """Measure samples at every point of a grid of options."""
 
     output_dir: Path
-    """Folder of the results, new or of the same sweep, which then goes on where it was stopped."""
+    """Folder of the results: a new one, or that of the same sweep, which is then continued."""
     model: str | None = None
-    """Folder of a pipeline, or its id on the Hub; None = models are trained, see grid.recipe."""
+    """Folder of a pipeline, or its id on the Hub; None = models are trained from grid.recipe."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
     num_threads: int | None = None
     """CPU threads of a process; None = the machine's cores shared among its processes."""
     train_overrides: dict[str, Any] | None = None
-    """Options of train.py (and train_gan.py) over those of every recipe, such as {max_train_steps: 100}; None = none."""
+    """Training options that override those of every recipe, such as {max_train_steps: 100}; None = none."""
     train_minutes: float | None = None
-    """Train each recipe for as many optimizer steps as it makes in so many minutes, in place of its own length: found by
-    timing some steps on this machine beforehand. Another machine, or a busy one, makes another number of steps. Sample
-    grids and checkpoints come on top. None = the recipe's length."""
+    """Train each recipe for the number of optimizer steps that fit into this many minutes, instead of its own length. Some
+    steps are timed first, so the number depends on the machine and its load. Sample grids and checkpoints are not included.
+    None = the recipe's length."""
     data: ReferenceDataConfig = field(default_factory=ReferenceDataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     grid: SweepGrid = field(default_factory=SweepGrid)
@@ -165,18 +165,18 @@ class SweepConfig(ProtocolConfig):
         super().__post_init__()
         grid, axes = self.grid, self.grid.axes()
         require(bool(axes), "grid", None, f"give an axis, one of {', '.join(axis.name for axis in fields(grid))}")
-        require(str(self.output_dir) not in ("", "."), "output_dir", str(self.output_dir), "name a folder of its own")
+        require(str(self.output_dir) not in ("", "."), "output_dir", str(self.output_dir), "give a folder for the sweep")
         if grid.recipe is None:
             require(self.model is not None, "model", None, "give a pipeline, or recipes with --grid.recipe")
             for option in ("grid.train_seed", "train_overrides", "train_minutes"):
                 value = grid.train_seed if option.startswith("grid") else getattr(self, option)
-                require(value is None, option, value, "only models of --grid.recipe are trained, leave it out")
+                require(value is None, option, value, "it applies to --grid.recipe alone, leave it out")
         else:
             self._check_recipes(grid.recipe)
         for axis, group in (("num_images", ""), *((name, "sampling.") for name in SAMPLING_AXES)):
             owner = self.sampling if group else self
             value, default = getattr(owner, axis), type(owner).__dataclass_fields__[axis].default
-            remedy = f"leave it out, --grid.{axis} gives its values"
+            remedy = f"leave it out, --grid.{axis} gives the values"
             require(axis not in axes or value == default, f"{group}{axis}", value, remedy)
 
     def runs(self) -> list[TrainedRun]:
@@ -193,7 +193,7 @@ class SweepConfig(ProtocolConfig):
         ]
 
     def trainings(self) -> dict[TrainedRun, TrainConfig | GANConfig]:
-        """The options that each of `runs()` is trained with; a mistake in them exits with 2, see `parse_config`."""
+        """Options of the training of each of `runs()`; a mistake in them exits with 2, see `parse_config`."""
         trainings = {}
         for run in self.runs():
             options = flat_options(self.train_overrides or {}) | run.own_options
@@ -202,7 +202,7 @@ class SweepConfig(ProtocolConfig):
         return trainings
 
     def points(self) -> list[GridPoint]:
-        """Every point, those of one model after each other; noise comes last, once for each number of images."""
+        """All points, grouped by model; noise comes last, once for each number of images."""
         counts = self.grid.num_images or [self.num_images]
         axes = [getattr(self.grid, axis) or [getattr(self.sampling, axis)] for axis in SAMPLING_AXES]
         settings = [dict(zip(SAMPLING_AXES, values, strict=True)) for values in itertools.product(*axes)]
@@ -215,7 +215,7 @@ class SweepConfig(ProtocolConfig):
         return points
 
     def _origins(self) -> list[dict[str, Any]]:
-        """Where the images of a point come from: the model, and its values on the axes that say so."""
+        """Sources of images: the model and its values on the axes of recipes and checkpoints."""
         if self.grid.recipe is not None:
             return [
                 {
@@ -235,16 +235,16 @@ class SweepConfig(ProtocolConfig):
         return origins
 
     def resolve_checkpoints(self) -> None:
-        """Put the steps that are there in the place of `all`.
+        """Replace `all` by the steps of all checkpoints.
 
         Raises:
-            ValueError: the model lies in no run, or a checkpoint is not there.
+            ValueError: the model belongs to no run, or a checkpoint does not exist.
         """
         wanted = self.grid.checkpoint
         if wanted is None or wanted == [NOISE]:
             return
         there = list(self._checkpoints())
-        require(bool(there), "grid.checkpoint", wanted, f"--model {self.model} lies in no run that has checkpoints")
+        require(bool(there), "grid.checkpoint", wanted, f"--model {self.model} belongs to no run with checkpoints")
         missing = [step for step in wanted if step not in (ALL, NOISE, *there)]
         require(not missing, "grid.checkpoint", wanted, f"the run has the checkpoints {', '.join(map(str, there))}")
         steps: list[int | str] = [step for step in there if ALL in wanted or step in wanted]
@@ -258,23 +258,33 @@ class SweepConfig(ProtocolConfig):
     def _check_recipes(self, recipes: list[Path]) -> None:
         grid = self.grid
         require(self.model is None, "model", self.model, "leave it out, or leave --grid.recipe out")
-        remedy = "it is of the run of --model, and cannot go together with --grid.recipe"
+        remedy = "checkpoints are those of the run of --model, leave them out with --grid.recipe"
         require(grid.checkpoint is None, "grid.checkpoint", grid.checkpoint, remedy)
         for recipe in recipes:
-            require(Path(recipe).is_file(), "grid.recipe", str(recipe), "there is no such file")
+            require(Path(recipe).is_file(), "grid.recipe", str(recipe), "the file does not exist")
         stems, names = {_safe(Path(recipe).stem) for recipe in recipes}, [str(recipe) for recipe in recipes]
-        require(len(stems) == len(recipes), "grid.recipe", names, "two have one name, under which both would be saved")
+        require(
+            len(stems) == len(recipes),
+            "grid.recipe",
+            names,
+            "two have the same name and would be saved in the same folder, rename one",
+        )
         runs, overrides = self.runs(), flat_options(self.train_overrides or {})
         for run in runs:
-            remedy = f"a sweep trains recipes of {' and '.join(PROGRAMS)}, and this is one of {run.program}"
+            remedy = f"it is a recipe of {run.program}, give recipes of {' or '.join(PROGRAMS)}"
             require(run.program in PROGRAMS, "grid.recipe", str(run.recipe), remedy)
         for option in {name: None for run in runs for name in run.own_options}:
             value = overrides.get(option)
-            require(value is None, f"train_overrides.{option}", value, "the sweep gives it, leave it out")
+            require(value is None, f"train_overrides.{option}", value, "the sweep sets it, leave it out")
         if all(run.is_gan for run in runs):
             for option in (*(f"grid.{axis}" for axis in SAMPLING_AXES), "bits_per_dim_images"):
                 value = getattr(grid if "." in option else self, option.removeprefix("grid."))
-                require(value is None, option, value, "no recipe but of GANs, which have neither steps nor likelihood")
+                require(
+                    value is None,
+                    option,
+                    value,
+                    "all recipes are of GANs, which have neither sampling steps nor a likelihood, leave it out",
+                )
         self._check_train_minutes()
 
     def _check_train_minutes(self) -> None:
@@ -283,7 +293,7 @@ class SweepConfig(ProtocolConfig):
             require(0 < minutes < math.inf, "train_minutes", minutes, "give a number of minutes above 0")
             for option in ("max_train_steps", "num_train_epochs"):
                 value = (self.train_overrides or {}).get(option)
-                require(value is None, f"train_overrides.{option}", value, "--train_minutes says how long, leave it out")
+                require(value is None, f"train_overrides.{option}", value, "--train_minutes sets the length, leave it out")
 
 
 def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

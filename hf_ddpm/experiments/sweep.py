@@ -1,7 +1,7 @@
 """Measure a model at every point of a grid: `rows = sweep(config)`, one row per point, in the order of the grid.
 
-A point is measured as `evaluate` does, and its results are kept as a JSON file; extractor, real images, floor and ceiling
-are shared by all. What is finished stays, so that the same sweep goes on where it was stopped.
+A point is measured as `evaluate` does, and its results are kept as a JSON file; all points share extractor, real images,
+floor and ceiling. Finished points are kept, so that an interrupted sweep continues with the next one.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from hf_ddpm.schedulers import build_scheduler, check_scheduler
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
 OPTIONS = "sweep.yaml"
-"""File of the options that the points of a folder were measured with."""
+"""File with the options of the sweep."""
 EARLIER = {"runs", STEPS, CALIBRATION}
-"""What stands in a folder before its options are written: models, and how long they are trained."""
+"""Contents of a folder before its options are written: models, and the lengths of their trainings."""
 FREE = ("output_dir", "num_threads", "sampling.batch_size")
 """Options that do not change a result."""
 
@@ -49,14 +49,14 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANC
     """Measure every point of the grid that is not finished; every process has to call it.
 
     Args:
-        config: every option; the checkpoints that `all` stands for are filled in.
-        trainings: the options that recipes are trained with; None = `config.trainings()`.
+        config: options of the sweep; the checkpoints that `all` stands for are filled in.
+        trainings: options of the trainings; None = `config.trainings()`.
 
     Returns:
         A row for each point.
 
     Raises:
-        ValueError: an option is wrong, or does not fit the models, the data or what is in the folder.
+        ValueError: an option is wrong, or does not fit the models, the data or the content of the folder.
         Stopped: SIGINT or SIGTERM.
     """
     trainings = config.trainings() if trainings is None else trainings
@@ -65,9 +65,7 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANC
     _check_folder(config)
     processes = init_distributed(config.num_threads)
     if processes.num_processes > 1 and any(run.is_gan for run in trainings):
-        raise ValueError(
-            "--grid.recipe: one of a GAN, which a single process trains, start train_scripts/sweep.py with python"
-        )
+        raise ValueError("--grid.recipe: a GAN is trained by a single process, start train_scripts/sweep.py with python")
     data = _data_of_recipes(config, trainings) if config.model is None else None
     extractor = build_extractor(
         config.features,
@@ -83,7 +81,7 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANC
 
 
 def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
-    """The options of `evaluate` that measure this point alone; of noise and GANs, those that they depend on."""
+    """The options of `evaluate` for this point; for noise and GANs only those that they depend on."""
     given = {option.name: getattr(config, option.name) for option in fields(ProtocolConfig)}
     given["num_images"], sampling = point.num_images, config.sampling
     if point.is_gan:
@@ -103,15 +101,15 @@ def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
 
 
 def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
-    """What repeats a measurement on the command line: all options that differ from their defaults."""
+    """The command that repeats a measurement, with all options that differ from their defaults."""
     arguments = [f"--{name}={value}" for name, value in _changed_options(config)]
     return command_line(["train_scripts/evaluate_model.py", *arguments], num_processes)
 
 
 def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
-    """Number of function evaluations: images that the network is given while one sample is drawn.
+    """Number of function evaluations (NFE): images that the network processes per sample, counted while generating one.
 
-    A guided step has two, a GAN one.
+    A guided step counts two, a GAN one.
     """
     if isinstance(pipeline, DCGANPipeline):
         return 1
@@ -133,17 +131,17 @@ def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
 
 
 class _Models:
-    """The pipelines of the points, of which the last one stays loaded."""
+    """The pipelines of the points; the last one stays loaded."""
 
     def __init__(self, config: SweepConfig, processes: PartialState):
         self._config, self._processes = config, processes
         self._loaded: tuple[str, ImagePipeline, SchedulerMixin | None] | None = None
 
     def open(self, point: GridPoint) -> ImagePipeline:
-        """The pipeline of a point, with its sampler.
+        """The pipeline of a point, with its scheduler.
 
         Raises:
-            ValueError: it cannot be loaded, or cannot be sampled so.
+            ValueError: it cannot be loaded, or does not support the sampling options.
         """
         if self._loaded is None or self._loaded[0] != point.model:
             device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
@@ -167,14 +165,14 @@ def _measure_points(
 ) -> list[SweepRow]:
     points, models = config.points(), _Models(config, processes)
     found = {point: _read(_path(config, point)) for point in points}
-    processes.wait_for_everyone()  # before the first process writes the files that the others look for
+    processes.wait_for_everyone()  # before the main process writes files that the others look for
     shapes = set()
-    for point in reversed(points):  # so that the first is loaded in the end
+    for point in reversed(points):  # so that the first is loaded last
         pipeline = models.open(point)
         shapes.add(image_shape_of(pipeline))
         _check_same_model(config, point, found[point], pipeline)
     if len(shapes) > 1:
-        raise ValueError("--grid.recipe: the models are of other image sizes or channels, sweep over each by itself")
+        raise ValueError("--grid.recipe: the models differ in image size or channels, sweep over each separately")
     data = data or data_options(config.data, points[0].model)
     references = open_references(point_config(config, points[0]), data, pipeline, extractor, processes)
     _check_same_references(config, found, references)
@@ -219,14 +217,14 @@ def _measure_point(
 
 
 def _train(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> None:
-    """Train the models that are not finished, each for its own length or as long as the others."""
+    """Train the models that are not finished, each for its own length or all for equal times."""
     what = "steps were timed"
     try:
         for run, options in with_equal_time(config, trainings).items():
             what = f"{run.name} was trained"
             train_recipe(options)
     except Stopped as stopped:
-        message = f"stopped while {what}; the same command goes on from there"
+        message = f"stopped while {what}; the same command continues from there"
         raise Stopped(stopped.signal_number, message) from None
 
 
@@ -239,22 +237,22 @@ def _check_schedulers(config: SweepConfig) -> None:
 
 
 def _check_folder(config: SweepConfig) -> None:
-    """Refuse a folder that holds something else than an earlier start of this sweep, or models trained for it."""
+    """Refuse a folder with anything but an earlier start of this sweep or models trained for it."""
     folder = Path(config.output_dir)
     path = folder / OPTIONS
     if not path.is_file():
         others = sorted({entry.name for entry in folder.iterdir()} - EARLIER) if folder.is_dir() else []
         if folder.exists() and (others or not folder.is_dir()):
-            raise ValueError(f"--output_dir is {str(folder)!r}: it holds something else, name a new or an empty folder")
+            raise ValueError(f"--output_dir is {str(folder)!r}: it contains something else, give a new or empty folder")
         return
     try:
         before = flat_options(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"--output_dir is {str(folder)!r}: its {OPTIONS} is damaged, name another folder") from error
+        raise ValueError(f"--output_dir is {str(folder)!r}: its {OPTIONS} is damaged, give another folder") from error
     now = flat_options(yaml.safe_load(dump_config(config)))
     for name in sorted(before.keys() | now.keys()):
         if name not in FREE and before.get(name) != now.get(name):
-            remedy = f"the sweep in {folder} was begun with {before.get(name)!r}, give another --output_dir"
+            remedy = f"the sweep in {folder} was started with {before.get(name)!r}, give another --output_dir"
             raise ValueError(f"--{name} is {now.get(name)!r}: {remedy}")
 
 
@@ -280,26 +278,28 @@ def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Result
 
 
 def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> DataConfig:
-    """The options of the real images, the same for all models that are trained."""
+    """The options of the real images, the same for all recipes."""
     known = [options.data for options in trainings.values()]
     sizes, channels = [_image_size(options) for options in trainings.values()], [data.channels for data in known]
     for found, what in ((sizes, "pixels"), (channels, "channels")):
         different = sorted({value for value in found if value is not None})
         if len(different) > 1:
             counts = " and ".join(map(str, different))
-            raise ValueError(f"--grid.recipe: the recipes are of images of {counts} {what}, sweep over each by itself")
+            raise ValueError(f"--grid.recipe: the recipes have images of {counts} {what}, sweep over each separately")
     if config.data.source is not None:
         return config.data
     test_split = next((data.test_split for data in known if data.test_split is not None), None)  # a GAN names none
     options = [{name: value for name, value in asdict(data).items() if value is not None} for data in known]
     first, *others = [data_of_training(config.data, {"test_split": test_split, **given}) for given in options]
     if any(other != first for other in others):
-        raise ValueError("--grid.recipe: the recipes have different data, give those to compare with as --data.source")
+        raise ValueError(
+            "--grid.recipe: the recipes have different data, give the real images to compare with as --data.source"
+        )
     return first
 
 
 def _image_size(options: TrainConfig | GANConfig) -> int | None:
-    """Height and width of the images that a recipe is trained on, in pixels; None = those of the data."""
+    """Height and width of the training images in pixels; None = those of the data."""
     size = options.data.image_size
     return options.network_arguments(image_size=size)["sample_size"] if isinstance(options, TrainConfig) else size
 
@@ -319,7 +319,7 @@ def _read(path: Path) -> Results | None:
 
 
 def _changed_options(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Options of a dataclass that are not at their defaults, with their values as they are typed."""
+    """Options that differ from their defaults, with their values as typed on the command line."""
     for option in fields(config):
         value = getattr(config, option.name)
         if is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Sweeps: cells, refusals, going on after a stop, the tables, and the door."""
+"""Sweeps: points, refusals, continuing after a stop, the tables, and the script."""
 
 import csv
 import json
@@ -88,10 +88,10 @@ def stop_at(call: int):
     return torch.nn.modules.module.register_module_forward_hook(hook)
 
 
-# Cells
+# Points
 
 
-def test_each_cell_is_what_evaluate_measures(options, tmp_path):
+def test_each_point_is_what_evaluate_measures(options, tmp_path):
     config = options(guidance_scale=[1.0, 2.0], scheduler=["ddim", "dpmsolver++"])
     rows = sweep(config)
     assert [row.cell for row in rows] == ["ddim_s-1", "ddim_s-2", "dpmsolver++_s-1", "dpmsolver++_s-2"]
@@ -106,7 +106,7 @@ def test_each_cell_is_what_evaluate_measures(options, tmp_path):
     assert {name: kept["protocol"][name] for name in same} == {name: alone["protocol"][name] for name in same}
 
 
-def test_the_command_of_a_cell_means_that_cell(options):
+def test_the_command_of_a_point_repeats_it(options):
     config = options(
         "o u t", num_seeds=1, guidance_scale=[2.5], scheduler=["ddim"], sampling=SamplingConfig(eta=0.5, batch_size=7)
     )
@@ -138,7 +138,7 @@ def test_checkpoints_and_noise(options, run, tmp_path):
 CHECKPOINT_CELLS = ("step-2_s-1", "step-10_s-1", "noise")
 
 
-def test_network_calls_are_counted(tiny_pipeline):
+def test_function_evaluations_are_counted(tiny_pipeline):
     pipeline = tiny_pipeline()
 
     def calls(steps: int, scale: float) -> int:
@@ -146,36 +146,36 @@ def test_network_calls_are_counted(tiny_pipeline):
 
     assert [calls(4, scale) for scale in (0.0, 1.0, 1.5)] == [4, 4, 8]
     pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
-    assert calls(4, 1.0) == 7  # two a step but for the last
+    assert calls(4, 1.0) == 7  # two per step except the last
     assert not pipeline.unet._forward_hooks
 
 
-# Going on
+# Continuing
 
 
-# A cell begins with a call for each step, to count them; a seed has one for each step and two for the losses.
+# A point starts with one call per step, to count them; a seed has one per step and two for the losses.
 COUNTING, SEED = STEPS, STEPS + 2
 
 
 @pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize("call", [COUNTING + 1, 2 * COUNTING + 2 * SEED + 1])
-def test_a_stopped_sweep_goes_on_to_the_same_table(options, tmp_path, call):
+def test_a_stopped_sweep_continues_to_the_same_table(options, tmp_path, call):
     whole = sweep_csv(sweep(options("whole", guidance_scale=[1.0, 2.0])))
     hook = stop_at(call)
     try:
-        with pytest.raises(Stopped, match="goes on"):
+        with pytest.raises(Stopped, match="the same command"):
             sweep(options("parts", guidance_scale=[1.0, 2.0]))
     finally:
         hook.remove()
     assert not (tmp_path / "parts/cells/s-2.json").exists()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts/cells").glob("s-*.json")}
     assert sweep_csv(sweep(options("parts", guidance_scale=[1.0, 2.0]))) == whole
-    assert all(path.stat().st_mtime_ns == when for path, when in before.items())  # what was finished is not done again
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())  # finished points are not repeated
     assert sorted(path.name for path in (tmp_path / "parts/cells").iterdir()) == ["s-1.json", "s-2.json"]
 
 
 @pytest.mark.usefixtures("listening_to_ctrl_c")
-def test_finished_seeds_of_a_stopped_cell_are_kept(options, tmp_path):
+def test_finished_seeds_of_a_stopped_point_are_kept(options, tmp_path):
     config = options(guidance_scale=[2.0], num_seeds=3)
     hook = stop_at(COUNTING + SEED + 1)
     try:
@@ -195,8 +195,8 @@ def test_finished_seeds_of_a_stopped_cell_are_kept(options, tmp_path):
 def test_another_sweep_in_the_same_folder_is_refused(options, tmp_path):
     sweep(options(num_seeds=1, guidance_scale=[1.0]))
     for changed, message in (
-        (options(num_seeds=1, guidance_scale=[1.0, 2.0]), r"--grid.guidance_scale is \[1.0, 2.0\]: .* begun with \[1.0\]"),
-        (options(num_seeds=2, guidance_scale=[1.0]), "--num_seeds is 2: .* begun with 1"),
+        (options(num_seeds=1, guidance_scale=[1.0, 2.0]), r"--grid.guidance_scale is \[1.0, 2.0\]: .* started with \[1.0\]"),
+        (options(num_seeds=2, guidance_scale=[1.0]), "--num_seeds is 2: .* started with 1"),
         (
             options(num_seeds=1, guidance_scale=[1.0], sampling=SamplingConfig(num_inference_steps=3)),
             "num_inference_steps is 3",
@@ -208,11 +208,11 @@ def test_another_sweep_in_the_same_folder_is_refused(options, tmp_path):
     sweep(options(num_seeds=1, guidance_scale=[1.0], sampling=sampling))  # the size of a batch changes nothing
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="it holds something else"):
+    with pytest.raises(ValueError, match="it contains something else"):
         sweep(options("foreign", guidance_scale=[1.0]))
 
 
-def test_a_model_that_has_changed_meanwhile_is_refused(tiny_pipeline, options, tmp_path):
+def test_a_model_that_has_changed_is_refused(tiny_pipeline, options, tmp_path):
     tiny_pipeline(seed=5).save_pretrained(tmp_path / "pipeline")
     config = options(num_seeds=1, guidance_scale=[1.0], model=tmp_path / "pipeline")
     config.data.source, config.data.labels, config.data.max_images = "digits", [0, 1, 2], 20
@@ -230,14 +230,14 @@ def test_a_model_that_has_changed_meanwhile_is_refused(tiny_pipeline, options, t
     [
         ({}, "--grid is None: give an axis"),
         ({"guidance_scale": []}, r"--grid.guidance_scale is \[\]: give at least one value"),
-        ({"guidance_scale": [1.0, 2.0, 1]}, "1.0 stands there twice"),
+        ({"guidance_scale": [1.0, 2.0, 1]}, "1.0 is listed twice"),
         ({"guidance_scale": [float("nan")]}, "give finite numbers"),
         ({"num_inference_steps": [0]}, "give numbers of at least 1"),
         ({"num_images": [1, 10]}, "give numbers from 2 to 1000000"),
         ({"checkpoint": ["last"]}, "give steps"),
-        ({"checkpoint": ["all", 2]}, "all has every step already"),
+        ({"checkpoint": ["all", 2]}, "all includes every step"),
         ({"checkpoint": [2], "recipe": [Path("a.yaml")]}, "--model is .*leave it out, or leave --grid.recipe out"),
-        ({"train_seed": [0]}, r"--grid.train_seed is \[0\]: only models of --grid.recipe are trained"),
+        ({"train_seed": [0]}, r"--grid.train_seed is \[0\]: it applies to --grid.recipe alone"),
         ({"num_images": [5]}, "--num_images is 5: density and coverage need at least 6"),
         ({"scheduler": ["magic"]}, "scheduler is 'magic': give one of ddpm, ddim"),
         ({"checkpoint": [3]}, r"--grid.checkpoint is \[3\]: the run has the checkpoints 2, 10"),
@@ -260,12 +260,14 @@ def test_axes_and_recipes_exclude_each_other_and_their_plain_options(tmp_path):
             SweepConfig(features="inception", output_dir=tmp_path / "out", grid=grid, **options)
         return str(caught.value)
 
-    assert "--grid.checkpoint is [2]: it is of the run of --model" in refusal(SweepGrid(checkpoint=[2], recipe=[recipe]))
+    assert "--grid.checkpoint is [2]: checkpoints are those of the run of --model" in refusal(
+        SweepGrid(checkpoint=[2], recipe=[recipe])
+    )
     assert "--model is None: give a pipeline, or recipes" in refusal(SweepGrid(guidance_scale=[1.0]))
-    assert "there is no such file" in refusal(SweepGrid(recipe=[tmp_path / "b.yaml"]))
+    assert "the file does not exist" in refusal(SweepGrid(recipe=[tmp_path / "b.yaml"]))
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "a.yaml").touch()
-    assert "two have one name" in refusal(SweepGrid(recipe=[recipe, tmp_path / "c" / "a.yaml"]))
+    assert "two have the same name" in refusal(SweepGrid(recipe=[recipe, tmp_path / "c" / "a.yaml"]))
     assert "train_overrides.seed is 3" in refusal(SweepGrid(recipe=[recipe]), train_overrides={"seed": 3})
     assert "--num_images is 50: leave it out" in refusal(SweepGrid(num_images=[60]), model="m", num_images=50)
     sampling = SamplingConfig(guidance_scale=2.0)
@@ -281,8 +283,8 @@ def test_a_scale_without_a_null_label_is_refused(tiny_pipeline, options, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pipeline_outside_of_a_run_has_no_checkpoints(options, tmp_path):
-    with pytest.raises(ValueError, match="lies in no run that has checkpoints"):
+def test_a_pipeline_outside_a_run_has_no_checkpoints(options, tmp_path):
+    with pytest.raises(ValueError, match="belongs to no run with checkpoints"):
         sweep(options(checkpoint=["all"], model=tmp_path))
 
 
@@ -318,7 +320,7 @@ def test_tables(options):
     assert "python sweep.py --x 'a b'" in report and "2 seeds of 8, 12 images each" in report
 
 
-def test_noise_is_not_multiplied_by_options_that_it_does_not_have(options):
+def test_noise_is_measured_once_whatever_the_sampling_options(options):
     config = options(checkpoint=["noise"], guidance_scale=[1.0, 2.0], scheduler=["ddim", "ddpm"], num_images=[8, 12])
     assert [(cell.name, cell.num_images, cell.is_noise) for cell in config.points()] == [
         ("noise_n-8", 8, True), ("noise_n-12", 12, True),
@@ -333,7 +335,7 @@ def test_a_fid_of_other_numbers_of_images_is_one_column(metric, name):
     assert plain_name(metric) == (name or metric)
 
 
-# The door
+# The script
 
 
 def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script, monkeypatch, capsys, tiny_options):
@@ -364,7 +366,7 @@ def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script
     assert [path for path in written if path.read_bytes() != written[path]] == []
 
 
-def test_a_mistake_at_the_door_is_one_line(judge, run, tmp_path, load_script, capsys):
+def test_a_mistake_is_one_line(judge, run, tmp_path, load_script, capsys):
     with pytest.raises(SystemExit) as caught:
         load_script("sweep").main(
             [f"--model={run / 'pipeline'}", f"--features=judge:{judge}", f"--output_dir={tmp_path / 'out'}",
