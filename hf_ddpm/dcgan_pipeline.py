@@ -107,7 +107,7 @@ class DCGANPipeline(DiffusionPipeline):
     null_label = None
     """A GAN has no label that means "no class"."""
 
-    def __init__(self, generator: ModelMixin, id2label: dict[int, str] | None = None):
+    def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()
         generator.eval()  # the batch norm would make an image depend on the others of its batch
         self.register_modules(generator=generator)

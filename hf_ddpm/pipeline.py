@@ -83,7 +83,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self,
         unet: ModelMixin,
         scheduler: SchedulerMixin,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
         null_label: int | None = None,
     ):
         super().__init__()

@@ -533,12 +533,13 @@ def test_an_unconditional_model_is_one_of_diffusers_too(tiny_pipeline, tmp_path,
 # Saving
 
 
-def test_save_and_load_keeps_everything(tiny_unet, tmp_path):
+def test_save_and_load_keeps_everything(tiny_unet, tmp_path, capfd):
     names = {label: f"class {label}" for label in range(12)}
     unet = tiny_unet(13, channels=3)
     saved = CFGDDPMPipeline(unet, SCHEDULERS["dpmsolver++"], names, 12)
     saved.save_pretrained(tmp_path)
     loaded = CFGDDPMPipeline.from_pretrained(tmp_path)
+    assert "Expected types" not in capfd.readouterr().err
     assert list(loaded.id2label.items()) == list(names.items())
     assert (loaded.null_label, loaded.num_classes) == (12, 12)
     assert loaded.get_label_ids("class 10") == [10]
