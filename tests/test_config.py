@@ -1,22 +1,31 @@
 """Option groups check themselves, and every refusal names the option as the command line writes it."""
 
 import math
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 
 from hf_ddpm.config import (
     CheckpointConfig,
-    DataConfig,
     EMAConfig,
     LoggingConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
-    RunConfig,
     ScheduleConfig,
 )
-from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.data.options import DataConfig
+from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig
+from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.figures.options import FIGURES
+from hf_ddpm.training.options import GANConfig, JudgeConfig, RunConfig, TrainConfig
+
+PROGRAMS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *FIGURES.values()]
 
 NAN, INFINITY = math.nan, math.inf
 IMPOSSIBLE = {
@@ -83,6 +92,60 @@ def test_impossible_values_are_refused_by_name(group, name, value):
 )
 def test_values_at_the_edge_are_possible(group, options):
     group(**options)
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("group", "options", "message"),
+    [
+        (OptimConfig, {"optimizer": "sgd"}, "--optim.optimizer is 'sgd': expected one of adam, adamw"),
+        (DataConfig, {"batch_size": "8"}, "--data.batch_size is '8': expected int"),
+        (DataConfig, {"batch_size": True}, "--data.batch_size is True: expected int"),
+        (DataConfig, {"batch_size": 8.0}, "--data.batch_size is 8.0: expected int"),
+        (DataConfig, {"channels": 2}, "--data.channels is 2: expected one of 1, 3 or null"),
+        (DataConfig, {"channels": True}, "--data.channels is True: expected one of 1, 3 or null"),
+        (DataConfig, {"streaming": 1}, "--data.streaming is 1: expected bool"),
+        (DataConfig, {"labels": "cat"}, "--data.labels is 'cat': expected list of str or int or null"),
+        (DataConfig, {"labels": ["cat", 1.5]}, "--data.labels is ['cat', 1.5]: expected list of str or int or null"),
+        (OptimConfig, {"betas": (0.9,)}, "--optim.betas is (0.9,): expected tuple of float, float"),
+        (OptimConfig, {"learning_rate": False}, "--optim.learning_rate is False: expected float"),
+        (ModelConfig, {"overrides": [1]}, "--model.overrides is [1]: expected dict or null"),
+        (LoggingConfig, {"trackers": ["bogus"]}, "--logging.trackers is ['bogus']: expected list of one of tensorboard, "),
+        (run_config, {"mixed_precision": "fp8"}, "--mixed_precision is 'fp8': expected one of fp32, bf16, fp16"),
+        (train_config, {"optim": {"betas": (0, 0)}}, "--optim is {'betas': (0, 0)}: expected OptimConfig"),
+        (train_config, {"data": ReferenceDataConfig()}, "--data is ReferenceDataConfig("),
+    ],
+)
+def test_values_of_another_type_are_refused_from_python_too(group, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        group(**options)
+
+
+def test_an_int_is_a_float_and_a_list_a_tuple_and_a_str_a_path():
+    OptimConfig(learning_rate=1, betas=[0, 0.5], lr_scheduler="multistep", lr_milestones=(1, 2), lr_gamma=1)
+    EvaluationConfig(model="m", features="inception", output="results.json", inception_weights=Path("weights"))
+
+
+def groups(config_class: type) -> Iterator[type]:
+    """A program's options and their groups."""
+    yield config_class
+    for kind in get_type_hints(config_class).values():
+        if is_dataclass(kind):
+            yield from groups(kind)
+
+
+@pytest.mark.parametrize(
+    "group", {group for program in PROGRAMS for group in groups(program)}, ids=lambda group: group.__name__
+)
+def test_every_group_checks_its_types_and_takes_no_option_away(group):
+    required = {option.name: object() for option in fields(group) if option.default is option.default_factory is MISSING}
+    first = fields(group)[0].name
+    with pytest.raises(ValueError, match=f"{first} is <object"):
+        group(**required | {first: object()})
+    for base in filter(is_dataclass, group.__mro__):
+        assert {option.name for option in fields(base)} <= {option.name for option in fields(group)}
 
 
 # Schedule

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_ddpm.config import DataConfig
+from hf_ddpm.data.options import DecodeOptions, SplitsConfig
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.table import ImageTable, decode_images
 from hf_ddpm.run_folder import RunFolder
 
 
-def load_splits(data: DataConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
+def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
     """Open and decode the train split and, where one is named, the held-out split.
 
     Args:
@@ -23,17 +23,28 @@ def load_splits(data: DataConfig, *, image_size: int, channels: int | None = Non
     return decode_sources(data, open_sources(data), image_size=image_size, channels=channels)
 
 
-def open_sources(data: DataConfig) -> list[ImageSource]:
+def load_train_split(data: DecodeOptions, *, image_size: int, channels: int | None = None) -> ImageTable:
+    """Open and decode the train split alone; see `load_splits`."""
+    source = _open(data, data.train_split, max_images=data.max_images)
+    return decode_images(source, image_size=image_size, channels=channels, **bad_image_options(data))
+
+
+def open_sources(data: SplitsConfig) -> list[ImageSource]:
     """Open the train split and, where one is named, the held-out split, which has to be of the same classes."""
-    sources = [open_source(data.source, data.train_split, max_images=data.max_images, **column_options(data))]
+    sources = [_open(data, data.train_split, max_images=data.max_images)]
     if data.test_split is not None:
-        sources.append(open_source(data.source, data.test_split, **column_options(data)))
+        sources.append(_open(data, data.test_split))
     check_classes(data, *sources)
     return sources
 
 
+def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:
+    assert data.source is not None, "options that name no source have got that of their model by now"
+    return open_source(data.source, split, max_images=max_images, **data.column_options())
+
+
 def decode_sources(
-    data: DataConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
+    data: SplitsConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
 ) -> tuple[ImageTable, ImageTable | None]:
     """Decode what `open_sources` has opened, the held-out split to as many channels as the train split."""
     train = decode_images(sources[0], image_size=image_size, channels=channels, **bad_image_options(data))
@@ -42,7 +53,7 @@ def decode_sources(
     return train, decode_images(sources[1], image_size=image_size, channels=train.channels, **bad_image_options(data))
 
 
-def check_classes(data: DataConfig, train: Any, test: Any = None) -> None:
+def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
     """Refuse a held-out split (None = there is none) of other classes than the train split's."""
     if test is not None and test.class_names != train.class_names:
         raise ValueError(f"test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
@@ -66,11 +77,6 @@ def options_of_run(model: str) -> dict[str, Any]:
         raise ValueError(f"{run.config} is damaged, name the data with `source`") from error
 
 
-def column_options(data: DataConfig) -> dict[str, Any]:
-    """The options that say which column and which classes are read, as keyword arguments."""
-    return {name: getattr(data, name) for name in ("image_column", "label_column", "labels", "class_conditional")}
-
-
-def bad_image_options(data: DataConfig) -> dict[str, Any]:
+def bad_image_options(data: DecodeOptions) -> dict[str, Any]:
     """The options about images that cannot be decoded, as keyword arguments."""
     return {"on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}

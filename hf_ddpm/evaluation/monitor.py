@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hf_ddpm.config import DataConfig, MonitorConfig
+from hf_ddpm.config import MonitorConfig
+from hf_ddpm.data.options import DataConfig
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import Measurement, open_references

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from hf_ddpm.config import DataConfig, require
+from hf_ddpm.config import BaseConfig, require
+from hf_ddpm.data.options import SplitsConfig
 
 MAX_IMAGES = 1_000_000
 """Images of one seed; the seeds of the images of the next one begin there."""
 
-# An option of the base class that is a ClassVar here is none any more: neither the command line nor a recipe knows it.
-
 
 @dataclass(kw_only=True)
-class ReferenceDataConfig(DataConfig):
+class ReferenceDataConfig(SplitsConfig):
     """The real images that samples are compared with."""
 
-    source: str | None = None
-    """As in train.py; None = the data that the model was trained on, with all its options, as the config.yaml of its run
-    says."""
     test_split: str | None = "test"
     """Held-out split, for the floor and the losses; None = there is none, and no floor."""
-    batch_size: ClassVar[None] = None
-    horizontal_flip: ClassVar[bool] = False
-    image_size: ClassVar[None] = None  # those of the model
-    channels: ClassVar[None] = None
-    streaming: ClassVar[bool] = False
-    shuffle_buffer: ClassVar[None] = None
-    class_conditional: ClassVar[None] = None
 
 
 @dataclass(kw_only=True)
-class SamplingConfig:
+class SamplingConfig(BaseConfig, group="sampling"):
     """How the samples that are measured are drawn."""
 
     scheduler: str | None = None
@@ -49,10 +38,11 @@ class SamplingConfig:
     batch_size: int = 100
     """Images at a time; has no influence on what they look like."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for option in ("num_inference_steps", "batch_size"):
-            require(getattr(self, option) >= 1, f"sampling.{option}", getattr(self, option), "give at least 1")
-        require(0 <= self.eta <= 1, "sampling.eta", self.eta, "give a number from 0 to 1")
+            self.require(getattr(self, option) >= 1, option, "give at least 1")
+        self.require(0 <= self.eta <= 1, "eta", "give a number from 0 to 1")
 
     def scale_for(self, null_label: int | None) -> float:
         """The scale s that a model with this null label (None = it has none) is sampled with."""
@@ -62,7 +52,7 @@ class SamplingConfig:
 
 
 @dataclass(kw_only=True)
-class ProtocolConfig:
+class ProtocolConfig(BaseConfig):
     """What is measured, on how many images, with which features."""
 
     features: str
@@ -90,16 +80,17 @@ class ProtocolConfig:
     bits_per_dim_timesteps: int | None = 20
     """Timesteps of each of them, of which the rest is estimated; None = all."""
 
-    def __post_init__(self):
-        require(2 <= self.num_images <= MAX_IMAGES, "num_images", self.num_images, f"give 2 to {MAX_IMAGES}")
-        require(1 <= self.num_seeds <= 1000, "num_seeds", self.num_seeds, "give 1 to 1000")
-        require(0 <= self.seed < 2**32, "seed", self.seed, "give a whole number from 0 to 4294967295")
-        require(self.max_features >= 2, "max_features", self.max_features, "give at least 2")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(2 <= self.num_images <= MAX_IMAGES, "num_images", f"give 2 to {MAX_IMAGES}")
+        self.require(1 <= self.num_seeds <= 1000, "num_seeds", "give 1 to 1000")
+        self.require(0 <= self.seed < 2**32, "seed", "give a whole number from 0 to 4294967295")
+        self.require(self.max_features >= 2, "max_features", "give at least 2")
         accuracy = self.min_judge_accuracy
-        require(accuracy is None or 0 <= accuracy <= 1, "min_judge_accuracy", accuracy, "give a share from 0 to 1")
+        self.require(accuracy is None or 0 <= accuracy <= 1, "min_judge_accuracy", "give a share from 0 to 1")
         for option in ("bits_per_dim_images", "bits_per_dim_timesteps"):
             value = getattr(self, option)
-            require(value is None or value >= 1, option, value, "give at least 1")
+            self.require(value is None or value >= 1, option, "give at least 1")
 
 
 @dataclass(kw_only=True)
@@ -117,7 +108,7 @@ class EvaluationConfig(ProtocolConfig):
     data: ReferenceDataConfig = field(default_factory=ReferenceDataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         output = Path(self.output)
         require(output.suffix == ".json", "output", str(output), "give a file whose name ends with .json")

@@ -19,7 +19,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from hf_ddpm.config import DataConfig
 from hf_ddpm.data.load_splits import load_splits, options_of_run
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
@@ -213,7 +212,7 @@ def evaluate(config: EvaluationConfig) -> Results:
 
 def measure(
     config: EvaluationConfig,
-    data: DataConfig,
+    data: ReferenceDataConfig,
     pipeline: ImagePipeline,
     references: References,
     kept: KeptSeeds,
@@ -276,7 +275,7 @@ def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dic
     return {}
 
 
-def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
+def data_options(data: ReferenceDataConfig, model: str) -> ReferenceDataConfig:
     """The data's options, where no source is given those of the run that the model lies in.
 
     Raises:
@@ -287,7 +286,7 @@ def data_options(data: ReferenceDataConfig, model: str) -> DataConfig:
     return data_of_training(data, options_of_run(model))
 
 
-def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> DataConfig:
+def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> ReferenceDataConfig:
     """The options of the data that a model was trained on, with those over them that are given."""
     given = {name: value for name, value in asdict(data).items() if value != getattr(ReferenceDataConfig(), name)}
     known = asdict(ReferenceDataConfig()).keys() - {"on_bad_image", "max_bad_images"}
@@ -297,7 +296,7 @@ def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> Data
 
 def open_references(
     config: ProtocolConfig,
-    data: DataConfig,
+    data: ReferenceDataConfig,
     pipeline: ImagePipeline,
     extractor: Extractor,
     processes: PartialState,

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.config import DataConfig
 from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
-from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig
+from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig
 from hf_ddpm.evaluation.references import Bound, References, nearest_positions
 from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
@@ -25,7 +24,11 @@ LOSS_IMAGES = 512
 
 
 def assemble(
-    config: EvaluationConfig, data: DataConfig, pipeline: ImagePipeline, references: References, scores: list[SeedScores]
+    config: EvaluationConfig,
+    data: ReferenceDataConfig,
+    pipeline: ImagePipeline,
+    references: References,
+    scores: list[SeedScores],
 ) -> Results:
     """Means and standard errors over the seeds, beside what real images and noise score; every process has to call it.
 
@@ -124,7 +127,9 @@ def command_line(arguments: list[str], num_processes: int) -> str:
     return f"{launcher} {shlex.join(arguments)}"
 
 
-def _describe(config: EvaluationConfig, data: DataConfig, pipeline: ImagePipeline, references: References) -> dict[str, Any]:
+def _describe(
+    config: EvaluationConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, references: References
+) -> dict[str, Any]:
     """Everything that is needed to measure the same again."""
     surroundings = describe_environment(pipeline.device, references.processes.num_processes)
     extractor, sampling = references.extractor, config.sampling

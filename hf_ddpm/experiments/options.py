@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.cli import parse_config, recipe_program
-from hf_ddpm.config import require
+from hf_ddpm.config import BaseConfig, require
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.options import GANConfig, TrainConfig
@@ -33,7 +33,7 @@ PROGRAMS: dict[str, type[TrainConfig] | type[GANConfig]] = {kind.program: kind f
 
 
 @dataclass(kw_only=True)
-class SweepGrid:
+class SweepGrid(BaseConfig, group="grid"):
     """Axes of the grid: lists of values; every combination is measured. None = not an axis."""
 
     recipe: list[Path] | None = None
@@ -54,6 +54,7 @@ class SweepGrid:
     """Values of num_images."""
 
     def __post_init__(self):
+        super().__post_init__()
         for axis, values in self.axes().items():
             require(len(values) > 0, f"grid.{axis}", values, "give at least one value, or leave it out")
             double = [value for value, count in Counter(values).items() if count > 1]

@@ -18,11 +18,10 @@ from accelerate import PartialState
 from diffusers import SchedulerMixin
 
 from hf_ddpm.cli import dump_config
-from hf_ddpm.config import DataConfig
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
-from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, SamplingConfig
+from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import command_line
@@ -161,7 +160,7 @@ class _Models:
 
 
 def _measure_points(
-    config: SweepConfig, data: DataConfig | None, extractor: Extractor, processes: PartialState, stop: StopRequest
+    config: SweepConfig, data: ReferenceDataConfig | None, extractor: Extractor, processes: PartialState, stop: StopRequest
 ) -> list[SweepRow]:
     points, models = config.points(), _Models(config, processes)
     found = {point: _read(_path(config, point)) for point in points}
@@ -194,7 +193,7 @@ def _measure_points(
 def _measure_point(
     config: EvaluationConfig,
     point: GridPoint,
-    data: DataConfig,
+    data: ReferenceDataConfig,
     pipeline: ImagePipeline,
     references: References,
     stop: StopRequest,
@@ -277,7 +276,7 @@ def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Result
             raise ValueError(f"{what}: {remedy}")
 
 
-def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> DataConfig:
+def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> ReferenceDataConfig:
     """The options of the real images, the same for all recipes."""
     known = [options.data for options in trainings.values()]
     sizes, channels = [_image_size(options) for options in trainings.values()], [data.channels for data in known]
@@ -288,8 +287,8 @@ def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainCo
             raise ValueError(f"--grid.recipe: the recipes have images of {counts} {what}, sweep over each separately")
     if config.data.source is not None:
         return config.data
-    test_split = next((data.test_split for data in known if data.test_split is not None), None)  # a GAN names none
     options = [{name: value for name, value in asdict(data).items() if value is not None} for data in known]
+    test_split = next((given["test_split"] for given in options if "test_split" in given), None)  # a GAN names none
     first, *others = [data_of_training(config.data, {"test_split": test_split, **given}) for given in options]
     if any(other != first for other in others):
         raise ValueError(

@@ -23,10 +23,11 @@ from hf_ddpm.figures.losses import plot_losses, read_losses
 from hf_ddpm.figures.options import (
     CheckpointsConfig,
     FigureConfig,
-    FigureDataConfig,
     ForwardConfig,
+    ForwardScheduleConfig,
     GuidedConfig,
     LossesConfig,
+    ModelDataConfig,
     PosteriorConfig,
     RealConfig,
     ReverseConfig,
@@ -336,7 +337,7 @@ def _reverse(pipeline: CFGDDPMPipeline, config: ReverseConfig | ReverseGifConfig
     )
 
 
-def _alphas_cumprod(schedule: ScheduleConfig) -> torch.Tensor:
+def _alphas_cumprod(schedule: ForwardScheduleConfig) -> torch.Tensor:
     """(T,) float32."""
     start, end = schedule.beta_range
     scheduler = build_noise_scheduler(
@@ -366,12 +367,12 @@ def _labels_of(pipeline: CFGDDPMPipeline, real: RealImages) -> torch.Tensor | No
     return torch.tensor(pipeline.get_label_ids(list(real.names) if known else real.labels))
 
 
-def _title_of(data: FigureDataConfig) -> str:
+def _title_of(data: ModelDataConfig) -> str:
     name = Path(data.source).resolve().name if Path(data.source).is_dir() else data.source
     return plain(f"{name}, {data.split or 'train'}", longest=60)
 
 
-def _process_title(data: FigureDataConfig, beta_schedule: str, total: int) -> str:
+def _process_title(data: ModelDataConfig, beta_schedule: str, total: int) -> str:
     return f"{_title_of(data)}; {_schedule_name(beta_schedule)} schedule, T = {total:,}"
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from hf_ddpm.config import BetaSchedule, DataConfig, ScheduleConfig, require
+from hf_ddpm.config import BaseConfig, BaseScheduleConfig, BetaSchedule, require
+from hf_ddpm.data.options import BaseDataConfig, ImageShapeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 
@@ -33,24 +34,17 @@ def _require_some(config, *options: str) -> None:
 
 
 @dataclass(kw_only=True)
-class FigureDataConfig(DataConfig):
-    """The real images that are shown."""
+class ModelDataConfig(BaseDataConfig):
+    """The real images that are shown beside what a model makes of them."""
 
-    # An option of the base class that is a ClassVar here is none any more: neither the command line nor a recipe knows it.
-    source: str | None = None
-    """As in train.py; None = the data that --model was trained on, as the config.yaml of its run says."""
     split: str | None = None
     """Split that the images come from; None = the one that --model was trained on, else train."""
-    train_split: ClassVar[None] = None
-    test_split: ClassVar[None] = None
-    class_conditional: ClassVar[None] = None
-    max_images: ClassVar[None] = None
-    on_bad_image: ClassVar[str] = "error"
-    max_bad_images: ClassVar[None] = None
-    streaming: ClassVar[bool] = False
-    shuffle_buffer: ClassVar[None] = None
-    horizontal_flip: ClassVar[bool] = False
-    batch_size: ClassVar[int] = 1
+
+
+@dataclass(kw_only=True)
+class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
+    """The real images that are shown."""
+
     image_size: int | None = None
     """Height and width in pixels, by resizing and centre crop; None = the shorter side of the first image, at most 128."""
     channels: Literal[1, 3] | None = None
@@ -58,28 +52,22 @@ class FigureDataConfig(DataConfig):
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(FigureDataConfig):
-    """The real images that are shown beside what a model makes of them."""
-
-    image_size: ClassVar[None] = None  # those of the model
-    channels: ClassVar[None] = None
-
-
-@dataclass(kw_only=True)
-class ForwardScheduleConfig(ScheduleConfig):
+class ForwardScheduleConfig(BaseScheduleConfig):
     """The forward process."""
 
-    variance_type: ClassVar[str] = "fixed_small"  # of the reverse process alone
+    rescale_zero_terminal_snr: bool = False
+    """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023)."""
 
 
 @dataclass(kw_only=True)
-class FigureConfig:
+class FigureConfig(BaseConfig):
     """A figure."""
 
     output: Path
     """Path of the files without a suffix; the folder is made if need be, and files of this name are replaced."""
 
     def __post_init__(self):
+        super().__post_init__()
         remedy = "leave the suffix out, each format gets its own"
         require(Path(self.output).suffix.lower() not in SUFFIXES, "output", str(self.output), remedy)
         require(Path(self.output).name != "", "output", str(self.output), "name the files, as in figures/digits")
@@ -88,13 +76,29 @@ class FigureConfig:
 
 
 @dataclass(kw_only=True)
-class DrawnConfig(FigureConfig):
-    """A figure of samples, which are those of sample.py with the same options."""
+class ClassLabelOptions(FigureConfig):
+    """A figure of classes."""
 
     class_labels: list[str | int] | None = None
     """Classes by name or id, as in [3, 7]; None = the first 10."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_some(self, "class_labels")
+
+
+@dataclass(kw_only=True)
+class GuidanceOptions(ClassLabelOptions):
+    """A figure of one guidance scale."""
+
     guidance_scale: float | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
+
+
+@dataclass(kw_only=True)
+class SampledConfig(ClassLabelOptions):
+    """A figure of samples, which are those of sample.py with the same options."""
+
     scheduler: str | None = None
     """Name of a sampler, see sample.py; None = the scheduler that was saved with the model. A GAN has none."""
     num_inference_steps: int | None = None
@@ -107,12 +111,16 @@ class DrawnConfig(FigureConfig):
     def __post_init__(self):
         super().__post_init__()
         _require_at_least(self, seed=0, num_inference_steps=1)
-        _require_some(self, "class_labels")
 
 
 @dataclass(kw_only=True)
-class GridConfig(DrawnConfig):
-    """A figure of grids of samples."""
+class DrawnConfig(SampledConfig, GuidanceOptions):
+    """A figure of samples, which are those of sample.py with the same options."""
+
+
+@dataclass(kw_only=True)
+class PerClassOptions(SampledConfig):
+    """A figure of as many samples of each class."""
 
     per_class: int = 8
     """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
@@ -120,6 +128,11 @@ class GridConfig(DrawnConfig):
     def __post_init__(self):
         super().__post_init__()
         require(1 <= self.per_class <= 32, "per_class", self.per_class, "give 1 to 32")
+
+
+@dataclass(kw_only=True)
+class GridConfig(PerClassOptions, DrawnConfig):
+    """A figure of grids of samples."""
 
 
 @dataclass(kw_only=True)
@@ -286,7 +299,7 @@ class SchedulesConfig(FigureConfig):
             require(0 < len(values) <= 6, option, values, "give 1 to 6")
         self.lines()
 
-    def lines(self) -> list[ScheduleConfig]:
+    def lines(self) -> list[ForwardScheduleConfig]:
         """The options of each line, checked."""
         betas = {"beta_start": self.beta_start, "beta_end": self.beta_end}
         names = dict.fromkeys("squaredcos_cap_v2" if name == "cosine" else name for name in self.schedules)
@@ -295,7 +308,7 @@ class SchedulesConfig(FigureConfig):
                 require(value is None, option, value, "leave it out, the cosine schedule does not use it")
         try:
             return [
-                ScheduleConfig(
+                ForwardScheduleConfig(
                     beta_schedule=name,
                     num_train_timesteps=total,
                     rescale_zero_terminal_snr=self.rescale_zero_terminal_snr,
@@ -328,7 +341,7 @@ class LossesConfig(FigureConfig):
 
 
 @dataclass(kw_only=True)
-class GuidedConfig(GridConfig):
+class GuidedConfig(PerClassOptions):
     """Samples of each class at several guidance scales: a block a scale, a row a class, the same seeds in each block."""
 
     model: str
@@ -337,7 +350,6 @@ class GuidedConfig(GridConfig):
     """Images of each class, which make a row."""
     guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
     """s in u + s (c - u) of each block, 1 = no guidance (w = s - 1)."""
-    guidance_scale: ClassVar[None] = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -9,9 +9,9 @@ import datasets
 import numpy as np
 
 from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
-from hf_ddpm.data.load_splits import column_options, options_of_run
+from hf_ddpm.data.load_splits import options_of_run
 from hf_ddpm.data.sources import ImageSource, open_source
-from hf_ddpm.figures.options import FigureDataConfig
+from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 
 LARGEST_SIZE = 128
 """Pixels of an image whose size nobody has said."""
@@ -31,7 +31,7 @@ class RealImages:
     """Classes of the data, shown or not; None = it has none."""
 
 
-def data_of_model(data: FigureDataConfig, model: str) -> FigureDataConfig:
+def data_of_model(data: ModelDataConfig, model: str) -> ModelDataConfig:
     """The data's options; where no source is given those of the run that the model lies in, under the ones that are given.
 
     Raises:
@@ -46,7 +46,7 @@ def data_of_model(data: FigureDataConfig, model: str) -> FigureDataConfig:
 
 
 def read_images(
-    data: FigureDataConfig,
+    data: ModelDataConfig,
     *,
     count: int | None = None,
     per_class: int | None = None,
@@ -66,11 +66,12 @@ def read_images(
     Raises:
         ValueError: an option is wrong, the data cannot be read, or there are too few images.
     """
-    source = open_source(data.source, data.split or "train", **column_options(data))
+    source = open_source(data.source, data.split or "train", **data.column_options())
     num_classes = None if source.class_names is None else len(source.class_names)
     rows = _choose_rows(source, count, per_class, max_classes)
     records = source.dataset.select_columns([source.image_column])
-    image_size, channels = image_size or data.image_size, channels or data.channels
+    if isinstance(data, FigureDataConfig):
+        image_size, channels = image_size or data.image_size, channels or data.channels
     try:
         channels = channels or count_channels(records[0][source.image_column])
         size = image_size or _size_of_first(records, source.image_column)

@@ -9,7 +9,7 @@ import torch
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.figures.blocks import plain
-from hf_ddpm.figures.options import DrawnConfig
+from hf_ddpm.figures.options import SampledConfig
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import ImagePipeline, generate, load_pipeline, resolve_labels
 
@@ -69,7 +69,7 @@ def scale_of(pipeline: ImagePipeline, guidance_scale: float | None) -> float | N
 
 
 def draw_samples(
-    pipeline: ImagePipeline, labels: Sequence[int | None], config: DrawnConfig, *, guidance_scale: float | None
+    pipeline: ImagePipeline, labels: Sequence[int | None], config: SampledConfig, *, guidance_scale: float | None
 ) -> np.ndarray:
     """Draw one image for each label: (N, H, W, C) uint8.
 
@@ -89,7 +89,7 @@ def draw_samples(
     return np.concatenate([batch.images for batch in batches])
 
 
-def describe_sampling(pipeline: ImagePipeline, config: DrawnConfig, num_images: int, guidance_scale: float | None) -> str:
+def describe_sampling(pipeline: ImagePipeline, config: SampledConfig, num_images: int, guidance_scale: float | None) -> str:
     """How samples were drawn, in one line.
 
     Args:

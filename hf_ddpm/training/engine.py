@@ -21,7 +21,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
-from hf_ddpm.config import RunConfig
 from hf_ddpm.data.stream import ImageStream, StreamReader
 from hf_ddpm.data.table import ImageTable, TableReader
 from hf_ddpm.run_folder import RunFolder
@@ -38,6 +37,7 @@ from hf_ddpm.training.checkpoints import (
 )
 from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.lock import RunLock
+from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import check_changes, describe_other_processes
 from hf_ddpm.training.state import TrainState, naming_checkpoint, read_saved
 from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
@@ -79,7 +79,7 @@ class Run(Generic[ConfigType]):
     def __post_init__(self) -> None:
         config, accelerator, images = self.config, self.accelerator, self.images
         self.folder = RunFolder(Path(config.output_dir))
-        self.micro_steps = config.optim.gradient_accumulation_steps
+        self.micro_steps = config.optim.micro_steps
         self.batch_size = config.data.batch_size
         self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
         if config.max_train_steps is not None:
@@ -309,7 +309,7 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:
-        run.accelerator.print(describe_other_processes(before, now, run.config.data.streaming))
+        run.accelerator.print(describe_other_processes(before, now, isinstance(run.images, ImageStream)))
     return saved.get("owes_preview", False)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
-from hf_ddpm.data.load_splits import load_splits
+from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.dcgan import DCGAN
@@ -97,7 +97,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     require_one_process(accelerator, "a GAN", "train_gan.py")
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
-    images, _ = load_splits(config.data, image_size=image_size, channels=config.data.channels)
+    images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
     run = Run(config, accelerator, images, None)
     id2label = None if images.class_names is None else dict(enumerate(images.class_names))
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())

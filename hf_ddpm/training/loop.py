@@ -19,7 +19,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
-from hf_ddpm.data.load_splits import bad_image_options, check_classes, column_options, decode_sources, open_sources
+from hf_ddpm.data.load_splits import bad_image_options, check_classes, decode_sources, open_sources
 from hf_ddpm.data.open_stream import open_stream
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import ImageTable
@@ -126,7 +126,7 @@ def _decode_splits(config: TrainConfig, image_size: int, channels: int | None) -
 
 def _open_streams(config: TrainConfig, image_size: int, channels: int | None) -> tuple[ImageStream, ImageTable | None]:
     data = config.data
-    options = {**column_options(data), **bad_image_options(data), "image_size": image_size}
+    options = {**data.column_options(), **bad_image_options(data), "image_size": image_size}
     train_options = {**options, "channels": channels, "max_images": data.max_images}
     if data.shuffle_buffer is not None:
         train_options["shuffle_buffer"] = data.shuffle_buffer

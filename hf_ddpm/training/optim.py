@@ -10,10 +10,10 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_ddpm.config import EMAConfig, OptimConfig
+from hf_ddpm.config import BaseOptimConfig, EMAConfig
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimConfig) -> torch.optim.Optimizer:
     """Build Adam or AdamW, with the fused kernel where there is one (it does the whole update in one pass)."""
     parameters = list(parameters)
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
@@ -27,7 +27,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfi
 
 
 def build_lr_scheduler(
-    optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int, steps_per_unit: float
+    optimizer: torch.optim.Optimizer, config: BaseOptimConfig, total_steps: int, steps_per_unit: float
 ) -> LambdaLR:
     """Build the learning-rate schedule, stepped once an optimizer step.
 

@@ -71,7 +71,7 @@ def test_the_data_of_a_model_is_that_of_its_run(tmp_path):
     (run / "config.yaml").write_text(yaml.safe_dump({"data": trained}))
     for model in (run / "pipeline", checkpoint):
         data = data_of_model(FigureDataConfig(), str(model))
-        assert (data.source, data.split, data.labels, data.batch_size) == ("somewhere", "valid", ["a"], 1)
+        assert (data.source, data.split, data.labels) == ("somewhere", "valid", ["a"])
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).split == "test"
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).labels == ["b"]
     assert data_of_model(DIGITS, str(checkpoint)) == DIGITS
