@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dis
 import json
 import logging
 import os
@@ -32,6 +33,9 @@ PROGRAMS = ("train", "train_gan", "train_judge")
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as shells have it
+
+_RAISING = re.compile(r"(hf_ddpm|diffusers_modules|train_scripts\w*|__main__|datasets|huggingface_hub)\b")
+"""Modules that raise errors on purpose: ours, pipelines that are saved with their code, and what opens data and models."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -99,10 +103,13 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
 
     A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
     SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+    A `ValueError` or `FloatingPointError` that was not raised on purpose is a bug: it keeps its traceback, with a line that
+    says so.
 
     Args:
-        config_class: options of the program, which other functions know as arguments: "image_size is 7" or `image_size` in a
-            message is shown as --data.image_size. None = messages are shown as they are.
+        config_class: options of the program, whose module raises errors on purpose, too. Other functions know the options as
+            arguments: "image_size is 7" or `image_size` in a message is shown as --data.image_size. None = messages are
+            shown as they are.
     """
     logger = logging.getLogger("hf_ddpm")
     logger.setLevel(logging.INFO)
@@ -114,11 +121,31 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):
             raise
+        if not _is_on_purpose(error, config_class):
+            error.add_note("This is a bug in hf_ddpm, not a mistake of yours: please report it with these lines.")
+            raise
         message = _with_options(str(error), config_class)
         _exit(message, USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
         number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
         _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
+
+
+def _is_on_purpose(error: Exception, config_class: type | None) -> bool:
+    """Whether an error comes from a `raise` of our own, or from one of a library that checks what a user names.
+
+    Errors of the operating system and of connections do, wherever they were found.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or isinstance(error, OSError):
+        return True
+    module = traceback.tb_frame.f_globals.get("__name__", "")
+    if not _RAISING.match(module) and module != getattr(config_class, "__module__", None):
+        return False
+    instruction = traceback.tb_frame.f_code.co_code[traceback.tb_lasti]
+    return dis.opname[instruction] == "RAISE_VARARGS"  # and not a call or an operator that failed
 
 
 class _Notices(logging.Handler):

@@ -1,13 +1,19 @@
 """A recipe and its overrides become a checked dataclass; a mistake is one line and exit code 2."""
 
+import contextlib
 import signal
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from hf_ddpm.cli import PROGRAMS, dump_config, load_recipe, parse_config, recipe_program, user_errors
+from hf_ddpm.config import require
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 
 
@@ -352,10 +358,89 @@ def test_a_literal_lists_its_words(mistake):
 
 
 def test_a_diverged_run_is_one_line_and_another_exit_code(capsys):
-    with pytest.raises(SystemExit) as stopped, user_errors():
+    with pytest.raises(SystemExit) as stopped, user_errors(Cake):
         raise FloatingPointError("step 3: the loss is nan")
     assert stopped.value.code == 1
     assert capsys.readouterr().err.endswith("step 3: the loss is nan\n")
+
+
+# Mistakes and bugs
+
+
+def require_in_a_with_block() -> None:
+    with contextlib.suppress(KeyError):
+        require(False, "sugar", 3, "give less")
+
+
+def raise_from_another() -> None:
+    raise_in(
+        "hf_ddpm.bakery", "try:\n    int('x')\nexcept ValueError as error:\n    raise ValueError('give a number') from error"
+    )
+
+
+def raise_in(module: str, code: str) -> None:
+    """Run code as if it were that of a module."""
+    exec(compile(code, f"<{module}>", "exec"), {"__name__": module, "np": np, "torch": torch})
+
+
+@pytest.mark.parametrize(
+    ("run", "code"),
+    [
+        (lambda: require(False, "sugar", 3, "give less"), 2),
+        (require_in_a_with_block, 2),
+        (raise_from_another, 2),
+        (lambda: raise_in("hf_ddpm.bakery", "raise ValueError('give less')"), 2),
+        (lambda: raise_in("__main__", "raise FloatingPointError('the dough is nan')"), 1),
+        (lambda: raise_in("huggingface_hub.names", "raise ValueError('no such name')"), 2),
+        (lambda: raise_in("hf_ddpm.bakery", "open('/no/such/folder/file')"), 1),
+        (lambda: raise_in("elsewhere", "raise OSError('no space left on device')"), 1),
+    ],
+)
+def test_what_was_raised_on_purpose_is_one_line(capsys, run, code):
+    with pytest.raises(SystemExit) as stopped, user_errors():
+        run()
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "np.zeros(3) + np.zeros(4)",  # an operator
+        "np.zeros(3).reshape(2, 2)",  # a call that Python code does not see
+        "int('x')",
+        "[].index(3)",
+        "a, b = [1]",
+        "torch.nn.functional.pad(torch.zeros(2), (1, 1), mode='bogus')",
+        "with np.errstate(all='raise'):\n    np.zeros(1) / 0",
+    ],
+)
+@pytest.mark.parametrize("module", ["hf_ddpm.bakery", "__main__", "elsewhere"])
+def test_a_bug_keeps_its_traceback_and_says_so(capsys, module, code):
+    with pytest.raises((ValueError, FloatingPointError, NotImplementedError)) as raised, user_errors():
+        raise_in(module, code)
+    if not isinstance(raised.value, NotImplementedError):
+        (note,) = raised.value.__notes__
+        assert "bug in hf_ddpm" in note
+    assert capsys.readouterr().err == ""
+
+
+def test_a_planted_bug_ends_a_program_with_its_traceback(tmp_path):
+    program = """
+import numpy as np, sys
+from hf_ddpm.config import BaseConfig
+from hf_ddpm.cli import parse_config
+from hf_ddpm.config import require
+from hf_ddpm.training.options import TrainConfig
+import hf_ddpm.training.options as options
+
+options.unet_arguments = lambda *args, **kwargs: np.zeros(3) + np.zeros(4)
+parse_config(TrainConfig, ["--max_train_steps=1", "--output_dir=new"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and not list(tmp_path.iterdir())
+    assert done.stderr.startswith("Traceback") and "could not be broadcast" in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("This is a bug in hf_ddpm")
 
 
 def test_an_argument_in_a_message_is_shown_as_the_option_of_its_name(capsys):
