@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from PIL import Image
 
 import hf_ddpm.evaluation.protocol as protocol
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 NUM_IMAGES, NUM_SEEDS, STEPS = 24, 2, 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def options(tiny_run, tiny_judge):
     """Command line of a measurement of the tiny run whose results go to a path."""
 
@@ -60,6 +62,17 @@ def measure(options, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def plain(options, tmp_path_factory) -> Results:
+    """Measured once without further options."""
+    folder = tmp_path_factory.mktemp("plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setattr(constants, "HF_HOME", str(folder / "hf_home"))
+        torch.set_num_threads(1)
+        return protocol.evaluate(parse_config(EvaluationConfig, options(folder / "plain.json")))
+
+
 def assert_same_scores(found: Results, expected: Results) -> None:
     assert found.metrics.keys() == expected.metrics.keys() and found.per_class.keys() == expected.per_class.keys()
     for name, value in expected.metrics.items():
@@ -74,9 +87,9 @@ def statistics_of(images: torch.Tensor, extractor):
     return running.result()
 
 
-def test_figures_are_those_of_the_images(measure, tiny_run, tiny_judge):
-    """Computed anew from the images that `generate` draws with the documented seeds."""
-    results = measure("eval")
+def test_metrics_are_those_of_the_images(plain, tiny_run, tiny_judge):
+    """Computed again from the images that `generate` samples with the documented seeds."""
+    results = plain
     pipeline = load_pipeline(str(tiny_run / "pipeline"), device="cpu")
     extractor = build_extractor(f"judge:{tiny_judge}", device="cpu", min_judge_accuracy=None)
     train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
@@ -111,20 +124,20 @@ def test_figures_are_those_of_the_images(measure, tiny_run, tiny_judge):
     assert results.ceiling["nearest_train_distance"] > 2 * results.floor["nearest_train_distance"]
 
 
-def test_mean_and_standard_error_over_the_seeds(measure):
-    values = measure("eval", "--num_seeds=3").metrics["fd_judge"]
-    assert len(set(values.values)) == 3
+def test_mean_and_standard_error_over_the_seeds(measure, plain):
+    values = plain.metrics["fd_judge"]
+    assert len(set(values.values)) == NUM_SEEDS
     assert values.mean == pytest.approx(np.mean(values.values))
-    assert values.stderr == pytest.approx(np.std(values.values, ddof=1) / math.sqrt(3))
+    assert values.stderr == pytest.approx(np.std(values.values, ddof=1) / math.sqrt(NUM_SEEDS))
     one = measure("one", "--num_seeds=1").metrics["fd_judge"]
     assert one.stderr is None and one.values == values.values[:1]
 
 
-def test_results_do_not_depend_on_the_batch_size(measure):
-    assert_same_scores(measure("small", "--sampling.batch_size=5"), measure("large"))
+def test_results_do_not_depend_on_the_batch_size(measure, plain):
+    assert_same_scores(measure("small", "--sampling.batch_size=5"), plain)
 
 
-def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_path):
+def test_results_do_not_depend_on_the_number_of_processes(plain, options, tmp_path):
     arguments = options(tmp_path / "two.json", "--sampling.batch_size=5")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launcher, str(ROOT / "train_scripts" / "evaluate_model.py"), *arguments]
@@ -134,13 +147,13 @@ def test_results_do_not_depend_on_the_number_of_processes(measure, options, tmp_
     assert run.stdout.count("fd_judge") == 2, "the table of metrics and that of classes, once"
     two = Results.read(tmp_path / "two.json")
     assert two.protocol["num_processes"] == 2 and "torchrun --nproc_per_node 2" in two.protocol["command"]
-    assert_same_scores(two, measure("one"))
+    assert_same_scores(two, plain)
 
 
 @pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatch, number):
-    whole, generate, begun = measure("whole"), protocol.generate, []
+def test_what_was_finished_before_a_signal_is_kept(measure, plain, tmp_path, monkeypatch, number):
+    generate, begun = protocol.generate, []
 
     def generate_until_the_second_seed(*args, **kwargs):
         begun.append(kwargs["seed"])
@@ -153,18 +166,18 @@ def test_what_was_finished_before_a_signal_is_kept(measure, tmp_path, monkeypatc
         measure("stopped")
     assert not (tmp_path / "stopped.json").exists()
     again = measure("stopped")
-    assert begun == [0, MAX_IMAGES, MAX_IMAGES], "the first seed was not drawn again"
-    assert again.metrics == whole.metrics
+    assert begun == [0, MAX_IMAGES, MAX_IMAGES], "the first seed was not sampled again"
+    assert again.metrics == plain.metrics
     assert not list(tmp_path.glob(".stopped*"))
 
 
-def test_seeds_of_other_options_are_not_taken_over(measure, tmp_path):
-    first = measure("eval")
+def test_seeds_of_other_options_are_not_taken_over(measure, plain, tmp_path, caplog):
     scores = [{"metrics": {"fd_judge": -1.0}, "per_class": {}, "seconds": {}}]
     (tmp_path / ".other.partial.json").write_text(json.dumps({"key": {"options": {}}, "scores": scores}))
-    assert measure("other").metrics == first.metrics
+    assert measure("other").metrics == plain.metrics
     (tmp_path / ".third.partial.json").write_text("{")
-    assert measure("third").metrics == first.metrics
+    assert measure("third").metrics == plain.metrics
+    assert ".third.partial.json is damaged, its seeds are measured again" in caplog.text
 
 
 def test_classes_of_a_subset_are_matched_by_name(measure):
