@@ -22,10 +22,10 @@ from hf_ddpm.config import (
 from hf_ddpm.data.options import DataConfig
 from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig
 from hf_ddpm.experiments.options import SweepConfig
-from hf_ddpm.figures.options import FIGURES
+from hf_ddpm.figures.registry import FIGURES
 from hf_ddpm.training.options import GANConfig, JudgeConfig, RunConfig, TrainConfig
 
-PROGRAMS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *FIGURES.values()]
+PROGRAMS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *(config for config, _ in FIGURES.values())]
 
 NAN, INFINITY = math.nan, math.inf
 IMPOSSIBLE = {

@@ -13,7 +13,7 @@ from PIL import Image
 from hf_ddpm.data.table import load_images
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.figures.animation import CAPTION_HEIGHT
-from hf_ddpm.figures.options import FIGURES
+from hf_ddpm.figures.registry import FIGURES
 from hf_ddpm.pipeline import CFGDDPMPipeline
 
 
@@ -119,10 +119,10 @@ def test_samples_are_those_of_sample_py(main, load_script, run, tmp_path, name):
 
 
 def test_a_process_says_whose_images_and_which_schedule(main, run, tmp_path, monkeypatch):
-    from hf_ddpm.figures import draw
+    from hf_ddpm.figures import forward
 
     titles = []
-    monkeypatch.setattr(draw, "save_figure", lambda figure, stem: titles.append(figure.axes[0].texts[0].get_text()) or [])
+    monkeypatch.setattr(forward, "save_figure", lambda figure, stem: titles.append(figure.axes[0].texts[0].get_text()) or [])
     main(command("forward", run, tmp_path / "a", "--schedule.beta_schedule=cosine", "--schedule.num_train_timesteps=20"))
     main(command("forward", run, tmp_path / "a", "--data.source=null", f"--model={run}/pipeline"))
     assert titles == ["digits, train; cosine schedule, T = 20", "digits, train; linear schedule, T = 1,000"]
@@ -165,7 +165,9 @@ def test_a_gan_has_checkpoints_and_an_unconditional_model_a_square(save_model, m
 @pytest.mark.parametrize("args", [["--help"], ["-h"]])
 def test_help_lists_the_figures(main, capsys, args):
     main(args)
-    assert f"Figures: {', '.join(FIGURES)}" in capsys.readouterr().out
+    listed = capsys.readouterr().out.split("Figures:\n")[1].splitlines()
+    assert [line.split()[0] for line in listed] == list(FIGURES)
+    assert all(len(line.split()) > 3 for line in listed)
 
 
 def refusal(main, capsys, args: list[str]) -> str:
@@ -235,9 +237,9 @@ def test_one_checkpoint_is_refused_before_anything_is_drawn(main, run, tmp_path,
 
 
 def test_scales_are_checked_before_the_first_is_drawn(main, run, tmp_path, capsys, monkeypatch):
-    from hf_ddpm.figures import draw
+    from hf_ddpm.figures import samples
 
-    monkeypatch.setattr(draw, "draw_samples", pytest.fail)
+    monkeypatch.setattr(samples, "sample_images", pytest.fail)
     line = refusal(main, capsys, command("guided", run, tmp_path / "a", "--guidance_scales=[1, .nan]"))
     assert "guidance_scale is nan" in line
 

@@ -20,8 +20,9 @@ from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SweepConfig, TrainedRun
 from hf_ddpm.experiments.page import AXIS_NAMES, comparison_page
 from hf_ddpm.experiments.tables import SweepRow, distance_name, sweep_csv, sweep_markdown, varying_axes
-from hf_ddpm.figures.curves import plot_sweep, save_figure
-from hf_ddpm.figures.losses import LOSSES, plot_losses, read_losses
+from hf_ddpm.figures.curves import plot_sweep
+from hf_ddpm.figures.losses import LOSSES, plot_loss_curves, read_losses
+from hf_ddpm.figures.style import save_figure
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import load_pipeline, network_of
@@ -74,7 +75,7 @@ def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: st
             write_whole(folder / training.samples, partial(Path.write_bytes, data=small_png(grid)))
     values = [row[name] for found in losses.values() for row in found for name in LOSSES if name in row]
     smoothing = max(map(len, losses.values())) // SMOOTHED_POINTS
-    curves = plot_losses(losses, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
+    curves = plot_loss_curves(losses, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
     save_figure(curves, (folder / LOSS_CURVES).with_suffix(""))
     paths = [folder / "comparison.md", folder / "comparison.json"]
     write_whole(paths[1], text)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_ddpm.config import require
 from hf_ddpm.runtime.files import write_whole
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
 GRAYS, COLOURS = 16, 64  # of an animation; noise of more grays makes a large file
 
@@ -54,7 +56,12 @@ def save_gif(
     )
 
 
-def _with_caption(frame: Image.Image, text: str, font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
+def require_colors(num_colors: int | None) -> None:
+    """Raise `ValueError` unless a GIF can have so many colours."""
+    require(num_colors is None or 2 <= num_colors <= 256, "num_colors", num_colors, "give 2 to 256")
+
+
+def _with_caption(frame: Image.Image, text: str, font: Font, width: int) -> Image.Image:
     picture = Image.new("RGB", (width, frame.height + CAPTION_HEIGHT), "white")
     picture.paste(frame.convert("RGB"), (0, 0))
     middle = frame.height + CAPTION_HEIGHT / 2

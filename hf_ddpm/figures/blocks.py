@@ -11,12 +11,16 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_ddpm.figures.style import INK
+from hf_ddpm.figures.style import DPI, INK
 
-DPI = 150  # of the PNG, as `save_figure` writes it
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MIN_TILE = 56
 """Height and width in pixels that tiny images are enlarged to."""
 GAP, MARGIN = 4, 10  # pixels between images, around the figure
@@ -31,7 +35,7 @@ MAX_NAME = 28  # characters
 class ImageBlock:
     """A table of images, every name of it optional."""
 
-    images: np.ndarray
+    images: np.ndarray[Any, Any]
     """(R, C, H, W, channels) uint8, 1 or 3 channels."""
     title: str | None = None
     row_names: Sequence[str] | None = None
@@ -41,28 +45,24 @@ class ImageBlock:
     captions: Sequence[Sequence[str]] | None = None
     """R lists of C captions, each below its image."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = self.images.shape
         if len(shape) != 5 or shape[4] not in (1, 3) or 0 in shape or self.images.dtype != np.uint8:
             raise ValueError(f"images are {self.images.dtype} of the shape {shape}: give (R, C, H, W, 1 or 3) uint8")
-        given = {"row_names": (self.row_names, shape[0]), "column_names": (self.column_names, shape[1])}
-        given |= {"captions": (self.captions, shape[0])}
-        for name, (names, count) in given.items():
+        for name, count in (("row_names", shape[0]), ("column_names", shape[1]), ("captions", shape[0])):
+            names = getattr(self, name)
             if names is not None and len(names) != count:
                 raise ValueError(f"{name} has {len(names)} entries: give {count}")
 
 
-def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = MIN_TILE, title: str | None = None):
-    """Draw blocks row by row.
+def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = MIN_TILE, title: str | None = None) -> Figure:
+    """Plot blocks row by row.
 
     Args:
         blocks: at least one; all images of one size.
         columns: blocks side by side.
         tile: pixels that the shorter side of an image is enlarged to, by a whole number.
         title: above all; None = none.
-
-    Returns:
-        A matplotlib Figure.
     """
     from matplotlib.figure import Figure
 
@@ -94,6 +94,11 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     return figure
 
 
+def in_rows(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
+    """(N, H, W, C) as (rows, columns, H, W, C)."""
+    return images.reshape(-1, columns, *images.shape[1:])
+
+
 def plain(name: str, *, longest: int = MAX_NAME) -> str:
     """A name that is shown as it is, on one line and of at most so many characters."""
     name = " ".join(name.split())
@@ -104,7 +109,7 @@ def plain(name: str, *, longest: int = MAX_NAME) -> str:
 class _Layout:
     """Where the parts of a block lie, in pixels from its upper left corner."""
 
-    def __init__(self, block: ImageBlock, tile: int):
+    def __init__(self, block: ImageBlock, tile: int) -> None:
         self.block = block
         rows, columns, *sizes, _ = block.images.shape
         scale = max(1, math.ceil(tile / min(sizes)))
@@ -123,10 +128,10 @@ class _Layout:
         self.right = max(columns * self.step_x - GAP, title_width)  # of the names of the rows
         self.height = self.top + rows * self.step_y - GAP
 
-    def draw(self, axes, x: int, y: int) -> None:
+    def draw(self, axes: Axes, x: int, y: int) -> None:
         """Draw the block with its upper left corner at (x, y)."""
         block, left = self.block, x + self.left
-        text = {"color": INK, "fontsize": FONT_SIZE}
+        text: dict[str, Any] = {"color": INK, "fontsize": FONT_SIZE}
         if block.title is not None:
             axes.text(left, y, block.title, color=INK, fontsize=TITLE_SIZE, ha="left", va="top")
         for column, name in enumerate(block.column_names or []):

@@ -10,11 +10,16 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.figures.style import FAINT, INK, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, dress_panel, line_style
-from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.figures.style import FAINT, LARGE_RANGE, add_legend, dress_panel, line_style, new_panels
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
 
 LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
 TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it
@@ -27,8 +32,6 @@ LABELS = {
     "train_seed": "training seed",
     "class_accuracy": "class accuracy",
 }
-LARGE_RANGE = 10
-"""Largest over smallest value above which the scale of positive values is logarithmic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Level:
 
 
 def plot_curves(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     *,
     x: str,
     metrics: Sequence[str],
@@ -48,8 +51,8 @@ def plot_curves(
     levels: Mapping[str, Sequence[Level]] | None = None,
     log_x: bool = False,
     title: str | None = None,
-):
-    """Draw a panel for each metric.
+) -> Figure:
+    """Plot a panel for each metric.
 
     Args:
         rows: those without a value of x, or without a finite one of a metric, are left out there.
@@ -60,50 +63,21 @@ def plot_curves(
         log_x: whether x is on a logarithmic scale.
         title: above the panels; None = none.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: no row has a value of x, or there are no metrics.
     """
-    from matplotlib.figure import Figure
-
     rows = [row for row in rows if row.get(x) is not None]
     if not rows or not metrics:
         raise ValueError(f"there is nothing to draw over {x!r}: give rows that have it, and at least one metric")
-    columns = min(2, len(metrics))
-    lines = -(-len(metrics) // columns)
-    figure = Figure(figsize=(PANEL_WIDTH * max(columns, 1.4), PANEL_HEIGHT * lines + 0.6), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    for panel, metric in itertools.zip_longest(panels, metrics):
-        if metric is None:
-            panel.remove()
-        else:
-            _draw_panel(panel, rows, x, metric, series, (levels or {}).get(metric, ()), log_x)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+    figure, panels = new_panels(len(metrics), room=0.6, title=title)
+    for panel, metric in zip(panels, metrics, strict=True):
+        _draw_panel(panel, rows, x, metric, series, (levels or {}).get(metric, ()), log_x)
     _draw_legend(figure)
     return figure
 
 
-def save_figure(figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and as PDF, the same bytes every time.
-
-    Args:
-        figure: a matplotlib Figure.
-        stem: path of the files without a suffix.
-
-    Returns:
-        Paths of the two files.
-    """
-    paths = [Path(f"{stem}.png"), Path(f"{stem}.pdf")]
-    for path, metadata in zip(paths, ({}, {"CreationDate": None}), strict=True):
-        write_whole(path, lambda partial, metadata=metadata: figure.savefig(partial, dpi=150, metadata=metadata))
-    return paths
-
-
-def plot_sweep(rows: Sequence[Mapping[str, Any]], *, distance: str, varying: Sequence[str], title: str) -> dict[str, Any]:
-    """Draw what follows from the options that vary.
+def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str) -> dict[str, Figure]:
+    """Plot what follows from the options that vary.
 
     Args:
         rows: with `recipe`, `train_seed`, `checkpoint` (a step, "noise" or None), `scheduler`, `num_inference_steps`,
@@ -154,17 +128,19 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], *, distance: str, varying: Seq
     return figures
 
 
-def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels: Sequence[Level], log_x: bool) -> None:
+def _draw_panel(
+    panel: Axes, rows: Rows, x: str, metric: str, series: Sequence[str], levels: Sequence[Level], log_x: bool
+) -> None:
     drawn = [row for row in rows if row.get(metric) is not None and math.isfinite(row[metric])]
     keys = list(dict.fromkeys(tuple(row.get(name) for name in series) for row in rows))
     for number, key in enumerate(keys):
         line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
         if not line:
             continue
-        points, errors = [(row[x], row[metric]) for row in line], [row.get(f"{metric}_stderr") or 0.0 for row in line]
+        errors = [row.get(f"{metric}_stderr") or 0.0 for row in line]
         panel.errorbar(
-            *zip(*points, strict=True), yerr=errors, label=_series_label(series, key) or "model",
-            **line_style(number), markersize=4.5, capsize=2.5,
+            [row[x] for row in line], [row[metric] for row in line], yerr=errors,
+            label=_series_label(series, key) or "model", **line_style(number), markersize=4.5, capsize=2.5,
         )  # fmt: skip
     for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
@@ -172,7 +148,7 @@ def _draw_panel(panel, rows, x: str, metric: str, series: Sequence[str], levels:
     dress_panel(panel, x_label=LABELS.get(x, x), y_label=LABELS.get(metric, metric))
 
 
-def _scale(panel, values: list[float], log_x: bool, positions: set[float]) -> None:
+def _scale(panel: Axes, values: list[float], log_x: bool, positions: set[float]) -> None:
     """Logarithmic scales where they help, with ticks at the values of x."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
@@ -199,25 +175,19 @@ def _spread(positions: set[float], scale: Callable[[float], float]) -> list[floa
     return ticks
 
 
-def _draw_legend(figure) -> None:
+def _draw_legend(figure: Figure) -> None:
     """One legend below all panels, of lines that differ."""
     from matplotlib.lines import Line2D
 
-    named = {}
+    named: dict[str, Artist] = {}
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    named = dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D)))  # the lines across come last
-    shown = dict(itertools.islice(named.items(), MAX_LEGEND))
-    if len(named) > MAX_LEGEND:
-        shown[f"and {len(named) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
-    figure.legend(
-        shown.values(), shown.keys(), loc="outside lower center", ncols=min(3, len(shown)), frameon=False, fontsize=7,
-        labelcolor=INK, handlelength=3.2,
-    )  # fmt: skip
+    # The lines across come last.
+    add_legend(figure, dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D))))
 
 
-def _series_label(series: Sequence[str], key: tuple) -> str:
+def _series_label(series: Sequence[str], key: tuple[Any, ...]) -> str:
     """The values of a line, with the names of those that are numbers."""
     short = {
         "guidance_scale": "s",
@@ -239,22 +209,22 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _levels(rows, metric: str, bound: str, label: str) -> list[Level]:
+def _levels(rows: Rows, metric: str, bound: str, label: str) -> list[Level]:
     """A line for each number of images, which is named where there are several."""
-    values = {row["num_images"]: row.get(f"{metric}_{bound}") for row in rows if row.get(f"{metric}_{bound}") is not None}
+    values = {row["num_images"]: row[f"{metric}_{bound}"] for row in rows if row.get(f"{metric}_{bound}") is not None}
     return [
         Level(label=label if len(values) == 1 else f"{label}, n = {count}", value=value)
         for count, value in sorted(values.items())
     ]
 
 
-def _unguided(samples, metric: str, series: Sequence[str]) -> list[Level]:
+def _unguided(samples: Rows, metric: str, series: Sequence[str]) -> list[Level]:
     """A line for each model that knows no guidance, a GAN."""
     rows = [row for row in samples if row["guidance_scale"] is None and row.get(metric) is not None]
     return [Level(label=_series_label(series, tuple(row[name] for name in series)), value=row[metric]) for row in rows]
 
 
-def _noise_levels(rows, metric: str) -> list[Level]:
+def _noise_levels(rows: Rows, metric: str) -> list[Level]:
     noise = [row for row in rows if row["checkpoint"] == "noise"]
     several = len({row["num_images"] for row in noise}) > 1
     return [
@@ -262,11 +232,11 @@ def _noise_levels(rows, metric: str) -> list[Level]:
     ]  # fmt: skip
 
 
-def _named(rows) -> list[dict[str, Any]]:
+def _named(rows: Rows) -> list[dict[str, Any]]:
     return [{**row, "images": "samples"} for row in rows]
 
 
-def _real_images(rows, distance: str) -> list[dict[str, Any]]:
+def _real_images(rows: Rows, distance: str) -> list[dict[str, Any]]:
     """The floor as a curve, each point at the number of real images that it comes from."""
     floors = {row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None}
     return [{"num_images": count, distance: value, "images": "real images"} for count, value in floors.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +18,7 @@ MIN_FONT_SIZE, MAX_FONT_SIZE = 12, 20
 
 
 def image_grid(
-    images: np.ndarray, *, columns: int, row_names: Sequence[str] | None = None, scale: int | None = None
+    images: np.ndarray[Any, Any], *, columns: int, row_names: Sequence[str] | None = None, scale: int | None = None
 ) -> Image.Image:
     """Lay images out row by row on white; the last row may be short.
 
@@ -72,7 +73,7 @@ def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
     return [i for i in range(total) if i % row_length < columns and i // row_length < max_rows], columns
 
 
-def _check_images(images: np.ndarray) -> None:
+def _check_images(images: np.ndarray[Any, Any]) -> None:
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images have the shape {images.shape}: give (N, H, W, 1) or (N, H, W, 3)")
     if images.dtype != np.uint8:

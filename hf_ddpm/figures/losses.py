@@ -1,16 +1,22 @@
-"""Training losses of runs as curves: `save_figure(plot_losses({"digits": read_losses(run_dir)}, smoothing=5), stem)`."""
+"""Figure `losses`: training losses of runs over the steps."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.figures.curves import LARGE_RANGE
-from hf_ddpm.figures.style import INK, MAX_LEGEND, PANEL_HEIGHT, PANEL_WIDTH, dress_panel, line_style
+from hf_ddpm.config import require
+from hf_ddpm.figures.options import FigureConfig
+from hf_ddpm.figures.style import LARGE_RANGE, MAX_LEGEND, add_legend, dress_panel, line_style, new_panels, save_figure
+from hf_ddpm.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LOSSES = {"loss": "training loss", "d_loss": "discriminator loss", "g_loss": "generator loss"}
 """Training losses in metrics.jsonl, of diffusion models and judges and of GANs, and what they are called beside a panel."""
@@ -18,6 +24,37 @@ RAW_ALPHA = 0.3  # of the logged values under their moving mean
 MAX_MARKERS = 12  # on one line
 LEGEND_CHARACTERS = 105  # that fit side by side below the panels, with 10 a name for its line
 LEGEND_LINE = 0.16  # inches
+
+
+@dataclass(kw_only=True)
+class LossesConfig(FigureConfig):
+    """Training losses of runs over the steps."""
+
+    runs: list[Path]
+    """Run folders, as in [runs/a, runs/b]."""
+    smoothing: int | None = None
+    """Logged values that a moving mean is taken over, which is drawn over the values themselves; None = no mean."""
+    log_y: bool = False
+    """Whether the losses are on a logarithmic scale."""
+    title: str | None = None
+    """Above the figure; None = none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_some("runs")
+        self.require_at_least(1, "smoothing")
+
+
+def plot_losses(config: LossesConfig) -> list[Path]:
+    """Plot training losses of runs; return the paths of the files."""
+    runs = [RunFolder(run) for run in config.runs]
+    for run in runs:
+        require(run.metrics.is_file(), "runs", str(run.path), "it holds no metrics.jsonl, give folders of runs")
+    names = [run.path.resolve().name for run in runs]
+    unique = len(set(names)) == len(names)
+    rows = {name if unique else str(run.path): read_losses(run.path) for name, run in zip(names, runs, strict=True)}
+    figure = plot_loss_curves(rows, smoothing=config.smoothing, log_y=config.log_y, title=config.title)
+    return save_figure(figure, config.output)
 
 
 def read_losses(run_dir: Path) -> list[dict[str, Any]]:
@@ -33,10 +70,11 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is no such file, or a line other than the last is damaged.
     """
-    path = Path(run_dir) / "metrics.jsonl"
+    path = RunFolder(run_dir).metrics
     if not path.is_file():
         raise ValueError(f"{run_dir} is no folder of a run: it holds no metrics.jsonl")
-    lines, rows = path.read_text(encoding="utf-8").splitlines(), {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = {}
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -50,14 +88,14 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def plot_losses(
+def plot_loss_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     smoothing: int | None = None,
     log_y: bool = False,
     title: str | None = None,
-):
-    """Draw a panel for each kind of training loss, with a line for each run, over the training step.
+) -> Figure:
+    """Plot a panel for each kind of training loss, with a line for each run, over the training step.
 
     Args:
         runs: rows as `read_losses` gives them, by the name of the run.
@@ -66,13 +104,10 @@ def plot_losses(
         log_y: whether losses are on a logarithmic scale.
         title: above the panels; None = none.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: no run has a training loss, `smoothing` is less than 1, or a loss has no logarithm.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     kinds = [kind for kind in LOSSES if any(kind in row for rows in runs.values() for row in rows)]
     if not kinds:
@@ -81,21 +116,14 @@ def plot_losses(
         raise ValueError(f"smoothing is {smoothing}: give a number of logged values of at least 1, or None")
     if log_y and any(row[kind] <= 0 for rows in runs.values() for row in rows for kind in kinds if kind in row):
         raise ValueError("log_y is True: a loss is not above 0, leave it out")
-    columns = min(2, len(kinds))
-    lines, width = -(-len(kinds) // columns), PANEL_WIDTH * max(columns, 1.4)
     names = list(runs)[:MAX_LEGEND]
     side_by_side = min(3, len(names), max(1, LEGEND_CHARACTERS // (10 + max(map(len, names)))))
-    height = PANEL_HEIGHT * lines + LEGEND_LINE * -(-len(names) // side_by_side) + 0.45
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    for panel, kind in itertools.zip_longest(panels, kinds):
-        if kind is None:
-            panel.remove()
-        else:
-            _draw_panel(panel, runs, kind, smoothing, log_y)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
-    _draw_legend(figure, list(runs), side_by_side)
+    room = LEGEND_LINE * -(-len(names) // side_by_side) + 0.45
+    figure, panels = new_panels(len(kinds), room=room, title=title)
+    for panel, kind in zip(panels, kinds, strict=True):
+        _draw_panel(panel, runs, kind, smoothing, log_y)
+    shown = [name.replace("$", r"\$") for name in runs]  # which would begin mathematics
+    add_legend(figure, {name: Line2D([], [], **_style(i)) for i, name in enumerate(shown)}, columns=side_by_side)
     return figure
 
 
@@ -108,13 +136,13 @@ def moving_mean(values: Sequence[float], count: int) -> list[float]:
 
 
 def _draw_panel(
-    panel, runs: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, smoothing: int | None, log_y: bool
+    panel: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, smoothing: int | None, log_y: bool
 ) -> None:
     for number, rows in enumerate(runs.values()):
         points = [(row["step"], row[kind]) for row in rows if kind in row]
         if not points:
             continue
-        steps, values = zip(*points, strict=True)
+        steps, values = [step for step, _ in points], [value for _, value in points]
         style = _style(number)
         if smoothing is not None:
             panel.plot(steps, values, color=style["color"], linewidth=0.8, alpha=RAW_ALPHA, zorder=1)
@@ -125,7 +153,7 @@ def _draw_panel(
     dress_panel(panel, x_label="training step", y_label=LOSSES[kind])
 
 
-def _scale(panel, values: Sequence[float]) -> None:
+def _scale(panel: Axes, values: Sequence[float]) -> None:
     """A logarithmic scale with ticks at round numbers."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -139,17 +167,3 @@ def _scale(panel, values: Sequence[float]) -> None:
 def _style(number: int) -> dict[str, Any]:
     """How the line of a run looks, in every panel."""
     return line_style(number) | {"markersize": 4}
-
-
-def _draw_legend(figure, names: Sequence[str], side_by_side: int) -> None:
-    """One legend below all panels; runs beyond those that can be read are counted."""
-    from matplotlib.lines import Line2D
-
-    shown = [name.replace("$", r"\$") for name in names[:MAX_LEGEND]]  # which would begin mathematics
-    named = {name: Line2D([], [], **_style(number)) for number, name in enumerate(shown)}
-    if len(names) > MAX_LEGEND:
-        named[f"and {len(names) - MAX_LEGEND} more"] = Line2D([], [], linestyle="none")
-    figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=side_by_side, frameon=False, fontsize=7,
-        labelcolor=INK, handlelength=3.2,
-    )  # fmt: skip

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hf_ddpm.figures.style import FAINT, INK
 from hf_ddpm.results import MetricValue, Results
 
-INK, ACCENT, FAINT = "#222222", "#c2410c", "#8a8a8a"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ACCENT = "#c2410c"
 ROW_HEIGHT, WIDTH = 0.42, 7.2  # inches
 
 
 def plot_measurement(results: Results, path: Path, *, title: str) -> None:
-    """Draw every metric that has a floor or a ceiling, with its standard error.
+    """Plot every metric that has a floor or a ceiling, with its standard error.
 
     Args:
         results: of an evaluation.
@@ -31,7 +36,7 @@ def plot_measurement(results: Results, path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=150, metadata={})
 
 
-def _draw_row(axes, name: str, metric: MetricValue, floor: float | None, ceiling: float | None) -> None:
+def _draw_row(axes: Axes, name: str, metric: MetricValue, floor: float | None, ceiling: float | None) -> None:
     error = metric.stderr or 0.0
     ends = [end for end in (floor, ceiling, metric.mean - error, metric.mean + error) if end is not None]
     margin = 0.04 * (max(ends) - min(ends)) or 1.0

@@ -1,14 +1,14 @@
 """The forward and the reverse process as arrays of images: what strips and animations of them show.
 
-A timestep t here counts noising steps, as in Ho et al. 2020: x_0 is the image, x_T is noise. The network's own timestep,
-which begins at 0, is t - 1, and so is the position in `alphas_cumprod`.
+A noising step t is 0 at the image and T at noise, as in Ho et al. 2020 and in the option `timesteps` of the figures. The
+network's own timestep, which begins at 0, is t - 1, and so is the position in `alphas_cumprod`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,16 +20,18 @@ from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import generate
 
+Pixels = np.ndarray[Any, Any]  # (..., H, W, C) uint8
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReverseStates:
     """Samples on their way from noise to an image."""
 
-    timesteps: list[int]
+    noising_steps: list[int]
     """K noising steps left: the first T, the last 0 if both were asked for."""
-    noisy_images: np.ndarray
+    noisy_images: Pixels
     """x_t, (K, B, H, W, C) uint8, scaled as the network takes them; at t = 0 the samples."""
-    pred_images: np.ndarray
+    pred_images: Pixels
     """x_0 as the network predicts it from x_t, guided as the sampling is, (K, B, H, W, C) uint8; at t = 0 the samples."""
 
 
@@ -37,40 +39,46 @@ class ReverseStates:
 class StepBack:
     """One step of the forward process and the two ways back; each field is (B, C, H, W) float32, on the CPU."""
 
-    previous: Tensor  # x_{t-1} ~ q(x_{t-1} | x_0)
-    noisy: Tensor  # x_t ~ q(x_t | x_{t-1})
-    model_mean: Tensor  # of p(x_{t-1} | x_t)
-    model_sample: Tensor  # from it
-    true_mean: Tensor  # of q(x_{t-1} | x_t, x_0)
-    true_sample: Tensor  # from it, with the noise of model_sample
+    previous: Tensor
+    """x_{t-1} ~ q(x_{t-1} | x_0)."""
+    noisy: Tensor
+    """x_t ~ q(x_t | x_{t-1})."""
+    model_mean: Tensor
+    """Mean of p(x_{t-1} | x_t)."""
+    model_sample: Tensor
+    """Sample of p(x_{t-1} | x_t)."""
+    true_mean: Tensor
+    """Mean of q(x_{t-1} | x_t, x_0)."""
+    true_sample: Tensor
+    """Sample of q(x_{t-1} | x_t, x_0), with the noise of `model_sample`."""
 
 
 def forward_states(
-    clean_images: Tensor, timesteps: Sequence[int], *, alphas_cumprod: Tensor, seeds: Sequence[int]
-) -> np.ndarray:
-    """Draw x_t ~ q(x_t | x_0) at each timestep.
+    clean_images: Tensor, noising_steps: Sequence[int], *, alphas_cumprod: Tensor, seeds: Sequence[int]
+) -> Pixels:
+    """Sample x_t ~ q(x_t | x_0) at each noising step.
 
     Args:
         clean_images: (B, C, H, W) float32 in [-1, 1].
-        timesteps: K noising steps, each in [0, T].
+        noising_steps: K of them, each in [0, T].
         alphas_cumprod: (T,) float32, of the whole schedule.
-        seeds: B seeds of the noise, which is the same for all timesteps of an image.
+        seeds: B seeds of the noise, which is the same for all noising steps of an image.
 
     Returns:
         (K, B, H, W, C) uint8.
 
     Raises:
-        ValueError: a timestep is out of range.
+        ValueError: a noising step is out of range.
     """
-    _check_timesteps(timesteps, 0, len(alphas_cumprod))
+    _check_noising_steps(noising_steps, 0, len(alphas_cumprod))
     noise = _noise(seeds, clean_images.shape[1:])
-    return np.stack([to_pixels(_noised(clean_images, noise, _levels(alphas_cumprod)[t])) for t in timesteps])
+    return np.stack([to_pixels(_noised(clean_images, noise, _levels(alphas_cumprod)[t])) for t in noising_steps])
 
 
-def reverse_timesteps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -> list[int]:
+def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -> list[int]:
     """Noising steps left at the beginning of each call of the network, falling, and 0 at the end.
 
-    A timestep comes twice where the scheduler calls the network twice for a step; some schedulers have fractions, which are
+    One comes twice where the scheduler calls the network twice for a step; some schedulers have fractions, which are
     rounded.
     """
     pipeline.check_inputs(0 if pipeline.is_conditional else None, num_inference_steps=num_inference_steps)
@@ -85,34 +93,34 @@ def reverse_states(
     seed: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    timesteps: Sequence[int] | None = None,
+    noising_steps: Sequence[int] | None = None,
     count: int = 11,
 ) -> ReverseStates:
-    """Draw the samples that `generate` draws, and keep them at some timesteps.
+    """Generate the samples of `generate`, and keep them as they are at some noising steps.
 
     Args:
         pipeline: to sample from.
         class_labels, seed, num_inference_steps, guidance_scale: see `generate`.
-        timesteps: noising steps left, in any order, each one of `reverse_timesteps`; None = as `count` says.
+        noising_steps: those left, in any order, each one of `reverse_noising_steps`; None = as `count` says.
         count: states that are kept, evenly spread over the calls of the network, both ends among them; all of them if there
             are fewer.
 
     Raises:
-        ValueError: an option cannot work with this pipeline, or the steps do not lead through a timestep.
+        ValueError: an option cannot work with this pipeline, or the denoising steps do not lead through a noising step.
     """
-    visited = reverse_timesteps(pipeline, num_inference_steps)
-    if timesteps is None:
-        # Of two calls at one timestep the second starts from what the first found.
+    visited = reverse_noising_steps(pipeline, num_inference_steps)
+    if noising_steps is None:
+        # Of two calls at one noising step the second starts from what the first found.
         last = {t: position for position, t in enumerate(visited)}
         positions = sorted(last.values())
         count = min(count, len(positions))
         kept = [positions[round(i * (len(positions) - 1) / (count - 1))] for i in range(count)]
     else:
-        kept = [_position_of(t, visited) for t in timesteps]
+        kept = [_position_of(t, visited) for t in noising_steps]
     recorder = _Recorder(**pipeline.components)
     recorder.to(pipeline.device)
     recorder.wanted, recorder.calls, recorder.states = set(kept), 0, {}
-    batches = generate(
+    (batch,) = generate(
         recorder,
         class_labels=class_labels,
         seed=seed,
@@ -120,11 +128,10 @@ def reverse_states(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    (batch,) = batches
     recorder.states[len(visited) - 1] = (batch.images, batch.images)
     noisy_images, pred_images = zip(*(recorder.states[position] for position in kept), strict=True)
     return ReverseStates(
-        timesteps=[visited[position] for position in kept],
+        noising_steps=[visited[position] for position in kept],
         noisy_images=np.stack(noisy_images),
         pred_images=np.stack(pred_images),
     )
@@ -132,7 +139,7 @@ def reverse_states(
 
 @torch.no_grad()
 def step_back(
-    pipeline: CFGDDPMPipeline, clean_images: Tensor, class_labels: Tensor | None, timestep: int, *, seeds: Sequence[int]
+    pipeline: CFGDDPMPipeline, clean_images: Tensor, class_labels: Tensor | None, noising_step: int, *, seeds: Sequence[int]
 ) -> StepBack:
     """Go one step forward, and back by the model and by the true posterior (Ho et al. 2020, sections 2 and 3.2).
 
@@ -140,35 +147,35 @@ def step_back(
         pipeline: whose scheduler is the one that it was trained with. The model is not guided.
         clean_images: (B, C, H, W) float32 in [-1, 1].
         class_labels: (B,) int64; None = unconditional.
-        timestep: t in [1, T].
+        noising_step: t in [1, T].
         seeds: B seeds of the noise.
 
     Raises:
-        ValueError: the timestep is out of range, the schedule has no posterior, or the variance is of another kind.
+        ValueError: the noising step is out of range, the schedule has no posterior, or the variance is of another kind.
     """
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.to("cpu", torch.float32)
-    _check_timesteps([timestep], 1, len(alphas_cumprod))
+    _check_noising_steps([noising_step], 1, len(alphas_cumprod))
     config, levels = pipeline.scheduler.config, _levels(alphas_cumprod)
     variance_type, known = config.get("variance_type"), get_args(VarianceType)
     require(variance_type in known, "variance_type of the scheduler", variance_type, f"the step back is known for {known}")
     before, step, back = _noise(seeds, (3, *clean_images.shape[1:])).unbind(1)
-    previous = _noised(clean_images, before, levels[timestep - 1])
+    previous = _noised(clean_images, before, levels[noising_step - 1])
     # q(x_t | x_{t-1}) has sqrt(1 - beta) and beta where q(x_t | x_0) has the root of alpha-bar and 1 - alpha-bar.
-    noisy = _noised(previous, step, levels[timestep] / levels[timestep - 1])
+    noisy = _noised(previous, step, levels[noising_step] / levels[noising_step - 1])
 
     labels = torch.zeros(len(clean_images), dtype=torch.int64) if class_labels is None else class_labels
-    position = torch.full((len(clean_images),), timestep - 1)
-    network_input = (noisy.to(pipeline.device), position[0], labels.to(pipeline.device))
+    timesteps = torch.full((len(clean_images),), noising_step - 1)
+    network_input = (noisy.to(pipeline.device), timesteps[0], labels.to(pipeline.device))
     channels, output = clean_images.shape[1], pipeline.predict(*network_input, scale=1.0, rescale=0.0).cpu()
-    pred_images = clean_images_of(config.prediction_type, output[:, :channels], noisy, levels[timestep])
+    pred_images = clean_images_of(config.prediction_type, output[:, :channels], noisy, levels[noising_step])
     if config.get("clip_sample"):  # as the scheduler does when it samples
         pred_images = pred_images.clamp(-config.clip_sample_range, config.clip_sample_range)
     posterior = posterior_of(alphas_cumprod)
-    log_variance = model_log_variance(posterior, variance_type, position, output[:, channels:])
-    true_log_variance = model_log_variance(posterior, "fixed_small", position)
-    model_mean = posterior_mean(posterior, pred_images, noisy, position)
-    true_mean = posterior_mean(posterior, clean_images, noisy, position)
-    is_noisy = float(timestep > 1)  # x_0 is the mean of the last step, to which no noise is added
+    log_variance = model_log_variance(posterior, variance_type, timesteps, output[:, channels:])
+    true_log_variance = model_log_variance(posterior, "fixed_small", timesteps)
+    model_mean = posterior_mean(posterior, pred_images, noisy, timesteps)
+    true_mean = posterior_mean(posterior, clean_images, noisy, timesteps)
+    is_noisy = float(noising_step > 1)  # x_0 is the mean of the last step, to which no noise is added
     return StepBack(
         previous=previous,
         noisy=noisy,
@@ -179,14 +186,18 @@ def step_back(
     )
 
 
-def to_pixels(images: Tensor) -> np.ndarray:
-    """(B, C, H, W) float in about [-1, 1], what lies outside clipped, to (B, H, W, C) uint8."""
+def to_pixels(images: Tensor) -> Pixels:
+    """(..., C, H, W) float in about [-1, 1], clipped to this range, as (..., H, W, C) uint8."""
     images = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
+    return images.movedim(-3, -1).cpu().numpy()
 
 
 class _Recorder(CFGDDPMPipeline):
     """A pipeline that keeps what its network gets and predicts at the calls `wanted`, by their position in `states`."""
+
+    wanted: set[int]
+    calls: int
+    states: dict[int, tuple[Pixels, Pixels]]
 
     def predict(self, latents: Tensor, t: Tensor, label_ids: Tensor, scale: float, rescale: float) -> Tensor:
         model_output = super().predict(latents, t, label_ids, scale, rescale)
@@ -224,14 +235,14 @@ def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def _check_timesteps(timesteps: Sequence[int], low: int, high: int) -> None:
-    for t in timesteps:
-        require(low <= t <= high, "--timesteps", t, f"give {low} to {high}")
+def _check_noising_steps(noising_steps: Sequence[int], low: int, high: int) -> None:
+    for t in noising_steps:
+        require(low <= t <= high, "`timesteps`", t, f"give {low} to {high}")
 
 
-def _position_of(timestep: int, visited: Sequence[int]) -> int:
-    """The last position of a timestep among those that the sampling leads through."""
-    nearest = sorted(set(visited), key=lambda t: abs(t - timestep))[:2]
+def _position_of(noising_step: int, visited: Sequence[int]) -> int:
+    """The last position of a noising step among those that the sampling leads through."""
+    nearest = sorted(set(visited), key=lambda t: abs(t - noising_step))[:2]
     remedy = f"the denoising steps do not lead through it, give {' or '.join(map(str, nearest))}, or other steps"
-    require(timestep in visited, "--timesteps", timestep, remedy)
-    return max(position for position, t in enumerate(visited) if t == timestep)
+    require(noising_step in visited, "`timesteps`", noising_step, remedy)
+    return max(position for position, t in enumerate(visited) if t == noising_step)

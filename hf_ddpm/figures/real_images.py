@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
+import torch
+from torch import Tensor
 
+from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
 from hf_ddpm.data.load_splits import options_of_run
 from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
+from hf_ddpm.figures.schedules import schedule_name
 
+Data = TypeVar("Data", bound=ModelDataConfig)
+Indices = np.ndarray[Any, Any]  # (N,) int64
 LARGEST_SIZE = 128
 """Pixels of an image whose size nobody has said."""
 
@@ -21,7 +30,7 @@ LARGEST_SIZE = 128
 class RealImages:
     """Real images and their classes."""
 
-    images: np.ndarray
+    images: np.ndarray[Any, Any]
     """(N, H, W, C) uint8."""
     labels: list[int] | None
     """N class ids; None = the data has no classes."""
@@ -30,8 +39,12 @@ class RealImages:
     num_classes: int | None
     """Classes of the data, shown or not; None = it has none."""
 
+    def in_model_range(self) -> Tensor:
+        """The images as a model takes them, (N, C, H, W) float32 in [-1, 1]."""
+        return to_model_range(torch.from_numpy(self.images).permute(0, 3, 1, 2))
 
-def data_of_model(data: ModelDataConfig, model: str) -> ModelDataConfig:
+
+def data_of_model(data: Data, model: str) -> Data:
     """The data's options; where no source is given those of the run that the model lies in, under the ones that are given.
 
     Raises:
@@ -66,12 +79,12 @@ def read_images(
     Raises:
         ValueError: an option is wrong, the data cannot be read, or there are too few images.
     """
-    source = open_source(data.source, data.split or "train", **data.column_options())
-    num_classes = None if source.class_names is None else len(source.class_names)
-    rows = _choose_rows(source, count, per_class, max_classes)
-    records = source.dataset.select_columns([source.image_column])
     if isinstance(data, FigureDataConfig):
         image_size, channels = image_size or data.image_size, channels or data.channels
+    assert data.source is not None  # the options of each figure see to it, or `data_of_model`
+    source = open_source(data.source, data.split or "train", **data.column_options())
+    rows = _choose_rows(source, count, per_class, max_classes)
+    records = source.dataset.select_columns([source.image_column])
     try:
         channels = channels or count_channels(records[0][source.image_column])
         size = image_size or _size_of_first(records, source.image_column)
@@ -79,32 +92,46 @@ def read_images(
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])
-    labels = None if num_classes is None else list(source.dataset.select(rows)[source.label_column])
-    names = None if labels is None else [source.class_names[label] for label in labels]
-    return RealImages(images=images, labels=labels, names=names, num_classes=num_classes)
+    if source.class_names is None:
+        return RealImages(images=images, labels=None, names=None, num_classes=None)
+    labels = list(source.dataset.select(rows)[source.label_column])
+    names = [source.class_names[label] for label in labels]
+    return RealImages(images=images, labels=labels, names=names, num_classes=len(source.class_names))
+
+
+def data_title(data: ModelDataConfig) -> str:
+    """Where images come from, in the title of a figure."""
+    source = Path(data.source or "")
+    name = source.resolve().name if source.is_dir() else data.source
+    return plain(f"{name}, {data.split or 'train'}", longest=60)
+
+
+def process_title(data: ModelDataConfig, beta_schedule: str, num_train_timesteps: int) -> str:
+    """Which images a process starts from and which schedule it has, in the title of a figure."""
+    return f"{data_title(data)}; {schedule_name(beta_schedule)} schedule, T = {num_train_timesteps:,}"
 
 
 def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, max_classes: int | None) -> list[int]:
     total = len(source.dataset)
     if source.class_names is None:
-        wanted = per_class**2 if count is None else count
+        wanted = count or (per_class or 1) ** 2
         _require_enough(source, total, wanted, "")
         return list(range(wanted))
     labels = np.array(source.dataset[source.label_column][:])
-    classes = range(len(source.class_names))[:max_classes]
+    names = source.class_names[:max_classes]
+    rows_of_class = [np.flatnonzero(labels == label) for label in range(len(names))]
     if per_class is not None:
-        groups = [np.flatnonzero(labels == label)[:per_class] for label in classes]
-        for label, rows in zip(classes, groups, strict=True):
-            _require_enough(source, len(rows), per_class, f" of class {source.class_names[label]!r}")
-        return np.concatenate(groups).tolist()
-    _require_enough(source, total, count, "")
-    return _round_the_classes([np.flatnonzero(labels == label)[:count] for label in classes], count)
+        for name, rows in zip(names, rows_of_class, strict=True):
+            _require_enough(source, len(rows), per_class, f" of class {name!r}")
+        return [int(row) for rows in rows_of_class for row in rows[:per_class]]
+    _require_enough(source, total, count or 1, "")
+    return _round_the_classes(rows_of_class, count)
 
 
-def _round_the_classes(groups: Sequence[np.ndarray], count: int) -> list[int]:
+def _round_the_classes(rows_of_class: Sequence[Indices], count: int | None) -> list[int]:
     """The first row of each class, then the second of each, and so on, as far as a class goes."""
-    turns = sorted((turn, label) for label, rows in enumerate(groups) for turn in range(len(rows)))
-    return [int(groups[label][turn]) for turn, label in turns[:count]]
+    turns = sorted((turn, label) for label, rows in enumerate(rows_of_class) for turn in range(len(rows[:count])))
+    return [int(rows_of_class[label][turn]) for turn, label in turns[:count]]
 
 
 def _require_enough(source: ImageSource, found: int, wanted: int, of: str) -> None:

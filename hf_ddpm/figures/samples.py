@@ -1,20 +1,21 @@
-"""Samples as they stand in figures: the images that sample.py draws with the same options, in rows with names."""
+"""Samples in figures: the images that sample.py generates with the same options, in rows with names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.figures.blocks import plain
-from hf_ddpm.figures.options import SampledConfig
+from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
-from hf_ddpm.sampling import ImagePipeline, generate, load_pipeline, resolve_labels
+from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, load_pipeline, resolve_labels
 
 MAX_CLASSES = 10  # that are shown when none are named
-DEFAULT_STEPS, DEFAULT_SCALE = 50, 1.5
+DEFAULT_STEPS = 50
 
 
 def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
@@ -50,12 +51,13 @@ def class_rows(pipeline: ImagePipeline, tokens: Sequence[str | int] | None, per_
         return resolve_labels(pipeline, tokens, per_class, None)
     if not pipeline.is_conditional:
         return [None] * per_class**2
-    return [label for label in range(pipeline.num_classes)[:MAX_CLASSES] for _ in range(per_class)]
+    return [label for label in range(pipeline.num_classes or 0)[:MAX_CLASSES] for _ in range(per_class)]
 
 
-def label_name(pipeline: ImagePipeline, label: int) -> str:
+def label_name(pipeline: ImagePipeline, label: int | None) -> str:
     """What a class is called in a figure."""
-    return plain((pipeline.id2label or {}).get(label, f"class {label}"))
+    names: Mapping[int | None, str] = {**(pipeline.id2label or {})}
+    return plain(names.get(label, f"class {label}"))
 
 
 def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
@@ -63,37 +65,39 @@ def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: 
     return [label_name(pipeline, label) for label in labels[::per_class]] if pipeline.is_conditional else None
 
 
-def scale_of(pipeline: ImagePipeline, guidance_scale: float | None) -> float | None:
-    """The guidance scale that stands for None, as in sample.py; None = there is no guidance."""
-    return DEFAULT_SCALE if guidance_scale is None and pipeline.null_label is not None else guidance_scale
+def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:
+    """The guidance scale that the options give, or the default of sample.py; None = there is no guidance."""
+    return default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale
 
 
-def draw_samples(
-    pipeline: ImagePipeline, labels: Sequence[int | None], config: SampledConfig, *, guidance_scale: float | None
-) -> np.ndarray:
-    """Draw one image for each label: (N, H, W, C) uint8.
+def sample_images(
+    pipeline: ImagePipeline, labels: Sequence[int | None], config: SamplingOptions, *, guidance_scale: float | None
+) -> np.ndarray[Any, Any]:
+    """Generate one image for each label: (N, H, W, C) uint8.
 
     Args:
         pipeline: to sample from.
         labels: from `class_rows`.
         config: seed and number of steps.
-        guidance_scale: s; None = as `scale_of` says.
+        guidance_scale: s; None = no guidance.
     """
     batches = generate(
         pipeline,
         class_labels=labels,
         seed=config.seed,
         num_inference_steps=config.num_inference_steps,
-        guidance_scale=scale_of(pipeline, guidance_scale),
+        guidance_scale=guidance_scale,
     )
     return np.concatenate([batch.images for batch in batches])
 
 
-def describe_sampling(pipeline: ImagePipeline, config: SampledConfig, num_images: int, guidance_scale: float | None) -> str:
-    """How samples were drawn, in one line.
+def describe_sampling(
+    pipeline: ImagePipeline, config: SamplingOptions, num_images: int, guidance_scale: float | None
+) -> str:
+    """How samples were generated, in one line.
 
     Args:
-        pipeline, config: see `draw_samples`.
+        pipeline, config: see `sample_images`.
         num_images: N.
         guidance_scale: s as it was used; None = none was, or each block says its own.
     """

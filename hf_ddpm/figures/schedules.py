@@ -1,28 +1,113 @@
-"""Variance schedules as curves: `save_figure(plot_schedules({"linear": scheduler.alphas_cumprod, ...}), stem)`."""
+"""Figure `schedules`: beta, alpha-bar and log-SNR of variance schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from hf_ddpm.figures.style import INK, PANEL_HEIGHT, STYLES, dress_panel, line_style
+from hf_ddpm.config import BaseScheduleConfig, BetaSchedule
+from hf_ddpm.figures.options import FigureConfig
+from hf_ddpm.figures.style import INK, PANEL_HEIGHT, STYLES, add_legend, add_title, dress_panel, line_style, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
 
 PANEL_WIDTH = 2.9  # inches
 MARKERS = 9  # on a line
 SMALLEST_SNR = 1e-12  # below it a logarithm would only show rounding
 
 
-def plot_schedules(schedules: Mapping[str, Tensor], *, title: str | None = None):
-    """Draw beta, alpha-bar and log-SNR over the timestep, or over its share of T where schedules differ in T.
+@dataclass(kw_only=True)
+class ForwardScheduleConfig(BaseScheduleConfig):
+    """The forward process."""
+
+    rescale_zero_terminal_snr: bool = False
+    """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023)."""
+
+    def alphas_cumprod(self) -> Tensor:
+        """alpha-bar of each timestep: (T,) float32."""
+        from hf_ddpm.diffusion.schedules import build_noise_scheduler
+
+        beta_start, beta_end = self.beta_range
+        scheduler = build_noise_scheduler(
+            beta_schedule=self.beta_schedule,
+            num_train_timesteps=self.num_train_timesteps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            variance_type="fixed_small",  # of no account here, as is the next
+            prediction_type="v_prediction",
+            rescale_zero_terminal_snr=self.rescale_zero_terminal_snr,
+        )
+        return scheduler.alphas_cumprod
+
+
+@dataclass(kw_only=True)
+class SchedulesConfig(FigureConfig):
+    """Variance schedules: beta, alpha-bar and log-SNR."""
+
+    schedules: list[BetaSchedule] = field(default_factory=lambda: ["linear", "cosine", "sigmoid"])
+    """Schedules to compare; `cosine` is an alias of squaredcos_cap_v2."""
+    num_train_timesteps: list[int] = field(default_factory=lambda: [1000])
+    """T, each of which is drawn with each schedule."""
+    beta_start: float | None = None
+    """beta at the first timestep; None = 1e-4. The cosine schedule has none."""
+    beta_end: float | None = None
+    """beta at the last timestep; None = 0.02. The cosine schedule has none."""
+    rescale_zero_terminal_snr: bool = False
+    """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("schedules", "num_train_timesteps"):
+            self.require(0 < len(getattr(self, option)) <= 6, option, "give 1 to 6")
+        self.lines()
+
+    def lines(self) -> list[ForwardScheduleConfig]:
+        """The options of each line, checked."""
+        betas = {"beta_start": self.beta_start, "beta_end": self.beta_end}
+        names: list[BetaSchedule] = ["squaredcos_cap_v2" if name == "cosine" else name for name in self.schedules]
+        if set(names) == {"squaredcos_cap_v2"}:
+            for option, value in betas.items():
+                self.require(value is None, option, "leave it out, the cosine schedule does not use it")
+        try:
+            return [
+                ForwardScheduleConfig(
+                    beta_schedule=name,
+                    num_train_timesteps=total,
+                    rescale_zero_terminal_snr=self.rescale_zero_terminal_snr,
+                    **({} if name == "squaredcos_cap_v2" else betas),
+                )
+                for name in dict.fromkeys(names)
+                for total in dict.fromkeys(self.num_train_timesteps)
+            ]
+        except ValueError as error:
+            raise ValueError(str(error).replace("--schedule.", "--", 1)) from None
+
+
+def plot_schedules(config: SchedulesConfig) -> list[Path]:
+    """Plot variance schedules beside each other; return the paths of the files."""
+    lines = config.lines()
+    several = len(set(config.num_train_timesteps)) > 1
+    named = {}
+    for line in lines:
+        name = schedule_name(line.beta_schedule)
+        named[f"{name}, T = {line.num_train_timesteps:,}" if several else name] = line.alphas_cumprod()
+    title = None if several else f"T = {lines[0].num_train_timesteps:,}"
+    return save_figure(plot_schedule_curves(named, title=title), config.output)
+
+
+def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None = None) -> Figure:
+    """Plot beta, alpha-bar and log-SNR over the timestep, or over its share of T where schedules differ in T.
 
     Args:
         schedules: alphas_cumprod, (T,) float, by the name of the line.
         title: above the panels; None = none.
-
-    Returns:
-        A matplotlib Figure.
     """
     from matplotlib.figure import Figure
 
@@ -43,17 +128,18 @@ def plot_schedules(schedules: Mapping[str, Tensor], *, title: str | None = None)
         dress_panel(panel, x_label="t" if one_length else "t / T")
     # The cosine schedule is cut at 0.999, the others end at some 0.02: only a logarithm shows both.
     beta_panel.set_yscale("log")
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+    add_title(figure, title)
     handles, labels = beta_panel.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False, fontsize=7, labelcolor=INK,
-        handlelength=3.2,
-    )  # fmt: skip
+    add_legend(figure, dict(zip(labels, handles, strict=True)), most=len(labels))
     return figure
 
 
-def _draw_line(panel, x: np.ndarray, values: np.ndarray, number: int, name: str) -> None:
+def schedule_name(beta_schedule: str) -> str:
+    """What a schedule is called in a figure."""
+    return "cosine" if beta_schedule == "squaredcos_cap_v2" else beta_schedule
+
+
+def _draw_line(panel: Axes, x: np.ndarray[Any, Any], values: np.ndarray[Any, Any], number: int, name: str) -> None:
     # Lines that lie on each other have their markers at other places.
     first = number * len(x) // (MARKERS * len(STYLES)) % len(x)
     panel.plot(x, values, label=name, **line_style(number), markersize=4, markevery=(first, max(1, len(x) // MARKERS)))

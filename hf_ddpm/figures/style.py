@@ -1,12 +1,22 @@
-"""How curves look: colours, lines that are told apart without them, and plain panels."""
+"""How curves look: lines that differ without their colours, plain panels, one legend; `save_figure` writes any figure."""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.runtime.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, FAINT = "#222222", "#8a8a8a"
 # Colour, dash and marker of each line; the colours also differ in lightness.
-STYLES = (
+STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#c2410c", "-", "o"),
     ("#1d4e89", "--", "s"),
     ("#2f7d4f", "-.", "^"),
@@ -16,6 +26,73 @@ STYLES = (
 )
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
 MAX_LEGEND = 12  # lines that a legend names at a readable size
+DPI = 150  # of a PNG
+LARGE_RANGE = 10
+"""Largest over smallest value above which the scale of positive values is logarithmic."""
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and as PDF, the same bytes every time.
+
+    Args:
+        figure: to write.
+        stem: path of the files without a suffix.
+
+    Returns:
+        Paths of the two files.
+    """
+
+    def write(path: Path, metadata: dict[str, Any]) -> Path:
+        write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, metadata=metadata))
+        return path
+
+    return [write(Path(f"{stem}.png"), {}), write(Path(f"{stem}.pdf"), {"CreationDate": None})]
+
+
+def new_panels(count: int, *, room: float, title: str | None) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` empty panels, two side by side.
+
+    Args:
+        count: at least 1.
+        room: height for the title and the legend, in inches.
+        title: above the panels; None = none.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(PANEL_WIDTH * max(columns, 1.4), PANEL_HEIGHT * rows + room), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    add_title(figure, title)
+    return figure, panels[:count]
+
+
+def add_title(figure: Figure, title: str | None) -> None:
+    """Write a title above a figure; None = none."""
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+
+
+def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3, most: int = MAX_LEGEND) -> None:
+    """Add one legend below all panels; lines beyond `most` are counted.
+
+    Args:
+        figure: to add it to.
+        lines: by their names.
+        columns: names side by side, at most.
+        most: lines that are named.
+    """
+    from matplotlib.lines import Line2D
+
+    shown = dict(itertools.islice(lines.items(), most))
+    if len(lines) > most:
+        shown[f"and {len(lines) - most} more"] = Line2D([], [], linestyle="none")
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside lower center", ncols=min(columns, len(shown)), frameon=False,
+        fontsize=7, labelcolor=INK, handlelength=3.2,
+    )  # fmt: skip
 
 
 def line_style(number: int) -> dict[str, Any]:
@@ -27,8 +104,8 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": colour, "linestyle": dash, "marker": marker, "markerfacecolor": face, "linewidth": 1.3}
 
 
-def dress_panel(panel, *, x_label: str, y_label: str | None = None) -> None:
-    """Label a panel of matplotlib, with horizontal lines behind the curves and no frame above and on the right."""
+def dress_panel(panel: Axes, *, x_label: str, y_label: str | None = None) -> None:
+    """Label a panel, with horizontal lines behind the curves and no frame above and on the right."""
     panel.set_xlabel(x_label, fontsize=8, color=INK)
     if y_label is not None:
         panel.set_ylabel(y_label, fontsize=8, color=INK)

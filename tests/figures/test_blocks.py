@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hf_ddpm.figures.blocks import GAP, MARGIN, ImageBlock, plain, plot_blocks
-from hf_ddpm.figures.curves import save_figure
+from hf_ddpm.figures.style import save_figure
 
 
 def some_images(rows: int, columns: int, *, size: int = 8, channels: int = 1) -> np.ndarray:

@@ -6,7 +6,8 @@ import math
 import pytest
 from PIL import Image
 
-from hf_ddpm.figures.curves import Level, plot_curves, plot_sweep, save_figure
+from hf_ddpm.figures.curves import Level, plot_curves, plot_sweep
+from hf_ddpm.figures.style import save_figure
 
 
 def a_row(**values) -> dict:

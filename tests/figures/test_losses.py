@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_ddpm.figures.losses import moving_mean, plot_losses, read_losses
+from hf_ddpm.figures.losses import moving_mean, plot_loss_curves, read_losses
 
 DIFFUSION = [{"step": 50, "loss": 0.5}, {"step": 50, "test_loss": 0.4}, {"step": 100, "loss": 0.3, "lr": 0.1}]
 GAN = [{"step": 10, "d_loss": 1.2, "g_loss": 0.8}, {"step": 20, "d_loss": 1.0, "g_loss": 1.5}]
@@ -58,7 +58,7 @@ def test_a_moving_mean():
 
 
 def test_each_kind_of_loss_has_a_panel_and_each_run_a_line():
-    figure = plot_losses({"digits": DIFFUSION, "gan": GAN, "other": DIFFUSION[:1]})
+    figure = plot_loss_curves({"digits": DIFFUSION, "gan": GAN, "other": DIFFUSION[:1]})
     loss, d_loss, g_loss = figure.axes
     assert [panel.get_ylabel() for panel in figure.axes] == ["training loss", "discriminator loss", "generator loss"]
     assert drawn(loss) == [([50, 100], [0.5, 0.3]), ([50], [0.5])]
@@ -69,7 +69,7 @@ def test_each_kind_of_loss_has_a_panel_and_each_run_a_line():
 
 def test_values_stand_faint_under_their_moving_mean():
     three = [*DIFFUSION, {"step": 150, "loss": 0.1}]
-    figure = plot_losses({"digits": three}, smoothing=3, log_y=True, title="all")
+    figure = plot_loss_curves({"digits": three}, smoothing=3, log_y=True, title="all")
     (panel,) = figure.axes
     raw, smooth = panel.lines
     assert drawn(panel) == [([50, 100, 150], [0.5, 0.3, 0.1]), ([50, 100, 150], [0.5, pytest.approx(0.3), 0.1])]
@@ -78,7 +78,7 @@ def test_values_stand_faint_under_their_moving_mean():
 
 
 def test_lines_differ_without_their_colour():
-    figure = plot_losses({f"a run with quite a long name {number}": JUDGE for number in range(36)})
+    figure = plot_loss_curves({f"a run with quite a long name {number}": JUDGE for number in range(36)})
     looks = {
         (line.get_marker(), str(line._unscaled_dash_pattern), line.get_markerfacecolor() == "white")
         for line in figure.axes[0].lines
@@ -98,17 +98,17 @@ def test_lines_differ_without_their_colour():
 )
 def test_what_cannot_be_drawn_is_refused(runs, options, message):
     with pytest.raises(ValueError, match=message):
-        plot_losses(runs, **options)
+        plot_loss_curves(runs, **options)
 
 
 def test_names_are_shown_as_they_are():
-    figure = plot_losses(dict.fromkeys(("a$x^$", "_old", r"\frac"), JUDGE))
+    figure = plot_loss_curves(dict.fromkeys(("a$x^$", "_old", r"\frac"), JUDGE))
     figure.draw_without_rendering()  # a name that is read as mathematics fails
     assert names(figure) == [r"a\$x^\$", "_old", r"\frac"]
 
 
 def test_long_names_fit():
-    figure = plot_losses({f"{number}" + "n" * 80: JUDGE for number in range(12)})
+    figure = plot_loss_curves({f"{number}" + "n" * 80: JUDGE for number in range(12)})
     figure.draw_without_rendering()  # a layout that collapses warns
     legend = figure.legends[0].get_window_extent()
     assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width

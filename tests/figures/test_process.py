@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from hf_ddpm.diffusion.likelihood import posterior_of
-from hf_ddpm.figures.process import _level_at, forward_states, reverse_states, reverse_timesteps, step_back, to_pixels
+from hf_ddpm.figures.process import _level_at, forward_states, reverse_noising_steps, reverse_states, step_back, to_pixels
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sampling import generate
 from hf_ddpm.schedulers import build_scheduler
@@ -57,7 +57,7 @@ def test_an_image_keeps_its_noise_whatever_stands_beside_it():
 
 @pytest.mark.parametrize("t", [-1, T + 1])
 def test_timesteps_out_of_range_are_refused(t):
-    with pytest.raises(ValueError, match=f"--timesteps is {t}: give 0 to 1000"):
+    with pytest.raises(ValueError, match=f"`timesteps` is {t}: give 0 to 1000"):
         forward_states(some_images(1), [t], alphas_cumprod=DDPMScheduler().alphas_cumprod, seeds=[0])
 
 
@@ -70,14 +70,14 @@ def test_reverse_states_end_with_the_samples_of_generate(tiny_pipeline, scale):
     options = {"class_labels": labels, "seed": 5, "num_inference_steps": 5, "guidance_scale": scale}
     states = reverse_states(pipeline, **options)
     (batch,) = generate(pipeline, **options)
-    assert states.timesteps == [1000, 800, 600, 400, 200, 0]
+    assert states.noising_steps == [1000, 800, 600, 400, 200, 0]
     np.testing.assert_array_equal(states.noisy_images[-1], batch.images)
     np.testing.assert_array_equal(states.pred_images[-1], batch.images)
     noise = torch.stack([noise_of(seed, 1, 8, 8) for seed in (5, 6, 7)])
     np.testing.assert_array_equal(states.noisy_images[0], to_pixels(noise))
     # What is drawn does not depend on what is kept of it.
-    few = reverse_states(pipeline, **options, timesteps=[0, 400])
-    assert few.timesteps == [0, 400]
+    few = reverse_states(pipeline, **options, noising_steps=[0, 400])
+    assert few.noising_steps == [0, 400]
     np.testing.assert_array_equal(few.noisy_images, states.noisy_images[[5, 3]])
     np.testing.assert_array_equal(few.pred_images, states.pred_images[[5, 3]])
 
@@ -93,8 +93,8 @@ def test_the_last_prediction_of_every_scheduler_is_its_sample(tiny_pipeline, nam
     pipeline = tiny_pipeline(prediction_type=prediction_type, beta_schedule="linear")
     pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
     states = reverse_states(pipeline, class_labels=[0, 1], num_inference_steps=4, count=100)
-    assert states.timesteps[0] >= 999 and states.timesteps[-1] == 0
-    assert states.timesteps == sorted(set(states.timesteps), reverse=True)
+    assert states.noising_steps[0] >= 999 and states.noising_steps[-1] == 0
+    assert states.noising_steps == sorted(set(states.noising_steps), reverse=True)
     # x_T is the noise, scaled to variance 1 where a scheduler counts in sigmas.
     noise = torch.stack([noise_of(seed, 1, 8, 8) for seed in (0, 1)])
     assert abs(states.noisy_images[0].astype(int) - to_pixels(noise)).max() <= 1
@@ -105,10 +105,10 @@ def test_the_last_prediction_of_every_scheduler_is_its_sample(tiny_pipeline, nam
 def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it(tiny_pipeline):
     pipeline = tiny_pipeline(beta_schedule="linear")
     pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
-    visited, options = reverse_timesteps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
+    visited, options = reverse_noising_steps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
     assert len(visited) == 8 and visited[1] == visited[2]
-    every, one = reverse_states(pipeline, **options), reverse_states(pipeline, **options, timesteps=[visited[1]])
-    np.testing.assert_array_equal(one.noisy_images[0], every.noisy_images[every.timesteps.index(visited[1])])
+    every, one = reverse_states(pipeline, **options), reverse_states(pipeline, **options, noising_steps=[visited[1]])
+    np.testing.assert_array_equal(one.noisy_images[0], every.noisy_images[every.noising_steps.index(visited[1])])
 
 
 def test_between_timesteps_the_level_is_that_of_the_scheduler():
@@ -127,9 +127,9 @@ def test_a_learned_variance_is_no_part_of_the_prediction(tiny_pipeline):
 
 def test_a_timestep_that_is_not_passed_is_refused_with_the_nearest(tiny_pipeline):
     pipeline = tiny_pipeline()
-    assert reverse_timesteps(pipeline, 4) == [1000, 750, 500, 250, 0]
-    with pytest.raises(ValueError, match="--timesteps is 300: .* give 250 or 500, or other steps"):
-        reverse_states(pipeline, class_labels=[0], num_inference_steps=4, timesteps=[300])
+    assert reverse_noising_steps(pipeline, 4) == [1000, 750, 500, 250, 0]
+    with pytest.raises(ValueError, match="`timesteps` is 300: .* give 250 or 500, or other steps"):
+        reverse_states(pipeline, class_labels=[0], num_inference_steps=4, noising_steps=[300])
     with pytest.raises(ValueError, match="num_inference_steps is 0"):
         reverse_states(pipeline, class_labels=[0], num_inference_steps=0)
 
@@ -185,7 +185,7 @@ def test_the_way_back_by_the_model_is_a_step_of_its_scheduler(tiny_pipeline, t, 
 
 def test_a_step_needs_a_timestep_with_one_before_it(tiny_pipeline):
     for t in (0, T + 1):
-        with pytest.raises(ValueError, match=f"--timesteps is {t}: give 1 to 1000"):
+        with pytest.raises(ValueError, match=f"`timesteps` is {t}: give 1 to 1000"):
             step_back(tiny_pipeline(), some_images(1), torch.tensor([0]), t, seeds=[0])
 
 

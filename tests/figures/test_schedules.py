@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers import DDPMScheduler
 
-from hf_ddpm.figures.schedules import plot_schedules
+from hf_ddpm.figures.schedules import plot_schedule_curves
 
 
 def lines(panel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -13,7 +13,7 @@ def lines(panel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def test_panels_show_beta_alpha_bar_and_log_snr():
     scheduler = DDPMScheduler(num_train_timesteps=100)
-    beta, level, snr = plot_schedules({"linear": scheduler.alphas_cumprod}).axes
+    beta, level, snr = plot_schedule_curves({"linear": scheduler.alphas_cumprod}).axes
     for panel in (beta, level, snr):
         np.testing.assert_array_equal(lines(panel)["linear"][0], np.arange(1, 101))
         assert panel.get_xlabel() == "t"
@@ -25,14 +25,14 @@ def test_panels_show_beta_alpha_bar_and_log_snr():
 
 def test_several_lengths_share_an_axis():
     schedules = {str(total): DDPMScheduler(num_train_timesteps=total).alphas_cumprod for total in (50, 200)}
-    panel = plot_schedules(schedules).axes[1]
+    panel = plot_schedule_curves(schedules).axes[1]
     assert panel.get_xlabel() == "t / T"
     assert [x[-1] for x, _ in lines(panel).values()] == [1, 1]
 
 
 def test_lines_differ_without_their_colour():
     schedules = {str(i): DDPMScheduler(num_train_timesteps=20 + i).alphas_cumprod for i in range(36)}
-    figure = plot_schedules(schedules)
+    figure = plot_schedule_curves(schedules)
     looks = {(line.get_marker(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines}
     assert len(looks) == 36
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(schedules)
@@ -40,6 +40,6 @@ def test_lines_differ_without_their_colour():
 
 def test_no_signal_at_the_end_is_no_point_of_the_log_snr():
     levels = DDPMScheduler(rescale_betas_zero_snr=True).alphas_cumprod
-    (_, values) = lines(plot_schedules({"zero": levels}).axes[2])["zero"]
+    (_, values) = lines(plot_schedule_curves({"zero": levels}).axes[2])["zero"]
     assert np.isnan(values[-1]) and np.isfinite(values[:-1]).all()
     assert values[-2] == pytest.approx(float((levels[-2] / (1 - levels[-2])).log()), rel=1e-4)

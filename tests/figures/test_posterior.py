@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_ddpm.figures.draw import amplified
+from hf_ddpm.figures.posterior import amplified
 
 
 @pytest.mark.parametrize(

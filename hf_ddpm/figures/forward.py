@@ -1,0 +1,72 @@
+"""Figure `forward`: real images at several timesteps of the forward process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
+from hf_ddpm.figures.options import FigureConfig, FigureDataConfig
+from hf_ddpm.figures.schedules import ForwardScheduleConfig
+from hf_ddpm.figures.style import save_figure
+
+NOISING_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 195, 999 of 1000
+
+
+@dataclass(kw_only=True)
+class ForwardConfig(FigureConfig):
+    """Real images as the forward process turns them into noise: one row an image, one column a timestep."""
+
+    model: str | None = None
+    """Pipeline whose schedule, size and (without --data.source) training data are taken; None = --data and --schedule."""
+    timesteps: list[int] | None = None
+    """Noising steps that an image has gone through, from 0 (the image) to T (noise); None = 0, 10, 100, 150, 195 and 999 of
+    1000, and as much of another T."""
+    num_images: int = 4
+    """Images: the first of each class, going round the classes; without classes the first ones."""
+    seed: int = 0
+    """Seed of the noise of the first image; the next ones have seed + 1, seed + 2, ... An image has one noise
+    for all timesteps."""
+    data: FigureDataConfig = field(default_factory=FigureDataConfig)
+    schedule: ForwardScheduleConfig = field(default_factory=ForwardScheduleConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "num_images")
+        self.require_at_least(0, "seed")
+        self.require_some("timesteps")
+        if self.model is None:
+            self.data.require(self.data.source is not None, "source", "name the images, or give --model")
+            return
+        if self.schedule != ForwardScheduleConfig():
+            given = self.schedule.beta_schedule
+            raise ValueError(f"--schedule is {given!r}: leave it out, --model has its own schedule")
+        for option in ("image_size", "channels"):
+            self.data.require(getattr(self.data, option) is None, option, "leave it out, --model has its own")
+
+
+def plot_forward(config: ForwardConfig) -> list[Path]:
+    """Plot real images at several timesteps of the forward process; return the paths of the files."""
+    from hf_ddpm.figures.process import forward_states
+    from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
+    from hf_ddpm.figures.samples import load_diffusion_pipeline
+    from hf_ddpm.sampling import image_shape_of
+
+    data, size, channels = config.data, None, None
+    if config.model is None:
+        alphas_cumprod, beta_schedule = config.schedule.alphas_cumprod(), config.schedule.beta_schedule
+    else:
+        pipeline = load_diffusion_pipeline(config.model)
+        alphas_cumprod, beta_schedule = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.beta_schedule
+        data, (channels, size, _) = data_of_model(data, config.model), image_shape_of(pipeline)
+    total = len(alphas_cumprod)
+    noising_steps = config.timesteps or sorted({round(share * total) for share in NOISING_SHARES})
+    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
+    seeds = range(config.seed, config.seed + config.num_images)
+    states = forward_states(real.in_model_range(), noising_steps, alphas_cumprod=alphas_cumprod, seeds=seeds)
+    block = ImageBlock(
+        images=states.swapaxes(0, 1),
+        row_names=None if real.names is None else [plain(name) for name in real.names],
+        column_names=[f"t = {t}" for t in noising_steps],
+    )
+    return save_figure(plot_blocks([block], title=process_title(data, beta_schedule, total)), config.output)

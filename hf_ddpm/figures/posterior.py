@@ -1,0 +1,157 @@
+"""Figure `posterior`: one step of the forward process, and the way back by the model and by the true posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
+from hf_ddpm.figures.options import FigureConfig, ModelDataConfig
+from hf_ddpm.figures.style import save_figure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hf_ddpm.figures.process import StepBack
+    from hf_ddpm.figures.real_images import RealImages
+    from hf_ddpm.pipeline import CFGDDPMPipeline
+
+NOISING_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of T
+TILE = 84  # pixels; noise is looked at more closely here
+
+
+@dataclass(kw_only=True)
+class PosteriorConfig(FigureConfig):
+    """One step of the forward process, and the way back by the model and by the true posterior, side by side."""
+
+    model: str
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    timesteps: list[int] | None = None
+    """t of the steps from x_{t-1} to x_t, from 1 to T; None = 5 of them, 50 to 950 of T = 1000."""
+    num_images: int = 1
+    """Images, as in `forward`; a block each."""
+    amplification: float | None = None
+    """What the signed differences are multiplied by; None = a number for each that makes it fill the scale of gray."""
+    seed: int = 0
+    """Seed of the noise of the first image; the next ones have seed + 1, seed + 2, ..."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
+    data: ModelDataConfig = field(default_factory=ModelDataConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least(1, "num_images")
+        self.require_at_least(0, "seed")
+        self.require_some("timesteps")
+        factor = self.amplification
+        self.require(factor is None or 0 < factor < float("inf"), "amplification", "give a number above 0")
+
+
+def plot_posterior(config: PosteriorConfig) -> list[Path]:
+    """Plot a step forward, and back by the model and by the true posterior; return the paths of the files."""
+    from hf_ddpm.figures.process import step_back
+    from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
+    from hf_ddpm.figures.samples import load_diffusion_pipeline
+    from hf_ddpm.sampling import image_shape_of
+
+    pipeline = load_diffusion_pipeline(config.model, device=config.device)
+    channels, size, _ = image_shape_of(pipeline)
+    data = data_of_model(config.data, config.model)
+    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
+    labels = _label_ids(pipeline, real)
+    total = len(pipeline.scheduler.alphas_cumprod)
+    noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})
+    seeds = range(config.seed, config.seed + config.num_images)
+    steps = [step_back(pipeline, real.in_model_range(), labels, t, seeds=seeds) for t in noising_steps]
+    blocks = []
+    for i in range(config.num_images):
+        name = "" if real.names is None else f"{plain(real.names[i])}, "
+        names = [f"{name}t = {t}" for t in noising_steps]
+        blocks += posterior_blocks(steps, i, names, config.amplification)
+    title = process_title(data, pipeline.scheduler.config.beta_schedule, total)
+    return save_figure(plot_blocks(blocks, columns=4, tile=TILE, title=title), config.output)
+
+
+def posterior_blocks(
+    steps: Sequence[StepBack], image: int, names: Sequence[str], amplification: float | None
+) -> list[ImageBlock]:
+    """The four blocks of one image: forward, model, true posterior, and their differences.
+
+    Args:
+        steps: of K timesteps, a row each.
+        image: position of the image in them.
+        names: of the K rows.
+        amplification: of the differences; None = a number for each.
+    """
+    from hf_ddpm.figures.process import to_pixels
+
+    def table(*fields: str) -> np.ndarray[Any, Any]:
+        return np.stack([[to_pixels(getattr(step, field)[image]) for field in fields] for step in steps])
+
+    shown = [
+        [
+            amplified(step.noisy[image] - step.previous[image], amplification),
+            amplified(step.model_mean[image] - step.noisy[image], amplification),
+            amplified(step.true_mean[image] - step.noisy[image], amplification),
+            amplified(step.model_mean[image] - step.true_mean[image], amplification),
+        ]
+        for step in steps
+    ]
+    columns, no_captions = ["mean", "sample"], [["", ""]] * len(steps)  # which take the same room as captions
+    return [
+        ImageBlock(
+            images=table("previous", "noisy"),
+            title=r"forward $q(x_t\,|\,x_{t-1})$",
+            row_names=names,
+            column_names=["$x_{t-1}$", "$x_t$"],
+            captions=no_captions,
+        ),
+        ImageBlock(
+            images=table("model_mean", "model_sample"),
+            title=r"model $p_\theta(x_{t-1}\,|\,x_t)$",
+            column_names=columns,
+            captions=no_captions,
+        ),
+        ImageBlock(
+            images=table("true_mean", "true_sample"),
+            title=r"posterior $q(x_{t-1}\,|\,x_t, x_0)$",
+            column_names=columns,
+            captions=no_captions,
+        ),
+        ImageBlock(
+            images=np.stack([[to_pixels(difference) for difference, _ in row] for row in shown]),
+            title="signed differences, middle gray = none",
+            column_names=["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"],
+            captions=[[f"× {factor:g}" for _, factor in row] for row in shown],
+        ),
+    ]
+
+
+def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:
+    """A signed difference times a factor, and the factor.
+
+    Args:
+        difference: (C, H, W) float32.
+        factor: None = the largest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, ...) that leaves all but a hundredth of the values
+            in [-1, 1]; 1 where there is no difference.
+    """
+    if factor is None:
+        largest = float(difference.abs().flatten().quantile(0.99))
+        steps = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]
+        factor = max((step for step in steps if step * largest <= 1), default=steps[0]) if largest > 0 else 1.0
+    return factor * difference, factor
+
+
+def _label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
+    """The model's own class ids of real images, found by their names: (N,) int64; None = it is unconditional."""
+    import torch
+
+    if not pipeline.is_conditional:
+        return None
+    if real.names is None or real.labels is None:
+        raise ValueError("--data.source has no labels: the model was trained with classes, give images that have them")
+    return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))

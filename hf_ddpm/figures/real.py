@@ -1,0 +1,40 @@
+"""Figure `real`: real images of each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_ddpm.figures.blocks import ImageBlock, in_rows, plain, plot_blocks
+from hf_ddpm.figures.options import FigureConfig, FigureDataConfig
+from hf_ddpm.figures.style import save_figure
+
+
+@dataclass(kw_only=True)
+class RealConfig(FigureConfig):
+    """Real images of a data source, one row a class."""
+
+    per_class: int = 8
+    """Images of each class, the first of the split, which make a row; without classes there are as many rows as columns."""
+    max_classes: int = 10
+    """Classes that are shown, the first ones; --data.labels names others."""
+    data: FigureDataConfig = field(default_factory=FigureDataConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(1 <= self.per_class <= 32, "per_class", "give 1 to 32")
+        self.require_at_least(1, "max_classes")
+        self.data.require(self.data.source is not None, "source", "name the images, as in digits")
+
+
+def plot_real(config: RealConfig) -> list[Path]:
+    """Plot real images of each class; return the paths of the files."""
+    from hf_ddpm.figures.real_images import data_title, read_images
+
+    real = read_images(config.data, per_class=config.per_class, max_classes=config.max_classes)
+    names, title = None, data_title(config.data)
+    if real.names is not None and real.num_classes is not None:
+        names = [plain(name) for name in real.names[:: config.per_class]]
+        title += f", {len(names)} of {real.num_classes} classes" if len(names) < real.num_classes else ""
+    block = ImageBlock(images=in_rows(real.images, config.per_class), row_names=names)
+    return save_figure(plot_blocks([block], title=title), config.output)

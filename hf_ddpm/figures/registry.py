@@ -1,0 +1,57 @@
+"""Every figure by its name, and by one call: `plot_figure(LossesConfig(runs=["runs/digits"], output="figures/losses"))`.
+
+Figures are written as PNG and as PDF, animations as GIF, the same bytes every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hf_ddpm.figures.checkpoints import CheckpointsConfig, TrainingGifConfig, plot_checkpoints, plot_training_gif
+from hf_ddpm.figures.forward import ForwardConfig, plot_forward
+from hf_ddpm.figures.guided import GuidedConfig, plot_guided
+from hf_ddpm.figures.losses import LossesConfig, plot_losses
+from hf_ddpm.figures.options import FigureConfig
+from hf_ddpm.figures.posterior import PosteriorConfig, plot_posterior
+from hf_ddpm.figures.real import RealConfig, plot_real
+from hf_ddpm.figures.reverse import ReverseConfig, ReverseGifConfig, plot_reverse, plot_reverse_gif
+from hf_ddpm.figures.schedules import SchedulesConfig, plot_schedules
+
+FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
+    "forward": (ForwardConfig, plot_forward),
+    "reverse": (ReverseConfig, plot_reverse),
+    "posterior": (PosteriorConfig, plot_posterior),
+    "reverse_gif": (ReverseGifConfig, plot_reverse_gif),
+    "training_gif": (TrainingGifConfig, plot_training_gif),
+    "schedules": (SchedulesConfig, plot_schedules),
+    "losses": (LossesConfig, plot_losses),
+    "guided": (GuidedConfig, plot_guided),
+    "real": (RealConfig, plot_real),
+    "checkpoints": (CheckpointsConfig, plot_checkpoints),
+}
+"""Options of each figure, and the function that plots it from them, by its name on the command line."""
+
+
+def plot_figure(config: FigureConfig) -> list[Path]:
+    """Plot the figure whose options are given, and write its files.
+
+    Args:
+        config: options, of one of the classes in `FIGURES`.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ValueError: an option cannot work; the message names it.
+        OSError: a file cannot be written.
+    """
+    return dict(FIGURES.values())[type(config)](config)
+
+
+def figure_list() -> str:
+    """Names of the figures and what they show, one line each."""
+    width = max(map(len, FIGURES))
+    lines = [f"  {name:{width}}  {(config.__doc__ or '').splitlines()[0]}" for name, (config, _) in FIGURES.items()]
+    return "\n".join(lines)
