@@ -43,7 +43,7 @@ def plot_guided(config: GuidedConfig) -> list[Path]:
         raise ValueError(f"--model is {config.model!r}: it is unconditional, give one that knows classes")
     labels = class_rows(pipeline, config.class_labels, config.per_class)
     for scale in config.guidance_scales:  # all of them before the first is sampled
-        pipeline.check_inputs(labels, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
+        pipeline.check_inputs(0, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
         images = sample_images(pipeline, labels, config, guidance_scale=scale)

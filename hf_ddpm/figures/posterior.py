@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -89,46 +89,39 @@ def posterior_blocks(
     """
     from hf_ddpm.figures.process import to_pixels
 
-    def table(*fields: str) -> np.ndarray[Any, Any]:
-        return np.stack([[to_pixels(getattr(step, field)[image]) for field in fields] for step in steps])
+    def tensors(*fields: str) -> list[list[Tensor]]:
+        return [[getattr(step, field)[image] for field in fields] for step in steps]
 
-    shown = [
+    no_captions = [["", ""]] * len(steps)  # which take the same room as captions
+    tables = [
+        (r"forward $q(x_t\,|\,x_{t-1})$", tensors("previous", "noisy"), ["$x_{t-1}$", "$x_t$"]),
+        (r"model $p_\theta(x_{t-1}\,|\,x_t)$", tensors("model_mean", "model_sample"), ["mean", "sample"]),
+        (r"posterior $q(x_{t-1}\,|\,x_t, x_0)$", tensors("true_mean", "true_sample"), ["mean", "sample"]),
+    ]
+    blocks = [
+        ImageBlock(
+            images=np.stack([[to_pixels(tensor) for tensor in row] for row in rows]),
+            title=title,
+            row_names=names if number == 0 else None,
+            column_names=columns,
+            captions=no_captions,
+        )
+        for number, (title, rows, columns) in enumerate(tables)
+    ]
+    differences = [
         [
-            amplified(step.noisy[image] - step.previous[image], amplification),
-            amplified(step.model_mean[image] - step.noisy[image], amplification),
-            amplified(step.true_mean[image] - step.noisy[image], amplification),
-            amplified(step.model_mean[image] - step.true_mean[image], amplification),
+            amplified(after - before, amplification)
+            for before, after in ((previous, noisy), (noisy, model_mean), (noisy, true_mean), (true_mean, model_mean))
         ]
-        for step in steps
+        for previous, noisy, model_mean, true_mean in tensors("previous", "noisy", "model_mean", "true_mean")
     ]
-    columns, no_captions = ["mean", "sample"], [["", ""]] * len(steps)  # which take the same room as captions
-    return [
-        ImageBlock(
-            images=table("previous", "noisy"),
-            title=r"forward $q(x_t\,|\,x_{t-1})$",
-            row_names=names,
-            column_names=["$x_{t-1}$", "$x_t$"],
-            captions=no_captions,
-        ),
-        ImageBlock(
-            images=table("model_mean", "model_sample"),
-            title=r"model $p_\theta(x_{t-1}\,|\,x_t)$",
-            column_names=columns,
-            captions=no_captions,
-        ),
-        ImageBlock(
-            images=table("true_mean", "true_sample"),
-            title=r"posterior $q(x_{t-1}\,|\,x_t, x_0)$",
-            column_names=columns,
-            captions=no_captions,
-        ),
-        ImageBlock(
-            images=np.stack([[to_pixels(difference) for difference, _ in row] for row in shown]),
-            title="signed differences, middle gray = none",
-            column_names=["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"],
-            captions=[[f"× {factor:g}" for _, factor in row] for row in shown],
-        ),
-    ]
+    last = ImageBlock(
+        images=np.stack([[to_pixels(difference) for difference, _ in row] for row in differences]),
+        title="signed differences, middle gray = none",
+        column_names=["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"],
+        captions=[[f"× {factor:g}" for _, factor in row] for row in differences],
+    )
+    return [*blocks, last]
 
 
 def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:

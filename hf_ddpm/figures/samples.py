@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,14 @@ def class_rows(pipeline: ImagePipeline, tokens: Sequence[str | int] | None, per_
     return [label for label in range(pipeline.num_classes or 0)[:MAX_CLASSES] for _ in range(per_class)]
 
 
-def label_name(pipeline: ImagePipeline, label: int | None) -> str:
+def label_name(pipeline: ImagePipeline, label: int) -> str:
     """What a class is called in a figure."""
-    names: Mapping[int | None, str] = {**(pipeline.id2label or {})}
-    return plain(names.get(label, f"class {label}"))
+    return plain((pipeline.id2label or {}).get(label, f"class {label}"))
 
 
 def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
     """Class names of the rows of a grid; None = the model knows no classes."""
-    return [label_name(pipeline, label) for label in labels[::per_class]] if pipeline.is_conditional else None
+    return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
 
 
 def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:
