@@ -19,8 +19,8 @@ from PIL import Image
 from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SweepConfig, TrainedRun
 from hf_ddpm.experiments.page import AXIS_NAMES, comparison_page
+from hf_ddpm.experiments.sweep_figures import plot_sweep
 from hf_ddpm.experiments.tables import SweepRow, distance_name, sweep_csv, sweep_markdown, varying_axes
-from hf_ddpm.figures.curves import plot_sweep
 from hf_ddpm.figures.losses import LOSSES, plot_loss_curves, read_losses
 from hf_ddpm.figures.style import save_figure
 from hf_ddpm.results import MetricValue, Results

@@ -1,0 +1,94 @@
+"""Figures of a sweep, which follow from the axes that vary: `plot_sweep(rows, distance="fd_judge", ...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.figures.curves import Level, plot_curves, series_label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str) -> dict[str, Figure]:
+    """Plot what follows from the options that vary.
+
+    Args:
+        rows: with `recipe`, `train_seed`, `checkpoint` (a step, "noise" or None), `scheduler`, `num_inference_steps`,
+            `guidance_scale`, `num_images`, `floor_num_images`, `network_calls`, and metrics; `<distance>_floor` is the
+            distance of real images.
+        distance: name of the Frechet distance.
+        varying: options that have several values.
+        title: above each figure.
+
+    Returns:
+        matplotlib Figures by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
+    """
+    samples = [row for row in rows if row["checkpoint"] != "noise"]
+    figures = {}
+
+    def others(*names: str) -> list[str]:
+        return [name for name in varying if name not in names]
+
+    floor = {distance: _floor_levels(rows, distance)}
+    if "guidance_scale" in varying:
+        quality = [
+            name for name in ("precision", "recall", "class_accuracy") if any(row.get(name) is not None for row in rows)
+        ]
+        floors = {
+            name: [*_floor_levels(rows, name), *_unguided(samples, name, others("guidance_scale"))]
+            for name in (distance, *quality)
+        }
+        figures["guidance"] = plot_curves(
+            samples, x="guidance_scale", metrics=[distance, *quality], series=others("guidance_scale"), levels=floors,
+            title=title,
+        )  # fmt: skip
+    if {"num_inference_steps", "scheduler"} & set(varying):
+        # Guidance at s = 1 costs half: with it as a series, a line is one setting at several numbers of steps.
+        figures["network_calls"] = plot_curves(
+            samples, x="network_calls", metrics=[distance], series=others("num_inference_steps"), levels=floor, log_x=True,
+            title=title,
+        )  # fmt: skip
+    if "num_images" in varying:
+        both = [*({**row, "images": "samples"} for row in samples), *_real_images(rows, distance)]
+        figures["num_images"] = plot_curves(
+            both, x="num_images", metrics=[distance], series=["images", *others("num_images")], log_x=True, title=title
+        )
+    if "checkpoint" in varying and len(samples) > 0:
+        noise = {distance: [*floor[distance], *_noise_levels(rows, distance)]}
+        figures["checkpoints"] = plot_curves(
+            samples, x="checkpoint", metrics=[distance], series=others("checkpoint"), levels=noise, title=title
+        )
+    return figures
+
+
+def _floor_levels(rows: Rows, metric: str) -> list[Level]:
+    """Real images as a line for each number of images, which is named where there are several."""
+    values = {row["num_images"]: row[f"{metric}_floor"] for row in rows if row.get(f"{metric}_floor") is not None}
+    return [
+        Level(label="real images" if len(values) == 1 else f"real images, n = {count}", value=value)
+        for count, value in sorted(values.items())
+    ]
+
+
+def _unguided(samples: Rows, metric: str, series: Sequence[str]) -> list[Level]:
+    """A line for each model that knows no guidance, a GAN."""
+    rows = [row for row in samples if row["guidance_scale"] is None and row.get(metric) is not None]
+    return [Level(label=series_label(series, tuple(row[name] for name in series)), value=row[metric]) for row in rows]
+
+
+def _noise_levels(rows: Rows, metric: str) -> list[Level]:
+    noise = [row for row in rows if row["checkpoint"] == "noise"]
+    several = len({row["num_images"] for row in noise}) > 1
+    return [
+        Level(label=f"noise, n = {row['num_images']}" if several else "noise", value=row[metric]) for row in noise
+    ]  # fmt: skip
+
+
+def _real_images(rows: Rows, distance: str) -> list[dict[str, Any]]:
+    """The floor as a curve, each point at the number of real images that it comes from."""
+    floors = {row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None}
+    return [{"num_images": count, distance: value, "images": "real images"} for count, value in floors.items()]
