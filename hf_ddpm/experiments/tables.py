@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hf_ddpm.experiments.options import NOISE, GridPoint
-from hf_ddpm.markdown import code_block, mean_with_error, number, table
+from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 
 AXES = ("recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "num_images")
@@ -117,10 +117,10 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
     metrics = [distance_name(rows), *(name for name in MAIN_METRICS if name in metric_names(rows))]
     lines = []
     for row in rows:
-        values = [_text(getattr(row, name)) for name in (*axes, *costs)]
+        values = [value_text(getattr(row, name)) for name in (*axes, *costs)]
         lines.append([*values, *(metric_text(row.metrics.get(name)) for name in metrics)])
     for what, count, bounds in bound_rows(rows, metrics):
-        lines.append([f"{what} ({count})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
+        lines.append([f"{what} ({count:,})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
     images = ", ".join(f"{count:,}" for count in dict.fromkeys(row.num_images for row in rows))
     about = f"{rows[0].num_seeds} seeds of {images} images each: mean ± standard error over the seeds."
     shown = table([*axes, *costs, *metrics], lines)
@@ -145,7 +145,3 @@ def metric_text(value: MetricValue | None) -> str:
 
 def _plain_names(metrics: dict[str, Value]) -> dict[str, Value]:
     return {plain_name(name): value for name, value in metrics.items()}
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
