@@ -285,7 +285,9 @@ def _named_file(recipe: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"--config {recipe}: {error}") from None
+        unknown = str(error).startswith("unknown option") and recipe_program(recipe) is None
+        hint = "; a recipe of another program needs the key `program`" if unknown else ""
+        raise ValueError(f"--config {recipe}: {error}{hint}") from None
 
 
 def _instantiate(parser: ArgumentParser, config_class: type[Config], namespace) -> Config:

@@ -53,32 +53,27 @@ class SweepGrid(BaseConfig, group="grid"):
     num_images: list[int] | None = None
     """Values of num_images."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for axis, values in self.axes().items():
-            require(len(values) > 0, f"grid.{axis}", values, "give at least one value, or leave it out")
-            double = [value for value, count in Counter(values).items() if count > 1]
-            require(not double, f"grid.{axis}", values, f"{double[0] if double else None} is listed twice, give it once")
-        for scale in self.guidance_scale or ():
-            require(math.isfinite(scale), "grid.guidance_scale", self.guidance_scale, "give finite numbers")
-        for steps in self.num_inference_steps or ():
-            require(steps >= 1, "grid.num_inference_steps", self.num_inference_steps, "give numbers of at least 1")
-        for count in self.num_images or ():
-            require(2 <= count <= MAX_IMAGES, "grid.num_images", self.num_images, f"give numbers from 2 to {MAX_IMAGES}")
-        for seed in self.train_seed or ():
-            require(0 <= seed < 2**32, "grid.train_seed", self.train_seed, "give whole numbers from 0 to 4294967295")
-        self._check_checkpoints()
+            self.require(len(values) > 0, axis, "give at least one value, or leave it out")
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            self.require(not twice, axis, f"{', '.join(map(str, twice))} is listed twice, give it once")
+        counts, seeds, scales = self.num_images or (), self.train_seed or (), self.guidance_scale or ()
+        self.require(all(map(math.isfinite, scales)), "guidance_scale", "give finite numbers")
+        self.require(min(self.num_inference_steps or [1]) >= 1, "num_inference_steps", "give numbers of at least 1")
+        self.require(all(2 <= count <= MAX_IMAGES for count in counts), "num_images", f"give numbers from 2 to {MAX_IMAGES}")
+        self.require(all(0 <= seed < 2**32 for seed in seeds), "train_seed", "give whole numbers from 0 to 4294967295")
+        checkpoints = self.checkpoint or ()
+        steps = [value for value in checkpoints if value not in (ALL, NOISE)]
+        are_steps = all(isinstance(step, int) and step >= 0 for step in steps)
+        self.require(are_steps, "checkpoint", f"give steps (numbers), {ALL} or {NOISE}")
+        only_all = not steps or ALL not in checkpoints
+        self.require(only_all, "checkpoint", f"{ALL} includes every step, leave the numbers out")
 
-    def axes(self) -> dict[str, list]:
+    def axes(self) -> dict[str, list[Any]]:
         """The axes that are given, by name."""
         return {axis.name: getattr(self, axis.name) for axis in fields(self) if getattr(self, axis.name) is not None}
-
-    def _check_checkpoints(self) -> None:
-        steps = [value for value in self.checkpoint or () if value not in (ALL, NOISE)]
-        are_steps = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
-        require(are_steps, "grid.checkpoint", self.checkpoint, f"give steps (numbers), {ALL} or {NOISE}")
-        only_all = not steps or ALL not in (self.checkpoint or ())
-        require(only_all, "grid.checkpoint", self.checkpoint, f"{ALL} includes every step, leave the numbers out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,23 +157,22 @@ class SweepConfig(ProtocolConfig):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     grid: SweepGrid = field(default_factory=SweepGrid)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         grid, axes = self.grid, self.grid.axes()
         require(bool(axes), "grid", None, f"give an axis, one of {', '.join(axis.name for axis in fields(grid))}")
-        require(str(self.output_dir) not in ("", "."), "output_dir", str(self.output_dir), "give a folder for the sweep")
+        self.require(str(self.output_dir) not in ("", "."), "output_dir", "give a folder for the sweep")
         if grid.recipe is None:
-            require(self.model is not None, "model", None, "give a pipeline, or recipes with --grid.recipe")
-            for option in ("grid.train_seed", "train_overrides", "train_minutes"):
-                value = grid.train_seed if option.startswith("grid") else getattr(self, option)
-                require(value is None, option, value, "it applies to --grid.recipe alone, leave it out")
+            self.require(self.model is not None, "model", "give a pipeline, or recipes with --grid.recipe")
+            remedy = "it applies to --grid.recipe alone, leave it out"
+            grid.require(grid.train_seed is None, "train_seed", remedy)
+            self.require(self.train_overrides is None, "train_overrides", remedy)
+            self.require(self.train_minutes is None, "train_minutes", remedy)
         else:
             self._check_recipes(grid.recipe)
-        for axis, group in (("num_images", ""), *((name, "sampling.") for name in SAMPLING_AXES)):
-            owner = self.sampling if group else self
-            value, default = getattr(owner, axis), type(owner).__dataclass_fields__[axis].default
-            remedy = f"leave it out, --grid.{axis} gives the values"
-            require(axis not in axes or value == default, f"{group}{axis}", value, remedy)
+        for owner, axis in ((self, "num_images"), *((self.sampling, axis) for axis in SAMPLING_AXES)):
+            is_default = getattr(owner, axis) == type(owner).__dataclass_fields__[axis].default
+            owner.require(axis not in axes or is_default, axis, f"leave it out, --grid.{axis} gives the values")
 
     def runs(self) -> list[TrainedRun]:
         """The models that are trained first, in the order of the axes."""
@@ -245,9 +239,9 @@ class SweepConfig(ProtocolConfig):
         if wanted is None or wanted == [NOISE]:
             return
         there = list(self._checkpoints())
-        require(bool(there), "grid.checkpoint", wanted, f"--model {self.model} belongs to no run with checkpoints")
+        self.grid.require(bool(there), "checkpoint", f"--model {self.model} belongs to no run with checkpoints")
         missing = [step for step in wanted if step not in (ALL, NOISE, *there)]
-        require(not missing, "grid.checkpoint", wanted, f"the run has the checkpoints {', '.join(map(str, there))}")
+        self.grid.require(not missing, "checkpoint", f"the run has the checkpoints {', '.join(map(str, there))}")
         steps: list[int | str] = [step for step in there if ALL in wanted or step in wanted]
         self.grid.checkpoint = [*steps, NOISE] if NOISE in wanted else steps
 
@@ -257,20 +251,16 @@ class SweepConfig(ProtocolConfig):
         return {} if run is None else run.checkpoints()
 
     def _check_recipes(self, recipes: list[Path]) -> None:
-        grid = self.grid
-        require(self.model is None, "model", self.model, "leave it out, or leave --grid.recipe out")
+        grid, overrides = self.grid, flat_options(self.train_overrides or {})
+        self.require(self.model is None, "model", "leave it out, or leave --grid.recipe out")
         remedy = "checkpoints are those of the run of --model, leave them out with --grid.recipe"
-        require(grid.checkpoint is None, "grid.checkpoint", grid.checkpoint, remedy)
+        grid.require(grid.checkpoint is None, "checkpoint", remedy)
         for recipe in recipes:
             require(Path(recipe).is_file(), "grid.recipe", str(recipe), "the file does not exist")
-        stems, names = {_safe(Path(recipe).stem) for recipe in recipes}, [str(recipe) for recipe in recipes]
-        require(
-            len(stems) == len(recipes),
-            "grid.recipe",
-            names,
-            "two have the same name and would be saved in the same folder, rename one",
-        )
-        runs, overrides = self.runs(), flat_options(self.train_overrides or {})
+        stems = {_safe(Path(recipe).stem) for recipe in recipes}
+        remedy = "two have the same name and would be saved in the same folder, rename one"
+        require(len(stems) == len(recipes), "grid.recipe", [str(recipe) for recipe in recipes], remedy)
+        runs = self.runs()
         for run in runs:
             remedy = f"it is a recipe of {run.program}, give recipes of {' or '.join(PROGRAMS)}"
             require(run.program in PROGRAMS, "grid.recipe", str(run.recipe), remedy)
@@ -278,22 +268,14 @@ class SweepConfig(ProtocolConfig):
             value = overrides.get(option)
             require(value is None, f"train_overrides.{option}", value, "the sweep sets it, leave it out")
         if all(run.is_gan for run in runs):
-            for option in (*(f"grid.{axis}" for axis in SAMPLING_AXES), "bits_per_dim_images"):
-                value = getattr(grid if "." in option else self, option.removeprefix("grid."))
-                require(
-                    value is None,
-                    option,
-                    value,
-                    "all recipes are of GANs, which have neither sampling steps nor a likelihood, leave it out",
-                )
-        self._check_train_minutes()
-
-    def _check_train_minutes(self) -> None:
-        minutes = self.train_minutes
-        if minutes is not None:
-            require(0 < minutes < math.inf, "train_minutes", minutes, "give a number of minutes above 0")
+            remedy = "all recipes are of GANs, which have neither sampling steps nor a likelihood, leave it out"
+            for axis in SAMPLING_AXES:
+                grid.require(getattr(grid, axis) is None, axis, remedy)
+            self.require(self.bits_per_dim_images is None, "bits_per_dim_images", remedy)
+        if self.train_minutes is not None:
+            self.require_positive("train_minutes", "minutes")
             for option in ("max_train_steps", "num_train_epochs"):
-                value = (self.train_overrides or {}).get(option)
+                value = overrides.get(option)
                 require(value is None, f"train_overrides.{option}", value, "--train_minutes sets the length, leave it out")
 
 

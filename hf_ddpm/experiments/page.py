@@ -126,8 +126,8 @@ class Comparison:
         known = {name for cell in facts.cells for name in cell.metrics}
         metrics = [facts.distance, *(name for name in MAIN_METRICS if name in known)]
         header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds per epoch", "network calls", *metrics]
-        measured = sorted([*facts.cells, *facts.means], key=lambda row: facts.recipes.index(row.recipe))  # means last
-        rows = [self._table_row(cell, axes, metrics) for cell in measured]
+        measured: list[SweepRow | MeanRow] = [*facts.cells, *facts.means]
+        rows = [self._table_row(row, axes, metrics) for name in facts.recipes for row in measured if row.recipe == name]
         for what, count, bounds in bound_rows(facts.cells, metrics):
             rows.append([f"{what} ({count:,})", *[""] * (len(axes) + 2), *map(number, bounds)])
         return table(header, rows)

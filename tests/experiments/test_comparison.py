@@ -5,6 +5,7 @@ import json
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_gan_is_one_point_whatever_the_axes_of_steps_and_guidance(tmp_path, re
     assert options.bits_per_dim_images is None and options.num_images == 8
 
 
-def test_the_program_is_what_the_recipe_says_or_extends_and_not_what_a_comment_says(tmp_path):
+def test_the_program_is_what_the_recipe_says_or_extends_and_not_what_a_comment_says(tmp_path, capsys):
     texts = {
         "a": "program: train_gan\nmax_train_steps: 2\n",
         "b": "extends: a.yaml\n",
@@ -118,6 +119,10 @@ def test_the_program_is_what_the_recipe_says_or_extends_and_not_what_a_comment_s
         (tmp_path / f"{name}.yaml").write_text(text)
     runs = config_of(tmp_path, [tmp_path / f"{name}.yaml" for name in texts]).runs()
     assert [(run.program, run.is_gan) for run in runs] == [("train_gan", True), ("train_gan", True), ("train", False)]
+    (tmp_path / "d.yaml").write_text("max_train_steps: 2\nmodel: {latent_dim: 4}\n")
+    with pytest.raises(SystemExit):
+        config_of(tmp_path, [tmp_path / "d.yaml"]).trainings()
+    assert "a recipe of another program needs the key `program`" in capsys.readouterr().err
     (tmp_path / "a.yaml").write_text("program: train_judge\n")
     with pytest.raises(ValueError, match="a.yaml.: it is a recipe of train_judge, give recipes of train or train_gan"):
         config_of(tmp_path, [tmp_path / "a.yaml"])
@@ -152,28 +157,26 @@ def test_recipes_of_other_data_are_refused_before_anything_is_trained(tmp_path, 
 
 
 def test_timings_are_kept_and_milestones_are_refused(tmp_path, recipes):
-    def trainings(config, *options) -> dict:
-        (run,) = config.runs()
-        return {run: parse_config(GANConfig, [f"--config={recipes[1]}", f"--output_dir={run.folder.path}", *options])}
-
+    options = parse_config(GANConfig, [f"--config={recipes[1]}", f"--output_dir={tmp_path}"])
     config = config_of(tmp_path, recipes[1:], train_minutes=1.5)
     path = tmp_path / "out" / STEPS
-    config.runs()[0].folder.path.mkdir(parents=True)
+    (run,) = config.runs()
+    run.folder.path.mkdir(parents=True)
     with pytest.raises(ValueError, match="--train_minutes is 1.5: the sweep in .* was started without it"):
-        with_equal_time(config, trainings(config))
+        with_equal_time(config, {run: options})
     path.write_text(json.dumps({"train_minutes": 1.5, "recipes": {"gan": {"seconds_per_step": 1.0, "steps": 90}}}))
-    (training,) = with_equal_time(config, trainings(config)).values()
+    (training,) = with_equal_time(config, {run: options}).values()
     assert training.max_train_steps == 90
-    multistep = ("--optim.lr_scheduler=multistep", "--optim.lr_milestones=[1]", "--optim.lr_gamma=0.5")
+    optim = replace(options.optim, lr_scheduler="multistep", lr_milestones=[1], lr_gamma=0.5)
     with pytest.raises(ValueError, match=r"--optim.lr_milestones is \[1\]: gan.yaml gives them in the unit of its length"):
-        with_equal_time(config, trainings(config, *multistep))
+        with_equal_time(config, {run: replace(options, optim=optim)})
     for other in (2.0, None):
         other = config_of(tmp_path, recipes[1:], train_minutes=other)
         with pytest.raises(ValueError, match=r"--train_minutes is .*started with 1.5"):
-            with_equal_time(other, trainings(other))
+            with_equal_time(other, {run: options})
     path.write_text('{"train_minutes": 1.5, "recipes": {"gan": {"steps": 0}}}')
     with pytest.raises(ValueError, match="train_steps.json is damaged"):
-        with_equal_time(config, trainings(config))
+        with_equal_time(config, {run: options})
 
 
 def test_one_length_at_a_time(tmp_path, recipes):
