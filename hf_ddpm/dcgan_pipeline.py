@@ -1,7 +1,7 @@
-"""DCGANPipeline: sample images from a DCGAN, of one class if the model knows classes.
+"""DCGANPipeline: sample images from a DCGAN, of given classes if the model is class-conditional.
 
-Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so a saved
-model also loads where the package that trained it is not installed:
+Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so a saved model
+loads without the package that trained it:
 
     DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
 """
@@ -26,9 +26,9 @@ Labels = str | int | Sequence[str | int] | Tensor
 Folder = str | os.PathLike[str]
 Generators = torch.Generator | list[torch.Generator]
 STAGES = {8: 2, 16: 2, 28: 2, 32: 3, 64: 4}
-"""How often an image of so many pixels is halved, or doubled, between it and the smallest map of the networks."""
+"""By image size in pixels: how often the networks halve or double it between the image and their smallest map."""
 LARGEST = {"latent_dim": 1024, "width": 512, "label_channels": 1024, "channels": 4, "num_classes": 100_000}
-"""What the config of a saved model may ask for."""
+"""Limits of the config of a saved model."""
 
 
 class DCGANGenerator(ModelMixin, ConfigMixin):
@@ -39,12 +39,12 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         channels: C, 1 (gray) or 3 (RGB).
         latent_dim: size of the latent vector z.
         width: channels of the last hidden map; each map before it has twice as many.
-        num_classes: K, classes that it is told; None = unconditional.
-        label_channels: size of the label embedding, which is joined to z.
-        wide_early: keep more channels early, so that each hidden map after the first has twice as many.
+        num_classes: K; None = unconditional.
+        label_channels: size of the label embedding, which is concatenated with z.
+        wide_early: double the channels of each hidden map after the first.
 
     Raises:
-        ValueError: a value is beyond what a network of small images has.
+        ValueError: a value is beyond that of any network of small images.
     """
 
     @register_to_config
@@ -77,11 +77,11 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Draw images.
+        """Generate images.
 
         Args:
             latents: (B, latent_dim) float, standard normal.
-            class_labels: (B,) int64 in [0, num_classes); None where the network is unconditional.
+            class_labels: (B,) int64 in [0, num_classes); None if the network is unconditional.
 
         Returns:
             (B, C, H, W) float in [-1, 1].
@@ -92,24 +92,24 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
 
 
 class DCGANPipeline(DiffusionPipeline):
-    """Unconditional and class-conditional generation of small images by one call of a network.
+    """Unconditional and class-conditional generation of small images by a single call of a network.
 
     Args:
         generator: network called like `DCGANGenerator`.
         id2label: class id to class name; None = the classes have no names.
 
     Raises:
-        ValueError: `id2label` does not belong to this network.
+        ValueError: `id2label` does not match this network.
     """
 
     generator: ModelMixin
     model_cpu_offload_seq = "generator"
     null_label = None
-    """A GAN has no label that means "no class"."""
+    """A GAN has no label for "no class"."""
 
     def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()
-        generator.eval()  # the batch norm would make an image depend on the others of its batch
+        generator.eval()  # otherwise batch norm makes an image depend on its batch
         self.register_modules(generator=generator)
         self.register_to_config(generator=("dcgan", type(generator).__name__))  # of generator/dcgan.py, see save_pretrained
         if id2label is not None:
@@ -120,7 +120,7 @@ class DCGANPipeline(DiffusionPipeline):
 
     @property
     def components(self) -> dict[str, Any]:
-        """All that a second pipeline is made from: `DCGANPipeline(**pipeline.components)`."""
+        """Arguments of a second pipeline with the same parts: `DCGANPipeline(**pipeline.components)`."""
         return {**super().components, "id2label": self.id2label}
 
     @property
@@ -174,7 +174,7 @@ class DCGANPipeline(DiffusionPipeline):
             ids = torch.tensor(self.get_label_ids(class_labels), device=device)
             labels = ids.repeat_interleave(num_images_per_prompt)
             count = len(labels)
-        # In float32 whatever the network computes in: a seed means the same latent vector in every precision.
+        # In float32 for every dtype of the network: a seed means the same latent vector in every precision.
         shape = (count, self.generator.config.latent_dim)
         latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         images = self.generator(latents.to(self.generator.dtype), labels).float()
@@ -189,10 +189,10 @@ class DCGANPipeline(DiffusionPipeline):
         generator: Generators | None = None,
         output_type: str = "pil",
     ) -> None:
-        """Refuse what `__call__` cannot do, whose arguments these are.
+        """Check the arguments of `__call__`.
 
         Raises:
-            ValueError: names the argument, its value and what it may be.
+            ValueError: an argument cannot work; names it, its value and the remedy.
         """
         count = num_images_per_prompt
         require(type(count) is int and count >= 1, "num_images_per_prompt", count, "give an integer of at least 1")
@@ -204,7 +204,7 @@ class DCGANPipeline(DiffusionPipeline):
         require(has_labels == self.is_conditional, "class_labels", class_labels, remedy)
         images = count * (1 if class_labels is None else len(self.get_label_ids(class_labels)))
         if isinstance(generator, list):
-            require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one an image")
+            require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one per image")
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
         """Look up class ids.
@@ -216,7 +216,7 @@ class DCGANPipeline(DiffusionPipeline):
             One id for each label.
 
         Raises:
-            ValueError: a label is neither a known name that one class bears nor an id within the range.
+            ValueError: a label is neither the name of exactly one class nor an id in range.
         """
         labels = _plain(class_labels)
         labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
@@ -225,15 +225,15 @@ class DCGANPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> DCGANPipeline:
-        """Load a pipeline from a folder or the Hub: its weights from safetensors, and none of the code beside them.
+        """Load a pipeline from a folder or the Hub: its weights from safetensors, and no code.
 
         Args:
             pretrained_model_name_or_path: folder, or id on the Hub.
             **kwargs: see `ModelMixin.from_pretrained`; `dtype`, `revision`, `token`, `cache_dir` and the like.
 
         Raises:
-            ValueError: `use_safetensors` is not True, since pickled weights can run code when they are loaded, or the
-                weights are not all there.
+            ValueError: `use_safetensors` is not True (pickled weights can run code when they are loaded), or weights are
+                missing.
         """
         safe = kwargs.pop("use_safetensors", True)
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
@@ -243,14 +243,14 @@ class DCGANPipeline(DiffusionPipeline):
             pretrained_model_name_or_path, subfolder="generator", use_safetensors=True, output_loading_info=True, **kwargs
         )
         missing = loading["missing_keys"]
-        require(not missing, "generator", missing, "the file of the weights has not these")
+        require(not missing, "generator", missing, "the weight file lacks these")
         return cls(generator, index.get("id2label"))
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` and `generator/dcgan.py`.
 
         Args:
-            save_directory: folder, made if it is not there.
+            save_directory: folder, created if necessary.
             safe_serialization: only True: pickled weights can run code when they are loaded.
             **kwargs: see `DiffusionPipeline.save_pretrained`.
 
@@ -258,8 +258,8 @@ class DCGANPipeline(DiffusionPipeline):
             ValueError: `safe_serialization` is False.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
-        # The code goes first, because an upload (push_to_hub) is the last thing that the superclass does. It goes twice,
-        # because diffusers looks for the class of a component in the folder of that component alone.
+        # The code comes first, because the superclass ends with an upload (push_to_hub). It is copied twice, because
+        # diffusers looks for the class of a component only in the folder of that component.
         for target in ("pipeline.py", os.path.join("generator", "dcgan.py")):
             target = os.path.join(save_directory, target)
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -292,5 +292,5 @@ def require(ok: bool, name: str, value: Any, remedy: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
+    """Convert tensors, arrays and their scalars to Python lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value

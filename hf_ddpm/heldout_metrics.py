@@ -1,4 +1,4 @@
-"""What a pipeline makes of images that it has not learnt from: `simple_loss` and `bits_per_dim`.
+"""Denoising loss and bits per dimension on held-out images: `simple_loss` and `bits_per_dim`.
 
 table = load_images("digits", "test", image_size=8)
 print(simple_loss(pipeline, table, num_images=256).mean)
@@ -65,22 +65,22 @@ def simple_loss(
     loss: str = "l2",
     spread: bool = False,
 ) -> Estimate:
-    """Unweighted loss of some images, with noise and (stratified) timesteps that are the same every time.
+    """Unweighted loss on held-out images, with the same noise and (stratified) timesteps every time.
 
     Args:
         pipeline: with the averaged weights.
-        images: the held-out split; a conditional model is told its labels.
-        num_images: how many; the timestep of an image depends on it.
+        images: the held-out split; a conditional model gets its labels.
+        num_images: number of images; the timestep of an image depends on it.
         seed: of noise and timesteps.
         loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
-        spread: take images that are evenly spread over the table, which may be sorted, in place of the first ones.
+        spread: use images evenly spread over the table, which may be sorted, instead of the first ones.
 
     Raises:
-        ValueError: the images are not of the model's kind, or too few.
+        ValueError: the images do not match the model, or are too few.
     """
     _check(pipeline, images, num_images, seed)
     unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
-    # Those of the first step of a run: fixed at its start, the loss that it logs can be compared ever since.
+    # As in the first step of a run: the loss that a run logs is then comparable throughout.
     generator = seeded_generator("step", seed, 0)
     timesteps = sample_timesteps(num_images, len(alphas_cumprod), "stratified", generator)
     noise = torch.randn(num_images, images.channels, images.image_size, images.image_size, generator=generator)
@@ -113,26 +113,26 @@ def bits_per_dim(
     batch_size: int = BATCH_SIZE,
     processes: PartialState | None = None,
 ) -> HeldOutBits:
-    """The variational bound of images spread evenly over a table (Ho et al. 2020, eq. 5 and 13), without clipping.
+    """The variational bound of images evenly spread over a table (Ho et al. 2020, eq. 5 and 13), without clipping.
 
-    Noise and drawn timesteps are a function of the seed and the image's position in the table, so the result depends
-    neither on the batch size nor on the number of processes, but for rounding in the network.
+    Noise and sampled timesteps are a function of the seed and the image's position in the table, so the result does not
+    depend on the batch size or the number of processes, except for rounding in the network.
 
     Args:
         pipeline: with the averaged weights and the scheduler of the training.
-        images: the held-out split; a conditional model is told its labels.
+        images: the held-out split; a conditional model gets its labels.
         num_images: n; the images are those at floor(i N / n).
-        timesteps_per_image: network calls an image beside that of timestep 0, for an unbiased estimate whose standard error
-            counts them in; None = all T - 1.
+        timesteps_per_image: network calls per image besides that of timestep 0, for an unbiased estimate whose standard
+            error includes them; None = all T - 1.
         seed: of noise and timesteps.
         batch_size: images at a time.
-        processes: which share the images, and have to call this together; None = this process does all.
+        processes: the group that shares the images and must call this together; None = this process alone.
 
     Raises:
-        ValueError: the images are not of the model's kind, or too few, or the schedule has no bound.
+        ValueError: the images do not match the model or are too few, or the schedule has no bound.
     """
     _check(pipeline, images, num_images, seed)
-    # Before the work is shared: a process alone in its error would leave the others waiting.
+    # Before the work is shared: if one process failed alone, the others would wait for it.
     _variance_type(pipeline)
     alphas_cumprod = _alphas_cumprod(pipeline)
     bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
@@ -182,13 +182,13 @@ def _bits_of(
 
 
 def _network(pipeline: CFGDDPMPipeline) -> Any:
-    """The U-Net as the objective calls it, its input in its own precision."""
+    """The U-Net as a function for the objective, which converts its input to the precision of the U-Net."""
     unet = pipeline.unet
     return lambda noisy, timesteps, labels: unet(noisy.to(unet.dtype), timesteps, class_labels=labels).sample
 
 
 def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and their labels if the model takes any, on its device."""
+    """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and labels for a conditional model, on its device."""
     clean_images = to_model_range(images.images(rows)).to(pipeline.device)
     if not pipeline.is_conditional:
         return clean_images, None
@@ -202,19 +202,17 @@ def _alphas_cumprod(pipeline: CFGDDPMPipeline) -> Tensor:
 
 
 def _variance_type(pipeline: CFGDDPMPipeline) -> VarianceType:
-    """Variance of the reverse process, which a scheduler switched by name keeps in its config."""
+    """Variance of the reverse process; schedulers of other names keep it in their config."""
     unet, variance_type, known = pipeline.unet.config, pipeline.scheduler.config.get("variance_type"), get_args(VarianceType)
     require(variance_type in known, "variance_type", variance_type, f"the bound is defined for {', '.join(known)}")
     outputs = unet.in_channels * (1 + (variance_type == "learned_range"))
-    message = (
-        f"it needs {outputs} channels out, the model has {unet.out_channels}: give the scheduler that it was trained with"
-    )
+    message = f"it needs {outputs} output channels, the model has {unet.out_channels}: give the scheduler of its training"
     require(unet.out_channels == outputs, "variance_type", variance_type, message)
     return variance_type
 
 
 def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed: int) -> None:
-    """Refuse images that are not of the kind that the model was trained on, or too few, and a scheduler without betas."""
+    """Refuse images that do not match the model or are too few, and a scheduler without betas."""
     unet, size, channels = pipeline.unet.config, images.image_size, images.channels
     sizes = (unet.sample_size,) * 2 if isinstance(unet.sample_size, int) else tuple(unet.sample_size)
     require(sizes == (size, size), "images.image_size", size, f"the model takes {sizes[0]} x {sizes[1]} pixels, give that")
@@ -225,12 +223,12 @@ def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed:
     require(num_images <= len(images), "num_images", num_images, f"there are only {len(images)}, give at most that")
     check_number("seed", seed, 0, LARGEST_SEED, integer=True)
     follows = isinstance(getattr(pipeline.scheduler, "alphas_cumprod", None), Tensor)
-    require(follows, "scheduler", type(pipeline.scheduler).__name__, "it has no betas, give the one of the training")
+    require(follows, "scheduler", type(pipeline.scheduler).__name__, "it has no betas, give the one of training")
 
 
 def _check_classes(pipeline: CFGDDPMPipeline, class_names: list[str] | None) -> None:
     if class_names is None:
-        raise ValueError("images have no labels: the model was trained with classes, give images that have them")
+        raise ValueError("images have no labels: the model was trained with classes, give images with labels")
     names = pipeline.id2label
     if names is None and len(class_names) != pipeline.num_classes:
         raise ValueError(
@@ -248,6 +246,6 @@ def _some(names: list[str]) -> str:
 
 
 def _estimate(values: Tensor) -> Estimate:
-    """Of (n,) values; the mean in their type, its standard error in float64."""
+    """Estimate from (n,) values: the mean in their type, the standard error in float64."""
     spread = values.to("cpu", torch.float64).std().item() if len(values) > 1 else math.nan
     return Estimate(mean=values.mean().item(), stderr=spread / math.sqrt(len(values)))

@@ -1,7 +1,7 @@
-"""CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance where the model knows classes.
+"""CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance if the model is class-conditional.
 
-Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, and the file of a network that
-diffusers does not have, so a saved model also loads where the package that trained it is not installed:
+Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, and also the file of a network that
+is not part of diffusers, so a saved model loads without the package that trained it:
 
     DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
 """
@@ -41,9 +41,9 @@ Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[st
 Labels = str | int | Sequence[str | int] | Tensor
 Folder = str | os.PathLike[str]
 Generators = torch.Generator | list[torch.Generator]
-# The files of hf_ddpm/models that travel with a saved model, in its unet/.
+# Files of hf_ddpm/models that are copied into unet/ of a saved model.
 OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
-# Schedulers of diffusers whose `step` does not know prediction_type "sample".
+# Schedulers of diffusers whose `step` does not support prediction_type "sample".
 WITHOUT_SAMPLE_PREDICTION = (
     "DPMSolverSDEScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -51,7 +51,7 @@ WITHOUT_SAMPLE_PREDICTION = (
     "KDPM2DiscreteScheduler",
     "PNDMScheduler",
 )
-# What the configs of a saved model may ask for: the largest number and the longest list by name, and of any other name.
+# Limits of the configs of a saved model: the largest number and the longest list by name, and for all other names.
 LARGEST = {"sample_size": 1024, "in_channels": 64, "out_channels": 64, "layers_per_block": 32}
 LARGEST_NUMBER = 100_000
 LONGEST = {"trained_betas": 100_000}
@@ -71,7 +71,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             none: the model needs class labels and cannot be guided.
 
     Raises:
-        ValueError: `id2label` or `null_label` do not belong to this network.
+        ValueError: `id2label` or `null_label` does not match this network.
     """
 
     unet: ModelMixin
@@ -88,7 +88,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        # What is None stays away, so that an unconditional model is one of diffusers' own DDPMPipeline, too.
+        # None values are left out of the config, so an unconditional model also loads as a plain DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
@@ -104,7 +104,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @property
     def components(self) -> dict[str, Any]:
-        """All that a second pipeline is made from: `CFGDDPMPipeline(**pipeline.components)`."""
+        """Arguments of a second pipeline with the same parts: `CFGDDPMPipeline(**pipeline.components)`."""
         return {**super().components, "id2label": self.id2label, "null_label": self.null_label}
 
     @property
@@ -131,12 +131,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """s of the call that runs; a callback may change `_guidance_scale` for the steps that follow."""
+        """s of the current call; a callback may change `_guidance_scale` for the following steps."""
         return self._guidance_scale
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the scheduler in the call that runs; more than `num_inference_steps` where one takes two calls."""
+        """Scheduler steps of the current call; more than `num_inference_steps` for schedulers with two calls per step."""
         return self._num_timesteps
 
     @torch.no_grad()
@@ -161,27 +161,27 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
         Args:
             class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes).
-                None = the rule on an unconditional model, the null label on a conditional one (there every
-                guidance scale gives the same images).
+                None on an unconditional model; on a conditional one it means the null label (with the same
+                images at every guidance scale).
             num_images_per_prompt: images of each label, side by side; without labels, images in all.
-            guidance_scale: s in `u + s (c - u)`, c being the output with the label and u with the null label.
-                1 runs the conditional model alone, 0 the unconditional one, at half the cost of the others.
+            guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u with the null label.
+                1 runs the conditional model alone, 0 the unconditional one, at half the cost of other values.
             use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
             guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
                 low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
             guidance_rescale: in [0, 1], how far the standard deviation of the guided output is brought back
                 to that of the conditional one; 0 = not at all.
-            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; 50 unless told.
-            eta: in [0, 1], noise of DDIM: 0 = deterministic, 1 = as DDPM; 0 with every other scheduler.
+            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; 50 by default.
+            eta: in [0, 1], noise of DDIM: 0 = deterministic, 1 = as DDPM; 0 for all other schedulers.
             generator: one for the whole batch, or a list of one per image, which makes an image independent
                 of the others in its batch; None = torch's global generator.
-            latents: (B, C, H, W) float, the first noise, of unit variance; None = drawn from `generator`.
+            latents: (B, C, H, W) float, the initial noise, of unit variance; None = sampled with `generator`.
             output_type: "pil" (list of `PIL.Image`), "np" ((B, H, W, C) float32 in [0, 1]), "pt" ((B, C, H,
                 W) float32 in [0, 1]) or "latent" ((B, C, H, W) float32 of the last step, about in [-1, 1]).
             return_dict: False = return the tuple `(images,)`.
             callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
                 {"latents": latents})`; latents in the dictionary it returns replace those of the step.
-            callback_on_step_end_tensor_inputs: keys of that dictionary; there is only "latents".
+            callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
 
         Returns:
             `ImagePipelineOutput` with the field `images`, or a tuple of one.
@@ -211,7 +211,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             scale = self.guidance_scale if is_guided else 1.0
             model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
             step = self.scheduler.step(model_output, t, latents, **step_options)
-            # Spaced out, DDPM ends at a timestep above 0, where diffusers would still add noise to the mean, which is x_0.
+            # With spaced timesteps DDPM ends above 0, where diffusers would still add noise to the mean, which is x_0.
             is_end_of_ddpm = isinstance(self.scheduler, DDPMScheduler) and step_index == self.num_timesteps - 1
             latents = step.pred_original_sample if is_end_of_ddpm else step.prev_sample
             if callback_on_step_end is not None:
@@ -238,10 +238,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
     ) -> None:
-        """Refuse what `__call__` cannot do; the arguments are those of `__call__`, `guidance_scale` is s.
+        """Check the arguments of `__call__`; `guidance_scale` is s.
 
         Raises:
-            ValueError: names the argument, its value and what it may be.
+            ValueError: an argument cannot work; names it, its value and the remedy.
         """
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
         self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale)
@@ -249,12 +249,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         inputs = callback_on_step_end_tensor_inputs
         known = set(inputs) <= set(self._callback_tensor_inputs)
-        require(known, "callback_on_step_end_tensor_inputs", inputs, "there is only 'latents'")
+        require(known, "callback_on_step_end_tensor_inputs", inputs, "'latents' is the only one")
 
         num_labels = 1 if class_labels is None else len(self.get_label_ids(class_labels))
         shape = self._latents_shape(num_labels * num_images_per_prompt)
         if isinstance(generator, list):
-            require(len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one an image")
+            require(len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one per image")
         if latents is not None:
             got = tuple(latents.shape)
             require(got == shape, "latents.shape", got, f"must be {shape}")
@@ -269,7 +269,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             One id for each label.
 
         Raises:
-            ValueError: a label is neither a known name that one class bears nor an id within the range.
+            ValueError: a label is neither the name of exactly one class nor an id in range.
         """
         labels = _plain(class_labels)
         labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
@@ -277,35 +277,35 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return [self._get_label_id(_plain(label)) for label in labels]
 
     def prepare_labels(self, class_labels: Labels | None, num_images_per_prompt: int, device: torch.device) -> Tensor:
-        """Return the label of each image, (B,) int64; the null label (or 0) where `class_labels` is None."""
+        """Label of each image, (B,) int64; the null label (or 0) if `class_labels` is None."""
         ids = [self.null_label or 0] if class_labels is None else self.get_label_ids(class_labels)
         return torch.tensor(ids, device=device).repeat_interleave(num_images_per_prompt)
 
     def prepare_latents(
         self, batch_size: int, generator: Generators | None, latents: Tensor | None, device: torch.device
     ) -> Tensor:
-        """Return the first noise, (B, C, H, W) float32, scaled to what the scheduler starts from."""
+        """Initial noise, (B, C, H, W) float32, scaled as the scheduler requires."""
         if latents is None:
-            # In float32 whatever the network computes in: a seed means the same noise in every precision.
+            # In float32 for every dtype of the network: a seed means the same noise in every precision.
             shape = self._latents_shape(batch_size)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
 
     def prepare_timesteps(self, num_inference_steps: int, device: torch.device | None = None) -> None:
-        """Space out the timesteps of the scheduler and make it forget the call before."""
+        """Set the timesteps of the scheduler and reset its state."""
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         if hasattr(self.scheduler, "set_begin_index"):
-            # Left alone, a scheduler begins at the second of two equal timesteps, as rounding can make them.
+            # By default a scheduler begins at the second of two equal timesteps, which rounding can produce.
             self.scheduler.set_begin_index(0)
         if isinstance(self.scheduler, EulerAncestralDiscreteScheduler):
-            # It takes the root of a difference of squared sigmas, which float32 rounds below 0 where the first is 20,000.
+            # It takes the root of a difference of squared sigmas, which float32 rounds below 0 if the first is 20,000.
             self.scheduler.sigmas = self.scheduler.sigmas.double()
 
     def prepare_step_options(self, generator: Generators | None, eta: float) -> dict[str, Any]:
-        """Return the keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
+        """Keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
-        # DDIM that changes x_0 has to recompute epsilon from it: otherwise the two disagree about x_t.
+        # If DDIM changes x_0, it must recompute epsilon from it: otherwise the two disagree about x_t.
         if not (self.scheduler.config.get("clip_sample") or self.scheduler.config.get("thresholding")):
             del options["use_clipped_model_output"]
         return {name: value for name, value in options.items() if name in accepted}
@@ -316,17 +316,17 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return low <= float(t) / self.scheduler.config.num_train_timesteps < high
 
     def predict(self, latents: Tensor, t: Tensor, label_ids: Tensor, scale: float, rescale: float) -> Tensor:
-        """Call the network once, and guide its output.
+        """Call the network once and guide its output.
 
         Args:
             latents: (B, C, H, W) float32.
             t: timestep of the scheduler, a scalar, int64 or float.
             label_ids: (B,) int64 in [0, num_class_embeds); not used by an unconditional model.
-            scale: s; 1 and 0 call the network with B images, every other with 2 B.
+            scale: s; 1 and 0 call the network with B images, other values with 2 B.
             rescale: in [0, 1], see `guided_output`.
 
         Returns:
-            (B, C, H, W) float32; (B, 2 C, H, W) if network and scheduler both know a learned variance.
+            (B, C, H, W) float32; (B, 2 C, H, W) if network and scheduler both support a learned variance.
         """
         channels = latents.shape[1]
         sample = self.scheduler.scale_model_input(latents, t)
@@ -339,7 +339,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             cond, uncond = self._run_unet(torch.cat([sample, sample]), t, both_labels).chunk(2)
             guided = guided_output(cond[:, :channels], uncond[:, :channels], scale, rescale)
             model_output = torch.cat([guided, cond[:, channels:]], dim=1)
-        # A network with a learned variance has 2 C channels out, and DDPM alone can use the second half.
+        # A network with a learned variance has 2 C output channels, and only DDPM can use the second half.
         learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
         keep_all = learned and isinstance(self.scheduler, DDPMScheduler)
         return model_output if keep_all else model_output[:, :channels]
@@ -361,13 +361,13 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> CFGDDPMPipeline:
-        """Make a pipeline of the parts of another one; see `DiffusionPipeline.from_pipe`."""
-        # The superclass leaves out a network whose class is not the very one that `__init__` names.
+        """Make a pipeline from the parts of another one; see `DiffusionPipeline.from_pipe`."""
+        # The superclass leaves out a network unless its class is exactly the one that `__init__` names.
         return super().from_pipe(pipeline, **{"unet": pipeline.unet, **kwargs})
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
-        """Load model_index.json; of a folder, refuse what would take memory that the saved weights do not have."""
+        """Load model_index.json; a folder whose configs ask for more memory than its weights justify is refused."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
         _name_installed_network(config)
         if os.path.isdir(pretrained_model_name_or_path):
@@ -375,11 +375,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return config
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save the pipeline, its weights as safetensors, and the code beside them: `pipeline.py`, and the network's if it
-        is not one of diffusers.
+        """Save the pipeline, its weights as safetensors, and its code: `pipeline.py`, and the network's if it is not part of
+        diffusers.
 
         Args:
-            save_directory: folder, made if it is not there.
+            save_directory: folder, created if necessary.
             safe_serialization: only True: pickled weights can run code when they are loaded.
             **kwargs: see `DiffusionPipeline.save_pretrained`.
 
@@ -387,7 +387,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             ValueError: `safe_serialization` is False.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
-        # The code goes first, because an upload (push_to_hub) is the last thing that the superclass does.
+        # The code comes first, because the superclass ends with an upload (push_to_hub).
         _copy(__file__, os.path.join(save_directory, "pipeline.py"))
         module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
         if _travels(module):
@@ -396,7 +396,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Note what model_index.json will say: of a network whose code travels along, the name of its file."""
+        """Record the content of model_index.json: for a network whose code is saved with it, the name of that file."""
         library, class_name = kwargs.get("unet") or (None, None)
         if library is not None and _travels(library):
             kwargs["unet"] = (library.rpartition(".")[2], class_name)
@@ -404,7 +404,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def _seed_noise_sampler(self, generator: Generators | None, batch_size: int) -> None:
         if hasattr(self.scheduler, "noise_sampler_seed"):
-            # DPM-Solver SDE takes no generator, but one seed an image.
+            # DPM-Solver SDE takes one seed per image instead of a generator.
             rngs = generator if isinstance(generator, list) else [generator] * batch_size
             self.scheduler.noise_sampler_seed = [_draw_seed(rng) for rng in rngs]
 
@@ -454,20 +454,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(eta == 0 or takes_eta, "eta", eta, f"{type(self.scheduler).__name__} takes none, use DDIM or 0")
 
     def _check_scheduler(self) -> None:
-        """Refuse schedulers that run, or seem to, and make images of something else than what was trained."""
+        """Refuse schedulers that run, or seem to, but do not sample from the trained model."""
         config, name = self.scheduler.config, type(self.scheduler).__name__
         follows = isinstance(getattr(self.scheduler, "alphas_cumprod", None), Tensor)
-        require(follows, "scheduler", name, "it does not follow the betas of the training, set another")
+        require(follows, "scheduler", name, "it does not follow the betas of training, set another")
         prediction, last = config.prediction_type, float(self.scheduler.alphas_cumprod[-1])
         able = prediction != "sample" or name not in WITHOUT_SAMPLE_PREDICTION
         require(able, "prediction_type", prediction, f"{name} cannot use it, set another scheduler, such as DDIM")
         rescaled = bool(config.get("rescale_betas_zero_snr"))
-        message = f"{name} cannot do it, give it betas as trained_betas that end with almost no signal, or set DDIM"
+        message = f"{name} does not support it, give it trained_betas that end with almost no signal, or set DDIM"
         require(not rescaled or last < 1e-6, "rescale_betas_zero_snr", True, message)
-        message = "with rescale_betas_zero_snr the last timestep has no signal to predict it from, train v_prediction"
+        message = "with rescale_betas_zero_snr the last timestep has no signal to predict from, train v_prediction"
         require(prediction != "epsilon" or not (rescaled or last == 0), "prediction_type", prediction, message)
         if isinstance(self.scheduler, DDPMScheduler):
-            message = "DDPMScheduler takes the root of what is no variance, set fixed_large or learned_range"
+            message = "DDPMScheduler takes the root of a value that is not a variance, set fixed_large or learned_range"
             works = config.variance_type not in ("fixed_large_log", "learned")
             require(works, "variance_type", config.variance_type, message)
 
@@ -482,7 +482,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             require(in_range, "class_labels", label, f"give names (str) or {self._valid_ids} (int)")
             return label
         names = self.id2label or {}
-        require(len(names) > 0, "class_labels", label, f"no class has a name, give {self._valid_ids}")
+        require(len(names) > 0, "class_labels", label, f"the classes have no names, give {self._valid_ids}")
         ids = [class_id for class_id, name in names.items() if name == label]
         if not ids:
             raise ValueError(f"class_labels is {label!r}: no such name, nearest: {_nearest(label, names.values())}")
@@ -512,28 +512,28 @@ def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0
 
 
 def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
-    """Whether the timesteps of so many steps are what the scheduler's steps lead through."""
+    """Whether the timesteps of this number of steps are those that the scheduler's steps pass through."""
     scheduler.set_timesteps(num_inference_steps)
     # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the scheduler would
-    # look up the noisiest entry of its tables. KDPM2Ancestral has timesteps of NaN where two sigmas lie too far apart.
+    # look up the noisiest entry of its tables. KDPM2Ancestral has timesteps of NaN if two sigmas are too far apart.
     if not scheduler.timesteps.min() >= 0:
         return False
-    # DDIM and PNDM go down by T // n, whatever lies between two timesteps: of 1000 with n = 501 by 1 in place of 2, and
-    # half of the noise stays in the image.
+    # DDIM and PNDM step down by T // n, whatever the distance of two timesteps: for 1000 with n = 501 by 1 instead of 2,
+    # which leaves half of the noise in the image.
     total = scheduler.config.num_train_timesteps
     leftover = total % num_inference_steps if isinstance(scheduler, (DDIMScheduler, PNDMScheduler)) else 0
     return leftover <= 0.05 * total
 
 
 def check_saved_model(folder: str, index: dict[str, Any]) -> None:
-    """Refuse a saved model that asks for more than an honest one does, before anything is built from it.
+    """Refuse a saved model that asks for more than an honest one would, before anything is built from it.
 
     Args:
         folder: of the pipeline.
         index: its model_index.json.
 
     Raises:
-        ValueError: a number in a config is beyond its limit, or the network has more parameters than its weight files
+        ValueError: a number in a config exceeds its limit, or the network has more parameters than its weight files
             have bytes.
     """
     configs = {
@@ -541,10 +541,10 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
     }
     for name, path in configs.items():
         if os.path.isfile(path):
-            require(os.path.getsize(path) <= LARGEST_JSON, name, f"{os.path.getsize(path)} bytes", "too many, no config has")
+            require(os.path.getsize(path) <= LARGEST_JSON, name, f"{os.path.getsize(path)} bytes", "too many for a config")
             with open(path, encoding="utf-8") as file:
                 config = json.load(file)
-            require(isinstance(config, dict), name, type(config).__name__, "no config")
+            require(isinstance(config, dict), name, type(config).__name__, "not a config")
             check_saved_numbers(name, config)
     library, class_name = index.get("unet") or (None, None)
     network: Any = getattr(diffusers if library == "diffusers" else sys.modules.get(str(library)), str(class_name), None)
@@ -555,28 +555,28 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in network.from_config(network.load_config(weights)).parameters())
         size = sum(os.path.getsize(os.path.join(weights, name)) for name in files)
-        require(count <= size, "unet/config.json", f"{count:,} parameters", f"its weights have {size:,} bytes only")
+        require(count <= size, "unet/config.json", f"{count:,} parameters", f"its weights have only {size:,} bytes")
 
 
 def check_saved_numbers(name: str, config: dict[str, Any]) -> None:
-    """Refuse a config in which a number, or the length of a list, is beyond what any model of small images has.
+    """Refuse a config with a number, or a length of a list, beyond that of any model of small images.
 
     Args:
-        name: what the config is called in the message.
-        config: as JSON has it.
+        name: of the config in the message.
+        config: its JSON values.
 
     Raises:
         ValueError: names the key and its limit.
     """
     for key, value in config.items():
-        if key.startswith("_"):  # the library's own notes
+        if key.startswith("_"):  # metadata of the library
             continue
         values, longest = value if isinstance(value, list) else [value], LONGEST.get(key, LONGEST_LIST)
-        require(len(values) <= longest, f"{name}: {key}", f"a list of {len(values)}", f"at most {longest} are taken")
+        require(len(values) <= longest, f"{name}: {key}", f"a list of {len(values)}", f"at most {longest} are allowed")
         limit = LARGEST.get(key, LARGEST_NUMBER)
         for number in values:
             is_number = isinstance(number, (int, float)) and math.isfinite(number)
-            require(not is_number or abs(number) <= limit, f"{name}: {key}", number, f"at most {limit} is taken")
+            require(not is_number or abs(number) <= limit, f"{name}: {key}", number, f"at most {limit} is allowed")
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:
@@ -595,12 +595,12 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
 
 
 def _travels(module: str) -> bool:
-    """Whether a network's code is saved with it: that of this package, and what came with a saved model itself."""
+    """Whether a network's code is saved with it: if it belongs to this package, or came with a saved model."""
     return module.partition(".")[0] in (__name__.partition(".")[0], "diffusers_modules")
 
 
 def _name_installed_network(index: dict[str, Any]) -> None:
-    """Load a network whose code came with the model from the installed package instead, which needs no trust."""
+    """Load a network whose code came with the model from the installed package instead, which requires no trust."""
     library, class_name = index.get("unet") or (None, None)
     package = __name__.rpartition(".")[0]
     if package == "hf_ddpm" and library in OWN_NETWORKS:
@@ -619,7 +619,7 @@ def _draw_seed(generator: torch.Generator | None) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors, arrays and their scalars into Python's own lists and numbers."""
+    """Convert tensors, arrays and their scalars to Python lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 

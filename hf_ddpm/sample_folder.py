@@ -34,19 +34,19 @@ def sample_to_folder(
     file_format: Literal["png", "npz"] = "png",
     row_length: int | None = None,
 ) -> None:
-    """Generate one image for each label and write them, with grid.png, into a folder.
+    """Generate one image for each label and write them, with grid.png, to a folder.
 
-    Every process calls it and generates its share. A signal ends the work after a batch; PNG files written so far stay.
+    Every process must call it and generates its share. A signal stops it after a batch and keeps the PNG files so far.
 
     Args:
         pipeline: to sample from.
         class_labels: class id of each image; all None = no class.
-        folder: made if it is not there.
-        processes: of which this is one.
+        folder: created if necessary.
+        processes: the group that shares the images.
         seed: image i has the seed `seed + i`.
         batch_size, num_inference_steps, guidance_scale, eta: see `generate`.
-        file_format: one PNG file per image, or samples.npz, which the first process writes at the end.
-        row_length: images of a row of the grid, which all have the class of the first and are named by it; None = a square.
+        file_format: one PNG file per image, or one samples.npz, which the first process writes at the end.
+        row_length: images per row of the grid, all of one class, which names the row; None = a square without names.
 
     Raises:
         Stopped: after a SIGINT or SIGTERM in any process.
@@ -72,10 +72,10 @@ def sample_to_folder(
         for _ in range(math.ceil(largest_share / batch_size)):  # in every process equally often
             done += itertools.islice(batches, 1)
             if signal_number := any_process_stopped(stop, processes):
-                del batches  # and with them their progress bar
+                del batches  # and their progress bar
                 count = sum(len(batch.images) for batch in done) if file_format == "png" else 0
                 raise Stopped(signal_number, f"stopped: {count} of {len(labels[mine])} images are in {folder}")
-    everything = gather([*done, *batches], processes)  # none are left, but the bar learns that the last one is done
+    everything = gather([*done, *batches], processes)  # none are left, but this finishes the bar
     if processes.is_main_process:
         if file_format == "npz":
             save_npz(everything, folder)
@@ -88,12 +88,12 @@ def sample_to_folder(
 def save_pngs(
     batches: Iterable[SampleBatch], folder: Path, *, first_position: int = 0, id2label: Mapping[int, str] | None = None
 ) -> Iterator[SampleBatch]:
-    """Write a PNG file an image as the batches come, `00012_label-7_seed-12.png`, and hand each batch on.
+    """Write each batch as PNG files such as `00012_label-7_seed-12.png`, and pass it on.
 
     Args:
         batches: from `generate`.
-        folder: made if it is not there.
-        first_position: number of the first image, with which its file name begins.
+        folder: created if necessary.
+        first_position: number of the first image, the beginning of its file name.
         id2label: class names for the file names; None = ids.
 
     Yields:
@@ -114,7 +114,7 @@ def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
 
     Args:
         batches: from `generate`, at least one.
-        folder: made if it is not there.
+        folder: created if necessary.
     """
     labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
     seeds = [seed for batch in batches for seed in batch.seeds]

@@ -1,7 +1,7 @@
 """Load a saved pipeline and generate images with it: `for batch in generate(load_pipeline(folder), ...)`.
 
-One image = one seed: an image depends on its seed and label, and neither on the batch size nor on the number
-of processes. Several processes share the work by slicing the lists of labels and seeds.
+One image = one seed: an image depends on its seed and label, not on the batch size or the number of processes. Several
+processes share the work by slicing the lists of labels and seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 
 @dataclass(frozen=True, kw_only=True)
 class SampleBatch:
-    """Generated images with what they were made from."""
+    """Generated images with their labels and seeds."""
 
     images: np.ndarray[Any, Any]
     """(B, H, W, C) uint8."""
@@ -47,17 +47,17 @@ def load_pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> ImagePipeline:
-    """Load a pipeline, of the class that its model_index.json names, its weights from safetensors only.
+    """Load a pipeline of the class in its model_index.json, its weights from safetensors only.
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
         scheduler: name in `hf_ddpm.schedulers.SCHEDULERS`; None = the saved scheduler, with trailing timesteps. A GAN has
             none.
-        device: where the network goes; None = cuda if there is one, else the CPU.
-        dtype: what the network computes in.
+        device: of the network; None = cuda if available, else cpu.
+        dtype: of the network.
 
     Raises:
-        ValueError: there is no such model, it is not a pipeline, or `scheduler` or `device` is unknown.
+        ValueError: the model does not exist or is not a pipeline, or `scheduler` or `device` is unknown.
     """
     if scheduler is not None:
         check_scheduler(scheduler)
@@ -68,8 +68,8 @@ def load_pipeline(
             is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
             pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
-    except Exception as error:  # whatever a damaged or a stranger's folder makes the libraries raise
-        place = "the folder" if Path(model).is_dir() else "there is no such folder, and a model of the Hub"
+    except Exception as error:  # a damaged or foreign folder makes the libraries raise anything
+        place = "the folder" if Path(model).is_dir() else "no such folder exists, and as a model of the Hub it"
         reason = " ".join(str(error).split())
         raise ValueError(f"model is {model!r}: {place} cannot be loaded: {reason}") from error
     if is_gan:
@@ -84,12 +84,12 @@ def load_pipeline(
 
 
 def default_guidance_scale(pipeline: ImagePipeline) -> float | None:
-    """The s that programs sample with unless they are given one; None = the model has no null label to guide away from."""
+    """The guidance scale s that programs use by default; None = the model has no null label and cannot be guided."""
     return None if pipeline.null_label is None else DEFAULT_GUIDANCE_SCALE
 
 
 def network_of(pipeline: ImagePipeline) -> torch.nn.Module:
-    """The network that draws the images."""
+    """The network that generates the images."""
     return pipeline.generator if isinstance(pipeline, DCGANPipeline) else pipeline.unet
 
 
@@ -120,25 +120,25 @@ def generate(
     Args:
         pipeline: to sample from.
         class_labels: class id of each image; all None = no class (unconditional, or the null label). An empty list makes
-            no image, as where there are more processes than images.
-        seed: image i is drawn from seed + i.
-        seeds: seed of each image, in place of `seed`; None = seed, seed + 1, ...
-        batch_size: images at a time; has no influence on what they look like.
-        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`, whose default
-            None stands for; a GAN has none of them.
-        progress: show a bar on stderr that counts images.
+            no images, for example with more processes than images.
+        seed: image i has the seed `seed + i`.
+        seeds: seed of each image, instead of `seed`; None = seed, seed + 1, ...
+        batch_size: images at a time; does not change them.
+        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`; None = its
+            default. A GAN takes none of them.
+        progress: show a progress bar of images on stderr.
 
     Returns:
-        Iterator of batches. Options are checked in this call, each batch is made when it is asked for.
+        Iterator of batches. Options are checked by this call, images are generated by iteration.
 
     Raises:
         ValueError: an option cannot work with this pipeline, or only some of the labels are None.
     """
     labels = list(class_labels)
     unlabelled = labels.count(None)
-    require(unlabelled in (0, len(labels)), "class_labels", labels, "give None for all images or for none")
+    require(unlabelled in (0, len(labels)), "class_labels", labels, "give None for all images or for none of them")
     seeds = list(range(seed, seed + len(labels)) if seeds is None else seeds)
-    require(len(seeds) == len(labels), "len(seeds)", len(seeds), f"give {len(labels)}, one for each image")
+    require(len(seeds) == len(labels), "len(seeds)", len(seeds), f"give {len(labels)}, one per image")
     for image_seed in seeds:
         check_number("seed", image_seed, 0, MAX_SEED, integer=True)
     check_number("batch_size", batch_size, 1, integer=True)
@@ -165,19 +165,19 @@ def resolve_labels(
     per_class: int | None,
     num_images: int | None,
 ) -> list[int | None]:
-    """Turn the options of a command line into the label of each image.
+    """The label of each image that the options of a command line mean.
 
     Args:
-        pipeline: whose classes are meant.
+        pipeline: model whose classes are meant.
         class_labels: names or ids (names are tried first); None = all classes.
-        per_class: images of each of these classes, those of the first class first.
-        num_images: images in all, going round the classes one after the other.
+        per_class: images of each of these classes, in the order of the classes.
+        num_images: total number of images, cycling through the classes.
 
     Returns:
-        One class id for each image (None if the model is unconditional). Labels alone make one image each.
+        Class id of each image (None if the model is unconditional). Labels without a number mean one image each.
 
     Raises:
-        ValueError: no or too many counts, a class that does not exist, or classes on an unconditional model.
+        ValueError: the number is missing or given twice, a class does not exist, or the model is unconditional.
     """
     for name, count in (("per_class", per_class), ("num_images", num_images)):
         if count is not None:
@@ -219,7 +219,7 @@ def _batches(
 def _generate_batch(
     pipeline: ImagePipeline, labels: list[int | None], seeds: list[int], options: dict[str, Any]
 ) -> np.ndarray[Any, Any]:
-    # The noise is drawn on the CPU, so that a seed means the same image on every device.
+    # Noise is sampled on the CPU, so that a seed means the same image on every device.
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
@@ -230,7 +230,7 @@ def _generate_batch(
 
 
 def _class_id(pipeline: ImagePipeline, label: str | int) -> int:
-    """The id of a class whose name or id is given as on a command line, where both are text."""
+    """Id of a class given by its name or its id, which are both text on a command line."""
     token = str(label)
     is_name = token in (pipeline.id2label or {}).values()
     is_id = not is_name and token.lstrip("-").isdecimal()
@@ -238,10 +238,10 @@ def _class_id(pipeline: ImagePipeline, label: str | int) -> int:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """The device of a name; None = cuda if there is one, else the CPU.
+    """The device of this name; None = cuda if available, else cpu.
 
     Raises:
-        ValueError: torch cannot use it here.
+        ValueError: torch cannot use it on this machine.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -255,9 +255,9 @@ def find_device(device: str | torch.device | None) -> torch.device:
 def _check_model(model: str) -> None:
     folder = Path(model)
     if not folder.is_dir():
-        # A Hub id has one slash, and what stands before it is no folder of ours.
+        # A Hub id has one slash, and the part before it is not a local folder.
         is_path = model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir()
-        require(not is_path, "model", model, "there is no such folder")
+        require(not is_path, "model", model, "no such folder exists")
     elif not (folder / "model_index.json").is_file():
         run = RunFolder(folder)
         models = [run.pipeline, *reversed(run.checkpoints().values())]
@@ -268,7 +268,7 @@ def _check_model(model: str) -> None:
 
 @contextlib.contextmanager
 def _no_loading_bar() -> Iterator[None]:
-    """Keep diffusers' "Loading pipeline components" off stderr, where an error is to be one line."""
+    """Keep the bar of diffusers ("Loading pipeline components") off stderr, where an error is one line."""
     was_enabled = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
@@ -280,7 +280,7 @@ def _no_loading_bar() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_step_bar(pipeline: ImagePipeline) -> Iterator[None]:
-    """Hide the pipeline's own bar, which would begin anew with each batch."""
+    """Hide the progress bar of the pipeline, which would restart with each batch."""
     config = getattr(pipeline, "_progress_bar_config", {})
     pipeline.set_progress_bar_config(**{**config, "disable": True})
     try:

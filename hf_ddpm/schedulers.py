@@ -1,7 +1,7 @@
 """Schedulers by name, switched safely: `pipeline.scheduler = build_scheduler("dpmsolver++", pipeline.scheduler.config)`.
 
-A diffusers scheduler made from the configuration of another runs, but may take other betas, timesteps or clipping than
-the model was trained with. What each needs stands in `SCHEDULERS`.
+A diffusers scheduler made from the configuration of another one runs, but possibly with other betas, timesteps or clipping
+than the model was trained with. `SCHEDULERS` has the options that each one needs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from diffusers.utils import is_torchsde_available
 
 from hf_ddpm.pipeline import require, spaces_evenly
 
-# Beta schedules that every scheduler can compute; the betas of others (sigmoid) are handed over as numbers.
+# Beta schedules that every scheduler can compute; the betas of others (sigmoid) are passed as numbers.
 KNOWN_EVERYWHERE = ("linear", "scaled_linear", "squaredcos_cap_v2")
-# What a saved scheduler may have switched on, and what none is to inherit. "leading", the usual default of
-# `timestep_spacing`, starts below the timestep at which all is noise.
+# Options that a saved scheduler may have switched on and that no other one must inherit. "leading", the usual default of
+# `timestep_spacing`, starts below the timestep at which everything is noise.
 COMMON = {
     "timestep_spacing": "trailing",
     "steps_offset": 0,
@@ -59,13 +59,13 @@ LOG_SIGMA = {"use_exponential_sigmas": True}
 
 @dataclass(frozen=True)
 class SamplingScheduler:
-    """A scheduler that a model can be sampled with, whatever scheduler it was saved with."""
+    """A scheduler to sample a model with, whatever scheduler it was saved with."""
 
     scheduler_class: type[SchedulerMixin]
     options: dict[str, Any] = field(default_factory=dict)
-    """Configuration that does not come from the saved scheduler, over `COMMON`."""
+    """Configuration over `COMMON`, independent of the saved scheduler."""
     with_cosine_epsilon: dict[str, Any] | None = field(default_factory=dict)
-    """Configuration over `options` for epsilon prediction with the cosine schedule; None = it cannot work."""
+    """Configuration over `options` for epsilon prediction with the cosine schedule; None = not supported."""
 
 
 SCHEDULERS: dict[str, SamplingScheduler] = {
@@ -77,40 +77,40 @@ SCHEDULERS: dict[str, SamplingScheduler] = {
     "unipc": SamplingScheduler(UniPCMultistepScheduler, {"predict_x0": True}, THRESHOLD),
     "euler": SamplingScheduler(EulerDiscreteScheduler, {}, LOG_SIGMA),
     "euler_ancestral": SamplingScheduler(EulerAncestralDiscreteScheduler),
-    # The mean of the slopes at both ends of such a first step is far off: half of the digits are spoilt.
+    # The mean of the slopes at both ends of such a first step is far off: half of the digits are spoiled.
     "heun": SamplingScheduler(HeunDiscreteScheduler, LOG_SIGMA, {"clip_sample": True}),
     "kdpm2": SamplingScheduler(KDPM2DiscreteScheduler, {}, LOG_SIGMA),
-    # Nor does it come down from such a sigma in float32.
+    # In float32 it does not recover from such a sigma.
     "kdpm2_ancestral": SamplingScheduler(KDPM2AncestralDiscreteScheduler, LOG_SIGMA),
     "lms": SamplingScheduler(LMSDiscreteScheduler, {}, LOG_SIGMA),
-    # The Runge-Kutta steps at the start need four steps or more and their half steps miss the trailing timesteps.
+    # The Runge-Kutta steps at the start need at least four steps, and their half steps miss the trailing timesteps.
     "pndm": SamplingScheduler(PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}, None),
     "dpmsolver_sde": SamplingScheduler(DPMSolverSDEScheduler, {}, LOG_SIGMA),
 }
 
 
 def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """Make the scheduler of this name for a model that was trained or saved with another one.
+    """Build the scheduler of this name for a model that was trained or saved with another one.
 
     Args:
         name: key of `SCHEDULERS`.
         config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
 
     Raises:
-        ValueError: the name is unknown, its library is not installed, the other scheduler has no betas, or the two cannot
-            work together.
+        ValueError: the name is unknown, its library is not installed, the other scheduler has no betas, or the two are
+            incompatible.
     """
     check_scheduler(name)
-    # `from_config` replaces defaults of the other class by those of this one, but only if the other has never
-    # been saved: without the list of these keys the result is the same before and after.
+    # `from_config` replaces defaults of the other class by those of this one, but only if the other one has never been
+    # saved: without the list of these keys the result is the same before and after saving.
     config = {key: value for key, value in config.items() if key != "_use_default_values"}
     has_betas = config.get("beta_schedule") is not None
     saved = config.get("_class_name")
-    require(has_betas, "the saved scheduler", saved, "it has no beta schedule to sample with, save a DDPMScheduler")
+    require(has_betas, "the saved scheduler", saved, "it has no beta schedule, save a DDPMScheduler")
     entry = SCHEDULERS[name]
     options = {**COMMON, **entry.options}
-    # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by that: the images are
-    # spoilt unless x_0 is clipped or the first steps are short.
+    # The cosine schedule ends with alpha = 5e-5, and the first step divides the error of epsilon by it: the images are
+    # spoiled unless x_0 is clipped or the first steps are short.
     predicts_noise = config.get("prediction_type", "epsilon") == "epsilon"
     if predicts_noise and config["beta_schedule"] == "squaredcos_cap_v2":
         changes = entry.with_cosine_epsilon
@@ -131,7 +131,7 @@ def check_scheduler(name: str) -> None:
 
 
 def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:
-    """The largest number of steps, at most the one requested, that the scheduler can space out over its timesteps."""
+    """The largest number of steps, up to the requested one, that the scheduler can space evenly over its timesteps."""
     for steps in range(min(num_inference_steps, scheduler.config.num_train_timesteps), 1, -1):
         if spaces_evenly(scheduler, steps):
             return steps
@@ -139,7 +139,7 @@ def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:
 
 
 def _betas_as_numbers(config: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Betas that a scheduler with the options `known` cannot compute itself, as its configuration."""
+    """Configuration of betas that a scheduler with the options `known` cannot compute itself."""
     rescaled = config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in known
     computable = config["beta_schedule"] in KNOWN_EVERYWHERE or config.get("trained_betas") is not None
     if computable and not rescaled:
@@ -149,7 +149,7 @@ def _betas_as_numbers(config: Mapping[str, Any], known: Mapping[str, Any]) -> di
     else:
         trained = DDPMScheduler.from_config(config)
         betas, before_last = trained.betas.clone(), trained.alphas_cumprod[-2]
-        # A signal of 0 at the last timestep is an infinite sigma. 2**-24 is what Euler takes in its place; less where
-        # the timestep before it has as little, because sigma has to grow with t.
+        # A signal of 0 at the last timestep is an infinite sigma. Euler uses 2**-24 instead; less if the timestep before
+        # has that little, because sigma must grow with t.
         betas[-1] = 1 - torch.minimum(torch.tensor(2.0**-24), before_last / 4) / before_last
     return {"beta_schedule": "linear", "trained_betas": betas.tolist()}

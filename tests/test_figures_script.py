@@ -196,7 +196,7 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("forward", ["--data.source=./nowhere"], "./nowhere"),
         ("forward", ["--num_images=5000"], "5000 are too many"),
         ("reverse", ["--timesteps=[1000, 400]"], "--timesteps is 400: the denoising steps do not lead through it"),
-        ("reverse", ["--model=./nowhere"], "model is './nowhere': there is no such folder"),
+        ("reverse", ["--model=./nowhere"], "model is './nowhere': no such folder exists"),
         ("reverse", ["--model={run}"], "this is a run directory, give"),
         ("reverse", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("reverse", ["--scheduler=ddimm"], "scheduler is 'ddimm'"),

@@ -323,7 +323,7 @@ def test_callback_sees_each_step_and_may_change_the_latents(tiny_pipeline):
 
 def test_the_documented_number_of_steps_is_the_default():
     default = inspect.signature(CFGDDPMPipeline.__call__).parameters["num_inference_steps"].default
-    assert f"{default} unless told" in CFGDDPMPipeline.__call__.__doc__
+    assert f"{default} by default" in CFGDDPMPipeline.__call__.__doc__
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_the_documented_number_of_steps_is_the_default():
         ({"generator": generators(2)}, r"len\(generator\) is 2: give 1"),
         ({"latents": torch.zeros(2, 1, 8, 8)}, "latents.shape is .*: must be"),
         ({"output_type": "jpg"}, "output_type is 'jpg'"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "there is only 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'latents' is the only one"),
     ],
 )
 def test_refusals(tiny_pipeline, options, message):
@@ -410,7 +410,7 @@ def test_a_name_that_two_classes_bear_must_be_given_as_id(tiny_unet):
 
 def test_names_need_id2label(tiny_unet):
     pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], None, NULL)
-    with pytest.raises(ValueError, match="no class has a name, give ids from 0 to 2"):
+    with pytest.raises(ValueError, match="the classes have no names, give ids from 0 to 2"):
         pipeline.get_label_ids("cat")
 
 

@@ -55,7 +55,7 @@ def test_load_pipeline_reads_an_unconditional_ddpm_pipeline_of_diffusers(tiny_pi
 
 def test_missing_folders_are_refused(tmp_path):
     for model in (str(tmp_path / "none"), "./none", "none", "runs/none/pipeline", "none/"):
-        with pytest.raises(ValueError, match="there is no such folder"):
+        with pytest.raises(ValueError, match="no such folder exists"):
             load_pipeline(model)
     with pytest.raises(ValueError, match=r"the folder has no model_index\.json"):
         load_pipeline(str(tmp_path))

@@ -293,7 +293,7 @@ def test_pndm_is_refused_where_it_spoils_the_images():
         (diffusers.KDPM2DiscreteScheduler(prediction_type="sample"), "prediction_type is 'sample': KDPM2DiscreteScheduler"),
         (
             diffusers.HeunDiscreteScheduler.from_config(DDPMScheduler(**ZERO_SNR, prediction_type="v_prediction").config),
-            "rescale_betas_zero_snr is True: HeunDiscreteScheduler cannot do it",
+            "rescale_betas_zero_snr is True: HeunDiscreteScheduler does not support it",
         ),
     ],
     ids=lambda value: type(value).__name__,

@@ -1,9 +1,9 @@
-"""Time training steps of one network in several ways, turn by turn, and print images per second and ratios.
+"""Time training steps of one network in several variants, in turn, and print images per second and ratios.
 
     python train_scripts/benchmark.py --preset cifar32-small --batch_size 32
 
-The first row is how train.py runs it; the ratios are medians over rounds, each way once a round, so that they hold on a
-machine whose speed drifts.
+The first row is how train.py runs it; the ratios are medians over rounds, each with one step of every variant, so that they
+are valid on a machine whose speed drifts.
 """
 
 import statistics
@@ -17,16 +17,16 @@ from hf_ddpm.config import require
 
 @dataclass(kw_only=True)
 class BenchmarkConfig:
-    """Time training steps of one network in several ways."""
+    """Time training steps of one network in several variants."""
 
     preset: str = "mnist28"
     """Network, see train.py --model.preset."""
     batch_size: int = 64
-    """Images a step."""
+    """Images per step."""
     mixed_precision: Literal["fp32", "bf16"] = "bf16"
     """Precision of the network's forward and backward pass."""
     rounds: int = 7
-    """Timed steps of each way, after 2 that are not timed."""
+    """Timed steps of each variant, after 2 that are not timed."""
 
     def __post_init__(self):
         require(self.batch_size > 0, "batch_size", self.batch_size, "give at least 1 image")
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def build_step(config: BenchmarkConfig, prepare, device):
-    """A function that does one training step on random images."""
+    """A function that takes one training step on random images."""
     import torch
 
     from hf_ddpm.models.unet import build_unet, unet_arguments

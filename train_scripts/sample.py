@@ -1,4 +1,4 @@
-"""Generate images with a saved pipeline: PNG files or one samples.npz, and always a grid.png.
+"""Generate images with a saved pipeline: PNG files or one samples.npz, and a grid.png.
 
     python train_scripts/sample.py --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
     python train_scripts/sample.py --model runs/digits/pipeline --class_labels '[3, 7]' --num_images 64 \
@@ -25,26 +25,26 @@ class SampleConfig:
     class_labels: list[str | int] | None = None
     """Classes by name or id, as in [3, 7]; None = all."""
     per_class: int | None = None
-    """Images of each class; None = as `num_images` says, or one of each of `class_labels`."""
+    """Images per class; None = given by `num_images`, or one of each of `class_labels`."""
     num_images: int | None = None
-    """Images in all, going round the classes; None = as `per_class` says."""
+    """Total number of images, cycling through the classes; None = given by `per_class`."""
     guidance_scale: float | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
     scheduler: str | None = None
     """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
-    pndm or dpmsolver_sde (with torchsde); None = the scheduler that was saved with the model."""
+    pndm or dpmsolver_sde (with torchsde); None = the scheduler saved with the model."""
     num_inference_steps: int | None = None
     """Denoising steps; None = 50. A GAN has none."""
     eta: float | None = None
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0. A GAN has none."""
     seed: int = 0
-    """Seed of the first image; the next ones have seed + 1, seed + 2, ..."""
+    """Seed of the first image; the following ones have seed + 1, seed + 2, ..."""
     batch_size: int = 64
-    """Images at a time; has no influence on what they look like."""
+    """Images at a time; does not change them."""
     format: Literal["png", "npz"] = "png"
-    """A PNG file an image, or one samples.npz with images, class_labels (-1 = none) and seeds."""
+    """One PNG file per image, or one samples.npz with images, class_labels (-1 = none) and seeds."""
     device: str | None = None
-    """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
+    """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
 
     def __post_init__(self):
         at_least = {"per_class": 1, "num_images": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0}

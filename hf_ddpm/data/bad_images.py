@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: the first one is an error, or up to a limit they are left out and counted."""
+"""Images that cannot be decoded: the first one is an error, or they are left out and counted, up to a limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 class BadImages:
-    """What is done about the images of one split that cannot be decoded."""
+    """Leaves out the images of one split that cannot be decoded, up to a limit."""
 
     def __init__(self, source: str, split: str, limit: int | None) -> None:
         """
         Args:
             source, split: as the user gave them.
-            limit: images that may be left out; None = not one.
+            limit: images that may be left out; None = none.
         """
         self.source, self.split, self.limit = source, split, limit
         self._known: set[int] = set()
@@ -31,19 +31,19 @@ class BadImages:
         return self.limit is not None
 
     def refusal(self, error: UndecodableImage, row: int | None) -> ValueError:
-        """What is raised for an image that is not left out; `row` is its row in the split, None = not known."""
+        """The error of an image that is not left out; `row` is its row in the split, None = unknown."""
         return ValueError(f"{error.describe(self.source, self.split, row)}: replace or remove it")
 
     def leave_out(self, record: dict[str, Any] | None, error: UndecodableImage, row: int | None = None) -> None:
-        """Count an image, once however often it comes, and show the first few on stderr.
+        """Count an image, only once however often it is read, and log the first few.
 
         Args:
             record: the undecoded image.
-            error: what is wrong with it.
-            row: its row in the split, None = not known.
+            error: why it cannot be decoded.
+            row: its row in the split; None = unknown.
 
         Raises:
-            ValueError: it is one more than the limit; names it.
+            ValueError: the limit is exceeded; names the image.
         """
         image = hash((row, *(record or {}).values()))
         if image in self._known:
@@ -63,10 +63,10 @@ class BadImages:
 
 
 def bad_image_limit(on_bad_image: str, max_bad_images: int | None) -> int | None:
-    """The limit that the options `on_bad_image` and `max_bad_images` stand for.
+    """The limit of `BadImages` that the options `on_bad_image` and `max_bad_images` mean.
 
     Returns:
-        Images that may be left out; None = not one.
+        Images that may be left out; None = none.
 
     Raises:
         ValueError: the options do not go together.

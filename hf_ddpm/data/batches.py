@@ -1,4 +1,4 @@
-"""The order of the images in training, batches of them, and what is done to a batch.
+"""The order of images in training, batches, and transformations of a batch.
 
 reader = table.reader(seed=0, batch_size=128)
 clean_images = to_model_range(reader.read(images_seen, micro_step=0).images)
@@ -26,19 +26,19 @@ class ImageBatch:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Derive the seed of one epoch, an integer below 2**64, from that of the run.
+    """The seed of one epoch, an integer below 2**64, derived from the seed of the run.
 
     Raises:
         ValueError: the seed is negative.
     """
     if seed < 0:
-        raise ValueError(f"seed {seed} is negative: give an integer of at least 0")
+        raise ValueError(f"seed is {seed}: give an integer of at least 0")
     # spawn_key, and not [seed, epoch]: a seed above 32 bits would spill into the place of the epoch.
     return int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1, np.uint64)[0])
 
 
 def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
-    """Shuffle the images of one epoch, as a pure function of its arguments.
+    """The order of images in one epoch, a pure function of its arguments.
 
     Args:
         num_images: N, at least 1.
@@ -58,7 +58,7 @@ def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
 class IndexStream:
     """The endless concatenation of the epoch permutations; a position is a number of images seen.
 
-    The last two permutations are kept, so that reading onwards shuffles once an epoch.
+    The last two permutations are cached, so sequential reading shuffles once per epoch.
     """
 
     def __init__(self, num_images: int, seed: int) -> None:
@@ -68,7 +68,7 @@ class IndexStream:
             seed: seed of the run, at least 0.
         """
         if num_images < 1:
-            raise ValueError(f"num_images {num_images} is impossible: an endless stream needs at least 1 image")
+            raise ValueError(f"num_images is {num_images}: an endless stream needs at least 1 image")
         self.num_images = num_images
         self._permutation = functools.lru_cache(maxsize=2)(functools.partial(epoch_permutation, num_images, seed))
 
@@ -76,11 +76,11 @@ class IndexStream:
         """Read the stream.
 
         Args:
-            position: images seen before the first one wanted, at least 0.
-            count: images wanted, at least 0; may exceed the number of images.
+            position: number of images before the first requested one, at least 0.
+            count: number of requested images, at least 0; may exceed the number of images.
 
         Returns:
-            (count,) int64 in [0, N): the stream at position .. position + count - 1.
+            (count,) int64 in [0, N): the stream from `position` to `position + count - 1`.
         """
         assert position >= 0 and count >= 0
         pieces = [torch.empty(0, dtype=torch.int64)]
@@ -93,7 +93,7 @@ class IndexStream:
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
-    """Map pixels to the range of the model.
+    """Scale pixels to the range of the model.
 
     Args:
         images: (B, C, H, W) uint8 in [0, 255].
@@ -106,7 +106,7 @@ def to_model_range(images: torch.Tensor) -> torch.Tensor:
 
 
 def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mirror left and right where the mask says so.
+    """Mirror left to right where the mask is True.
 
     Args:
         images: (B, C, H, W), any dtype and range.

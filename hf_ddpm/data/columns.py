@@ -1,4 +1,4 @@
-"""Choose the image column and the label column of a dataset, by the types of its columns."""
+"""Choose the image column and the label column of a dataset by the types of its columns."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def choose_columns(
     labels: list[str | int] | None,
     class_conditional: bool | None,
 ) -> tuple[str, str | None]:
-    """Find the columns of a dataset and check that the options fit them.
+    """Find the columns of a dataset and check the options against them.
 
     Args:
         features: type of each column.
         image_column, label_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
 
     Returns:
-        The image column and the label column; None = there are no labels, or none are wanted.
+        The image column and the label column; None = there are no labels, or none are requested.
 
     Raises:
-        ValueError: a column is missing, of the wrong type or not the only candidate.
+        ValueError: a column is missing, has the wrong type or is not the only candidate.
     """
     image_column = _find_image_column(features, image_column)
     if class_conditional is False and labels is None:
@@ -57,19 +57,19 @@ def choose_columns(
 
 
 def type_name(features: datasets.Features, column: str) -> str:
-    """Return the type of a column in the words of the datasets library."""
+    """Name of a column's type in the datasets library."""
     feature = features[column]
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
 def can_be_labels(features: datasets.Features, column: str) -> bool:
-    """Tell whether the type of a column is one that labels can have."""
+    """Whether labels can have the type of this column."""
     feature = features[column]
     return isinstance(feature, datasets.ClassLabel) or getattr(feature, "dtype", None) in LABEL_DTYPES
 
 
 def _find_image_column(features: datasets.Features, image_column: str | None) -> str:
-    """Return the named image column, or the only one."""
+    """The given image column, or the only one."""
     candidates = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if image_column is not None:
         _require_column(features, image_column, "image_column")
@@ -88,7 +88,7 @@ def _find_image_column(features: datasets.Features, image_column: str | None) ->
 
 
 def _find_label_column(features: datasets.Features, label_column: str | None) -> str | None:
-    """Return the named label column, or the only one, or None when there is none."""
+    """The given label column, or the only one; None = there is none."""
     if label_column is not None:
         _require_column(features, label_column, "label_column")
         if not can_be_labels(features, label_column):
@@ -110,6 +110,6 @@ def _find_label_column(features: datasets.Features, label_column: str | None) ->
 
 
 def _require_column(features: datasets.Features, column: str, argument: str) -> None:
-    """Refuse a column that does not exist."""
+    """Raise a `ValueError` if a column does not exist."""
     if column not in features:
         raise ValueError(f"{argument} is {column!r}, which does not exist: the columns are {', '.join(features)}")

@@ -1,4 +1,4 @@
-"""Decode one image of any kind to square uint8 pixels, gray or RGB.
+"""Decode one image of any format to square uint8 pixels, gray or RGB.
 
 pixels = decode_image({"bytes": None, "path": "cat.png"}, image_size=32, channels=3)     # 3 * 32 * 32 bytes
 """
@@ -15,7 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 from datasets.utils.file_utils import xopen
 
-# Part of the name of every cache file: raise it whenever the same image would decode to other pixels.
+# Part of the name of every cache file: increase it whenever the same image would decode to other pixels.
 DECODER_VERSION = 2
 # A palette counts as RGB even if all its colours are gray: channels=1 is there to say so.
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -37,14 +37,14 @@ class UndecodableImage(Exception):
         self.path, self.reason, self.position = path, reason, position
 
     def describe(self, source: str, split: str, row: int | None) -> str:
-        """Say which image is wrong, and why, on one line."""
+        """Which image cannot be decoded and why, on one line; `row` in the split, None = unknown."""
         place = "an image" if row is None else f"the image at row {row}"
         file = f" (file {self.path!r})" if self.path else ""
         return f"{place} of split {split!r} of `source` {source!r}{file} cannot be decoded ({self.reason})"
 
 
 def check_pixel_options(image_size: int, channels: int | None) -> None:
-    """Refuse an impossible size or number of channels."""
+    """Raise a `ValueError` for an impossible size or number of channels."""
     if image_size < 1:
         raise ValueError(f"image_size is {image_size}: give at least 1 pixel")
     if channels not in (None, 1, 3):
@@ -54,12 +54,12 @@ def check_pixel_options(image_size: int, channels: int | None) -> None:
 def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: int) -> bytes:
     """Decode one image.
 
-    The orientation that a camera noted is applied, transparency is composited over white, and 16-bit gray (0..65535)
-    is divided by 257. The shorter side is resized to `image_size` (bicubic, antialiased; not at all if it has that
-    size), then the centre is cropped. Of an animation the first frame is taken.
+    The EXIF orientation is applied, transparency is composited over white, and 16-bit gray (0..65535) is divided by 257.
+    The shorter side is resized to `image_size` (bicubic, antialiased; skipped if it has that size already), then the
+    centre is cropped. An animation is represented by its first frame.
 
     Args:
-        record: `bytes` of an image file, or else its `path`, which may be an address that datasets can open.
+        record: `bytes` of an image file, or else its `path`, which may be a URL that datasets can open.
         image_size: height and width, in pixels.
         channels: 1 (gray) or 3 (RGB).
 
@@ -67,7 +67,7 @@ def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: in
         channels * image_size**2 bytes, in CHW order.
 
     Raises:
-        UndecodableImage: it is missing, corrupt, truncated, suspiciously large or of float pixels.
+        UndecodableImage: it is missing, corrupt, truncated, suspiciously large or has float pixels.
     """
     # Pillow raises a dozen unrelated types on damaged files.
     try:
@@ -82,7 +82,7 @@ def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: in
 
 
 def count_channels(record: dict[str, Any] | None) -> int:
-    """Return 1 if an image is gray (with transparency or without), else 3; a palette image counts as RGB.
+    """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB.
 
     Raises:
         UndecodableImage: see `decode_image`.
@@ -97,13 +97,13 @@ def count_channels(record: dict[str, Any] | None) -> int:
 
 
 def _undecodable(record: dict[str, Any] | None, error: Exception) -> UndecodableImage:
-    words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name of bytes that no file has
+    words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name for bytes without a file
     reason = f"{type(error).__name__}: {' '.join(words.split())}"
     return UndecodableImage((record or {}).get("path"), reason)
 
 
 def _open(record: dict[str, Any] | None) -> PIL.Image.Image:
-    """Open an undecoded image: bytes, or else the file at path."""
+    """Open an undecoded image: its bytes, or else the file at its path."""
     if record is None or (record["bytes"] is None and record["path"] is None):
         raise ValueError("the row has no image")
     if record["bytes"] is not None:
@@ -115,9 +115,9 @@ def _open(record: dict[str, Any] | None) -> PIL.Image.Image:
 
 
 def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Turn an image upright and make it opaque, of 8 bits a channel."""
+    """Make an image upright, opaque and 8 bits per channel."""
     if image.mode == "F":
-        raise ValueError("float pixels (mode F) have no range that is known: save them with 8 or 16 bits")
+        raise ValueError("float pixels (mode F) have no known range: save them with 8 or 16 bits")
     if image.getexif().get(ORIENTATION_TAG) is not None:
         image = PIL.ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -131,7 +131,7 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _from_16_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Scale gray values of 0..65535 to 0..255; the value that a file calls transparent is white."""
+    """Scale gray values from 0..65535 to 0..255; the value declared transparent becomes white."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > MAX_16_BIT:
         raise ValueError(
@@ -150,6 +150,6 @@ def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:
     if side == image_size:
         left, top = int(left), int(top)
         return image.crop((left, top, left + side, top + side))
-    # With `box` only the square is resampled: a strip of 1 x 10,000 pixels is not first blown up whole.
+    # With `box` only the square is resampled: a strip of 1 x 10,000 pixels is not enlarged as a whole first.
     box = (left, top, left + side, top + side)
     return image.resize((image_size, image_size), PIL.Image.Resampling.BICUBIC, box=box)

@@ -5,8 +5,8 @@ pets/train/cat/0.png  pets/test/dog/1.png                 the same with two spli
 pets/0.png  pets/1.png  pets/metadata.csv                 file_name,label in the metadata: the labels are read there
 """
 
-# The imagefolder of datasets takes the class from the innermost folder and splits from words in file names, drops images
-# without a row of metadata, and renames the split val.
+# load_dataset("imagefolder") is not enough: it takes the class from the innermost folder and the split from words in file
+# names, drops classes that no image of a split has, and renames the split val.
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Places = dict[Path, tuple[str, ...]]
 
 
 def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] | None:
-    """List the images of a folder, in the order of their paths.
+    """List the images of a folder in the order of their paths.
 
-    - Splits: the folders at the top if all of them that hold images have the name of a split, else all images are "train".
-    - Classes: the folders at the top of a split, whatever lies below them; the ids follow the sorted names of all splits.
-      A single folder names no class.
-    - `metadata.csv` or `metadata.jsonl`, anywhere: a row for each image, `file_name` relative to the metadata file. All
-      its columns are kept; a column `label` or `labels` takes the place of class folders and becomes a ClassLabel.
-    - Names that begin with a dot or with "__", and files that have no suffix of an image, are no images.
+    - Splits: the top folders, if all those with images are named like splits; otherwise all images are "train".
+    - Classes: the top folders of a split, whatever is below them; ids follow the sorted names of all splits. A single
+      folder is not a class.
+    - `metadata.csv` or `metadata.jsonl`, anywhere: one row per image, `file_name` relative to the metadata file. All
+      columns are kept; a column `label` or `labels` replaces class folders and becomes a ClassLabel.
+    - Names that begin with a dot or with "__", and files without an image suffix, are ignored.
 
     Args:
         folder: the folder.
         source: the source as the user gave it, for messages.
 
     Returns:
-        Each split by name with the column `image`, and `label` or the columns of the metadata; None = the folder holds
-        no image files, or parquet or arrow files beside them.
+        Splits by name, with the column `image`, and `label` or the columns of the metadata; None = the folder has no image
+        files, or also has parquet or arrow files.
 
     Raises:
-        ValueError: the folders contradict each other, or a metadata file does not fit the images.
+        ValueError: the folders are ambiguous, or a metadata file does not match the images.
     """
     folder = folder.resolve()
     files, folders = _walk(folder)
@@ -70,7 +70,7 @@ def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] 
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return all visible files in the order of their paths, and all visible folders."""
+    """All visible files in the order of their paths, and all visible folders."""
     files, folders = [], []
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
@@ -84,7 +84,7 @@ def _holds_any(folder: Path, images: list[Path]) -> bool:
 
 
 def _divide(folder: Path, images: list[Path], source: str) -> tuple[dict[str, Places], list[Path]]:
-    """Divide the images among splits, and find the folders at whose top the classes would be."""
+    """Divide the images among splits, and find the folders whose subfolders would be classes."""
     places: Places = {path: path.relative_to(folder).parts for path in images}
     while (wrapper := _only_folder([places])) and wrapper.lower() not in SPLIT_NAMES:
         places, folder = _enter(places), folder / wrapper
@@ -107,7 +107,7 @@ def _divide(folder: Path, images: list[Path], source: str) -> tuple[dict[str, Pl
 
 
 def _only_folder(splits: list[Places]) -> str | None:
-    """Return the one folder that all images of all splits lie in, None = there is no such folder."""
+    """The one folder that contains all images of all splits; None = there are several or none."""
     tops = {parts[0] if len(parts) > 1 else None for places in splits for parts in places.values()}
     return tops.pop() if len(tops) == 1 else None
 
@@ -117,7 +117,7 @@ def _enter(places: Places) -> Places:
 
 
 def _class_names(splits: dict[str, Places]) -> list[str]:
-    """Return the sorted names of the folders among which some split divides its images."""
+    """Sorted names of the folders among which some split divides its images."""
     names: set[str] = set()
     for places in splits.values():
         tops = {parts[0] if len(parts) > 1 else None for parts in places.values()}
@@ -127,7 +127,7 @@ def _class_names(splits: dict[str, Places]) -> list[str]:
 
 
 def _build(places: Places, class_names: list[str], metadata: pyarrow.Table) -> datasets.Dataset:
-    """Make the dataset of one split; an image outside all class folders has the label None."""
+    """The dataset of one split; an image outside all class folders has the label None."""
     features = datasets.Features({"image": datasets.Image()})
     columns: dict[str, list[Any]] = {"image": [str(path) for path in places]}
     if class_names:
@@ -150,7 +150,7 @@ def _to_class_ids(
 ) -> tuple[list[Any], datasets.Value | datasets.ClassLabel]:
     """Number the strings or integers of a label column by their order among those of all splits.
 
-    A label that is missing or negative, the marks of an image without a class, stays as it is.
+    Missing and negative labels, which mark an image without a class, are unchanged.
     """
     present = {value for value in all_values if value is not None}
     if not present or not all(type(value) in (str, int) for value in present):
@@ -161,7 +161,7 @@ def _to_class_ids(
 
 
 def _read_metadata(files: list[Path], images: list[Path], source: str) -> pyarrow.Table:
-    """Read all metadata files into one table whose column `image` is the path of each image; no columns = no files."""
+    """All metadata files as one table, whose column `image` is the path of each image; without columns if there are none."""
     tables = [_read_metadata_file(path, source) for path in files]
     if not tables:
         return pyarrow.table({})
@@ -188,7 +188,7 @@ def _read_metadata(files: list[Path], images: list[Path], source: str) -> pyarro
 
 
 def _read_metadata_file(file: Path, source: str) -> pyarrow.Table:
-    """Read a metadata file; in CSV an empty field is a missing value."""
+    """Read a metadata file; an empty CSV field is a missing value."""
     try:
         if file.suffix == ".csv":
             options = pyarrow.csv.ConvertOptions(

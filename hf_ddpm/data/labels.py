@@ -1,4 +1,4 @@
-"""Check the labels of a dataset, keep the classes that are wanted and number them from 0."""
+"""Check the labels of a dataset, keep the requested classes and number them from 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def encode_labels(
     dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str, image_column: str
 ) -> tuple[datasets.Dataset, list[str], list[int] | None]:
-    """Check the labels, keep the classes named by `labels` and number the classes from 0.
+    """Check the labels, keep the classes in `labels` and number them from 0.
 
     Args:
         dataset: one whole split.
@@ -21,8 +21,7 @@ def encode_labels(
         image_column: its image column, undecoded, for messages.
 
     Returns:
-        The dataset, the class names, and for each row of the dataset its row in the split (None = the whole
-        split).
+        The dataset, the class names, and for each row of the dataset its row in the split (None = the whole split).
 
     Raises:
         ValueError: a label is missing or out of range, or `labels` does not fit the classes.
@@ -45,7 +44,7 @@ def encode_labels(
 
 
 def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]) -> datasets.Dataset:
-    """Put other class ids, int64, into the label column."""
+    """Replace the label column by these class ids, int64."""
     ids = np.array(class_ids, dtype=np.int64)
     return dataset.remove_columns(column).add_column(column, ids, feature=datasets.Value("int64"))
 
@@ -53,10 +52,10 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
 def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
     """Scan the label column once.
 
-    A ClassLabel column knows its classes; in one of integers or strings they are the sorted values.
+    The classes are those of a ClassLabel column, or the sorted values of a column of integers or strings.
 
     Returns:
-        class id of each row in [0, num_classes), and the class names.
+        Class id of each row in [0, num_classes), and the class names.
 
     Raises:
         ValueError: a label is missing or out of range.
@@ -72,7 +71,7 @@ def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_colum
         known = sorted(value for value in present if isinstance(value, str) or value >= 0)
         class_names = [str(value) for value in known]
         class_ids = {value: class_id for class_id, value in enumerate(known)}
-        problem = "is negative, the mark of an image without a class"
+        problem = "is negative, which marks an image without a class"
     for row, value in enumerate(values):
         if value not in class_ids:
             path = (dataset[row][image_column] or {}).get("path")
@@ -82,7 +81,7 @@ def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_colum
 
 
 def describe_label(value: int | str | None, column: str, place: str, path: str | None, problem: str) -> str:
-    """Say which label is wrong, and why, on one line."""
+    """Which label is wrong and why, on one line."""
     file = f" (file {path!r})" if path else ""
     return (
         f"label {value} at {place}{file} {problem}: "
@@ -91,7 +90,7 @@ def describe_label(value: int | str | None, column: str, place: str, path: str |
 
 
 def class_ids_of(labels: list[str | int], names: list[str]) -> list[int]:
-    """Return the class id of each token of `labels`: class names first, then ids."""
+    """Class id of each token of `labels`, which is looked up among the class names first, then among the ids."""
     if not labels:
         raise ValueError("labels is []: name at least one class, or leave it out to keep all")
     wanted: list[int] = []
@@ -104,7 +103,7 @@ def class_ids_of(labels: list[str | int], names: list[str]) -> list[int]:
 
 
 def _class_id(token: str | int, names: list[str], labels: list[str | int]) -> int:
-    """Return the class id of one token of `labels`."""
+    """Class id of one token of `labels`."""
     if str(token) in names:
         return names.index(str(token))
     if not str(token).removeprefix("-").isdecimal():
@@ -120,5 +119,5 @@ def _class_id(token: str | int, names: list[str], labels: list[str | int]) -> in
 
 
 def _shorten(names: list[str]) -> str:
-    """Return the first ten names as text."""
+    """The first ten names as text."""
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -1,4 +1,4 @@
-"""The splits that options name: `train, test = load_splits(config.data, image_size=32)`."""
+"""Load the splits that a config names: `train, test = load_splits(config.data, image_size=32)`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hf_ddpm.run_folder import RunFolder
 
 
 def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
-    """Open and decode the train split and, where one is named, the held-out split.
+    """Open and decode the train split and, if one is named, the held-out split.
 
     Args:
         data: options.
         image_size, channels: see `decode_images`.
 
     Raises:
-        ValueError: an option is wrong, the data cannot be read, or the two splits have other classes.
+        ValueError: an option is wrong, the data cannot be read, or the classes of the two splits differ.
     """
     return decode_sources(data, open_sources(data), image_size=image_size, channels=channels)
 
@@ -30,7 +30,7 @@ def load_train_split(data: DecodeOptions, *, image_size: int, channels: int | No
 
 
 def open_sources(data: SplitsConfig) -> list[ImageSource]:
-    """Open the train split and, where one is named, the held-out split, which has to be of the same classes."""
+    """Open the train split and, if one is named, the held-out split, which must have the same classes."""
     sources = [_open(data, data.train_split, max_images=data.max_images)]
     if data.test_split is not None:
         sources.append(_open(data, data.test_split))
@@ -39,14 +39,14 @@ def open_sources(data: SplitsConfig) -> list[ImageSource]:
 
 
 def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:
-    assert data.source is not None, "options that name no source have got that of their model by now"
+    assert data.source is not None, "options without a source have got that of their model by now"
     return open_source(data.source, split, max_images=max_images, **data.column_options())
 
 
 def decode_sources(
     data: SplitsConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
 ) -> tuple[ImageTable, ImageTable | None]:
-    """Decode what `open_sources` has opened, the held-out split to as many channels as the train split."""
+    """Decode the result of `open_sources`, the held-out split to as many channels as the train split."""
     train = decode_images(sources[0], image_size=image_size, channels=channels, **bad_image_options(data))
     if len(sources) == 1:
         return train, None
@@ -54,19 +54,19 @@ def decode_sources(
 
 
 def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
-    """Refuse a held-out split (None = there is none) of other classes than the train split's."""
+    """Raise a `ValueError` if the held-out split (None = there is none) has other classes than the train split."""
     if test is not None and test.class_names != train.class_names:
         raise ValueError(f"test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
 
 
 def options_of_run(model: str) -> dict[str, Any]:
-    """The data options that a model was trained with, from the config.yaml of the run that it lies in.
+    """The data options that a model was trained with, read from the run that it belongs to.
 
     Args:
-        model: folder of a pipeline, `pipeline/` of a run or one of its checkpoints; what is no folder lies in no run.
+        model: folder of a pipeline, such as `pipeline/` of a run or one of its checkpoints.
 
     Raises:
-        ValueError: the model lies in no run, or the file is damaged.
+        ValueError: the model belongs to no run, or the config of the run is damaged.
     """
     run = RunFolder.of(model)
     if run is None:
@@ -78,5 +78,5 @@ def options_of_run(model: str) -> dict[str, Any]:
 
 
 def bad_image_options(data: DecodeOptions) -> dict[str, Any]:
-    """The options about images that cannot be decoded, as keyword arguments."""
+    """Options about images that cannot be decoded, as keyword arguments."""
     return {"on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}

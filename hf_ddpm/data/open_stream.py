@@ -34,15 +34,15 @@ def open_stream(
     Args:
         source, split, image_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
         image_size, channels: see `hf_ddpm.data.table.decode_images`.
-        label_column: column of the labels, of type ClassLabel: the classes of others are known at the end only. None = the
-            only column of this type.
-        max_images: the first N images after the choice of classes, None = all.
-        shuffle_buffer: images that the order is shuffled within; they are kept undecoded.
-        on_bad_image: with `skip`, the next image takes the place of one that cannot be decoded.
+        label_column: column of the labels, of type ClassLabel: the classes of other types are known at the end only. None =
+            the only column of this type.
+        max_images: the first N images after the choice of classes; None = all.
+        shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
+        on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
         max_bad_images: images that `skip` may leave out in each process; None = 100.
 
     Returns:
-        The opened stream. A class of `labels` that has no image is found by nobody, unless none of them has.
+        The opened stream. An empty class goes unnoticed unless all classes in `labels` are empty.
 
     Raises:
         ValueError: an option is wrong, or the data cannot be read or has no image.
@@ -68,7 +68,7 @@ def open_stream(
         wanted = list(range(len(names))) if labels is None else class_ids_of(labels, names)
         class_ids, class_names = {old: new for new, old in enumerate(wanted)}, [names[old] for old in wanted]
         if labels is not None:
-            # A label that is missing or out of range is let through, to be refused where it is read.
+            # Labels that are missing or out of range pass the filter and are refused where they are read.
             unwanted = set(range(len(names))) - set(wanted)
             examples = examples.filter(lambda label: label not in unwanted, input_columns=[label_column])
             num_images = None
@@ -95,7 +95,7 @@ def open_stream(
 
 
 def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int | None]:
-    """Return one split and its number of images, None = not known."""
+    """One split and its number of images; None = unknown."""
     splits = open_splits(source, streaming=True)
     require_split(splits, source, split)
     dataset = splits[split].with_format(None)
@@ -108,7 +108,7 @@ def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int 
 
 
 def _read_class_names(features: datasets.Features, label_column: str) -> list[str]:
-    """Return the names of the classes of a column of type ClassLabel."""
+    """Names of the classes of a column of type ClassLabel."""
     feature = features[label_column]
     if not isinstance(feature, datasets.ClassLabel):
         raise ValueError(
@@ -127,7 +127,7 @@ def _first_example(
     image_column: str,
     bad_images: BadImages,
 ) -> Example:
-    """Return the first example whose image can be decoded."""
+    """The first example whose image can be decoded."""
     rows = iter(examples)
     while True:
         try:

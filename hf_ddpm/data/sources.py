@@ -55,23 +55,23 @@ def open_source(
 
     Args:
         source: "digits" (the 8 x 8 digits of scikit-learn), a local folder (saved dataset, parquet files, or images as
-            `hf_ddpm.data.folders` describes) or a Hub id. A local folder called digits is given as "./digits".
-        split: name of the split. A saved dataset that names no split is "train".
-        image_column: column of the images, None = the only column of type Image.
-        label_column: column of the labels (ClassLabel, integers or strings), None = the only column of type
-            ClassLabel, else the column called "label" or "labels".
-        labels: classes to keep, in this order, renumbered from 0; a token is matched with the class names
-            first, then with the ids. None = all.
-        class_conditional: True = labels are required, False = labels serve to keep `labels` and are then
-            dropped, None = labels are used when there are any.
-        max_images: N: of the n images that there are after the choice of classes, those at floor(i * n / N), so that
-            images that are sorted by class keep all classes; None, or more than there are = all.
+            described in `hf_ddpm.data.folders`) or a Hub id. A local folder called digits is "./digits".
+        split: name of the split. A saved dataset without splits is "train".
+        image_column: column of the images; None = the only column of type Image.
+        label_column: column of the labels (ClassLabel, integers or strings); None = the only column of type ClassLabel,
+            else the column called "label" or "labels".
+        labels: classes to keep, in this order, renumbered from 0; a token is looked up among the class names first, then
+            among the ids. None = all.
+        class_conditional: True = labels are required, False = labels only serve to choose `labels` and are then dropped,
+            None = labels are used if there are any.
+        max_images: N, of the n images left by the choice of classes: those at floor(i * n / N), so that images sorted by
+            class keep all classes; None, or more than n = all.
 
     Returns:
         The opened source.
 
     Raises:
-        ValueError: an option is wrong, or the data cannot be read, has no image or has a wrong label.
+        ValueError: an option is wrong, or the data cannot be read, has no images or has a wrong label.
     """
     check_max_images(max_images)
     dataset = _pick_split(open_splits(source), source, split)
@@ -101,7 +101,7 @@ def open_source(
 
 
 def check_max_images(max_images: int | None) -> None:
-    """Refuse a number of images that cannot be."""
+    """Raise a `ValueError` for an impossible number of images."""
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images is {max_images}: give at least 1 image, or leave it out for all")
 
@@ -111,13 +111,13 @@ def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.D
 
     Args:
         source: see `open_source`.
-        streaming: True = whatever is not a list of files or rows already is read while it is iterated.
+        streaming: read the data during iteration, unless it is a list of files or rows anyway.
 
     Returns:
-        Each split by name.
+        Splits by name.
 
     Raises:
-        ValueError: there is no such source, or it cannot be read.
+        ValueError: the source does not exist or cannot be read.
     """
     if source == "digits":
         return _digits_splits()
@@ -126,7 +126,7 @@ def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.D
         return _folder_splits(folder, source, streaming)
     if source and folder.exists():
         raise ValueError(f"source is {source!r}, a file: give the folder that holds it")
-    # load_dataset("imagefolder") and its like would read the files of the current folder.
+    # load_dataset("imagefolder") and the like would read the files of the current folder.
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
         raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
     try:
@@ -139,7 +139,7 @@ def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.D
 
 
 def _digits_splits() -> dict[str, datasets.Dataset]:
-    """Return the 1,797 digits of scikit-learn, 8 x 8 in 17 gray levels, in a fixed stratified split."""
+    """The 1,797 digits of scikit-learn, 8 x 8 in 17 gray levels, in a fixed stratified split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -161,7 +161,7 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
 
 
 def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """Return every split of a local folder, without the network."""
+    """Splits of a local folder by name, without network access."""
     is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
     for saved_split in (folder, *sorted(folder.iterdir())) if is_saved else ():
         if (saved_split / "state.json").is_file() and not any(saved_split.glob("*.arrow")):
@@ -188,7 +188,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, data
 
 
 def _truncated_parquet_file(folder: Path) -> Path | None:
-    """Return the first parquet file that does not begin and end with the format's four magic bytes."""
+    """The first parquet file that does not begin and end with the format's four magic bytes; None = all do."""
     for path in sorted(folder.rglob("*.parquet")):
         with path.open("rb") as file:
             head = file.read(4)
@@ -199,7 +199,7 @@ def _truncated_parquet_file(folder: Path) -> Path | None:
 
 
 def in_short(error: BaseException) -> str:
-    """Return the class and the first words of the error that started it all, on one line."""
+    """Class and first words of the original cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     words = " ".join(str(error).split())
@@ -207,7 +207,7 @@ def in_short(error: BaseException) -> str:
 
 
 def _pick_split(splits: dict[str, datasets.Dataset], source: str, split: str) -> datasets.Dataset:
-    """Return one split, not empty and in datasets' plain format."""
+    """One split, not empty and in the plain format of datasets."""
     require_split(splits, source, split)
     if len(splits[split]) == 0:
         raise ValueError(no_rows(source, split))
@@ -215,12 +215,12 @@ def _pick_split(splits: dict[str, datasets.Dataset], source: str, split: str) ->
 
 
 def require_split(splits: Iterable[str], source: str, split: str) -> None:
-    """Refuse the name of a split that there is not."""
+    """Raise a `ValueError` if a split does not exist."""
     if split not in splits:
         names = ", ".join(map(str, splits))
         raise ValueError(f"split {split!r} of `source` {source!r} does not exist: choose from {names}")
 
 
 def no_rows(source: str, split: str) -> str:
-    """Say that a split is empty."""
+    """Message about an empty split."""
     return f"split {split!r} of `source` {source!r} has no rows: choose another split or source"

@@ -1,4 +1,4 @@
-"""Read images while training: nothing is decoded before it is needed, and nothing but a shuffle buffer is kept.
+"""Read images during training: nothing is decoded before it is needed, and only a shuffle buffer is kept.
 
 stream = open_stream("uoft-cs/cifar100", "train", image_size=32, label_column="fine_label")
 batch = stream.reader(seed=0, batch_size=128).read(images_seen=0, micro_step=0)
@@ -33,7 +33,7 @@ READING_BATCH = 256  # undecoded images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageStream:
-    """Images that are read from their beginning, any number of times."""
+    """Images that can be read from the beginning any number of times."""
 
     examples: datasets.IterableDataset
     """The requested images, undecoded, with their labels as in the data."""
@@ -68,8 +68,8 @@ class ImageStream:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of what is known without reading all: types of the columns, the options that choose or change
-        images, the class names, and pixels and label of the first image. Data that differ further on may be equal in it."""
+        """sha256 (hex) of what is known without reading everything: types of the columns, options that choose or change
+        images, class names, pixels and label of the first image. Data that differ later may have the same fingerprint."""
         known = {
             "columns": {name: type_name(self.whole_split.features, name) for name in self.whole_split.features},
             "shape": [self.channels, self.image_size, self.image_size],
@@ -86,14 +86,14 @@ class ImageStream:
         return digest.hexdigest()
 
     def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> StreamReader:
-        """Return what reads batches of this stream for training: see `StreamReader`."""
+        """A `StreamReader`, which reads batches of this stream for training."""
         return StreamReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def head(self, count: int) -> ImageTable:
         """Decode the first images, in the order of the data, into memory.
 
         Args:
-            count: images, at least 1; more than there are = all.
+            count: number of images, at least 1; more than there are = all.
         """
         decoded = (self.decode(example) for example in self._iterate(self.examples))
         rows = list(itertools.islice((row for row in decoded if row is not None), count))
@@ -109,20 +109,20 @@ class ImageStream:
     def epoch(self, seed: int, epoch: int, num_processes: int, process_index: int) -> Iterator[Example]:
         """Iterate over the examples of one process in one epoch.
 
-        The processes share the files of the data if these divide evenly, else each takes every num_processes-th example.
-        The files of a process are the same in every epoch, read in an order drawn anew, so that all its epochs have the
-        same length. (The shuffle of datasets reads ahead in threads that outlive it, and `split_dataset_by_node` deals out
-        the files anew in each epoch, so that epochs differ in length where files do.)
+        The processes share the files of the data if these divide evenly, else each reads every num_processes-th example.
+        A process reads the same files in every epoch, in a new random order, so all its epochs have the same length. (The
+        shuffle of datasets reads ahead in threads that outlive it, and `split_dataset_by_node` redistributes the files in
+        each epoch, so the lengths of epochs differ if those of files do.)
         """
         seed = epoch_seed(seed, epoch)
-        # take() would give each file its share of the first images.
+        # take() would take a share of the first images from each file.
         num_files = self.examples.num_shards if self.max_images is None else 1
         files, first, step = np.random.default_rng(seed).permutation(num_files), process_index, num_processes
         if self.examples is self.whole_split and num_files % num_processes == 0:
             files, first, step = files[files % num_processes == process_index], 0, 1
         parts = (self.examples.shard(num_files, int(file)) if num_files > 1 else self.examples for file in files)
         examples = itertools.chain.from_iterable(map(self._iterate, parts))
-        # Each process draws for itself, or neighbours in the data would always meet in one batch.
+        # Each process has its own order, or neighbours in the data would always be in the same batch.
         rng = np.random.default_rng([seed, process_index])
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
@@ -130,8 +130,8 @@ class ImageStream:
         """Decode the image of an example and check its label.
 
         Returns:
-            channels * image_size**2 bytes in CHW order, and the class label; None = no labels. None = the image cannot be
-            decoded, and such images are left out.
+            channels * image_size**2 bytes in CHW order, and the class label (None = no labels); None instead of both = the
+            image cannot be decoded and is left out.
 
         Raises:
             ValueError: the image cannot be decoded, or the label is missing or out of range.
@@ -145,12 +145,12 @@ class ImageStream:
         try:
             return decode_image(example[self.image_column], image_size=self.image_size, channels=self.channels), label
         except UndecodableImage as error:
-            row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data once more
+            row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data again
             self.bad_images.leave_out(example[self.image_column], error, row)
             return None
 
     def _iterate(self, examples: datasets.IterableDataset) -> Iterator[Example]:
-        """Iterate over examples in blocks, which is several times as fast as one by one."""
+        """Iterate over examples in blocks, which is several times faster than one by one."""
         try:
             for block in examples.iter(batch_size=READING_BATCH):
                 for values in zip(*block.values(), strict=True):
@@ -166,12 +166,12 @@ class ImageStream:
         return describe_label(value, column, place, (example[self.image_column] or {}).get("path"), problem)
 
     def _row(self, example: Example) -> int | None:
-        """Find the row of an example in the split, None = it is not found a second time."""
+        """The row of an example in the split; None = it is not found a second time."""
         return next((row for row, other in enumerate(self._iterate(self.whole_split)) if other == example), None)
 
 
 class StreamReader:
-    """Batches of a stream, epoch after epoch; what is read depends on the position alone, not on what was read before."""
+    """Batches of a stream, epoch after epoch; what is read depends on the position alone, not on earlier reads."""
 
     def __init__(
         self, stream: ImageStream, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
@@ -180,8 +180,8 @@ class StreamReader:
         Args:
             stream: the opened stream.
             seed: seed of the run, at least 0.
-            batch_size: B, images a process and micro-step.
-            num_processes, process_index: how many processes read together, and which of them this is.
+            batch_size: B, images per process and micro-step.
+            num_processes, process_index: number of processes that read together, and which one this is.
 
         Raises:
             ValueError: there are fewer images than processes.
@@ -194,23 +194,23 @@ class StreamReader:
             )
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
         self.num_processes, self.process_index = num_processes, process_index
-        self._position: int | None = None  # in the endless sequence of this process; None = it has to be sought
+        self._position: int | None = None  # in the endless sequence of this process; None = unknown, seek first
         self._epoch_length: int | None = None
-        self._ahead: collections.deque[Example] = collections.deque()  # read already, for their place is yet to come
+        self._ahead: collections.deque[Example] = collections.deque()  # already read, but due later
         self._begin(0)
 
     def read(self, images_seen: int, micro_step: int) -> ImageBatch:
-        """Read a batch: on from the last one if it follows it, else from the beginning of its epoch.
+        """Read a batch: directly if it follows the last one, else from the beginning of its epoch.
 
         Args:
-            images_seen: images that all processes have trained on before this optimizer step.
+            images_seen: images that all processes together have trained on before this optimizer step.
             micro_step: micro-steps before this one in the same optimizer step.
 
         Returns:
-            The images at images_seen / num_processes + micro_step * B onwards of what this process reads.
+            The images from position images_seen / num_processes + micro_step * B on in the sequence of this process.
 
         Raises:
-            ValueError: an image or a label is wrong, or this process has no image.
+            ValueError: an image or a label is wrong, or this process has no images.
         """
         position = images_seen // self.num_processes + micro_step * self.batch_size
         if position != self._position:
@@ -228,16 +228,16 @@ class StreamReader:
         )
 
     def _decode(self, examples: list[Example]) -> list[tuple[bytes, int | None]]:
-        """Decode examples; the next one that can be decoded stands for one that cannot, and comes again in its own place.
+        """Decode examples; one that cannot be decoded is replaced by the next one that can, which also keeps its own place.
 
-        So an image is at the same position whether what comes before it has been decoded or skipped.
+        So the position of an image does not depend on whether those before it were decoded or skipped.
         """
         rows = [self.stream.decode(example) for example in examples]
         following, ahead = rows[-1], []
         while following is None:
             ahead.append(self._next())
             following = self.stream.decode(ahead[-1])
-            if following is None and len(ahead) > (self.stream.bad_images.limit or 0):  # an image comes the second time
+            if following is None and len(ahead) > (self.stream.bad_images.limit or 0):  # an image has come a second time
                 raise ValueError(self._no_image("that can be decoded "))
         self._ahead.extendleft(reversed(ahead))
         filled = []
@@ -251,7 +251,7 @@ class StreamReader:
         self._examples = self.stream.epoch(self.seed, epoch, self.num_processes, self.process_index)
 
     def _seek(self, position: int) -> None:
-        """Begin the epoch of a position and skip what comes before it, undecoded."""
+        """Begin the epoch of a position and skip the examples before it, undecoded."""
         self._ahead.clear()
         length = self._epoch_length
         if length is None:
@@ -264,12 +264,12 @@ class StreamReader:
         self._skip(offset)
 
     def _skip(self, count: int) -> int:
-        """Skip examples of this epoch and return how many there were."""
+        """Skip examples of this epoch; the number of examples read from it so far."""
         self._read_of_epoch += sum(1 for _ in itertools.islice(self._examples, count))
         return self._read_of_epoch
 
     def _next(self) -> Example:
-        """Return the next example, if need be from the next epoch."""
+        """The next example, if necessary of the next epoch."""
         if self._ahead:
             return self._ahead.popleft()
         example = next(self._examples, None)
@@ -281,7 +281,7 @@ class StreamReader:
         return example
 
     def _end_epoch(self) -> int:
-        """Note and return the length of an epoch that was read to its end."""
+        """Record the length of an epoch that was read to its end, and return it."""
         if self._read_of_epoch == 0:
             raise ValueError(self._no_image())
         self._epoch_length = self._read_of_epoch
@@ -289,13 +289,13 @@ class StreamReader:
 
     def _no_image(self, kind: str = "") -> str:
         return (
-            f"process {self.process_index} of {self.num_processes} finds no image {kind}in its part of split "
+            f"process {self.process_index} of {self.num_processes} finds no image {kind}in its share of split "
             f"{self.stream.split!r} of `source` {self.stream.name!r}: start fewer processes"
         )
 
 
 def _shuffle(examples: Iterator[Example], buffer_size: int, rng: np.random.Generator) -> Iterator[Example]:
-    """Keep a full buffer, and hand out one of its examples, drawn at random, for each that comes in."""
+    """Keep a full buffer and yield a random one of its examples for each that enters."""
     buffer = list(itertools.islice(examples, buffer_size))
     for example in examples:
         place = int(rng.integers(len(buffer)))

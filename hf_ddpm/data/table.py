@@ -1,4 +1,4 @@
-"""Decode the images of a dataset once, into a memory-mapped table of uint8 pixels.
+"""Decode the images of a dataset once into a memory-mapped table of uint8 pixels.
 
 table = load_images("digits", "train", image_size=8)
 batch = table.images(torch.tensor([5, 0, 5]))          # (3, 1, 8, 8) uint8
@@ -28,7 +28,7 @@ HASHING_BATCH = 512  # images
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageTable:
-    """Decoded images: pixels on disk (or in memory for a dataset that is in memory), labels in memory."""
+    """Decoded images: pixels on disk (in memory if the dataset is in memory), labels in memory."""
 
     pixels: datasets.Dataset
     """One column `pixels`: channels * image_size**2 bytes per row, in CHW order."""
@@ -50,7 +50,7 @@ class ImageTable:
         return len(self.pixels)
 
     def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> TableReader:
-        """Return what reads batches of this table for training: see `TableReader`."""
+        """A `TableReader`, which reads batches of this table for training."""
         return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def images(self, indices: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ class ImageTable:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever it is stored."""
+        """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever they are stored."""
         header = {
             "shape": [len(self), self.channels, self.image_size, self.image_size],
             "class_names": self.class_names,
@@ -91,8 +91,8 @@ class TableReader:
         Args:
             table: the decoded images.
             seed: seed of the run, at least 0.
-            batch_size: B, images a process and micro-step.
-            num_processes, process_index: how many processes read together, and which of them this is.
+            batch_size: B, images per process and micro-step.
+            num_processes, process_index: number of processes that read together, and which one this is.
         """
         self.table = table
         self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
@@ -102,11 +102,11 @@ class TableReader:
         """Read a batch.
 
         Args:
-            images_seen: images that all processes have trained on before this optimizer step.
+            images_seen: images that all processes together have trained on before this optimizer step.
             micro_step: micro-steps before this one in the same optimizer step.
 
         Returns:
-            The images at the positions images_seen + (micro_step * num_processes + process_index) * B onwards.
+            The images from position images_seen + (micro_step * num_processes + process_index) * B on.
         """
         start = (micro_step * self.num_processes + self.process_index) * self.batch_size
         indices = self._stream.indices(images_seen + start, self.batch_size)
@@ -142,7 +142,7 @@ def load_images(
         The decoded images.
 
     Raises:
-        ValueError: an option is wrong, or an image or a label is.
+        ValueError: an option, an image or a label is wrong.
     """
     return decode_images(
         open_source(
@@ -169,13 +169,13 @@ def decode_images(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageTable:
-    """Decode every image of a source, or map the pixels of an earlier call from the datasets cache.
+    """Decode all images of a source, or map the pixels of an earlier call from the datasets cache.
 
     Args:
         source: an opened source.
-        image_size: height and width in pixels; see `decode_image` for what is done to an image.
-        channels: 1 (gray) or 3 (RGB); None = as the first image is.
-        on_bad_image: `skip` leaves out images that cannot be decoded, and names the first few on stderr.
+        image_size: height and width in pixels; see `decode_image` for how an image is resized.
+        channels: 1 (gray) or 3 (RGB); None = those of the first image.
+        on_bad_image: `skip` leaves out images that cannot be decoded, and logs the first few.
         max_bad_images: images that `skip` may leave out; None = 100.
 
     Returns:
@@ -204,7 +204,7 @@ def decode_images(
     except UndecodableImage as error:
         position = error.position or 0
         raise bad_images.refusal(error, _row(source, position)) from error.__cause__
-    assert len(pixels) == len(records), "a cache file that is complete has one row an image"
+    assert len(pixels) == len(records), "a complete cache file has one row per image"
     has_labels = source.label_column is not None
     class_labels = torch.tensor(source.dataset[source.label_column][:]) if has_labels else None
     if bad_images.are_left_out:
@@ -222,21 +222,21 @@ def decode_images(
 
 
 def _count_channels(records: datasets.Dataset, image_column: str, leave_out_bad: bool) -> int:
-    """Channels of the first image, with `leave_out_bad` of the first that can be read."""
+    """Channels of the first image; with `leave_out_bad`, of the first that can be read."""
     for record in records[image_column]:
         try:
             return count_channels(record)
         except UndecodableImage:
             if not leave_out_bad:
                 raise
-    return 1  # of no image that can be read: the first of them is refused in a moment
+    return 1  # no image can be read: `_kept_positions` refuses that
 
 
 def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: BadImages, image_size: int) -> list[int]:
     """Positions of the images that could be decoded; the others are counted.
 
     Raises:
-        ValueError: too many could not, or all.
+        ValueError: too many, or all, could not be decoded.
     """
     column = pixels.with_format("arrow")["pixels"][:]
     if column.null_count == 0:
@@ -254,20 +254,20 @@ def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: B
 
 
 def _row(source: ImageSource, position: int) -> int:
-    """Row in the split of a position in the source."""
+    """The row in the split of a position in the source."""
     return position if source.kept_rows is None else source.kept_rows[position]
 
 
 def _cache_place(
     records: datasets.Dataset, image_column: str, image_size: int, channels: int, leave_out_bad: bool
 ) -> dict[str, str | None]:
-    """Name the cache file of decoded pixels by all that they depend on.
+    """Name the cache file of decoded pixels by everything that they depend on.
 
-    By itself `Dataset.map` would hash an importable function by its name only, and would write beside the
-    source, which may be a read-only folder.
+    By default `Dataset.map` would hash an importable function by its name only, and would write beside the source, which
+    may be a read-only folder.
 
     Returns:
-        keyword arguments of `Dataset.map`; no file for images that are in memory.
+        Keyword arguments of `Dataset.map`; no file for images that are in memory.
     """
     files = [Path(file["filename"]) for file in records.cache_files] or _image_files(records, image_column)
     if not files:
@@ -282,7 +282,7 @@ def _cache_place(
 
 
 def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
-    """Return the files of images that are files of their own, [] if some are in memory."""
+    """The files of images that have files of their own; [] if some are in memory."""
     images = records[image_column][:]
     return [Path(image["path"]) for image in images] if all(i and i["bytes"] is None for i in images) else []
 
@@ -290,7 +290,7 @@ def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
 def _decode_batch(
     records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int, leave_out_bad: bool
 ) -> dict[str, list[bytes | None]]:
-    """Decode a batch of undecoded images to CHW bytes; with `leave_out_bad`, None where that is impossible."""
+    """Decode a batch of images to CHW bytes; with `leave_out_bad`, None for those that cannot be decoded."""
     pixels: list[bytes | None] = []
     for record, position in zip(records, positions, strict=True):
         try:

@@ -62,12 +62,12 @@ def variational_bound(
         predict: `(noisy_images, timesteps, class_labels) -> model_output`, in whatever precision it runs: C channels, and
             C more of variance with `learned_range`.
         clean_images: (B, C, H, W) float32 or float64 in [-1, 1], multiples of 2 / 255 away from -1. The terms are computed
-            in their type.
+            in this type.
         class_labels: (B,) int64; None = unconditional.
         alphas_cumprod: (T,) float, of the whole schedule, of the type of the images.
         prediction_type: what the model predicts.
         variance_type: variance of the reverse process.
-        noise: `(B,) int64 timesteps -> (B, C, H, W)`, standard normal: that of each image at its timestep.
+        noise: `(B,) int64 timesteps -> (B, C, H, W)`, the standard normal noise of each image at its timestep.
         timesteps: (B, n) int64 in [1, T), from `sample_bound_timesteps`, for an estimate; None = all, in order.
 
     Raises:
@@ -106,14 +106,14 @@ def variational_bound(
 
 
 def bound_posterior(alphas_cumprod: Tensor, prediction_type: PredictionType) -> Posterior:
-    """`posterior_of` a schedule with which a model of this prediction type has a bound.
+    """`posterior_of` a schedule, if a model of this prediction type has a bound with it.
 
     Raises:
         ValueError: it has none: the schedule stands still, or ends with pure noise and the model predicts epsilon.
     """
     if prediction_type == "epsilon" and alphas_cumprod[-1] == 0:
         raise ValueError(
-            "prediction_type is 'epsilon': the schedule ends with pure noise, which has no x_0 to be computed from it, so "
+            "prediction_type is 'epsilon': the schedule ends with pure noise, from which x_0 cannot be computed, so "
             "the bound is not defined: train v_prediction"
         )
     return posterior_of(alphas_cumprod)
@@ -122,13 +122,13 @@ def bound_posterior(alphas_cumprod: Tensor, prediction_type: PredictionType) -> 
 def sample_bound_timesteps(
     timesteps_per_image: int, num_train_timesteps: int, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Draw the timesteps of an estimate of the bound: (B, n) int64, stratified over [1, T) in each image.
+    """Sample the timesteps of an estimate of the bound: (B, n) int64, stratified over [1, T) in each image.
 
     Args:
-        timesteps_per_image: n, in [1, T - 1]; T - 1 draws each of them once.
+        timesteps_per_image: n, in [1, T - 1]; T - 1 samples each of them once.
         num_train_timesteps: T.
-        generators: one an image.
+        generators: one per image.
     """
-    # sample_timesteps has each draw uniform, so (T - 1) times the mean of the terms at them has no bias.
+    # Each timestep of sample_timesteps is uniform, so (T - 1) times the mean of their terms is unbiased.
     rows = [sample_timesteps(timesteps_per_image, num_train_timesteps - 1, "stratified", rng) for rng in generators]
     return torch.stack(rows) + 1

@@ -1,7 +1,7 @@
 """The terms of a DDPM's variational bound: posterior, Kullback-Leibler divergence, decoder, `vlb_terms` and `prior_term`.
 
 Notation: x_0 `clean_images`, x_t `noisy_images`, alpha-bar `alphas_cumprod`; images are (B, C, H, W) in [-1, 1], of 8 bits.
-All is computed in the type of what comes in, float32 at least.
+Everything is computed in the type of the arguments, at least in float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def posterior_of(alphas_cumprod: Tensor) -> Posterior:
         alphas_cumprod: (T,) float, T >= 2, falling; the last may be 0. The result has its type and device.
 
     Raises:
-        ValueError: alphas_cumprod stands still at a timestep, which has no posterior then.
+        ValueError: alphas_cumprod does not fall at some timestep, which then has no posterior.
     """
     exact = alphas_cumprod.to("cpu", torch.float64)  # not every device knows float64
     previous = torch.cat([exact.new_ones(1), exact[:-1]])
@@ -74,8 +74,8 @@ def model_log_variance(
 
     Args:
         posterior: of the schedule.
-        variance_type: `fixed_small` is beta-tilde, `fixed_large` is beta, `learned_range` lies between them. At t = 0, for
-            the decoder, both fixed ones are beta-tilde of t = 1, as in the code of Ho et al. 2020.
+        variance_type: `fixed_small` is beta-tilde, `fixed_large` is beta, `learned_range` is between them. At t = 0, for the
+            decoder, both fixed ones are beta-tilde of t = 1, as in the code of Ho et al. 2020.
         timesteps: (B,) int64.
         variance_values: (B, C, H, W), the second half of the channels of a model with `learned_range`: v, -1 for
             beta-tilde and 1 for beta.
@@ -121,7 +121,7 @@ def vlb_terms(
     mean = posterior_mean(posterior, _at_least_float32(pred_original_sample), noisy_images, timesteps)
     log_variance = log_variance.expand_as(mean)
     divergence = gaussian_kl(true_mean, _at(posterior.log_variance, timesteps), mean, log_variance)
-    # The few decoders are computed for their rows alone: they cost more, and are for means near x_0.
+    # Decoders are computed for their few rows only: they cost more, and are meant for means near x_0.
     first = (timesteps == 0).nonzero().flatten()
     decoder = discretized_gaussian_log_likelihood(clean_images[first], mean[first], log_variance[first])
     nats = divergence.mean(dim=(1, 2, 3)).index_copy(0, first, -decoder.mean(dim=(1, 2, 3)))
@@ -131,7 +131,7 @@ def vlb_terms(
 def prior_term(alphas_cumprod: Tensor, clean_images: Tensor) -> Tensor:
     """The bound's KL(q(x_T | x_0) || N(0, 1)), which no model changes (Ho et al. 2020, eq. 5), computed in float64.
 
-    It is small, some 1e-5 bits: in float32 it would lose most of its digits.
+    It is small, about 1e-5 bits: in float32 it would lose most of its digits.
 
     Args:
         alphas_cumprod: (T,) float, of the whole schedule.
@@ -154,10 +154,10 @@ def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_varianc
 
 
 def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log probability of 8-bit values under a Gaussian, summed up over their bins (Ho et al. 2020, eq. 13).
+    """Log probability of 8-bit values under a Gaussian, integrated over their bins (Ho et al. 2020, eq. 13).
 
-    The bins are 2 / 255 wide on [-1, 1], the first and the last open to the outside. No probability is clamped: one that
-    float32 cannot hold, far out in the tail, has its logarithm and its gradient all the same.
+    The bins are 2 / 255 wide on [-1, 1]; the first and the last are open to the outside. No probability is clamped: one far
+    out in the tail, too small for float32, still has its logarithm and its gradient.
 
     Args:
         images: values in [-1, 1], multiples of 2 / 255 away from -1.

@@ -106,7 +106,7 @@ def add_noise(clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Te
 
 
 def target_of(prediction_type: PredictionType, clean_images: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """What the model is asked to predict: (B, C, H, W) float32."""
+    """What the model predicts: (B, C, H, W) float32."""
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "sample":
@@ -166,11 +166,11 @@ def min_snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor, snr
 
 
 def sample_timesteps(count: int, num_train_timesteps: int, method: TimestepSampling, generator: torch.Generator) -> Tensor:
-    """Draw one timestep a sample: (count,) int64 in [0, num_train_timesteps), each marginally uniform.
+    """Sample one timestep per image: (count,) int64 in [0, num_train_timesteps), each marginally uniform.
 
-    `stratified` cuts [0, T) into `count` equal strata, draws one timestep from each and shuffles them: the batch covers all
-    noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, with independent draws in the strata).
-    `per_batch` is the other extreme, for comparison: all samples have the timestep that `uniform` draws for the first one.
+    `stratified` cuts [0, T) into `count` equal strata, samples one timestep from each and shuffles them: the batch covers
+    all noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, independently within each stratum).
+    `per_batch` is the other extreme, for comparison: all images have the timestep that `uniform` gives the first one.
     """
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     if method == "stratified":
@@ -181,7 +181,7 @@ def sample_timesteps(count: int, num_train_timesteps: int, method: TimestepSampl
 
 
 def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
-    """Replace each label by the null label with the given probability, sample by sample (Ho & Salimans 2022, algorithm 1).
+    """Replace each label by the null label with the given probability, independently (Ho & Salimans 2022, algorithm 1).
 
     Args:
         class_labels: (B,) int64.

@@ -1,4 +1,4 @@
-"""Chance as a function of named numbers: generators of a stream and, say, a seed and an image's position."""
+"""Randomness as a function of a stream's name and numbers such as a seed and an image's position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
-    """A CPU generator whose draws are unrelated to those of any other stream or numbers (each in [0, 2**32))."""
+    """A CPU generator that is independent of those of any other stream or numbers (each in [0, 2**32))."""
     return torch.Generator().manual_seed(derive_seed(stream, *numbers))
 
 

@@ -17,10 +17,19 @@ def build_noise_scheduler(
     prediction_type: PredictionType,
     rescale_zero_terminal_snr: bool,
 ) -> DDPMScheduler:
-    """Build the scheduler of the forward process, which is also the one saved for sampling.
+    """Build the scheduler of the forward process, which is also saved for sampling.
 
-    Timesteps are spaced "trailing" (Lin et al. 2023, table 2): with few inference steps too, sampling starts at t = T - 1,
-    where the images are noise, and not below it.
+    Timesteps have "trailing" spacing (Lin et al. 2023, table 2): sampling starts at t = T - 1, where images are noise, also
+    with few inference steps.
+
+    Args:
+        beta_schedule: how beta grows with t.
+        num_train_timesteps: T.
+        beta_start: beta at t = 0; not used by the cosine schedule.
+        beta_end: beta at t = T - 1; not used by the cosine schedule.
+        variance_type: variance of the reverse process.
+        prediction_type: what the model predicts.
+        rescale_zero_terminal_snr: rescale the betas so that the last timestep is pure noise (Lin et al. 2023).
     """
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,

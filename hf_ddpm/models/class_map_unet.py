@@ -1,4 +1,4 @@
-"""ClassMapUNet: a U-Net that is told the class as one more channel of its residual blocks, not beside the timestep.
+"""ClassMapUNet: a U-Net that receives the class as an additional channel of its residual blocks, not with the timestep.
 
 Needs torch and diffusers only: `CFGDDPMPipeline.save_pretrained` copies this file beside the weights.
 """
@@ -14,19 +14,19 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
-__all__ = ["ClassMapUNet", "ModelMixin"]  # diffusers loads a class only from a module that knows ModelMixin
+__all__ = ["ClassMapUNet", "ModelMixin"]  # diffusers loads a class only from a module that exports ModelMixin
 
 STAGES = ("down", "mid", "up")
 
 
 class ClassMapUNet(UNet2DModel):
-    """UNet2DModel in which each residual block of some stages makes a map of its own from the embedding of the label.
+    """UNet2DModel in which each residual block of some stages makes its own map from the embedding of the label.
 
-    The label reaches the output through these maps alone; the timestep goes its usual way.
+    The label reaches the output only through these maps; the timestep is embedded as usual.
 
     Args:
-        class_map_stages: the stages whose residual blocks get a map: any of `down`, `mid` and `up`.
-        **unet_arguments: of UNet2DModel. `num_class_embeds` must be given, and `sample_size` is the one size that works.
+        class_map_stages: stages whose residual blocks get a map: any of `down`, `mid` and `up`.
+        **unet_arguments: of UNet2DModel. `num_class_embeds` is required, and images must have `sample_size` pixels.
 
     Raises:
         ValueError: an argument cannot work with maps.
@@ -88,7 +88,7 @@ class ClassMapUNet(UNet2DModel):
         _require(config.class_embed_type is None, "class_embed_type", config.class_embed_type, "leave it out")
         _require(type(config.sample_size) is int, "sample_size", config.sample_size, "give the height and width, one number")
         mid = self.mid_block is not None or "mid" not in stages
-        _require(mid, "class_map_stages", stages, "there is no middle block, leave mid out")
+        _require(mid, "class_map_stages", stages, "the network has no middle block, leave mid out")
         _require(not config.center_input_sample, "center_input_sample", True, "leave it out")
         fourier = config.time_embedding_type == "fourier"
         _require(not fourier, "time_embedding_type", "fourier", "give positional")
@@ -144,9 +144,7 @@ def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) 
             if type(child) is ResnetBlock2D:
                 setattr(parent, name, ClassMapBlock(child, time_dim, class_dim, size))
                 replaced += 1
-    _require(
-        replaced > 0, "down_block_types", type(stage_block).__name__, "there is no residual block in it that takes a map"
-    )
+    _require(replaced > 0, "down_block_types", type(stage_block).__name__, "it has no residual block that could get a map")
 
 
 def _require(ok: bool, name: str, value: Any, remedy: str) -> None:

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 
 class ConvDenoiser(ModelMixin, ConfigMixin):
-    """Convolutions and transposed convolutions in one line: no skip connections, no residual blocks, no attention.
+    """Convolutions and transposed convolutions in sequence: no skip connections, no residual blocks, no attention.
 
-    Every layer is told timestep and class by a number that is added to each of its channels.
+    Every layer receives timestep and class as a number that is added to each of its channels.
 
     Args:
         sample_size: height and width of the images in pixels.
-        in_channels, out_channels: of the images; twice as many come out for a learned variance.
-        num_class_embeds: labels, the null label (the last) among them; None = unconditional.
-        block_out_channels: channels of each resolution, the highest first; images are halved in between.
+        in_channels, out_channels: of the images; twice as many output channels for a learned variance.
+        num_class_embeds: number of labels, including the null label (the last); None = unconditional.
+        block_out_channels: channels of each resolution, highest first; images are halved in between.
         norm_num_groups: groups of the group norms; divides every number of channels.
         norm_eps: epsilon of the group norms.
     """
@@ -71,7 +71,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
             `UNet2DOutput` with the field `sample`, (B, out_channels, H, W) float.
 
         Raises:
-            ValueError: labels are missing, or given to a model that knows no classes.
+            ValueError: labels are missing, or given to an unconditional model.
         """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError(f"class_labels is {class_labels}: num_class_embeds is {self.config.num_class_embeds}")
@@ -109,6 +109,6 @@ class ConvLayer(nn.Module):
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W'), given (B, embedding_dim)."""
-        # After the norm, which would take a number that is added to a whole group away again.
+        # After the norm, which would subtract a number that is added to a whole group.
         shift = self.embedding(self.act(embedding))[:, :, None, None]
         return self.act(self.norm(self.conv(hidden)) + shift)

@@ -1,4 +1,4 @@
-"""The two networks of a DCGAN: the discriminator, which only training needs, and fresh weights for both."""
+"""The networks of a DCGAN for training: the discriminator, and both with fresh weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hf_ddpm.dcgan_pipeline import STAGES, DCGANGenerator
 
 
 class DCGANDiscriminator(nn.Module):
-    """The discriminator of Radford et al. 2016 (https://arxiv.org/abs/1511.06434), the generator's mirror image.
+    """The discriminator of Radford et al. 2016 (https://arxiv.org/abs/1511.06434), a mirror image of the generator.
 
     Args:
         sample_size: height and width in pixels, one of `STAGES`.
         channels: C, 1 (gray) or 3 (RGB).
         width: channels of the first hidden map; each map after it has twice as many.
-        num_classes: K, classes that it is told; None = unconditional.
+        num_classes: K; None = unconditional.
         label_channels: channels of the label embedding, which is tiled over the pixels and joined to the image.
     """
 
@@ -76,7 +76,7 @@ class DCGAN(nn.Module):
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Draw fresh weights from torch's global generator, as the paper has them (sec. 4)."""
+    """Initialize weights from torch's global generator as in the paper (sec. 4)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

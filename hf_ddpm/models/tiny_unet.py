@@ -1,4 +1,4 @@
-"""TinyUNet: a small U-Net that is told timestep and class once, at its input.
+"""TinyUNet: a small U-Net that receives timestep and class only at its input.
 
 Needs torch and diffusers only: `CFGDDPMPipeline.save_pretrained` copies this file beside the weights.
 """
@@ -19,13 +19,13 @@ class TinyUNet(ModelMixin, ConfigMixin):
 
     Args:
         sample_size: height and width of the images in pixels.
-        in_channels, out_channels: of the images; twice as many come out for a learned variance.
-        num_class_embeds: labels, the null label (the last) among them; None = unconditional.
+        in_channels, out_channels: of the images; twice as many output channels for a learned variance.
+        num_class_embeds: number of labels, including the null label (the last); None = unconditional.
         block_out_channels: channels of each level, highest resolution first; images are halved between levels.
-        layers_per_block: residual blocks of a level on the way down; one more on the way up.
+        layers_per_block: residual blocks per level on the way down; one more on the way up.
         norm_num_groups: groups of the group norms; divides every number of channels.
         norm_eps: epsilon of the group norms.
-        dropout: probability within the residual blocks.
+        dropout: probability in the residual blocks.
     """
 
     _supports_gradient_checkpointing = True
@@ -63,7 +63,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
             )
             before = width
         self.mid_block = UNetMidBlock2D(last, add_attention=False, **options)
-        widths = [first, *block_out_channels]  # what the skip connections of a level end with
+        widths = [first, *block_out_channels]  # channels of the last skip connection of each level
         for level in reversed(range(len(block_out_channels))):
             width = block_out_channels[level]
             self.up_blocks.append(
@@ -90,7 +90,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
             `UNet2DOutput` with the field `sample`, (B, out_channels, H, W) float.
 
         Raises:
-            ValueError: labels are missing, or given to a model that knows no classes.
+            ValueError: labels are missing, or given to an unconditional model.
         """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError(f"class_labels is {class_labels}: num_class_embeds is {self.config.num_class_embeds}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _levels(letters: str) -> dict[str, tuple[str, ...]]:
-    """Block types of one level a letter, highest resolution first: "-" plain, "A" with self-attention."""
+    """Block types, one level per letter, highest resolution first: "-" plain, "A" with self-attention."""
     down, up = {"-": "DownBlock2D", "A": "AttnDownBlock2D"}, {"-": "UpBlock2D", "A": "AttnUpBlock2D"}
     return {
         "down_block_types": tuple(down[letter] for letter in letters),
@@ -47,7 +47,7 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
 # fmt: on
 
 MAX_PARAMETERS = 2_000_000_000
-"""Beyond any U-Net for images of at most 256 pixels; a mistyped width is refused before it takes memory."""
+"""More than any U-Net for images of at most 256 pixels has; a mistyped width is refused before it takes memory."""
 
 _FROM_DATA = {
     "sample_size": "image_size",
@@ -62,7 +62,7 @@ def read_architecture(preset: str) -> dict[str, Any]:
     """Arguments of UNet2DModel for a preset's name, a folder with a config.json, or a Hub id.
 
     Raises:
-        ValueError: no such preset, folder or model.
+        ValueError: the preset, folder or model does not exist, or is not a UNet2DModel.
     """
     if preset in UNET_PRESETS:
         return dict(UNET_PRESETS[preset])
@@ -96,23 +96,21 @@ def unet_arguments(
 
     Args:
         preset: see `read_architecture`.
-        overrides: arguments of the network that win over the preset's; None = none.
+        overrides: arguments of the network that replace those of the preset; None = none.
         image_size: height and width in pixels; None = the preset's.
         channels: 1 or 3; None = the preset's. A model given by its config.json fixes it.
-        num_class_embeds: rows of the class embedding, the null label's among them; None = unconditional.
-        learned_variance: twice as many channels come out as go in, the second half for the variance. It alone decides:
-            the number that a config.json has is not read, as the weights are not.
-        architecture: name in `hf_ddpm.models.networks.NETWORKS`; of a preset it gets the arguments that it knows.
+        num_class_embeds: rows of the class embedding, including the null label; None = unconditional.
+        learned_variance: whether the network has twice as many output as input channels, the second half for the variance;
+            the number in a config.json is ignored.
+        architecture: name in `hf_ddpm.models.networks.NETWORKS`; it takes those arguments of a preset that it knows.
 
     Raises:
-        ValueError: unknown argument, one that follows the data, or an image size the model cannot take.
+        ValueError: an argument is unknown or follows the data, or the model does not support the image size.
     """
     arguments = read_architecture(preset)
     own_channels = arguments.get("in_channels", 3)
     if own_channels not in (1, 3):
-        raise ValueError(
-            f"preset is {preset!r}, which takes {own_channels!r} channels: give a model of 1 or 3, as images have"
-        )
+        raise ValueError(f"preset is {preset!r}, which takes {own_channels!r} channels: give a model with 1 or 3")
     if preset not in UNET_PRESETS and channels not in (None, own_channels):
         raise ValueError(f"channels is {channels}: `preset` {preset} takes {own_channels} channels")
     known = _argument_names(architecture)
@@ -143,9 +141,9 @@ def build_unet(
 
     Args:
         arguments: of the network, from `unet_arguments`.
-        null_label: row of the class embedding that stands for "no class"; None = there is none.
-        null_embedding: `zero` makes that row zero and keeps it so: it gets no gradient (`padding_idx`), and neither
-            weight decay nor a moving average moves a zero.
+        null_label: row of the class embedding that means "no class"; None = there is none.
+        null_embedding: `zero` makes this row zero, and it stays zero: it gets no gradient (`padding_idx`), and neither
+            weight decay nor a moving average changes a zero.
         architecture: name in `hf_ddpm.models.networks.NETWORKS`.
     """
     import torch
@@ -162,14 +160,14 @@ def build_unet(
 
 
 def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
-    """Build the network and run it on one image, on the meta device: no memory, no arithmetic, all the errors.
+    """Build the network and run it on one image on the meta device: no memory, no arithmetic, but all the errors.
 
     Args:
-        arguments: from `unet_arguments`. The number of classes may not be known yet: maps are tried out with two.
+        arguments: from `unet_arguments`. The number of classes may still be unknown: class maps are tried with two.
         architecture: name in `hf_ddpm.models.networks.NETWORKS`.
 
     Raises:
-        ValueError: the network refuses the arguments, or cannot run with them, or has too many parameters.
+        ValueError: the network refuses the arguments, cannot run with them, or has too many parameters.
     """
     import torch
 
@@ -190,7 +188,7 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
         raise ValueError(f"`overrides`: {reason}") from error
     if count > MAX_PARAMETERS:
         raise ValueError(
-            f"`overrides`: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are meant: "
+            f"`overrides`: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are allowed: "
             "give fewer channels, layers or levels"
         )
 
@@ -211,7 +209,7 @@ def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
     if not isinstance(size, int):
         raise ValueError(f"image_size is {size!r}: `preset` {preset} does not fix one, give it in pixels")
     widths = arguments.get("block_out_channels", (0,) * 4)
-    down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # what is no list, UNet2DModel refuses
+    down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # UNet2DModel refuses what is not a list
     if size % 2**down:
         raise ValueError(f"image_size is {size}: `preset` {preset} halves images {down} times, give a multiple of {2**down}")
 

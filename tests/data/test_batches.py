@@ -40,7 +40,7 @@ def test_seeds_and_epochs_do_not_collide():
 
 
 def test_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="seed -1 is negative"):
+    with pytest.raises(ValueError, match="seed is -1: give"):
         epoch_permutation(50, seed=-1, epoch=0)
 
 
@@ -91,7 +91,7 @@ def test_reader_of_a_table_without_labels():
 
 
 def test_stream_without_images_is_refused():
-    with pytest.raises(ValueError, match="num_images 0"):
+    with pytest.raises(ValueError, match="num_images is 0"):
         IndexStream(0, seed=0)
 
 

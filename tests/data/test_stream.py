@@ -145,7 +145,7 @@ def test_seed_decides_the_order(folders):
         tuple(shades(stream.reader(seed=seed, batch_size=24).read(24 * k, 0).images)) for seed in (0, 1) for k in (0, 1)
     }
     assert len(orders) == 4
-    assert "seed -1 is negative" in refusal(stream.reader, seed=-1, batch_size=1)
+    assert "seed is -1: give" in refusal(stream.reader, seed=-1, batch_size=1)
 
 
 # Sources

@@ -133,7 +133,7 @@ def test_other_residual_blocks_can_have_maps(overrides):
         ({"class_map_stages": ["middle"]}, r"class_map_stages is \['middle'\]"),
         ({"class_map_stages": ["up", "up"]}, "give one or more"),
         ({"class_map_stages": 3}, "'int' object is not iterable"),
-        ({"class_map_stages": ["mid"], "mid_block_type": None}, "there is no middle block"),
+        ({"class_map_stages": ["mid"], "mid_block_type": None}, "the network has no middle block"),
         ({"center_input_sample": True}, "center_input_sample is True: leave it out"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type is 'fourier': give positional"),
         ({"down_block_types": ["SkipDownBlock2D"] * 2, "up_block_types": ["SkipUpBlock2D"] * 2}, "skip images"),
