@@ -35,7 +35,7 @@ class ClassMetricValue(MetricValue):
     """A metric of the images of one class."""
 
     floor: float | None
-    """The same of real images of the class; None = not known."""
+    """The metric of real images of the class; None = unknown."""
 
 
 Metric = TypeVar("Metric", bound=MetricValue)
@@ -43,21 +43,21 @@ Metric = TypeVar("Metric", bound=MetricValue)
 
 @dataclass(kw_only=True)
 class Results:
-    """What was measured, what real images and noise score, and all that is needed to measure it again."""
+    """Metrics, the scores of real images and noise, and everything needed to repeat the evaluation."""
 
     metrics: dict[str, MetricValue]
     """By name."""
     floor: dict[str, float]
-    """Metrics of real images of the split that is not the reference; empty = there is no such split."""
+    """Metrics of real images from the split that is not the reference; empty = there is no other split."""
     ceiling: dict[str, float]
     """Metrics of uniform noise."""
     per_class: dict[str, dict[str, ClassMetricValue]] = field(default_factory=dict)
-    """Metrics of each class, by its name and theirs; empty = no classes."""
+    """By class, then by metric; empty = no classes."""
     notes: list[str] = field(default_factory=list)
-    """What a reader of the numbers has to know."""
+    """What a reader must know about the metrics."""
     protocol: dict[str, Any] = field(default_factory=dict)
-    """JSON values by name: command, model, seeds, sampling, features, data, versions, machine; what does not apply is left
-    out, as `scheduler` of a GAN."""
+    """JSON values by name: command, model, seeds, sampling, features, data, versions, machine. Keys that do not apply are
+    left out, such as `scheduler` for a GAN."""
 
     def to_json(self) -> str:
         """The text of a results file; `from_json` is the inverse."""
@@ -65,10 +65,10 @@ class Results:
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """Read the text of a results file, in which only `metrics` must be there.
+        """Read the text of a results file; only `metrics` is required.
 
         Raises:
-            ValueError: it is damaged, or something else.
+            ValueError: the text is damaged, or not of results.
         """
         try:
             found = json.loads(text)
@@ -90,8 +90,8 @@ class Results:
         """Read a results file.
 
         Raises:
-            ValueError: it is damaged, or something else.
-            OSError: it cannot be read, or is not there.
+            ValueError: it is damaged, or not of results.
+            OSError: it is missing or cannot be read.
         """
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))

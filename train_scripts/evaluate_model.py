@@ -1,11 +1,11 @@
-"""Measure the samples of a saved pipeline: a JSON file with everything to repeat it, a Markdown table and a picture.
+"""Evaluate a saved pipeline: writes a JSON file with everything needed to repeat it, a Markdown table and a picture.
 
     python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits
     python train_scripts/evaluate_model.py --model runs/digits/pipeline --features judge:runs/judge_digits \
         --output runs/digits/results/eval.json
     torchrun --nproc_per_node 2 train_scripts/evaluate_model.py ...        # the processes share the images
 
-Results in the folder `results` of a run enter the model card of its pipeline.
+Results in the folder `results` of a run are shown in the model card of its pipeline.
 """
 
 from hf_ddpm.cli import parse_config, user_errors

@@ -1,1 +1,1 @@
-"""Measuring a model: samples of several seeds, their features, references and results."""
+"""Evaluation of a model: samples of several seeds, their features, reference images and results."""

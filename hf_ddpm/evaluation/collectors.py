@@ -1,4 +1,4 @@
-"""The parts of a `FeatureSummary`: each collects one thing from the batches (moments, features, agreement, score)."""
+"""The parts of a `FeatureSummary`: each collects one quantity from the batches."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from hf_ddpm.metrics.frechet import RunningStatistics
 from hf_ddpm.metrics.inception_score import RunningInceptionScore
 
 MAX_CLASS_BYTES = 2**30
-"""Moments of each class are kept if those of all classes take no more than this."""
+"""Moments are tracked per class if those of all classes take no more than this."""
 NUM_SPLITS = 10
-"""Parts of the images for the inception score."""
+"""Splits of the images for the inception score."""
 WAITING = 4096
-"""Rows of features that wait to be added to the moments, as D x D numbers are touched for every class each time."""
+"""Rows of features collected before they are added to the moments, which touches D x D numbers per class."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
+    """Features of B images."""
+
     rows: np.ndarray
-    """(B, D) float32 features."""
+    """(B, D) float32."""
     labels: np.ndarray | None
     """(B,) integers; None = images without labels."""
     positions: np.ndarray
     """(B,) int64."""
     probabilities: np.ndarray | None
-    """(B, K) of the extractor's classes; None = it predicts none."""
+    """(B, K) of the extractor's classes; None = it has none."""
 
 
 class Collector(Protocol):
-    """One part of a summary; the arrays of all parts have different names."""
+    """One part of a summary; no two parts use the same array name."""
 
     def update(self, batch: Batch) -> None: ...
 
@@ -43,7 +45,7 @@ class Collector(Protocol):
 
 
 class Moments:
-    """Moments of all images, and of those of each class unless these are too many."""
+    """Moments of all images, and per class unless there are too many classes."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         self._dim, self._waiting = dim, list[tuple[np.ndarray, np.ndarray | None]]()
@@ -110,7 +112,7 @@ class Moments:
 
 
 class KeptFeatures:
-    """The features and labels at m evenly spread positions, the i-th of which is floor(i n / m)."""
+    """Features and labels at m evenly spread positions, floor(i n / m) for i in [0, m)."""
 
     def __init__(self, dim: int, total_images: int, num_kept: int) -> None:
         self._total_images = total_images
@@ -119,7 +121,7 @@ class KeptFeatures:
         self.is_kept = np.zeros(num_kept, dtype=bool)
 
     def has_any(self, positions: np.ndarray) -> bool:
-        """Whether one of these is kept already, or is among them twice."""
+        """Whether one of these positions is kept already, or occurs twice."""
         slots = self._slots(positions)[1]
         return bool(self.is_kept[slots].any()) or len(np.unique(slots)) < len(slots)
 
@@ -143,21 +145,21 @@ class KeptFeatures:
         self.is_kept[:] = True
 
     def _slots(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) bool, whether each position is kept, and the indices i of those that are."""
+        """(B,) bool, whether each position is to be kept, and the indices i of those that are."""
         num_kept = len(self.is_kept)
-        slots = -(-positions * num_kept // self._total_images)  # the only i for which floor(i n / m) can be the position
+        slots = -(-positions * num_kept // self._total_images)  # the only i with which floor(i n / m) can be the position
         chosen = (slots < num_kept) & (slots * self._total_images // num_kept == positions)
         return chosen, slots[chosen]
 
 
 class Agreement:
-    """Images of each class, and those among them of which the extractor predicts it."""
+    """Number of images per class, and of those whose class the extractor predicts."""
 
     def __init__(self, num_classes: int, prediction_of: np.ndarray | None) -> None:
         """
         Args:
             num_classes: C; 0 = images without labels.
-            prediction_of: (C,) the index of each class among the predicted ones; None = nothing is compared.
+            prediction_of: (C,) index of each class among the predicted ones; None = predictions are not compared.
         """
         self.counts, self.correct = np.zeros((2, num_classes), dtype=np.int64)
         self.prediction_of = prediction_of
@@ -184,7 +186,7 @@ class Agreement:
 
 
 class InceptionScore:
-    """The inception score, if the extractor predicts classes and there are enough images."""
+    """Inception score, if the extractor predicts classes and there are enough images."""
 
     def __init__(self, total_images: int) -> None:
         self._total_images = total_images
@@ -229,7 +231,7 @@ def _statistics(num_images: np.integer, mean: np.ndarray, scatter: np.ndarray) -
 
 
 def _array(arrays: dict[str, np.ndarray], name: str, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """An array of finite numbers with the type and shape that it must have, None = any size."""
+    """An array of finite numbers, checked for its type and shape (None = any size)."""
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != len(shape):
         raise ValueError(f"{name} is missing or of another type")

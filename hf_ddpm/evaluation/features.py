@@ -1,7 +1,7 @@
 """Turn images into features: `for features in extract(build_extractor("inception"), batches)`.
 
-An extractor is what a distance is measured with: the Inception network of FID, a DINOv2, a classifier trained on the data
-itself (a judge), or any module. All compute in float32 without TF32, so that the results hold on any device.
+An extractor is the Inception network of FID, a DINOv2, a classifier trained on the data itself (a judge), or any module.
+All compute in float32 without TF32, so that the results agree on every device.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ CHOICES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What an extractor finds in B images."""
+    """Output of an extractor for B images."""
 
     features: torch.Tensor
     """(B, D) float32 on the CPU."""
     probabilities: torch.Tensor | None = None
-    """(B, K) float64 on the CPU, of the K classes that it knows; None = it predicts none."""
+    """(B, K) float64 on the CPU, over the K classes it predicts; None = it predicts no classes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extractor:
-    """A frozen network with its preprocessing, and all that tells its features from those of another."""
+    """A frozen network with its preprocessing, and everything that identifies its features."""
 
     name: str
-    """Of its metrics: `inception` gives `fid`, any other `fd_<name>`."""
+    """Name in the metrics: `inception` gives `fid`, any other `fd_<name>`."""
     digest: str
-    """sha256 (hex) of its weights."""
+    """sha256 (hex) of the weights."""
     preprocessing: str
-    """What is done to the pixels, and which features are taken."""
+    """How pixels are prepared, and which features are used."""
     dim: int
     """D, features per image."""
     class_names: list[str] | None = None
-    """Of the classes that it predicts; None = it predicts none that have names."""
+    """Names of the predicted classes; None = they have no names, or there are none."""
     device: torch.device
-    """Where it computes."""
+    """Device of the network."""
     is_cacheable: bool = True
-    """Whether digest and preprocessing say all about it, as they cannot where its code is not ours."""
+    """Whether digest and preprocessing identify the features; not so if the code is the user's."""
     network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
     """(B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None."""
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """Compute the features of images; up to rounding they do not depend on what else is in the batch.
+        """Compute the features of images; up to rounding they do not depend on the rest of the batch.
 
         Args:
             images: (B, C, H, W) uint8 in [0, 255], on any device.
 
         Raises:
-            ValueError: another type, shape, number of channels or size.
+            ValueError: wrong type, shape, number of channels or size.
         """
         given = tuple(images.shape)
         require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
@@ -75,7 +75,7 @@ class Extractor:
             features, logits = self.network(images.to(self.device))
         found, wanted = tuple(getattr(features, "shape", ())), (len(images), self.dim)
         require(found == wanted, "features", self.name, f"it returned the shape {found} and not {wanted}")
-        # In float64, where the smallest probabilities are not yet 0; not every device has it.
+        # In float64, in which the smallest probabilities are not 0; on the CPU, since not every device has it.
         probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)
         return Features(features.cpu().float(), probabilities)
 
@@ -87,18 +87,18 @@ def build_extractor(
     device: str | torch.device | None = None,
     min_judge_accuracy: float | None = 0.98,
 ) -> Extractor:
-    """Build what computes features.
+    """Build an extractor.
 
     Args:
-        features: `inception`; `dinov2` (`DINOV2` of the Hub) or `dinov2:` with another id or a folder; `judge:` with the
-            folder of a trained judge; or a module that is called, in evaluation mode and as a copy, with (B, C, H, W) uint8
-            images as torchmetrics does, and returns (B, D), D in its attribute `num_features`.
+        features: `inception`; `dinov2` (`DINOV2` on the Hub) or `dinov2:` with another id or a folder; `judge:` with the
+            folder of a trained judge; or, as in torchmetrics, a module that takes (B, C, H, W) uint8 images and returns
+            (B, D), with D in its attribute `num_features`. A copy of it is used in evaluation mode.
         inception_weights: see `load_inception`; only for `inception`.
-        device: None = cuda if there is one, else the CPU.
-        min_judge_accuracy: a judge that was right on a smaller share of its test images is refused; None = accept any.
+        device: None = cuda if available, else the CPU.
+        min_judge_accuracy: a judge with a lower accuracy on its test images is refused; None = accept any.
 
     Raises:
-        ValueError: an unknown choice, weights that are missing or do not fit, or a judge that is too weak.
+        ValueError: unknown features, weights that are missing or do not fit, or a judge that is too weak.
     """
     device = find_device(device)
     is_used = inception_weights is None or (isinstance(features, str) and features == "inception")
@@ -115,12 +115,12 @@ def build_extractor(
 
 
 def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[torch.Tensor]) -> Iterator[Features]:
-    """Features of each batch of (B, C, H, W) uint8 images, computed when they are asked for."""
+    """Features of each batch of (B, C, H, W) uint8 images, computed lazily."""
     return map(extractor, batches)
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """sha256 (hex) of the weights, names and numbers: equal for equal weights, wherever they were loaded from."""
+    """sha256 (hex) of names and values of the weights: equal for equal weights, wherever they were loaded from."""
     digest = hashlib.sha256()
     tensors = ((name, value) for name, value in network.state_dict().items() if isinstance(value, torch.Tensor))
     for name, tensor in sorted(tensors):
@@ -143,9 +143,9 @@ def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
 
 
 def _dinov2(place: str, device: torch.device) -> Extractor:
-    """The class token of a DINOv2 after its last norm, as Stein et al. (2023, arXiv:2306.04675) compare it.
+    """The class token of a DINOv2 after its last norm, as in Stein et al. (2023, arXiv:2306.04675).
 
-    The processor's crop is left out, as there and in EDM2: it would hide the border of every image.
+    As there and in EDM2, the processor's crop is left out: it would hide the border of every image.
     """
     from transformers import Dinov2Model
 
@@ -158,11 +158,11 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
             loaded: Any = Dinov2Model.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-    except Exception as error:  # transformers raises all kinds for a damaged config or file
+    except Exception as error:  # transformers raises all kinds of errors for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     model, report = loaded
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
-    require(not missing, "features", option, f"its weights are no Dinov2Model's: {missing[:1]} is missing or differs")
+    require(not missing, "features", option, f"its weights are not a Dinov2Model's: {missing[:1]} is missing or differs")
     model.eval().requires_grad_(False).to(device)
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in moments)
 
@@ -184,7 +184,7 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep bar and report off stderr, where an error is to be one line; what is missing is looked at by the caller."""
+    """Keep progress bar and report off stderr, where an error is one line; the caller checks for missing weights."""
     from transformers.utils import logging
 
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -199,7 +199,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def _dinov2_folder(place: str, option: str) -> Path:
-    """The folder, or the Hub's files in the cache."""
+    """The given folder, or the cached files of the Hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -207,28 +207,28 @@ def _dinov2_folder(place: str, option: str) -> Path:
         return Path(place)
     try:
         return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HFValidationError) as error:  # the Hub's own errors and those of a connection are OSErrors
-        remedy = "there is no such folder, and it cannot be had from the Hub: give dinov2:FOLDER"
+    except (OSError, HFValidationError) as error:  # errors of the Hub and of the connection are OSErrors
+        remedy = "it is not a folder, and cannot be downloaded from the Hub: give dinov2:FOLDER"
         raise ValueError(f"features is {option!r}: {remedy} ({' '.join(str(error).split())[:200]})") from error
 
 
 def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[float]]:
-    """Size, mean and standard deviation that the images are brought to, from the processor's file."""
+    """Size, mean and standard deviation for the preprocessing, from the processor's file."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         size = int(config["crop_size"]["height"])
         mean, std = ([float(value) for value in config[name]] for name in ("image_mean", "image_std"))
         if size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError("these are no size, mean and standard deviation of RGB images")
+            raise ValueError("not the size, mean and standard deviation of RGB images")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = f"{path.name} must say crop_size, image_mean and image_std, as that of {DINOV2} does"
+        remedy = f"{path.name} must contain crop_size, image_mean and image_std, as in {DINOV2}"
         raise ValueError(f"features is {option!r}: {remedy}") from error
     return size, mean, std
 
 
 def _files_digest(files: list[Path], option: str) -> str:
-    """sha256 of one file, as `sha256sum` prints it; of several, of their digests in the order of the names."""
-    require(bool(files), "features", option, "it has no .safetensors, and no other format is read")
+    """sha256 of a single file, as `sha256sum` prints it; of several files, of their digests in order of the names."""
+    require(bool(files), "features", option, "it has no .safetensors file, and no other format is read")
     digests = [sha256_of(path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -241,7 +241,7 @@ def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Ext
     if min_accuracy is not None and not record.accuracy >= min_accuracy:
         raise ValueError(
             f"features is 'judge:{folder}': its accuracy is {record.accuracy:.4f} on {record.num_test_images} test images, "
-            f"less than min_judge_accuracy {min_accuracy}: train it longer, or set min_judge_accuracy lower (null = any)"
+            f"less than min_judge_accuracy {min_accuracy}: train it longer, or lower min_judge_accuracy (null = any)"
         )
 
     def network(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -264,12 +264,12 @@ def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
     dim = getattr(module, "num_features", None)
     name = type(module).__qualname__
     if not isinstance(dim, int):
-        raise ValueError(f"features is {name!r}: give the module an attribute num_features, the D of what it returns")
-    # A copy, because evaluation mode is not to be seen by its owner, nor further training by us.
+        raise ValueError(f"features is {name!r}: give the module an attribute num_features, the D of its output")
+    # A copy, so that the owner does not see evaluation mode, and further training does not change the extractor.
     module = deepcopy(module).eval().requires_grad_(False).to(device)
     digest = hashlib.sha256(f"{module!r} {weights_digest(module)}".encode()).hexdigest()
     return Extractor(
-        # The digest, so that nobody's class is taken for one of the networks above.
+        # With the digest, so that no module is taken for one of the networks above.
         name=f"module_{digest[:8]}",
         digest=digest,
         preprocessing=f"uint8, as {name} does it",
@@ -282,7 +282,7 @@ def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
 
 @contextlib.contextmanager
 def _full_float32(device: torch.device) -> Iterator[None]:
-    """Neither an autocast around us nor TF32, which would change features in the third digit."""
+    """Switch off autocast and TF32, which would change features in the third digit."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,10 +1,10 @@
-"""The Inception network of 2015-12-05, whose pool3 features make the Frechet distance that is called FID.
+"""The Inception network of 2015-12-05, whose pool3 features give the Frechet distance called FID.
 
-inception = load_inception()                           # the published weights, fetched on first use
+inception = load_inception()                           # the published weights, downloaded on first use
 features, logits = inception(images)                   # (B, 2048), (B, 1008)
 
-Only the published weights earn the name `inception`; any other bears the beginning of the sha256 of its file. Nothing here
-runs code from a file: pickles are read with weights_only=True.
+Only the published weights are named `inception`; others are named after the sha256 of their file. No code from a file is
+run: pickles are read with weights_only=True.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from hf_ddpm.runtime.files import write_whole
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the file at `URL`, which pytorch-fid publishes too."""
+"""Hex digest of the file at `URL`, which pytorch-fid publishes too."""
 TIMEOUT = 60.0
-"""Seconds in which the server must connect, and in which it may stay silent."""
+"""Seconds that the server may take to connect, and to send more data."""
 logger = logging.getLogger(__name__)
 Layer = Literal["64", "192", "768", "2048"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inception:
-    """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, with where its weights are from."""
+    """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, and the origin of its weights."""
 
     network: torch.nn.Module
-    """(B, 3, H, W) uint8 -> features, and at the layer 2048 logits too."""
+    """(B, 3, H, W) uint8 -> features, and logits for layer 2048."""
     name: str
-    """`inception` for the published weights at the layer 2048; else with the first 8 digits of `digest`, and the layer where
-    it is another."""
+    """`inception` for the published weights and layer 2048; otherwise with 8 digits of `digest`, and the layer if it is
+    another."""
     digest: str
-    """sha256 (hex) of the file that was given, or of the published one."""
+    """sha256 (hex) of the given or published file."""
     layer: Layer
-    """Which features."""
+    """Layer of the features, named by its number of channels."""
 
     @property
     def dim(self) -> int:
-        """D, features an image."""
+        """D, features per image."""
         return int(self.layer)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -60,34 +60,34 @@ class Inception:
             images: (B, 1 or 3, H, W) uint8 in [0, 255]; gray is repeated.
 
         Returns:
-            (B, D) float32, and at the layer 2048 the logits without bias, of which the inception score is made, (B, 1008)
-            float32; at the others None, so that the rest of the network need not be run.
+            (B, D) float32 features; and for layer 2048 (B, 1008) float32 logits without bias, for the inception score. None
+            for the other layers, so that the rest of the network is not run.
         """
         outputs = self.network(images.expand(-1, 3, -1, -1).contiguous())
         return outputs[0], outputs[1] if len(outputs) > 1 else None
 
 
 def load_inception(weights: str | Path | None = None, *, layer: Layer = "2048") -> Inception:
-    """Build the network with the published weights, or with those of a file.
+    """Build the network with the published weights or those of a file.
 
     Args:
-        weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, fetched on
-            first use and kept in the cache. Given by hand it is kept too.
-        layer: the features are the averages over the image of this layer's channels, as many as the name says.
+        weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, downloaded
+            on first use and cached. The published file is also cached if given.
+        layer: features are this layer's channels averaged over the image; the name is their number.
 
     Raises:
-        ValueError: a file is missing or not such weights, the published one cannot be fetched, or torch-fidelity is not
+        ValueError: the file is missing or does not fit, the published file cannot be downloaded, or torch-fidelity is not
             installed.
     """
     state, digest = _published_weights() if weights is None else _read_weights(Path(weights))
     network = _build_network(state, ["2048", "logits_unbiased"] if layer == "2048" else [layer], weights)
-    # A copy of the published weights in another file may have been changed, so its name does not matter.
+    # The published weights in another file may have been changed, so they are named after that file.
     name = "inception" if digest == SHA256 else f"inception_{digest[:8]}"
     return Inception(network=network, name=name if layer == "2048" else f"{name}_layer{layer}", digest=digest, layer=layer)
 
 
 def cache_folder() -> Path:
-    """Where the published weights are kept: beside the Hub's files, in HF_HOME."""
+    """Folder of the published weights, beside the Hub's files in HF_HOME."""
     return Path(constants.HF_HOME) / "hf_ddpm" / "inception"
 
 
@@ -98,7 +98,7 @@ def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: s
         raise ValueError("features is 'inception': it needs torch-fidelity: pip install 'hf_ddpm[fid]'") from error
 
     class Network(FeatureExtractorInceptionV3):
-        """Built without numbers, from an empty file, because its class reads files by an unrestricted torch.load."""
+        """Built without weights from an empty file, because its class reads files with an unrestricted torch.load."""
 
         def __init__(self):
             empty = io.BytesIO()
@@ -122,7 +122,7 @@ def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: s
 
 
 def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of a file that was given, and the sha256 of the file."""
+    """The tensors of a given file, and the sha256 of the file."""
     require(path.is_file(), "inception_weights", str(path), "no such file: give a .safetensors or the published .pth")
     require(path.suffix in (".safetensors", ".pth"), "inception_weights", str(path), "give a .safetensors or a .pth")
     content = path.read_bytes()
@@ -135,45 +135,45 @@ def _read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     try:
         return safetensors.torch.load(content), digest
     except SafetensorError as error:
-        raise ValueError(f"inception_weights is {str(path)!r}: this is no safetensors file: {error}") from error
+        raise ValueError(f"inception_weights is {str(path)!r}: this is not a safetensors file: {error}") from error
 
 
 def _read_pth(content: bytes, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a pickled state dict; anything else in it is refused, and no code is run."""
+    """The tensors of a pickled state dict; anything else is refused, and no code is run."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no pickle, or a damaged one, raises all kinds
-        remedy = "this is no file of plain weights, and code is not run: give a .safetensors or the published .pth"
+    except Exception as error:  # a damaged file raises all kinds of errors
+        remedy = "this is not a file of plain weights, and code is not run: give a .safetensors or the published .pth"
         raise ValueError(f"inception_weights is {name!r}: {remedy}") from error
     is_state = isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values())
-    require(is_state, "inception_weights", name, "this is no state dict: give a .safetensors or the published .pth")
+    require(is_state, "inception_weights", name, "this is not a state dict: give a .safetensors or the published .pth")
     return state
 
 
 def _published_weights() -> tuple[dict[str, torch.Tensor], str]:
-    """The published tensors, from the cache or else from the internet, and the sha256 of the published file."""
+    """The published tensors from the cache or the internet, and the sha256 of their file."""
     kept = _kept_file()
     if kept.exists():
         content = kept.read_bytes()
         if hashlib.sha256(content).hexdigest() == SHA256:
             return _read_pth(content, str(kept)), SHA256
-        logger.warning("%s is damaged, and the published weights are fetched again", kept)
+        logger.warning("%s is damaged: the published weights are downloaded again", kept)
     content = _fetch()
     _keep(content)
     return _read_pth(content, URL), SHA256
 
 
 def _fetch() -> bytes:
-    """The published file, its sha256 compared."""
-    remedy = "fetch it elsewhere, and give --inception_weights FILE"
+    """Download the published file and check its sha256."""
+    remedy = "download it elsewhere and give --inception_weights FILE"
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
             content = response.read()
-    except OSError as error:  # urllib's errors are such
-        raise ValueError(f"inception_weights is None: {URL} cannot be fetched ({error}): {remedy}") from error
+    except OSError as error:  # as the errors of urllib are
+        raise ValueError(f"inception_weights is None: {URL} cannot be downloaded ({error}): {remedy}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
-        raise ValueError(f"inception_weights is None: {URL} came with the sha256 {digest}, not {SHA256}: {remedy}")
+        raise ValueError(f"inception_weights is None: {URL} has the sha256 {digest}, not {SHA256}: {remedy}")
     return content
 
 
@@ -182,8 +182,8 @@ def _kept_file() -> Path:
 
 
 def _keep(content: bytes) -> None:
-    """Keep the published file, whose sha256 was compared a moment ago."""
+    """Cache the published file, whose sha256 was just checked."""
     try:
         write_whole(_kept_file(), lambda path: path.write_bytes(content))
     except OSError as error:
-        logger.warning("the Inception weights cannot be kept in %s: %s", cache_folder(), error)
+        logger.warning("the Inception weights cannot be cached in %s: %s", cache_folder(), error)

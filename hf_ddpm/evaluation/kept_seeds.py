@@ -1,4 +1,4 @@
-"""The scores of finished seeds, kept so that an evaluation which was stopped need not repeat them."""
+"""The scores of finished seeds, kept so that an interrupted evaluation continues without repeating them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class SeedScores:
-    """What the images of one seed score."""
+    """Scores of the images of one seed."""
 
     metrics: dict[str, float]
     """By name."""
     per_class: dict[str, dict[str, float]]
-    """Metrics of each class, by its name and theirs."""
+    """By class, then by metric."""
     seconds: dict[str, float]
-    """Spent on sampling the images, on their features, and on the metrics."""
+    """Seconds spent on sampling, features and metrics."""
 
 
 class KeptSeeds:
-    """The file beside the output in which the scores of finished seeds wait for the next start of the same evaluation."""
+    """A file beside the output with the scores of finished seeds, for the next start of the same evaluation."""
 
     def __init__(self, output: Path, key: dict[str, Any]):
         """
         Args:
-            output: file of the results.
-            key: what the scores depend on, JSON values; see `kept_key`.
+            output: results file.
+            key: everything the scores depend on, JSON values; see `kept_key`.
         """
         self._path, self._key = output.with_name(f".{output.stem}.partial.json"), key
 
     def read(self) -> list[SeedScores]:
-        """Scores of the seeds in their order; none if another evaluation left them."""
+        """Scores of the finished seeds in order; empty if the file is missing or of another evaluation."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             if kept["key"] != json.loads(json.dumps(self._key)):
@@ -50,21 +50,21 @@ class KeptSeeds:
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError):
-            logger.warning("%s is damaged, its seeds are measured again", self._path)
+            logger.warning("%s is damaged: its seeds are evaluated again", self._path)
             return []
 
     def write(self, scores: list[SeedScores]) -> None:
-        """Keep what has been measured so far."""
+        """Keep the scores of the seeds finished so far."""
         content = {"key": self._key, "scores": [asdict(score) for score in scores]}
         write_whole(self._path, json.dumps(content) + "\n")
 
     def forget(self) -> None:
-        """Remove the file: all is done."""
+        """Remove the file when all seeds are done."""
         self._path.unlink(missing_ok=True)
 
 
 def kept_key(config: EvaluationConfig, pipeline: ImagePipeline, references: References) -> dict[str, Any]:
-    """What the scores of a seed depend on: neither on the number of seeds nor on where the output is written."""
+    """Everything the scores of a seed depend on; the number of seeds and the output path are not part of it."""
     options = {name: value for name, value in asdict(config).items() if name not in ("num_seeds", "output", "num_threads")}
     options["sampling"] = {name: value for name, value in options["sampling"].items() if name != "batch_size"}
     return {

@@ -1,4 +1,4 @@
-"""Measure a model now and then while it is trained: `train(config, Monitor(config.evaluation, config.data))`."""
+"""Evaluate a model at intervals during training: `train(config, Monitor(config.evaluation, config.data))`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
 
 
 class Monitor:
-    """Scores a pipeline against the train split, each time with the same seeds; what can be refused is refused here."""
+    """Scores a pipeline against the train split, always with the same seeds; wrong options are refused at construction."""
 
     def __init__(self, config: MonitorConfig, data: DataConfig, num_threads: int | None = None):
         """
         Args:
-            config: what is measured, with features that are given.
-            data: of the training.
-            num_threads: CPU threads of a process; None = its share of the cores.
+            config: options, with `features` set.
+            data: options of the training data.
+            num_threads: CPU threads per process; None = its share of the cores.
 
         Raises:
-            ValueError: there are no such features or sampler, or the judge is too weak.
+            ValueError: unknown features or scheduler, or a judge that is too weak.
         """
         assert config.features is not None, "config.every_steps is given, and features with it"
         self._config, self._features = config, config.features
@@ -40,13 +40,13 @@ class Monitor:
         self._data = ReferenceDataConfig(**{name: value for name, value in asdict(data).items() if name in known})
 
     def __call__(self, pipeline: CFGDDPMPipeline) -> dict[str, float]:
-        """Draw images and score them; every process has to call it.
+        """Sample images and score them; every process must call it.
 
         Args:
-            pipeline: with the averaged weights and the scheduler of the training.
+            pipeline: EMA weights and the training scheduler.
 
         Returns:
-            Name of each metric -> value.
+            Metrics by name.
         """
         config = self._config
         if self._measurement is None:

@@ -1,7 +1,7 @@
-"""Measure a pipeline: `results = evaluate(config)` turns a saved model into figures with standard errors.
+"""Evaluate a pipeline: `results = evaluate(config)` turns a saved model into metrics with standard errors.
 
-Of each of k seeds n images are drawn, one after the other batch, from images to features to metrics, so that no more than a
-batch of images is held. Floor (real images) and ceiling (noise) are scored in the same way.
+For each of k seeds n images are sampled and turned into features batch by batch, so that only one batch of images is in
+memory. Real images (the floor) and noise (the ceiling) are scored in the same way.
 """
 
 from __future__ import annotations
@@ -36,32 +36,37 @@ from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 
 BATCH_SIZE = 256
-"""Real images at a time, when they are summed up."""
+"""Real images per batch."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Measurement:
-    """Scores the images of one seed after another; every process has to call each method."""
+    """Scores the images of one seed after another; every process must call each method."""
 
     config: ProtocolConfig
-    """What is measured."""
+    """Evaluation options."""
     references: References
-    """The real images, and the processes that share the work."""
+    """Real images, and the processes that share the work."""
     stop: StopRequest
-    """Whether a signal asked to stop."""
+    """Set by SIGINT or SIGTERM."""
     progress: bool = True
-    """Show bars on stderr."""
+    """Whether to show progress bars on stderr."""
 
     @property
     def processes(self) -> PartialState:
-        """Which share the work."""
+        """Processes that share the work."""
         return self.references.processes
 
     def score_seed(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
-        """Sample the images of the seed of this number and score them.
+        """Sample the images of a seed and score them.
+
+        Args:
+            pipeline: model with its scheduler.
+            sampling: how to sample.
+            number: index of the seed, from 0.
 
         Raises:
-            Stopped: a signal came; after the batch that was being sampled.
+            Stopped: on a signal, after the current batch.
         """
         config = self.config
         labels, classes = self.labels(pipeline)
@@ -81,11 +86,7 @@ class Measurement:
         return scores
 
     def score_noise(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
-        """Score uniform noise instead of the samples of a seed.
-
-        Raises:
-            Stopped: a signal came.
-        """
+        """Score uniform noise instead of the samples of a seed; see `score_seed`."""
         positions = torch.arange(self.config.num_images)[shard(self.config.num_images, self.processes)]
         first = self._first_seed(number)
         batches = (self.references.noise(first + batch) for batch in batches_of(positions, sampling.batch_size))
@@ -95,12 +96,12 @@ class Measurement:
         return (self.config.seed + number) * MAX_IMAGES
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
-        """Score this process's share of the images as they come.
+        """Score this process's share of the images batch by batch.
 
         Args:
             batches: (B, C, H, W) uint8.
-            classes: (n,) class of each of all images; None = no classes.
-            batch_size: images of all batches but the last.
+            classes: (n,) class of every image, including those of other processes; None = no classes.
+            batch_size: images per batch, except for the last.
         """
         config, references, clock = self.config, self.references, _Clock()
         mine = shard(config.num_images, self.processes)
@@ -108,7 +109,7 @@ class Measurement:
         wanted = set(nearest_positions(config.num_images).tolist())
         kept: list[np.ndarray] = []
         largest_share = math.ceil(config.num_images / self.processes.num_processes)
-        for start in range(0, largest_share, batch_size):  # in every process equally often
+        for start in range(0, largest_share, batch_size):  # equally often in every process
             images = next(batches, None)
             clock.lap("sampling")
             if images is not None:
@@ -117,8 +118,8 @@ class Measurement:
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
             if number_of_signal := any_process_stopped(self.stop, self.processes):
-                raise Stopped(number_of_signal, "stopped; the same command goes on from the last seed that was finished")
-        next(batches, None)  # none is left, but the bar learns that the last one is done
+                raise Stopped(number_of_signal, "stopped; the same command continues after the last finished seed")
+        next(batches, None)  # exhausts the iterator, which completes its progress bar
         summary = summary.of_all_processes(self.processes)
         kept = gather(kept, self.processes)
 
@@ -133,9 +134,9 @@ class Measurement:
         return scores
 
     def losses(self, pipeline: ImagePipeline, seed: int) -> dict[str, float]:
-        """The denoising loss on images of each split, with noise and timesteps of this seed, and if wanted the bound.
+        """Denoising loss on each split, with noise and timesteps of this seed, and bits per dimension if requested.
 
-        A GAN has neither, and data of other classes than the model's have not its labels.
+        Empty for a GAN, and for data whose classes are not those of the model.
         """
         train, test = self.references.train, self.references.test
         if isinstance(pipeline, DCGANPipeline):
@@ -163,7 +164,7 @@ class Measurement:
         return losses
 
     def labels(self, pipeline: ImagePipeline) -> tuple[list[int | None], np.ndarray | None]:
-        """The model's label of each image, and (n,) the same class as the references have it; None = no classes."""
+        """The model's label of each image, and (n,) the data's label of the same class; None = no classes."""
         train, count = self.references.train, self.config.num_images
         names, train_labels = train.class_names, train.class_labels
         if not pipeline.is_conditional or names is None or train_labels is None:
@@ -177,16 +178,20 @@ class Measurement:
 
 
 def evaluate(config: EvaluationConfig) -> Results:
-    """Measure a saved pipeline and write the results; every process has to call it.
+    """Evaluate a saved pipeline and write the results; every process must call it.
 
-    Finished seeds are kept beside the output until all are done, so that the same command goes on where it was stopped.
+    The scores of finished seeds are kept beside the output until all are done, so that the same command continues an
+    interrupted evaluation.
+
+    Args:
+        config: options.
 
     Returns:
-        What the file holds.
+        The content of the results file.
 
     Raises:
         ValueError: an option is wrong, or does not fit the model or the data.
-        Stopped: SIGINT or SIGTERM.
+        Stopped: on SIGINT or SIGTERM.
     """
     started = time.perf_counter()
     processes = init_distributed(config.num_threads)
@@ -198,7 +203,7 @@ def evaluate(config: EvaluationConfig) -> Results:
         min_judge_accuracy=config.min_judge_accuracy,
     )
     data = data_options(config.data, config.model)
-    with stop_requests("the measurement ends after this batch") as stop:
+    with stop_requests("the evaluation stops after this batch") as stop:
         references = open_references(config, data, pipeline, extractor, processes)
         kept = KeptSeeds(Path(config.output), kept_key(config, pipeline, references))
         results = measure(config, data, pipeline, references, kept, stop=stop)
@@ -220,19 +225,19 @@ def measure(
     stop: StopRequest,
     noise: bool = False,
 ) -> Results:
-    """Score every seed that is not kept from an earlier start, and put the results together; every process has to call it.
+    """Score all seeds but those finished in an earlier run, and assemble the results; every process must call it.
 
     Args:
-        config: what is measured.
-        data: the options that the references were read with.
-        pipeline: with the sampler of the measurement.
-        references: the real images.
-        kept: where the scores of finished seeds are.
-        stop: whether a signal asked to stop.
+        config: options.
+        data: options of the real images.
+        pipeline: model with the scheduler to sample with.
+        references: real images.
+        kept: file with the scores of finished seeds.
+        stop: set by SIGINT or SIGTERM.
         noise: score uniform noise instead of samples.
 
     Raises:
-        Stopped: a signal came.
+        Stopped: on a signal.
     """
     processes = references.processes
     measurement = Measurement(config=config, references=references, stop=stop)
@@ -246,7 +251,7 @@ def measure(
 
 
 def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> ImagePipeline:
-    """Load the pipeline that is measured, and refuse options that it cannot be sampled with."""
+    """Load the pipeline, and refuse options that it cannot be sampled with."""
     dtype = getattr(torch, sampling.dtype)
     pipeline = load_pipeline(model, scheduler=sampling.scheduler, device=device or processes.device, dtype=dtype)
     check_sampling(pipeline, sampling)
@@ -254,15 +259,15 @@ def load_model(model: str, sampling: SamplingConfig, device: str | None, process
 
 
 def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
-    """Raise a `ValueError` if the pipeline, with its scheduler, cannot be sampled so."""
+    """Raise a `ValueError` if the pipeline, with its scheduler, cannot be sampled with these options."""
     pipeline.check_inputs([0] if pipeline.is_conditional else None, **generation_options(pipeline, sampling))
 
 
 def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dict[str, Any]:
-    """How the denoising is done, as keyword arguments of `generate`; a GAN does none.
+    """Options of the denoising, as keyword arguments of `generate`; a GAN has none.
 
     Raises:
-        ValueError: the model is a GAN, and one of these options has another value than its default.
+        ValueError: the model is a GAN, and one of these options is not at its default.
     """
     names = ("num_inference_steps", "guidance_scale", "eta")
     if not isinstance(pipeline, DCGANPipeline):
@@ -276,10 +281,10 @@ def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dic
 
 
 def data_options(data: ReferenceDataConfig, model: str) -> ReferenceDataConfig:
-    """The data's options, where no source is given those of the run that the model lies in.
+    """Options of the real images; without a source, those of the run that the model belongs to.
 
     Raises:
-        ValueError: no source is given, and the model lies in no run.
+        ValueError: no source is given, and the model belongs to no run.
     """
     if data.source is not None:
         return data
@@ -287,7 +292,7 @@ def data_options(data: ReferenceDataConfig, model: str) -> ReferenceDataConfig:
 
 
 def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> ReferenceDataConfig:
-    """The options of the data that a model was trained on, with those over them that are given."""
+    """Options of the data that a model was trained on, overridden by the given ones."""
     given = {name: value for name, value in asdict(data).items() if value != getattr(ReferenceDataConfig(), name)}
     known = asdict(ReferenceDataConfig()).keys() - {"on_bad_image", "max_bad_images"}
     trained = {name: value for name, value in trained.items() if name in known and value is not None}
@@ -301,10 +306,10 @@ def open_references(
     extractor: Extractor,
     processes: PartialState,
 ) -> References:
-    """Read the real images in the model's size and sum up the split that samples are compared with.
+    """Read the real images in the model's size, and summarize the split that samples are compared with.
 
     Raises:
-        ValueError: they cannot be read, do not suit the model or the extractor, or are too few.
+        ValueError: the images cannot be read, do not fit the model or the extractor, or are too few.
     """
     channels, size, _ = image_shape_of(pipeline)
     count = config.bits_per_dim_images
@@ -335,7 +340,7 @@ def open_references(
 
 
 class _Clock:
-    """Adds up the seconds between laps by name."""
+    """Sums the seconds between laps, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -348,7 +353,7 @@ class _Clock:
 
 
 def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
-    """The model's id of each class of the data, by its name; of a model without names by its number."""
+    """The model's id of each class of the data, matched by name, or by number if the model has no names."""
     if pipeline.id2label is None:
         return list(range(len(names)))
     ids = {name: label for label, name in pipeline.id2label.items()}
@@ -362,21 +367,23 @@ def _check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
     known = pipeline.id2label
     if known is None and pipeline.num_classes != len(names):
         count = pipeline.num_classes
-        raise ValueError(f"--data: the model has {count} classes without names and the data {len(names)}: give its own")
+        raise ValueError(
+            f"--data: the model has {count} classes without names and the data {len(names)}: give the model's own"
+        )
     unknown = [] if known is None else [name for name in names if name not in known.values()]
     if known is not None and unknown:
         raise ValueError(
-            f"--data: the model knows no class {unknown[0]!r}, it knows {', '.join(known.values())[:80]}: choose classes "
-            "with --data.labels, or give its own data"
+            f"--data: the model does not know class {unknown[0]!r}, only {', '.join(known.values())[:80]}: choose classes "
+            "with --data.labels, or give the model's own data"
         )
 
 
 def _reference_split(config: ProtocolConfig, train: ImageTable, test: ImageTable | None) -> ImageTable:
-    """The split that samples are compared with; options that do not fit the splits are refused."""
+    """The split that samples are compared with; refuses options that do not fit the splits."""
     if config.num_images < MIN_IMAGES:
         raise ValueError(f"--num_images is {config.num_images}: density and coverage need at least {MIN_IMAGES}")
     if config.bits_per_dim_images is not None and test is None:
-        raise ValueError("--bits_per_dim_images: they are held-out images, name their split with --data.test_split")
+        raise ValueError("--bits_per_dim_images needs held-out images: name their split with --data.test_split")
     split = train if config.reference_split == "train" else test
     if split is None:
         raise ValueError("--reference_split is 'test': name the split with --data.test_split")

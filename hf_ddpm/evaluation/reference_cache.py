@@ -1,9 +1,9 @@
-"""The summary of the reference images: computed in one pass over a table, and kept so that the next run need not.
+"""The summary of the reference images: computed in one pass over a table, and cached.
 
 summary = reference_summary(extractor, load_images("digits", "train", image_size=8), batch_size=64)
 
-It is kept as an .npz of numbers, without pickle, under the folder `hf_ddpm/reference` of HF_HOME. The key, all that it
-depends on, stands in the file as JSON; a file with another key is not used.
+The cache is the folder `hf_ddpm/reference` of HF_HOME; each file is an .npz without pickle. The key, everything the summary
+depends on, is in the file as JSON; a file with another key is not used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hf_ddpm.runtime.files import write_whole
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Of the files; a new one whenever what is in them, or how it is computed, changes."""
+"""Version of the files; raised whenever their content, or how it is computed, changes."""
 
 
 def reference_summary(
@@ -44,21 +44,20 @@ def reference_summary(
     reference_statistics: str | Path | None = None,
     progress: bool = False,
 ) -> FeatureSummary:
-    """Summarise the features of all images of a table, or read what an earlier call has kept.
+    """Summarize the features of all images of a table, or read the summary of an earlier call.
 
     Args:
-        extractor: what computes the features.
-        table: the reference images.
-        batch_size: images at a time in a process; has no influence on the result beyond rounding.
+        extractor: network that computes the features.
+        table: reference images.
+        batch_size: images per batch and process; affects the result only by rounding.
         max_features: see `FeatureSummary`.
-        cache_dir: where summaries are kept; None = the folder of `cache_folder`. Those of modules, whose code may change,
-            are not kept.
-        processes: which share the pass, every one of which has to call this and gets the same; None = this one alone.
-        reference_statistics: a file that such a call has kept, of the same images and extractor; None = look in `cache_dir`.
-        progress: show a bar on stderr that counts images.
+        cache_dir: folder of the cache; None = `cache_folder()`. Summaries of modules, whose code may change, are not cached.
+        processes: share the pass; each must call this and gets the same summary. None = a single process.
+        reference_statistics: cached file of the same images and extractor; None = look in `cache_dir`.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
-        ValueError: `reference_statistics` cannot be read or is of something else, or an option or image is wrong.
+        ValueError: `reference_statistics` cannot be used, or an option or image is wrong.
     """
     check_number("batch_size", batch_size, 1, integer=True)
     is_first = processes is None or processes.is_main_process
@@ -76,7 +75,7 @@ def reference_summary(
 
 
 def summary_key(extractor: Extractor, table: ImageTable, max_features: int) -> dict[str, Any]:
-    """All that a summary depends on, as it stands in its file."""
+    """Everything a summary depends on, as stored in its file."""
     return {
         "format": FORMAT,
         "features": extractor.name,
@@ -89,7 +88,7 @@ def summary_key(extractor: Extractor, table: ImageTable, max_features: int) -> d
 
 
 def cache_folder() -> Path:
-    """Where summaries are kept unless another folder is given: beside the Hub's files, in HF_HOME."""
+    """Default folder of the cache, beside the Hub's files in HF_HOME."""
     return Path(constants.HF_HOME) / "hf_ddpm" / "reference"
 
 
@@ -115,7 +114,7 @@ def _one_pass(
     processes: PartialState | None,
     progress: bool,
 ) -> FeatureSummary:
-    """Each process computes its share, and merges those of all in the same order."""
+    """Each process computes its share, and merges all shares in the same order."""
     positions = torch.arange(table.num_images)
     mine = positions if processes is None else positions[shard(table.num_images, processes)]
     summary = _empty(extractor, table, max_features)
@@ -131,7 +130,7 @@ def _one_pass(
 def _find(
     path: Path | None, given: str | Path | None, key: dict[str, Any], empty: FeatureSummary, is_first: bool
 ) -> FeatureSummary | ValueError | None:
-    """Read a kept summary in the first process: what is in the file, or why a given one is refused, or None = compute it."""
+    """Read a summary in the main process: its content, or why a given file is refused, or None = compute it."""
     if not is_first:
         return None
     try:
@@ -141,12 +140,12 @@ def _find(
     except _Unusable as error:
         if given is not None:
             return ValueError(f"reference_statistics is {str(given)!r}: {error}, leave it out to compute it")
-        logger.warning("%s: %s, so its features are computed again", path, error)
+        logger.warning("%s: %s, so the summary is computed again", path, error)
         return None
 
 
 def _agreed(found: FeatureSummary | ValueError | None, processes: PartialState | None) -> FeatureSummary | None:
-    """What the first process has found, in all: its files need not be seen by the others, which must not wait for it."""
+    """What the main process found, in all processes: the others may not see its files, and must not wait in vain."""
     if processes is not None:
         found = gather([found], processes)[0]
     if isinstance(found, ValueError):
@@ -155,18 +154,18 @@ def _agreed(found: FeatureSummary | ValueError | None, processes: PartialState |
 
 
 class _Unusable(Exception):
-    """A file is missing, damaged or of something else; the message says which."""
+    """The file is missing, damaged or of another summary; the message says which."""
 
 
 def _read(path: Path, key: dict[str, Any], empty: FeatureSummary) -> FeatureSummary:
-    """Fill an empty summary from a file that was made with this key."""
+    """Fill an empty summary from a file with this key."""
     if not path.is_file():
-        raise _Unusable("there is no such file")
+        raise _Unusable("it does not exist")
     arrays = _load(path)
     try:
         found = dict(json.loads(arrays["key"].tobytes()))
     except (KeyError, ValueError, TypeError) as error:
-        raise _Unusable("it is damaged (it has no key)") from error
+        raise _Unusable("it is damaged (no key)") from error
     for name in key:
         if found.get(name) != key[name]:
             raise _Unusable(f"it was made with {name} {found.get(name)!r}, not {key[name]!r}")
@@ -178,7 +177,7 @@ def _read(path: Path, key: dict[str, Any], empty: FeatureSummary) -> FeatureSumm
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file; a pickled one is refused, and checksums are compared."""
+    """Read the arrays of a file; pickles are refused, and checksums verified."""
     try:
         # Opened here, because numpy leaves a damaged file open.
         with path.open("rb") as stream:
@@ -186,7 +185,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an .npz")
             return {name: file[name] for name in file.files}
-    except Exception as error:  # numpy and zipfile raise all kinds for what is damaged
+    except Exception as error:  # numpy and zipfile raise all kinds of errors for a damaged file
         message = " ".join(str(error).split())[:200] or type(error).__name__
         raise _Unusable(f"it is damaged ({message})") from error
 
@@ -196,4 +195,4 @@ def _write(path: Path, key: dict[str, Any], summary: FeatureSummary) -> None:
     try:
         write_whole(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
-        logger.warning("the reference summary cannot be kept: %s", error)
+        logger.warning("the reference summary cannot be cached: %s", error)

@@ -1,7 +1,7 @@
-"""The real images that samples are compared with, and what real images and noise score instead of samples.
+"""The real images that samples are compared with, and the scores of real images and noise instead of samples.
 
 references = open_references(config, data, pipeline, extractor, processes)
-references.score(summary_of_samples)          # name of each metric -> value
+references.score(summary_of_samples)          # metrics by name
 references.floor(1000), references.ceiling(1000)
 """
 
@@ -25,43 +25,43 @@ from hf_ddpm.metrics.precision_recall import manifold_metrics
 from hf_ddpm.runtime.distributed import broadcast_from_main, shard
 
 NEAREST_IMAGES = 1000
-"""Samples whose nearest training image is sought, evenly spread: each is compared with every pixel of the train split."""
+"""Samples whose nearest training image is searched, evenly spread: each is compared with every training image."""
 TABLE_BLOCK = 4096
-"""Training images that are turned into floats at a time."""
+"""Training images converted to floats at a time."""
 MIN_IMAGES = 6
-"""Images that all metrics need on either side: density and coverage look at five neighbours."""
+"""Images that the metrics need on each side: density and coverage look at five neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """What real images or noise score."""
+    """Scores of real images or noise."""
 
     metrics: dict[str, float]
     """By name."""
     per_class: dict[str, dict[str, float]]
-    """Metrics of each class, by its name and theirs."""
+    """By class, then by metric."""
     num_images: int
     """Images that were scored."""
 
 
 @dataclass(kw_only=True, eq=False)
 class References:
-    """Real images, summed up once, and what others score against them."""
+    """Real images, summarized once, and the scores of other images against them."""
 
     extractor: Extractor
-    """What the features come from."""
+    """Network that computes the features."""
     train: ImageTable
     """The train split."""
     test: ImageTable | None
     """The held-out split; None = there is none."""
     reference_split: str
-    """`train` or `test`: which of them samples are compared with."""
+    """`train` or `test`: the split that samples are compared with."""
     summary: FeatureSummary
     """Of the reference split."""
     batch_size: int
-    """Images at a time."""
+    """Images per batch."""
     processes: PartialState
-    """Which share the work."""
+    """Processes that share the work."""
     _known: dict[tuple[str, int], Bound] = field(default_factory=dict)
 
     @property
@@ -73,16 +73,16 @@ class References:
 
     @property
     def others(self) -> ImageTable | None:
-        """The split that is not the reference, of which the floor is; None = there is none."""
+        """The other split, which gives the floor; None = there is none."""
         return self.test if self.reference_split == "train" else self.train
 
     @property
     def distance_name(self) -> str:
-        """Name of the Frechet distance; in the results, `fid` has number and split behind it."""
+        """Name of the Frechet distance; the results append the number of images and the split to `fid`."""
         return "fid" if self.extractor.name == "inception" else f"fd_{self.extractor.name}"
 
     def new_summary(self, num_images: int, *, labelled: bool) -> FeatureSummary:
-        """An empty summary for images that are to be compared with the references."""
+        """An empty summary for images to compare with the references."""
         class_names = self.train.class_names if labelled else None
         return FeatureSummary(
             dim=self.extractor.dim,
@@ -95,7 +95,7 @@ class References:
     def score(self, summary: FeatureSummary) -> dict[str, float]:
         """Every metric of a complete summary."""
         name = self.extractor.name
-        # Without a warning about few images: the notes of the results have it.
+        # Without a warning about few images: it is among the notes of the results.
         distance = frechet_distance(summary.statistics, self.summary.statistics, warn=False)
         features, reference_features = summary.kept_features, self.summary.kept_features
         manifold = manifold_metrics(features, reference_features)
@@ -114,7 +114,7 @@ class References:
         return scores
 
     def score_classes(self, summary: FeatureSummary) -> dict[str, dict[str, float]]:
-        """Metrics of each class, by its name; empty = the images have no labels, or nothing is known of a class alone."""
+        """Metrics by class; empty = the images have no labels, or no metric is tracked per class."""
         ours, theirs = summary.class_statistics or {}, self.summary.class_statistics or {}
         accuracies = summary.class_accuracy or {}
         scores: dict[str, dict[str, float]] = {}
@@ -129,7 +129,7 @@ class References:
         return scores
 
     def nearest_train_distance(self, images: np.ndarray) -> float:
-        """Mean distance of images to their nearest training image, as the root mean square over pixels that are in [0, 1].
+        """Mean distance of images to their nearest training image: root mean square over pixels in [0, 1].
 
         Args:
             images: (N, C, H, W) uint8.
@@ -142,13 +142,13 @@ class References:
         return float(nearest.mean() / np.sqrt(queries.shape[1]))
 
     def floor(self, num_images: int) -> Bound | None:
-        """What real images score; every process has to call it.
+        """Scores of real images; every process must call it.
 
         Args:
-            num_images: n; the floor is that of min(n, size of the other split) images, evenly spread over it.
+            num_images: n; min(n, size of the other split) images are scored, evenly spread over that split.
 
         Returns:
-            None = there is no other split, or one too small.
+            Scores; None = there is no other split, or it is too small.
         """
         others = self.others
         if others is None or min(num_images, len(others)) < MIN_IMAGES:
@@ -163,7 +163,7 @@ class References:
         return self._known["floor", count]
 
     def ceiling(self, num_images: int) -> Bound:
-        """What as much uniform noise scores; every process has to call it."""
+        """Scores of this number of images of uniform noise; every process must call it."""
         if ("ceiling", num_images) not in self._known:
             names = self.train.class_names
             labels = None if names is None else torch.arange(num_images) % len(names)
@@ -171,7 +171,7 @@ class References:
         return self._known["ceiling", num_images]
 
     def noise(self, positions: Tensor) -> Tensor:
-        """Uniform noise instead of images, (N, C, H, W) uint8, each a function of its position, (N,) int64 from 0."""
+        """Images of uniform noise, (N, C, H, W) uint8; each depends only on its position, (N,) int64 from 0."""
         shape = (self.train.channels, self.train.image_size, self.train.image_size)
         images = [
             torch.randint(256, shape, generator=torch.Generator().manual_seed(position), dtype=torch.uint8)
@@ -182,13 +182,13 @@ class References:
     def _score_all(
         self, images_at: Callable[[Tensor], Tensor], num_images: int, labels: Tensor | None, *, are_unseen: bool
     ) -> Bound:
-        """Score images of which each process takes its share.
+        """Score images; each process takes its share.
 
         Args:
             images_at: (N,) int64 positions in [0, num_images) -> (N, C, H, W) uint8.
             num_images: n.
             labels: (n,) int64; None = images without labels.
-            are_unseen: they are not training images, whose distance to training images says something.
+            are_unseen: whether they are not training images, so that their distance to training images is meaningful.
         """
         mine = torch.arange(num_images)[shard(num_images, self.processes)]
         summary = self.new_summary(num_images, labelled=labels is not None)
@@ -208,13 +208,13 @@ class References:
 
 
 def nearest_positions(num_images: int) -> Tensor:
-    """Positions of the images whose nearest training image is sought: at most `NEAREST_IMAGES`, evenly spread."""
+    """Positions of the images whose nearest training image is searched: at most `NEAREST_IMAGES`, evenly spread."""
     count = min(num_images, NEAREST_IMAGES)
     return torch.arange(count) * num_images // count
 
 
 def batches_of(positions: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Split positions into batches, of which the last may be smaller; none where there are no positions."""
+    """Split positions into batches; the last may be smaller, and there is none without positions."""
     return iter(positions.split(batch_size) if len(positions) else ())
 
 

@@ -1,4 +1,4 @@
-"""Put the scores of the seeds together into results with their protocol, and write table, picture and card."""
+"""Assemble the scores of the seeds into results with their protocol, and write the table, the picture and the card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import ImagePipeline, network_of
 
 LOSS_IMAGES = 512
-"""Images of each split that the denoising loss is computed on."""
+"""Images per split for the denoising loss."""
 
 
 def assemble(
@@ -30,19 +30,19 @@ def assemble(
     references: References,
     scores: list[SeedScores],
 ) -> Results:
-    """Means and standard errors over the seeds, beside what real images and noise score; every process has to call it.
+    """Means and standard errors over the seeds, beside the scores of real images and noise; every process must call it.
 
     Args:
-        config: what was measured.
-        data: the options that the references were read with.
-        pipeline: what was measured, with its sampler.
-        references: the real images.
-        scores: of every seed.
+        config: options.
+        data: options of the real images.
+        pipeline: the evaluated model with its scheduler.
+        references: real images.
+        scores: one per seed.
     """
     rename = _names(references, config.num_images)
     floor, ceiling = references.floor(config.num_images), references.ceiling(config.num_images)
     classes = scores[0].per_class
-    # In the proportions of the train split every class has its own number.
+    # With the class prior of the train split the number differs per class.
     class_images = config.num_images // max(1, len(classes)) if config.class_prior == "balanced" else None
     seconds = {name: round(sum(score.seconds.get(name, 0) for score in scores), 1) for name in scores[0].seconds}
     return Results(
@@ -75,7 +75,7 @@ def assemble(
 
 
 def markdown_report(results: Results) -> str:
-    """The metrics with standard error, number of images, real images and noise, those of each class, notes and command."""
+    """Results as Markdown: metrics beside real images and noise, metrics per class, notes and the command."""
     protocol = results.protocol
     how = "one call of a GAN"
     if "scheduler" in protocol:
@@ -83,7 +83,7 @@ def markdown_report(results: Results) -> str:
         how = f"{protocol['num_inference_steps']} steps of {protocol['scheduler']}, s = {scale:g} (w = {scale - 1:g})"
     about = (
         f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
-        f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are those of the other "
+        f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are from the other "
         "split; noise is uniform."
     )
     rows = []
@@ -97,14 +97,14 @@ def markdown_report(results: Results) -> str:
 
 
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
-    """Write a table and a picture beside the results and, if these belong to the run of the model, its card.
+    """Write a table and a picture beside the results and, if these are in the run of the model, its model card.
 
     Args:
-        results: what `evaluate` returned.
-        config: what it was given.
+        results: of `evaluate`.
+        config: options of the evaluation.
 
     Returns:
-        The files that were written.
+        Paths of the written files.
     """
     from hf_ddpm.figures.measurements import plot_measurement
     from hf_ddpm.hub.card import write_card
@@ -122,7 +122,7 @@ def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
 
 
 def command_line(arguments: list[str], num_processes: int) -> str:
-    """A command as it is typed, with what starts so many processes."""
+    """A shell command, with the launcher for this number of processes."""
     launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
     return f"{launcher} {shlex.join(arguments)}"
 
@@ -130,7 +130,7 @@ def command_line(arguments: list[str], num_processes: int) -> str:
 def _describe(
     config: EvaluationConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, references: References
 ) -> dict[str, Any]:
-    """Everything that is needed to measure the same again."""
+    """Everything needed to repeat the evaluation."""
     surroundings = describe_environment(pipeline.device, references.processes.num_processes)
     extractor, sampling = references.extractor, config.sampling
     denoising = {}  # of a GAN
@@ -166,7 +166,7 @@ def _describe(
 
 
 def _notes(config: ProtocolConfig, references: References, floor: Bound | None) -> list[str]:
-    """What a reader has to know about the metrics."""
+    """What a reader must know about the metrics."""
     notes, dim = [], references.extractor.dim
     smallest = min(config.num_images, references.summary.num_images)
     if smallest <= dim:
@@ -191,7 +191,7 @@ def _names(references: References, num_images: int) -> Callable[[str], str]:
 
 
 def _images_of(name: str, config: ProtocolConfig, references: References) -> int | None:
-    """Images that one value of a metric comes from."""
+    """Images behind one value of a metric."""
     if name.startswith("simple_loss"):
         table = references.train if name.endswith("train") else references.test
         return None if table is None else min(LOSS_IMAGES, len(table))
@@ -201,7 +201,7 @@ def _images_of(name: str, config: ProtocolConfig, references: References) -> int
 
 
 def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> str:
-    """The metrics of each class beside those of its real images; "" = no classes."""
+    """Metrics per class beside those of its real images; "" = no classes."""
     names = list(dict.fromkeys(name for metrics in per_class.values() for name in metrics))  # a class may lack some
     rows = []
     for label, metrics in per_class.items():

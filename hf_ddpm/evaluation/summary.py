@@ -1,11 +1,11 @@
-"""What one pass over n images leaves of their features: moments, a sample of them, and how often a classifier agrees.
+"""Summary of the features of n images in one pass: moments, a sample of features, and classifier accuracy.
 
 summary = FeatureSummary(dim=extractor.dim, total_images=n, class_names=names, predicted_class_names=extractor.class_names)
 summary.update(extractor(images), class_labels, positions)      # in any order, in any batches
 summary.merge(summary_of_another_process)
 frechet_distance(summary.statistics, other.statistics)
 
-The collectors of evaluation/collectors.py do the work.
+The work is done by the collectors of evaluation/collectors.py.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MAX_FEATURES = 10_000
 class FeatureSummary:
     """Collects features from one pass over n images.
 
-    The result depends on the images and their positions, and up to rounding (1e-9) neither on the batches, nor on their
-    order, nor on the number of processes. The memory does not grow with n: moments of D^2 float64, times 1 + the number of
-    classes while these are tracked; `max_features` times D float32; and 4096 times D float32 that wait to be added.
+    The result depends on the images and their positions, and (up to rounding of 1e-9) not on batches, order or number of
+    processes. Memory does not grow with n: D^2 float64 for the moments, times 1 + the number of classes if these are
+    tracked; `max_features` times D float32; and a buffer of 4096 times D float32.
     """
 
     def __init__(
@@ -45,12 +45,11 @@ class FeatureSummary:
         """
         Args:
             dim: D, features per image.
-            total_images: n, the images of all updates of all processes together, at least 1.
-            max_features: how many features are kept at most, at least 1: those of the positions floor(i n / m) with
-                m = min(n, max_features).
+            total_images: n, over all updates of all processes, at least 1.
+            max_features: features to keep at most, at least 1; see `KeptFeatures`.
             class_names: names of the C classes in the order of the labels; None = images without labels.
-            predicted_class_names: names of the K classes in the order of the extractor's probabilities; None = it predicts
-                none that have names, and no accuracy is counted.
+            predicted_class_names: names of the K classes in the order of the extractor's probabilities; None = they have no
+                names, and there is no accuracy.
 
         Raises:
             ValueError: a number is out of range, or the extractor does not know one of the labels' names.
@@ -78,12 +77,12 @@ class FeatureSummary:
         Args:
             features: of B images.
             class_labels: (B,) integers in [0, C); None = images without labels.
-            positions: (B,) integers in [0, n), where each image stands among all.
+            positions: (B,) integers in [0, n), index of each image among all.
 
         Raises:
-            ValueError: labels or positions that are not such, a position that came before, or a feature that is not finite.
+            ValueError: wrong labels or positions, a repeated position, or a feature that is not finite.
         """
-        # Copies, because rows and labels wait, and the caller may write the next batch into the same memory.
+        # Copies, because rows and labels are buffered, and the caller may reuse the memory.
         rows, positions = np.asarray(features.features, dtype=np.float32).copy(), np.asarray(positions)
         labels = None if class_labels is None else np.asarray(class_labels).copy()
         self._check_batch(rows, labels, positions)
@@ -95,10 +94,10 @@ class FeatureSummary:
             collector.update(batch)
 
     def merge(self, other: FeatureSummary) -> None:
-        """Add what another process has seen of the same n images.
+        """Add the part of the n images that another process has seen.
 
         Raises:
-            ValueError: both have seen the same image.
+            ValueError: an image is in both.
         """
         assert self._options == other._options, "summaries of one pass are made with the same options"
         self._check_new(bool((self._kept.is_kept & other._kept.is_kept).any()), other.num_images)
@@ -106,22 +105,22 @@ class FeatureSummary:
             mine.merge(theirs)
 
     def of_all_processes(self, processes: PartialState) -> FeatureSummary:
-        """The summaries of all processes in one, the same in each of them; every process has to call it."""
+        """Merge the summaries of all processes; every process must call it, and gets the same."""
         whole = FeatureSummary(**self._options)
         for part in gather([self], processes):
             whole.merge(part)
         return whole
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that was collected, as arrays of numbers; `load_arrays` is the inverse."""
+        """Everything collected, as arrays of numbers; `load_arrays` is the inverse."""
         self._check_complete()
         return {name: array for collector in self._collectors for name, array in collector.to_arrays().items()}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take over what `to_arrays` of a summary with the same options returned.
+        """Restore from `to_arrays` of a summary with the same options.
 
         Raises:
-            ValueError: an array is missing, or has another type or shape or numbers than such a summary has.
+            ValueError: an array is missing, of the wrong type or shape, or not finite.
         """
         for collector in self._collectors:
             collector.load_arrays(arrays)
@@ -137,14 +136,14 @@ class FeatureSummary:
         """Moments of all n images.
 
         Raises:
-            ValueError: of this and all that follow: not all of the n images have been seen.
+            ValueError: here and below: not all n images have been seen.
         """
         self._check_complete()
         return self._moments.groups[None].result()
 
     @property
     def class_statistics(self) -> dict[int, GaussianStatistics] | None:
-        """Moments of the images of each class that has at least 2, by label; None = no labels, or too many classes."""
+        """Moments by label, of classes with at least 2 images; None = no labels, or too many classes."""
         self._check_complete()
         if not self._moments.has_classes:
             return None
@@ -158,14 +157,14 @@ class FeatureSummary:
 
     @property
     def accuracy(self) -> float | None:
-        """Fraction of images whose class the extractor predicts to be their label; None = no labels or predictions."""
+        """Fraction of images whose label the extractor predicts; None = no labels or predictions."""
         self._check_complete()
         found = self._agreement
         return None if found.prediction_of is None else float(found.correct.sum() / found.counts.sum())
 
     @property
     def class_accuracy(self) -> dict[int, float] | None:
-        """`accuracy` of each class that has images, by label."""
+        """`accuracy` by label, of classes with images."""
         self._check_complete()
         found = self._agreement
         if found.prediction_of is None:
@@ -174,7 +173,7 @@ class FeatureSummary:
 
     @property
     def inception_score(self) -> tuple[float, float] | None:
-        """Mean and standard deviation over 10 parts of the images; None = no probabilities, or fewer than 10 images."""
+        """Mean and standard deviation over 10 splits; None = no probabilities, or fewer than 10 images."""
         self._check_complete()
         return None if self._score.running is None else self._score.running.result()
 
@@ -194,9 +193,9 @@ class FeatureSummary:
                 raise ValueError(f"{name} is {values}: give {len(rows)} integers in [0, {limit})")
 
     def _check_new(self, is_repeated: bool, num_images: int) -> None:
-        """Refuse what was seen before, as far as it can be known without remembering all positions."""
+        """Refuse repeated images, as far as this is known without remembering all positions."""
         if is_repeated or self.num_images + num_images > self.total_images:
-            raise ValueError(f"an image came twice: give each of the {self.total_images} positions once")
+            raise ValueError(f"an image was given twice: give each of the {self.total_images} positions once")
 
     def _check_complete(self) -> None:
         if self.num_images != self.total_images or not self._kept.is_kept.all():
@@ -204,12 +203,12 @@ class FeatureSummary:
 
 
 def _match_classes(class_names: list[str] | None, predicted: list[str] | None) -> np.ndarray | None:
-    """(C,) the index of each label's name among the predicted ones; None = there are no labels or no predictions."""
+    """(C,) index of each label's name among the predicted ones; None = no labels or no predictions."""
     if class_names is None or predicted is None:
         return None
     unknown = [name for name in class_names if name not in predicted]
     if unknown:
         raise ValueError(
-            f"the extractor knows {', '.join(predicted)[:60]} and no {unknown[0]!r}: take a judge of these images' data"
+            f"the extractor knows {', '.join(predicted)[:60]} but not {unknown[0]!r}: use a judge of these images' data"
         )
     return np.array([predicted.index(name) for name in class_names], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What every metric asks of the arrays it is given: finite features of one dimension, one row an image."""
+"""Checks that all metrics share: features are finite, of one dimension, with one row per image."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from numpy.typing import ArrayLike
 
 
 def checked_features(features: ArrayLike, name: str, *, dim: int | None = None, at_least: int = 0) -> np.ndarray:
-    """Return the features as an array, or say what is wrong with them.
+    """Return the features as an array, or raise an error that says what is wrong with them.
 
     Args:
         features: (N, D) real numbers, an array or a CPU tensor.
-        name: what the caller calls them.
-        dim: the D they must have; None = any above 0.
-        at_least: the smallest N that will do.
+        name: name in error messages.
+        dim: required D; None = any above 0.
+        at_least: required N.
 
     Returns:
-        (N, D) float32 or float64, the given memory where its type is one of them.
+        (N, D) float32 or float64, without a copy if the type is one of them.
 
     Raises:
-        ValueError: another shape or dimension, too few rows, or a value that is not finite.
+        ValueError: wrong shape or dimension, too few rows, or a value that is not finite.
     """
     array = np.asarray(features)
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{name} have the shape {array.shape}: give (N, D), one row an image")
+        raise ValueError(f"{name} have the shape {array.shape}: give (N, D), one row per image")
     if dim is not None and array.shape[1] != dim:
         raise ValueError(f"{name} have {array.shape[1]} dimensions: give {dim}, from the same extractor")
     if len(array) < at_least:

@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GaussianStatistics:
-    """First two moments of features."""
+    """First two moments of a set of features."""
 
     num_images: int
-    """Images, one row of features each."""
+    """Number of images, one row of features each."""
     mean: np.ndarray
     """(D,) float64."""
     covariance: np.ndarray
@@ -28,14 +28,14 @@ class GaussianStatistics:
 class RunningStatistics:
     """Mean and covariance of features that come in batches, in float64.
 
-    Each batch is centred on its own mean and merged by the parallel formula of Chan, Golub & LeVeque (1979), so neither an
-    offset of the features, nor the batch size, nor the order changes the result by more than rounding.
+    Each batch is centred on its own mean and merged by the parallel formula of Chan, Golub & LeVeque (1979), so that an
+    offset of the features, the batch size and the order change the result only by rounding.
 
     """
 
     def __init__(self, dim: int) -> None:
         self.num_images = 0
-        """Images seen."""
+        """Number of images so far."""
         self.mean = np.zeros(dim)
         """(D,) float64; zeros before the first image."""
         self.scatter = np.zeros((dim, dim))
@@ -48,7 +48,7 @@ class RunningStatistics:
             features: (B, D) float32 or float64; B may be 0.
 
         Raises:
-            ValueError: another shape, or a value that is not finite.
+            ValueError: wrong shape, or a value that is not finite.
         """
         batch = checked_features(features, "features", dim=len(self.mean)).astype(np.float64, copy=False)
         if len(batch):
@@ -57,7 +57,7 @@ class RunningStatistics:
             self._add(len(batch), mean, centred.T @ centred)
 
     def merge(self, other: RunningStatistics) -> None:
-        """Add what another process, or another class, has seen; `other` stays as it is.
+        """Add the images of other statistics, which stay unchanged.
 
         Raises:
             ValueError: the dimensions differ.
@@ -73,7 +73,7 @@ class RunningStatistics:
             ValueError: fewer than 2 images.
         """
         if self.num_images < 2:
-            raise ValueError(f"a covariance of {self.num_images} images was asked for: give at least 2")
+            raise ValueError(f"a covariance needs at least 2 images, not {self.num_images}")
         return GaussianStatistics(self.num_images, self.mean.copy(), self.scatter / (self.num_images - 1))
 
     def _add(self, num_images: int, mean: np.ndarray, scatter: np.ndarray) -> None:
@@ -92,12 +92,12 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
     The trace of (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), which
-    has those of S1 S2. The value is raw: with equal statistics it may be off zero by rounding, and below it. It is biased
-    upwards when there are few images, so only values with the same number of images compare.
+    are those of S1 S2. The value is not clipped: for equal statistics, rounding may make it slightly negative. It is biased
+    upwards for few images, so compare only values with the same number of images.
 
     Args:
-        a, b: of the two sets.
-        warn: log a warning where there are no more images than dimensions, so that a covariance is singular.
+        a, b: moments of the two sets.
+        warn: log a warning if there are no more images than dimensions, so that a covariance is singular.
 
     Returns:
         The distance, in squared units of the features.
@@ -110,7 +110,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
             shapes = f"{statistics.mean.shape} and {statistics.covariance.shape}"
             raise ValueError(f"mean and covariance have the shapes {shapes}: give (D,) and (D, D)")
         if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
-            raise ValueError("the statistics hold values that are not finite: compute them again")
+            raise ValueError("the statistics contain values that are not finite: compute them again")
     dim = len(a.mean)
     if len(b.mean) != dim:
         raise ValueError(f"the statistics have {dim} and {len(b.mean)} dimensions: give those of one extractor")

@@ -1,4 +1,4 @@
-"""Inception score of class probabilities that come in batches, in any order and from several processes."""
+"""Inception score of class probabilities, given in batches, in any order and from several processes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import ArrayLike
 class RunningInceptionScore:
     """exp(E KL(p(y|x) || p(y))) over parts of the images, without keeping the probabilities (Salimans et al. 2016).
 
-    Image i of n belongs to part s where s n // num_splits <= i < (s + 1) n // num_splits, as in torch-fidelity, so the score
-    depends neither on batches nor on processes. With E over the images of a part, E KL(p || q) = E sum p log p - sum q log q
-    for q = E p.
+    Image i of n belongs to part s if s n // num_splits <= i < (s + 1) n // num_splits, as in torch-fidelity, so the score
+    does not depend on batches or processes. With E over the images of a part, E KL(p || q) = E sum p log p - sum q log q for
+    q = E p.
     """
 
     def __init__(self, num_classes: int, num_splits: int) -> None:
         if num_splits < 1:
             raise ValueError(f"num_splits is {num_splits}: give at least 1")
         self.num_images: int | None = None
-        """Images among which the positions count; None before the first batch."""
+        """Number of all images; None before the first batch."""
         self.counts = np.zeros(num_splits, dtype=np.int64)
-        """(num_splits,) images seen."""
+        """(num_splits,) images so far."""
         self.sums = np.zeros((num_splits, num_classes))
         """(num_splits, num_classes) sums of the probabilities."""
         self.negative_entropies = np.zeros(num_splits)
@@ -31,11 +31,11 @@ class RunningInceptionScore:
 
         Args:
             probabilities: (B, K) floats whose rows sum to 1.
-            positions: (B,) integers in [0, num_images), where each image stands among all.
+            positions: (B,) integers in [0, num_images), index of each image among all.
             num_images: number of all images, the same in each call.
 
         Raises:
-            ValueError: no probabilities, another number of classes or images, or positions out of range.
+            ValueError: not probabilities, another number of classes or images, or positions out of range.
         """
         probabilities, positions = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
         self._check_batch(probabilities, positions, num_images)
@@ -47,10 +47,10 @@ class RunningInceptionScore:
         np.add.at(self.negative_entropies, parts, (probabilities * logarithms).sum(axis=1))
 
     def merge(self, other: RunningInceptionScore) -> None:
-        """Add what another process has seen; `other` stays as it is.
+        """Add the images of another process; `other` stays unchanged.
 
         Raises:
-            ValueError: other classes, parts or number of all images.
+            ValueError: the numbers of classes, parts or all images differ.
         """
         if other.sums.shape != self.sums.shape:
             raise ValueError(f"the other score has (parts, classes) = {other.sums.shape}: merge those of {self.sums.shape}")
@@ -64,7 +64,7 @@ class RunningInceptionScore:
         """Mean of the parts' scores, each in [1, num_classes], and their standard deviation (divided by num_splits).
 
         Raises:
-            ValueError: not every image was seen once.
+            ValueError: not every image was given once.
         """
         if self.num_images is None or not (self.counts == np.diff(self._bounds(self.num_images))).all():
             of = "no" if self.num_images is None else self.num_images
@@ -98,4 +98,4 @@ class RunningInceptionScore:
         if len(positions) and not np.issubdtype(positions.dtype, np.integer):
             raise ValueError(f"positions are {positions.dtype}: give integers")
         if len(positions) and not (positions.min() >= 0 and positions.max() < num_images):
-            raise ValueError(f"positions lie in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")
+            raise ValueError(f"positions are in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")

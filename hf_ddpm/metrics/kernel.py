@@ -21,26 +21,26 @@ def kernel_distance(
 ) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, eq. 4 and 5).
 
-    Unlike the Frechet distance its expectation does not depend on the numbers of images; it is below zero about as often as
-    above where the distributions are equal. Memory beyond the features in float64 is under 200 MiB.
+    Unlike for the Frechet distance, its expectation does not depend on the numbers of images. For equal distributions it is
+    as often negative as positive. Memory in addition to the features in float64 is under 200 MiB.
 
     Args:
         features: (N, D) of the samples.
         reference_features: (M, D) of the references; M may differ from N.
-        subset_size: images of each side in a subset, drawn without replacement; None = all images, once.
-        num_subsets: subsets that the distance is the mean over; 1 with all images.
-        seed: of the drawing.
+        subset_size: images of each side per subset, sampled without replacement; None = all images, once.
+        num_subsets: number of subsets to average over; 1 with all images.
+        seed: of the subsets.
 
     Raises:
         ValueError: fewer than 2 images, a subset larger than a side or smaller than 2, several subsets without a size,
-            dimensions that differ, or a value that is not finite.
+            different dimensions, or a value that is not finite.
     """
     samples, references = checked_pair(features, reference_features, at_least=2)
     if num_subsets < 1:
         raise ValueError(f"num_subsets is {num_subsets}: give at least 1")
     if subset_size is None:
         if num_subsets > 1:
-            raise ValueError(f"num_subsets is {num_subsets} without a subset_size: give the images of a subset")
+            raise ValueError(f"num_subsets is {num_subsets} without a subset_size: give the number of images per subset")
         return _squared_mmd(_as_double(samples), _as_double(references))
     smaller = min(len(samples), len(references))
     if not 2 <= subset_size <= smaller:
@@ -48,13 +48,13 @@ def kernel_distance(
     random = np.random.default_rng(seed)
     distances = []
     for _ in range(num_subsets):
-        drawn = [side[random.choice(len(side), subset_size, replace=False)] for side in (samples, references)]
-        distances.append(_squared_mmd(*map(_as_double, drawn)))
+        chosen = [side[random.choice(len(side), subset_size, replace=False)] for side in (samples, references)]
+        distances.append(_squared_mmd(*map(_as_double, chosen)))
     return float(np.mean(distances))
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> float:
-    """MMD_u^2 of Gretton et al. 2012, eq. 3, which leaves the pairs of a point with itself out: (N, D), (M, D) float64."""
+    """MMD_u^2 of Gretton et al. 2012, eq. 3, without pairs of a point with itself: (N, D), (M, D) float64."""
     within_x, within_y = (
         (_kernel_sum(points, points) - _kernel((points * points).sum(dim=1), points.shape[1]).sum().item())
         / (len(points) * (len(points) - 1))
@@ -68,7 +68,7 @@ def _kernel_sum(x: Tensor, y: Tensor) -> float:
 
 
 def _kernel(products: Tensor, dim: int) -> Tensor:
-    """(x . y / D + 1)^3 of dot products, in their memory."""
+    """(x . y / D + 1)^3 of dot products, in place."""
     return products.div_(dim).add_(1).pow_(3)
 
 

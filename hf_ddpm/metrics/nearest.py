@@ -1,6 +1,6 @@
 """Exact nearest neighbours among features or pixels: `distances, indices = nearest_distances(samples, training_images)`.
 
-Memorisation shows when samples lie nearer to their nearest training image than test images do.
+Samples that are nearer to their nearest training image than test images are a sign of memorisation.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from torch import Tensor
 from hf_ddpm.metrics.arrays import checked_features
 
 BLOCK_ENTRIES = 2**22
-"""Distances held at a time: 32 MiB of float64, of which a metric has about three."""
+"""Distances in memory at a time: 32 MiB of float64; a metric holds about three such blocks."""
 REFERENCE_BLOCK = 8192
-"""References that are turned into float64 at a time."""
+"""References converted to float64 at a time."""
 
 
 def nearest_distances(queries: ArrayLike, references: ArrayLike, chunk: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest reference of each query.
 
-    Candidates come from products of matrices in float64; the distance of the winner is computed again from its difference,
+    Candidates come from matrix products in float64; the distance to the nearest one is computed again from the difference,
     so that a copy has distance 0.
 
     Args:
         queries: (N, D) features, or pixels as floats.
-        references: (M, D) likewise, in the same units.
-        chunk: queries compared at a time; memory beyond the inputs is about 8 x 8192 x (2 x chunk + D) bytes.
+        references: (M, D) in the same units.
+        chunk: queries compared at a time; memory in addition to the inputs is about 8 x 8192 x (2 x chunk + D) bytes.
 
     Returns:
-        (N,) float32 Euclidean distances in units of the features, and (N,) int64 rows of the references; among equally
-        near ones, any.
+        (N,) float32 Euclidean distances in units of the features, and (N,) int64 rows of the references; any of
+        several equally near ones.
 
     Raises:
-        ValueError: no references, other shapes, a value that is not finite, or a chunk below 1.
+        ValueError: no references, wrong shapes, a value that is not finite, or a chunk below 1.
     """
     references = checked_features(references, "references", at_least=1)
     queries = checked_features(queries, "queries", dim=references.shape[1])
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: give at least 1")
-    # Distances do not depend on the origin, but what they lose to cancellation does.
+    # Distances do not depend on the origin, but their cancellation error does.
     origin = references.mean(axis=0, dtype=np.float64)
     best, indices = np.full(len(queries), np.inf), np.zeros(len(queries), dtype=np.int64)
     for start in range(0, len(references), REFERENCE_BLOCK):
@@ -64,13 +64,13 @@ def nearest_distances(queries: ArrayLike, references: ArrayLike, chunk: int = 51
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """|a_i|^2 + |b_j|^2 - 2 a_i . b_j: (N, D) and (M, D) float64 -> (N, M) float64.
 
-    The error is of the order of 1e-15 (|a_i|^2 + |b_j|^2), so that points which coincide may get less than 0.
+    The error is of the order of 1e-15 (|a_i|^2 + |b_j|^2), so coinciding points may get less than 0.
     """
     norms = (b * b).sum(dim=1) + (a * a).sum(dim=1, keepdim=True)
     return norms.addmm_(a, b.T, alpha=-2)
 
 
 def row_chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Slices of rows of a matrix of which `BLOCK_ENTRIES` entries, but at least one row, are held at a time."""
+    """Slices of the rows of a matrix, of at most `BLOCK_ENTRIES` entries but at least one row each."""
     step = max(1, BLOCK_ENTRIES // num_columns)
     return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))

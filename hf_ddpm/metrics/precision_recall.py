@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: how much of one set of features lies within the neighbourhoods of the other."""
+"""Precision, recall, density and coverage: how much of one set of features is in the neighbourhoods of the other."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hf_ddpm.metrics.arrays import checked_pair
 from hf_ddpm.metrics.nearest import row_chunks, squared_distances
 
 TIE = 4e-12
-"""Squared distances that differ by less than this part of the squared norms are equal: at the edges of blocks products round
-otherwise, by a hundred times less."""
+"""Squared distances that differ by less than this fraction of the squared norms count as equal; rounding, which differs at
+the edges of blocks, is a hundred times smaller."""
 
 
 @dataclass(frozen=True)
 class ManifoldMetrics:
-    """Four numbers of one comparison; a set compared with itself scores 1 in each."""
+    """Four metrics of one comparison; each is 1 for a set compared with itself."""
 
     precision: float
     """Fraction of the samples in the neighbourhood of a reference, in [0, 1]."""
     recall: float
     """Fraction of the references in the neighbourhood of a sample, in [0, 1]."""
     density: float
-    """Mean number of neighbourhoods of references that a sample is in, over k; 0 or more."""
+    """Mean number of neighbourhoods of references that a sample is in, divided by k; 0 or more."""
     coverage: float
     """Fraction of the references whose neighbourhood holds a sample, in [0, 1]."""
 
@@ -34,15 +34,15 @@ class ManifoldMetrics:
 def manifold_metrics(
     features: ArrayLike, reference_features: ArrayLike, *, precision_recall_k: int = 3, density_coverage_k: int = 5
 ) -> ManifoldMetrics:
-    """Compute all four over the same distances.
+    """Compute all four from the same distances.
 
     The neighbourhood of a point is the ball around it whose radius is the distance to its k-th nearest other point of its
-    own set. Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) take the closed ball, density and coverage (Naeem
-    et al. 2020, eq. 3 and 4) the open one, as the authors' programs do; more than k copies of one reference have an empty
-    open ball. The values depend on the numbers of images: compare those of equal N and M only.
+    own set. Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) use the closed ball, density and coverage (Naeem
+    et al. 2020, eq. 3 and 4) the open one, as the authors' code does; more than k copies of one reference have an empty
+    open ball. The values depend on the numbers of images: compare only values with equal N and M.
 
-    Three products of matrices in float64 take most of the time: 2 D (N^2 + N M + M^2) operations. Memory beyond the features
-    in float64 is under 200 MiB, whatever N and M are.
+    Most of the time is spent on three matrix products in float64, 2 D (N^2 + N M + M^2) operations. Memory in addition to
+    the features in float64 is under 200 MiB for any N and M.
 
     Args:
         features: (N, D) of the samples.
@@ -51,13 +51,13 @@ def manifold_metrics(
         density_coverage_k: k of density and coverage.
 
     Raises:
-        ValueError: k is below 1, a set has no more than k images, the dimensions differ, or a value is not finite.
+        ValueError: k is below 1, a set has at most k images, the dimensions differ, or a value is not finite.
     """
     largest_k = max(precision_recall_k, density_coverage_k)
     if min(precision_recall_k, density_coverage_k) < 1:
         raise ValueError(f"nearest_k is {min(precision_recall_k, density_coverage_k)}: give at least 1")
     both = checked_pair(features, reference_features, at_least=largest_k + 1)
-    # Distances do not depend on the origin, but what they lose to cancellation does.
+    # Distances do not depend on the origin, but their cancellation error does.
     origin = both[1].mean(axis=0, dtype=np.float64)
     samples, references = (torch.from_numpy(side - origin) for side in both)
 
@@ -102,12 +102,12 @@ def _squared_radii(points: Tensor, nearest: list[int]) -> list[Tensor]:
     rows_of_radii = []
     for rows in row_chunks(len(points), len(points)):
         squared = squared_distances(points[rows], points)
-        # The nearest of all is the point itself, or a copy of it.
+        # The nearest one is the point itself, or a copy of it.
         rows_of_radii.append(squared.topk(max(nearest) + 1, dim=1, largest=False).values)
     radii = torch.cat(rows_of_radii).clamp(min=0)
     return [radii[:, k] for k in nearest]
 
 
 def _tie(centres: Tensor, squared_radii: Tensor) -> Tensor:
-    """(N,) how far apart rounding may leave the square of a radius and of an equal distance from the centre."""
+    """(N,) largest difference by rounding between a squared radius and an equal squared distance from the centre."""
     return TIE * ((centres * centres).sum(dim=1) + squared_radii)

@@ -1,10 +1,10 @@
-"""The judge: a small image classifier whose features and predictions measure samples.
+"""The judge: a small image classifier whose features and predictions are used to evaluate samples.
 
 judge = load_judge("runs/judge_digits")
 output = judge(images)                        # (B, C, H, W) uint8 -> features (B, D), logits (B, K)
 
 A saved judge is a folder of three files: `config.json` and `model.safetensors`, as transformers writes a
-ResNetForImageClassification, and `judge.json`, the record. Nothing else is read, and no file can run code.
+ResNetForImageClassification, and the record `judge.json`. Nothing else is read, and no file can run code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from hf_ddpm.runtime.files import sha256_of
 
 MIN_INPUT_SIZE = 32
-"""Pixels: smaller images are enlarged to this, as a ResNet halves its input twice before the first stage."""
+"""Pixels: smaller images are enlarged to this, because a ResNet halves its input twice before the first stage."""
 
 RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
-# Beyond any small classifier: what a file may demand before memory is taken for it.
+# Limits of a small classifier, checked before memory is allocated for the network of a file.
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 16, 4096, 100_000, 1024, 200_000_000
 _MAX_JSON_BYTES = 16_000_000
 # Arguments of ResNetConfig that are the same in every judge.
@@ -42,34 +42,34 @@ _FIXED: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRecord:
-    """What a judge was trained on and how good it is."""
+    """Training data and accuracy of a judge."""
 
     accuracy: float
     """Fraction of the test images that are classified correctly, in [0, 1]."""
     num_test_images: int
-    """All images of the held-out split."""
+    """Number of images of the held-out split."""
     seed: int
     """Of the training run."""
     sha256: str
     """Hex digest of model.safetensors; "" until it is saved."""
     image_size: int
-    """Pixels, height and width of the images that it takes."""
+    """Height and width of the images, pixels."""
     channels: int
     """1 (gray) or 3 (RGB)."""
     class_names: list[str]
     """In the order of the logits."""
     source: str
-    """The data, as the user gave it."""
+    """The data, as given by the user."""
     data_fingerprint: str
-    """sha256 of the images and labels that it was trained on."""
+    """sha256 of the training images and labels."""
 
 
 @dataclass(frozen=True)
 class JudgeOutput:
-    """What a judge says of B images."""
+    """Output of a judge for B images."""
 
     features: Tensor
-    """(B, D) float32, the average over the pixels of the last stage."""
+    """(B, D) float32, the last stage averaged over its pixels."""
     logits: Tensor
     """(B, K) float32, in the order of the record's class names."""
 
@@ -88,23 +88,23 @@ class Judge(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> JudgeOutput:
-        """Judge images; each on its own, whatever else is in the batch.
+        """Compute features and logits; those of an image do not depend on the rest of the batch.
 
         Args:
-            images: (B, C, H, W) uint8 in [0, 255], of the channels and the size that the judge was trained on.
+            images: (B, C, H, W) uint8 in [0, 255], with the channels and the size of the training images.
 
         Returns:
             Features and logits, on the judge's device.
 
         Raises:
-            ValueError: the images are not such.
+            ValueError: wrong type, channels or size.
         """
         record = self.record
         expected = (record.channels, record.image_size, record.image_size)
         if images.ndim != 4 or images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"the judge of {record.source!r} takes (B, {', '.join(map(str, expected))}) uint8 images and got "
-                f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: take the judge of these images' data"
+                f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: use the judge of these images' data"
             )
         pixels = prepare_pixels(images.to(self.network.device))
         features = self.network.resnet(pixels).pooler_output.flatten(1)
@@ -112,7 +112,7 @@ class Judge(torch.nn.Module):
 
 
 def prepare_pixels(images: Tensor) -> Tensor:
-    """What the network sees of images: their range is mapped, and small ones are enlarged.
+    """Prepare images for the network: map their range, and enlarge small ones.
 
     Args:
         images: (B, C, H, W) uint8 in [0, 255].
@@ -130,16 +130,16 @@ def prepare_pixels(images: Tensor) -> Tensor:
 def build_network(
     *, widths: list[int], depths: list[int], channels: int, class_names: list[str]
 ) -> ResNetForImageClassification:
-    """Build the classifier with fresh weights, drawn from torch's global generator.
+    """Build the classifier with weights initialized from torch's global generator.
 
     Args:
-        widths: channels of each stage, of which each but the first halves the image; the last is D.
-        depths: blocks of two convolutions in each stage.
+        widths: channels per stage; each stage but the first halves the image, and the last width is D.
+        depths: blocks of two convolutions per stage.
         channels: 1 (gray) or 3 (RGB).
         class_names: K names, in the order of the logits.
 
     Raises:
-        ValueError: the network would be no small classifier; nothing is allocated then.
+        ValueError: the network is not a small classifier; nothing is allocated.
     """
     config = _network_config(widths, depths, channels, class_names)
     _size_network(config)
@@ -147,41 +147,41 @@ def build_network(
 
 
 def save_judge(judge: Judge, folder: str | Path) -> None:
-    """Write a judge into a folder, made if it is not there; `judge.record` gets the sha256 of the weights.
+    """Write a judge into a folder, created if needed; `judge.record` gets the sha256 of the weights.
 
     Raises:
-        OSError: the disk is full or the like.
+        OSError: the files cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # As `save_pretrained` does, without its progress bar.
+    # Like `save_pretrained`, without its progress bar.
     judge.network.config.save_pretrained(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in judge.network.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     judge.record = replace(judge.record, sha256=sha256_of(folder / WEIGHTS))
     record = folder / RECORD
     record.write_text(json.dumps(asdict(judge.record), indent=1) + "\n", encoding="utf-8")
-    mode = record.stat().st_mode & 0o777  # what the umask allows; safetensors makes files for the owner alone
+    mode = record.stat().st_mode & 0o777  # as the umask allows; safetensors creates files for the owner alone
     (folder / WEIGHTS).chmod(mode)
 
 
 def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
-    """Read a judge: JSON and safetensors only, and only if the weights are those that the record describes.
+    """Read a judge from JSON and safetensors only, if the weights are those that the record describes.
 
     Args:
-        folder: of a judge, or of the run that trained it (which holds the judge in `judge/`).
-        device: where it computes.
+        folder: of a judge, or of the run that trained it (with the judge in `judge/`).
+        device: device of the network.
 
     Raises:
-        ValueError: there is no such folder or no judge in it, its files are damaged or changed, or they describe a network
-            that is no small classifier; nothing has been allocated then.
+        ValueError: the folder or its judge is missing, files are damaged or changed, or they describe a network that is not
+            a small classifier (nothing is allocated then).
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"judge {str(folder)!r}: no such folder, give one that train_scripts/train_judge.py has made")
+        raise ValueError(f"judge {str(folder)!r}: no such folder, give one written by train_scripts/train_judge.py")
     folder = root if (root / RECORD).is_file() else root / "judge"
     if not (folder / RECORD).is_file():
-        raise ValueError(f"judge {str(root)!r}: not a judge, there is no {RECORD} in it or in its folder judge")
+        raise ValueError(f"judge {str(root)!r}: not a judge, neither it nor its folder judge contains {RECORD}")
     try:
         record = _read_record(_read_json(folder / RECORD))
         network = _load_network(folder, record)
@@ -199,14 +199,14 @@ def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassifica
             raise ValueError(f"{CONFIG}: {name} is {str(given.get(name))[:80]!r}, not that of the judge in {RECORD}")
     network = _size_network(config)
     if sha256_of(folder / WEIGHTS) != record.sha256:
-        raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 is another, train the judge anew")
-    # The tensors of the file become those of the network once their names and shapes are found to be the same.
+        raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 differs, train the judge again")
+    # Assigned to the network after their names and shapes are checked.
     network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     return _in_channels_last(network)
 
 
 def _network_config(widths: Any, depths: Any, channels: int, class_names: list[str]) -> ResNetConfig:
-    """The network as transformers describes it, refused where it is no small classifier."""
+    """The configuration for transformers, refused unless it is a small classifier."""
 
     def counts(values: Any, most: int) -> bool:
         return isinstance(values, list) and all(_is_int(value, 1, most) for value in values)
@@ -214,11 +214,11 @@ def _network_config(widths: Any, depths: Any, channels: int, class_names: list[s
     fits = counts(widths, MAX_WIDTH) and counts(depths, MAX_DEPTH)
     if not fits or len(widths) != len(depths) or not 1 <= len(widths) <= MAX_STAGES:
         raise ValueError(
-            f"widths {str(widths)[:80]} and depths {str(depths)[:80]}: give 1 to {MAX_STAGES} of each, as many of one "
-            f"as of the other, widths from 1 to {MAX_WIDTH} and depths from 1 to {MAX_DEPTH}"
+            f"widths {str(widths)[:80]} and depths {str(depths)[:80]}: give 1 to {MAX_STAGES} of each, equally many, "
+            f"widths from 1 to {MAX_WIDTH} and depths from 1 to {MAX_DEPTH}"
         )
     if not 2 <= len(class_names) <= MAX_CLASSES:
-        raise ValueError(f"the number of classes is {len(class_names)}: a judge tells 2 to {MAX_CLASSES} of them apart")
+        raise ValueError(f"the number of classes is {len(class_names)}: a judge has 2 to {MAX_CLASSES}")
     config = ResNetConfig(
         num_channels=channels,
         embedding_size=widths[0],
@@ -233,7 +233,7 @@ def _network_config(widths: Any, depths: Any, channels: int, class_names: list[s
 
 
 def _size_network(config: ResNetConfig) -> ResNetForImageClassification:
-    """Build a network on the meta device, without memory for its weights, and refuse it where it would need too much."""
+    """Build a network on the meta device, without memory for its weights, and refuse one that is too large."""
     with torch.device("meta"):
         network = ResNetForImageClassification(config)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -243,7 +243,7 @@ def _size_network(config: ResNetConfig) -> ResNetForImageClassification:
 
 
 def _in_channels_last(network: ResNetForImageClassification) -> ResNetForImageClassification:
-    """The network in float32, and in the memory format that convolutions are fastest in."""
+    """The network in float32, in the memory format in which convolutions are fastest."""
     network = torch.nn.Module.to(network, torch.float32)
     return torch.nn.Module.to(network, memory_format=torch.channels_last)
 
@@ -254,14 +254,14 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path.name} has more than {_MAX_JSON_BYTES:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is missing or no JSON ({type(error).__name__})") from None
+        raise ValueError(f"{path.name} is missing or not JSON ({type(error).__name__})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return value
 
 
 def _read_record(values: dict[str, Any]) -> JudgeRecord:
-    """Check every field, as others print and compare them."""
+    """Check every field, because others print and compare them."""
     names = [field.name for field in fields(JudgeRecord)]
     missing = [name for name in names if name not in values]
     if missing:
@@ -278,7 +278,7 @@ def _read_record(values: dict[str, Any]) -> JudgeRecord:
     }
     for name, ok in good.items():
         if not ok:
-            raise ValueError(f"{RECORD}: {name} is {str(values[name])[:80]!r}, which no judge has")
+            raise ValueError(f"{RECORD}: {name} is {str(values[name])[:80]!r}, which is not valid")
     return JudgeRecord(**{name: values[name] for name in names})
 
 

@@ -205,7 +205,7 @@ def test_without_a_connection_dinov2_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for features in ("dinov2", "dinov2:nobody/nothing", "dinov2:no such folder/at/all"):
         message = refusal(features)
-        assert message.startswith(f"features is {features!r}: there is no such folder") and "give dinov2:FOLDER" in message
+        assert message.startswith(f"features is {features!r}: it is not a folder") and "give dinov2:FOLDER" in message
 
 
 # A judge

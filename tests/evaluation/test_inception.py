@@ -178,14 +178,14 @@ def test_files_without_the_networks_weights_are_refused(tmp_path):
     assert "give a .safetensors or a .pth" in refusal(tmp_path / "weights.bin")
     for content in ([torch.zeros(2)], {"epoch": 3, "fc.weight": torch.zeros(2)}):
         torch.save(content, tmp_path / "weights.pth")
-        assert "no state dict" in refusal(tmp_path / "weights.pth")
+        assert "not a state dict" in refusal(tmp_path / "weights.pth")
     safetensors.torch.save_file({"fc.weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
     assert "not the weights of the network" in refusal(tmp_path / "weights.safetensors")
     for end in (0, 7, -1):
         (tmp_path / "short.pth").write_bytes((tmp_path / "weights.pth").read_bytes()[:end])
         assert "plain weights" in refusal(tmp_path / "short.pth")
         (tmp_path / "short.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:end])
-        assert "no safetensors" in refusal(tmp_path / "short.safetensors")
+        assert "not a safetensors" in refusal(tmp_path / "short.safetensors")
 
 
 def test_without_torch_fidelity_the_message_says_what_to_install(weights, monkeypatch):
@@ -223,7 +223,7 @@ def test_published_weights_are_fetched_once_and_kept(published, private_cache):
     (kept,) = private_cache.iterdir()
     assert kept.stat().st_mode & 0o777 == 0o640 and kept.name == published.name
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert "cannot be fetched" in refusal(None)
+    assert "cannot be downloaded" in refusal(None)
 
 
 @pytest.mark.parametrize("damage", ["value", "cut", "empty", "text", "pickle"])
@@ -280,4 +280,4 @@ def test_a_cache_that_cannot_be_written_is_a_warning(published, private_cache, c
     private_cache.parent.mkdir(parents=True)
     private_cache.touch()
     assert_published(inception._published_weights())
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text

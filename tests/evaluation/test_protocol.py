@@ -162,7 +162,7 @@ def test_what_was_finished_before_a_signal_is_kept(measure, plain, tmp_path, mon
         return generate(*args, **kwargs)
 
     monkeypatch.setattr(protocol, "generate", generate_until_the_second_seed)
-    with pytest.raises(Stopped, match="goes on from the last seed"):
+    with pytest.raises(Stopped, match="continues after the last finished seed"):
         measure("stopped")
     assert not (tmp_path / "stopped.json").exists()
     again = measure("stopped")
@@ -177,7 +177,7 @@ def test_seeds_of_other_options_are_not_taken_over(measure, plain, tmp_path, cap
     assert measure("other").metrics == plain.metrics
     (tmp_path / ".third.partial.json").write_text("{")
     assert measure("third").metrics == plain.metrics
-    assert ".third.partial.json is damaged, its seeds are measured again" in caplog.text
+    assert ".third.partial.json is damaged: its seeds are evaluated again" in caplog.text
 
 
 def test_classes_of_a_subset_are_matched_by_name(measure):
@@ -250,7 +250,7 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
         (["--sampling.scheduler=euler_extra"], "scheduler is 'euler_extra'"),
         (["--sampling.num_inference_steps=2000"], "num_inference_steps is 2000"),
         (["--inception_weights=weights.pth"], "inception_weights is 'weights.pth': only with features 'inception'"),
-        (["--reference_statistics=nowhere.npz"], "there is no such file"),
+        (["--reference_statistics=nowhere.npz"], "reference_statistics is 'nowhere.npz': it does not exist"),
         (["--model=nowhere/at/all"], "model is 'nowhere/at/all'"),
         (["--bits_per_dim_images=3", "--data.test_split=null"], "--bits_per_dim_images"),
     ],
@@ -274,5 +274,5 @@ def test_classes_that_the_model_does_not_know(measure, tmp_path):
         (folder / "train" / letter).mkdir(parents=True)
         for number in range(4):
             Image.new("L", (8, 8), 20 * number).save(folder / "train" / letter / f"{number}.png")
-    with pytest.raises(ValueError, match="knows no class 'a'"):
+    with pytest.raises(ValueError, match="does not know class 'a'"):
         measure("eval", f"--data.source={folder}", "--data.test_split=null")

@@ -145,7 +145,7 @@ def test_other_images_or_counts_refuse_the_file(table, kept, tmp_path):
     assert "data_fingerprint" in refusal(make_extractor(), fewer, reference_statistics=kept)
     with pytest.raises(ValueError, match="max_features 40, not 41"):
         reference_summary(make_extractor(), table, batch_size=8, max_features=41, reference_statistics=kept)
-    assert "there is no such file" in refusal(make_extractor(), table, reference_statistics=tmp_path / "no.npz")
+    assert "it does not exist" in refusal(make_extractor(), table, reference_statistics=tmp_path / "no.npz")
 
 
 def test_a_file_that_is_given_is_used_wherever_it_lies(table, kept, tmp_path):
@@ -237,14 +237,14 @@ def test_modules_are_not_kept_and_a_folder_that_cannot_be_written_is_a_warning(t
     assert not (tmp_path / "cache").exists()
     (tmp_path / "file").touch()
     reference_summary(make_extractor(), table, cache_dir=tmp_path / "file", **OPTIONS)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
 
 
 def test_a_group_of_one_process_is_as_none(table, tmp_path):
     processes = init_distributed(num_threads=1)
     for extractor in (make_extractor(), make_extractor(network=idle)):
         assert_same(reference_summary(extractor, table, cache_dir=tmp_path, processes=processes, **OPTIONS), whole(table))
-    assert "no such file" in refusal(make_extractor(), table, processes=processes, reference_statistics="missing.npz")
+    assert "it does not exist" in refusal(make_extractor(), table, processes=processes, reference_statistics="missing.npz")
 
 
 def test_images_without_labels_have_no_accuracy(tmp_path):
@@ -313,4 +313,4 @@ def test_two_processes_share_the_pass_and_get_what_one_gets(table, tmp_path):
     assert computed[0] + computed[1] == table.num_images and abs(computed[0] - computed[1]) <= 1
     assert computed[2:] == computed[:2], "the second call reads what the first has kept"
     refusals = {(tmp_path / f"refusal-{rank}").read_text() for rank in range(2)}
-    assert refusals == {"reference_statistics is 'missing.npz': there is no such file, leave it out to compute it"}
+    assert refusals == {"reference_statistics is 'missing.npz': it does not exist, leave it out to compute it"}

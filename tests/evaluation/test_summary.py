@@ -104,7 +104,7 @@ def test_the_classes_may_be_some_of_those_that_the_extractor_knows():
     summary.update(Features(torch.zeros(2, D), probabilities), [0, 0], [0, 1])
     assert summary.accuracy == 0.5
     assert summary.inception_score is None, "fewer images than parts"
-    with pytest.raises(ValueError, match="knows owl, cat, dog and no 'fox'"):
+    with pytest.raises(ValueError, match="knows owl, cat, dog but not 'fox'"):
         FeatureSummary(dim=D, total_images=2, class_names=["dog", "fox"], predicted_class_names=PREDICTED)
 
 

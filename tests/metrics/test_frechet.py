@@ -166,11 +166,11 @@ def test_few_images_are_warned_about(caplog):
 
 def test_mistakes_are_told():
     running = RunningStatistics(DIM)
-    with pytest.raises(ValueError, match="of 0 images was asked for: give at least 2"):
+    with pytest.raises(ValueError, match="needs at least 2 images, not 0"):
         running.result()
     with pytest.raises(ValueError, match="give 6, from the same extractor"):
         running.update(np.zeros((2, DIM + 1)))
-    with pytest.raises(ValueError, match="one row an image"):
+    with pytest.raises(ValueError, match="one row per image"):
         running.update(np.zeros(DIM))
     for bad in (np.nan, np.inf):
         features = draw(5, 0)

@@ -94,8 +94,8 @@ def test_mistakes_are_told():
         (np.array([[1.5, -0.5, 0, 0]] * 2), [0, 1], 10, "give the softmax"),
         (good, [0], 10, "one for each of 2 images"),
         (good, [0, 0.5], 10, "positions are float64: give integers"),
-        (good, [0, 10], 10, "positions lie in 0..10: give 0 to 9"),
-        (good, [-1, 0], 10, "positions lie in -1..0"),
+        (good, [0, 10], 10, "positions are in 0..10: give 0 to 9"),
+        (good, [-1, 0], 10, "positions are in -1..0"),
         (good[:1], [0], 1, "num_splits is 2: give at most 1"),
     ]
     for probabilities, positions, num_images, message in cases:

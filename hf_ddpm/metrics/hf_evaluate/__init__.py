@@ -1,4 +1,4 @@
-"""The measures as metrics of Hugging Face `evaluate`: `evaluate.load(metric_path("frechet_distance"))`, offline too."""
+"""The metrics for Hugging Face `evaluate`: `evaluate.load(metric_path("frechet_distance"))`, also offline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def metric_path(name: str) -> str:
-    """Path of the script of a metric, as `evaluate.load` takes it.
+    """Path of a metric's script, for `evaluate.load`.
 
     Args:
-        name: of one of the scripts that stand beside this file.
+        name: of a script in this folder.
 
     Raises:
-        ValueError: there is no such metric.
+        ValueError: unknown metric.
     """
     root = Path(__file__).parent
     names = sorted(script.stem for script in root.glob("*.py") if script.stem not in ("__init__", "two_sets"))

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: how many images look like the class that was asked for, overall and for each class."""
+"""Metric for `evaluate`: fraction of images classified as the requested class, overall and per class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = """
-Class accuracy of a conditional generator: the part of the generated images in which a classifier that was trained on the
-same data sees the class that was asked for. It says little where the classifier errs, so its own accuracy belongs beside it.
+Class accuracy of a conditional generator: the fraction of generated images that a classifier, trained on the same data,
+assigns to the requested class. It is meaningful only if the classifier is good, so report the classifier's accuracy with it.
 """
 
 _CITATION = """
@@ -24,17 +24,17 @@ _CITATION = """
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: (N,) integers, the class that the classifier sees in each image.
-    references: (N,) integers, the class that was asked for.
+    predictions: (N,) integers, the predicted class of each image.
+    references: (N,) integers, the requested class of each image.
 
 Returns:
     class_accuracy: float in [0, 1], over all images.
-    per_class: accuracy of each class that was asked for, by its number.
+    per_class: accuracy of each requested class, by its number.
 """
 
 
 class ClassAccuracy(evaluate.Metric):
-    """Predicted against asked classes."""
+    """Predicted against requested classes."""
 
     def _info(self) -> evaluate.MetricInfo:
         number = datasets.Value("int64")
@@ -47,6 +47,6 @@ class ClassAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, Any]:
-        right = predictions == references
-        per_class = {int(asked): float(right[references == asked].mean()) for asked in np.unique(references)}
-        return {"class_accuracy": float(right.mean()), "per_class": per_class}
+        is_correct = predictions == references
+        per_class = {int(label): float(is_correct[references == label].mean()) for label in np.unique(references)}
+        return {"class_accuracy": float(is_correct.mean()), "per_class": per_class}

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: density and coverage of two sets of features, see `hf_ddpm.metrics.precision_recall`."""
+"""Metric for `evaluate`: density and coverage of two sets of features, see `hf_ddpm.metrics.precision_recall`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class DensityCoverage(TwoSetMetric):
     """See `hf_ddpm.metrics.precision_recall`."""
 
     DESCRIPTION = """
-    Density is the mean number of neighbourhoods of reference images that a generated image lies in, divided by k;
-    coverage is the part of the reference images whose neighbourhood holds a generated image. A neighbourhood reaches to
-    the k-th nearest other reference image.
+    Density is the mean number of neighbourhoods of reference images that a generated image is in, divided by k; coverage is
+    the fraction of reference images whose neighbourhood contains a generated image. A neighbourhood extends to the k-th
+    nearest other reference image.
     """
     CITATION = """
     @inproceedings{naeem2020reliable,

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: the Frechet distance of two sets of features, see `hf_ddpm.metrics.frechet`."""
+"""Metric for `evaluate`: the Frechet distance of two sets of features, see `hf_ddpm.metrics.frechet`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class FrechetDistance(TwoSetMetric):
     """See `hf_ddpm.metrics.frechet`."""
 
     DESCRIPTION = """
-    Frechet distance of two sets of features: that of the Gaussians which have their means and covariances. It is 0 for
-    equal statistics. It is called FID only with the pool3 features of the Inception network of 2015 under the protocol
+    Frechet distance of two sets of features: that of Gaussians with their means and covariances. It is 0 for equal
+    statistics. It is called FID only with the pool3 features of the Inception network of 2015 under the protocol
     of FID. Compare values with the same numbers of images only: few images bias it upwards.
     """
     CITATION = """

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: the inception score of class probabilities, see `hf_ddpm.metrics.inception_score`."""
+"""Metric for `evaluate`: the inception score of class probabilities, see `hf_ddpm.metrics.inception_score`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hf_ddpm.metrics import inception_score
 
 _DESCRIPTION = """
 Inception score: exp of the mean divergence of each image's class probabilities from their mean, over equal parts of the
-images. It is 1 where all images look alike to the classifier, and the number of classes where each class is as frequent and
-each image certain. Compare values of one classifier, number of images and number of parts only.
+images. It is 1 if the classifier cannot tell the images apart, and the number of classes if all classes are equally frequent
+and every image is classified with certainty. Compare only values of one classifier, number of images and number of parts.
 """
 
 _CITATION = """
@@ -25,7 +25,7 @@ _CITATION = """
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: (N, K) class probabilities of the generated images, in an order that is independent of their classes.
+    predictions: (N, K) class probabilities of the generated images, in an order independent of their classes.
     num_splits: parts that the images are divided into, 10 by default.
 
 Returns:

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: the kernel distance of two sets of features, see `hf_ddpm.metrics.kernel`."""
+"""Metric for `evaluate`: the kernel distance of two sets of features, see `hf_ddpm.metrics.kernel`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class KernelDistance(TwoSetMetric):
     """
     OPTIONS = """
     subset_size: images of each side in a subset; None = all images, once.
-    num_subsets: subsets that the distance is the mean over.
-    seed: of the drawing of subsets.
+    num_subsets: number of subsets to average over.
+    seed: of the subsets.
     """
     RETURNS = """
     kernel_distance: float.

@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: the distance of each image to its nearest reference, see `hf_ddpm.metrics.nearest`."""
+"""Metric for `evaluate`: the distance of each image to its nearest reference, see `hf_ddpm.metrics.nearest`."""
 
 from __future__ import annotations
 

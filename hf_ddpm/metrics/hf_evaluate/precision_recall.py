@@ -1,4 +1,4 @@
-"""Metric of `evaluate`: precision and recall of two sets of features, see `hf_ddpm.metrics.precision_recall`."""
+"""Metric for `evaluate`: precision and recall of two sets of features, see `hf_ddpm.metrics.precision_recall`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class PrecisionRecall(TwoSetMetric):
     """See `hf_ddpm.metrics.precision_recall`."""
 
     DESCRIPTION = """
-    Precision is the part of the generated images that lie in the neighbourhood of a reference image, recall the part of
-    the reference images that lie in the neighbourhood of a generated one; a neighbourhood reaches to the k-th nearest
-    other image of the same set.
+    Precision is the fraction of generated images in the neighbourhood of a reference image, recall the fraction of
+    reference images in the neighbourhood of a generated one; a neighbourhood extends to the k-th nearest other image of
+    the same set.
     """
     CITATION = r"""
     @inproceedings{kynkaanniemi2019improved,

@@ -1,9 +1,9 @@
-"""Base of the metrics that compare two sets of features, of which neither knows how many the other has.
+"""Base class of the metrics that compare two sets of features of any sizes.
 
 `evaluate` stores predictions and references as the two columns of one table and refuses columns of different lengths. Here
-the shorter side is filled up with empty rows, which are left out again, so each of these works:
+the shorter side is padded with empty rows, which are removed again, so that each of these works:
 
-    metric.add_batch(predictions=features, references=reference_features)    # of any two lengths
+    metric.add_batch(predictions=features, references=reference_features)    # of any lengths
     metric.add_batch(predictions=features)                                   # batch by batch
     metric.add_batch(references=reference_features)
     metric.compute(predictions=features, references=reference_features)
@@ -32,30 +32,30 @@ Args:
 class TwoSetMetric(evaluate.Metric, ABC):
     """A metric of (N, D) predictions and (M, D) references.
 
-    `evaluate.load` takes the first class of a script that is a metric, and passes over this one because it is abstract.
+    `evaluate.load` takes the first metric class of a script, and skips this one because it is abstract.
     """
 
     DESCRIPTION: ClassVar[str]
     CITATION: ClassVar[str]
     """BibTeX."""
     OPTIONS: ClassVar[str] = ""
-    """Lines about the keywords of `score`."""
+    """One line per keyword of `score`."""
     RETURNS: ClassVar[str]
-    """Lines about what `score` returns."""
+    """One line per value that `score` returns."""
 
     @abstractmethod
     def score(self, *sides: Any, **options: Any) -> dict[str, Any]:
-        """The metric of (N, D) predictions and (M, D) references, float64; `options` are the other keywords of `compute`."""
+        """Compute from (N, D) predictions and (M, D) references, float64; `options` are the other keywords of `compute`."""
 
     def add_batch(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> None:
-        """Add rows to one side or to both; their numbers may differ.
+        """Add rows to one side or both; their numbers may differ.
 
         Args:
             predictions: (B, D) floats, an array or a CPU tensor; None = none.
-            references: (B', D) likewise.
+            references: the same, (B', D).
 
         Raises:
-            ValueError: another shape, or a value that is not finite.
+            ValueError: wrong shape, or a value that is not finite.
         """
         given = {"predictions": predictions, "references": references}
         rows = {name: [] if side is None else list(checked_features(side, name)) for name, side in given.items()}
@@ -64,10 +64,10 @@ class TwoSetMetric(evaluate.Metric, ABC):
             super().add_batch(**{name: side + [None] * (length - len(side)) for name, side in rows.items()})
 
     def add(self, *, prediction: ArrayLike | None = None, reference: ArrayLike | None = None) -> None:
-        """Add one (D,) row to one side or to both.
+        """Add one (D,) row to one side or both.
 
         Raises:
-            ValueError: another shape, or a value that is not finite.
+            ValueError: wrong shape, or a value that is not finite.
         """
         one = {"predictions": prediction, "references": reference}
         self.add_batch(**{name: None if row is None else np.asarray(row)[None] for name, row in one.items()})
