@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hf_ddpm.config import VarianceType
 from hf_ddpm.data.batches import to_model_range
+from hf_ddpm.data.labels import first_ten
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
 from hf_ddpm.diffusion.objective import diffusion_loss, sample_timesteps
@@ -205,7 +206,7 @@ def _variance_type(pipeline: CFGDDPMPipeline) -> VarianceType:
     """Variance of the reverse process; schedulers of other names keep it in their config."""
     unet, variance_type, known = pipeline.unet.config, pipeline.scheduler.config.get("variance_type"), get_args(VarianceType)
     require(variance_type in known, "variance_type", variance_type, f"the bound is defined for {', '.join(known)}")
-    outputs = unet.in_channels * (1 + (variance_type == "learned_range"))
+    outputs = 2 * unet.in_channels if variance_type == "learned_range" else unet.in_channels
     message = f"it needs {outputs} output channels, the model has {unet.out_channels}: give the scheduler of its training"
     require(unet.out_channels == outputs, "variance_type", variance_type, message)
     return variance_type
@@ -236,13 +237,9 @@ def _check_classes(pipeline: CFGDDPMPipeline, class_names: list[str] | None) -> 
         )
     if names is not None and names != dict(enumerate(class_names)):
         raise ValueError(
-            f"images have the classes {_some(class_names)}: the model was trained on {_some(list(names.values()))}, "
+            f"images have the classes {first_ten(class_names)}: the model was trained on {first_ten(list(names.values()))}, "
             "give their images in this order"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:10]) + ", ..." * (len(names) > 10)
 
 
 def _estimate(values: Tensor) -> Estimate:

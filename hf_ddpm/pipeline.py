@@ -120,7 +120,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def num_classes(self) -> int | None:
         """Number of classes without the null label; None = unconditional."""
-        return self.unet.config.num_class_embeds - (self.null_label is not None) if self.is_conditional else None
+        if not self.is_conditional:
+            return None
+        embeddings = self.unet.config.num_class_embeds
+        return embeddings if self.null_label is None else embeddings - 1
 
     @property
     def id2label(self) -> dict[int, str] | None:

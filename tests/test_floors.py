@@ -1,6 +1,7 @@
 """Imports only go down: the floor table of the house, read from the syntax tree of every module and script."""
 
 import ast
+import functools
 import graphlib
 import importlib.util
 import re
@@ -80,8 +81,13 @@ def read_imports(root: Path, path: Path) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             visit(child, inside, typing_only)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")), False, False)
+    visit(_parse(path.read_text(encoding="utf-8")), False, False)
     return found
+
+
+@functools.cache
+def _parse(code: str) -> ast.Module:
+    return ast.parse(code)
 
 
 def _targets(root: Path, node: ast.AST) -> Iterator[tuple[str, bool, bool]]:

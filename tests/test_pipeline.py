@@ -2,8 +2,6 @@
 
 import ast
 import inspect
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -581,41 +579,3 @@ def test_the_file_stands_on_its_own():
     classes = [value for value in vars(hf_ddpm.pipeline).values() if inspect.isclass(value)]
     here = [value for value in classes if value.__module__ == hf_ddpm.pipeline.__name__]
     assert [value for value in here if issubclass(value, DiffusionPipeline)] == [CFGDDPMPipeline]
-
-
-WITHOUT_THE_PACKAGE = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_ddpm":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
-import numpy as np, torch
-from diffusers import DiffusionPipeline
-
-torch.set_num_threads(1)
-folder, output, resaved = sys.argv[1:]
-pipeline = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
-generators = [torch.Generator().manual_seed(i) for i in range(2)]
-options = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "np"}
-images = pipeline(["frog", 0], generator=generators, **options).images
-assert "hf_ddpm" not in sys.modules
-np.save(output, images)
-pipeline.save_pretrained(resaved)
-"""
-
-
-def test_a_saved_model_works_without_the_package(tiny_pipeline, tmp_path):
-    pipeline = tiny_pipeline()
-    folder, output, resaved = tmp_path / "model", tmp_path / "images.npy", tmp_path / "resaved"
-    pipeline.save_pretrained(folder)
-    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, folder, output, resaved]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-    options = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "np"}
-    expected = pipeline(["frog", 0], generator=generators(2), **options).images
-    np.testing.assert_allclose(np.load(output), expected, rtol=0, atol=1e-5)
-    assert (resaved / "pipeline.py").read_bytes() == (folder / "pipeline.py").read_bytes()
-    assert CFGDDPMPipeline.from_pretrained(resaved).id2label == NAMES

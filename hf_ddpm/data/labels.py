@@ -108,16 +108,16 @@ def _class_id(token: str | int, names: list[str], labels: list[str | int]) -> in
         return names.index(str(token))
     if not str(token).removeprefix("-").isdecimal():
         nearest = difflib.get_close_matches(str(token), names, n=3)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {_shorten(names)}"
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {first_ten(names)}"
         reason = f"{token!r} is neither a class name nor an id in 0..{len(names) - 1}"
         raise ValueError(f"labels is {labels!r}, but {reason}: {hint}")
     class_id = int(token)
     if not 0 <= class_id < len(names):
         reason = f"{token!r} is outside 0..{len(names) - 1}"
-        raise ValueError(f"labels is {labels!r}, but {reason}: the names are {_shorten(names)}")
+        raise ValueError(f"labels is {labels!r}, but {reason}: the names are {first_ten(names)}")
     return class_id
 
 
-def _shorten(names: list[str]) -> str:
+def first_ten(names: list[str]) -> str:
     """The first ten names as text."""
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

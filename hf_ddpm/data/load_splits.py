@@ -38,11 +38,6 @@ def open_sources(data: SplitsConfig) -> list[ImageSource]:
     return sources
 
 
-def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:
-    assert data.source is not None, "options without a source have got that of their model by now"
-    return open_source(data.source, split, max_images=max_images, **data.column_options())
-
-
 def decode_sources(
     data: SplitsConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
 ) -> tuple[ImageTable, ImageTable | None]:
@@ -80,3 +75,8 @@ def options_of_run(model: str) -> dict[str, Any]:
 def bad_image_options(data: DecodeOptions) -> dict[str, Any]:
     """Options about images that cannot be decoded, as keyword arguments."""
     return {"on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}
+
+
+def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:
+    assert data.source is not None, "options without a source have got that of their model by now"
+    return open_source(data.source, split, max_images=max_images, **data.column_options())

@@ -274,7 +274,8 @@ def _cache_place(
         return {"cache_file_name": None}
     stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
-    parts += ["bad images left out"] * leave_out_bad
+    if leave_out_bad:
+        parts.append("bad images left out")
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_ddpm_pixels"
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def variational_bound(
         levels = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noisy_images = add_noise(clean_images, noise(timesteps).to(clean_images), levels)
         model_output = predict(noisy_images, timesteps, class_labels).to(clean_images.dtype)
-        outputs = channels * (1 + (variance_type == "learned_range"))
+        outputs = 2 * channels if variance_type == "learned_range" else channels
         assert model_output.shape[1] == outputs, f"{model_output.shape[1]} channels with {variance_type}"
         prediction, variance_values = model_output[:, :channels], model_output[:, channels:]
         terms = vlb_terms(

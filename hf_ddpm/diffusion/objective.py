@@ -72,7 +72,9 @@ def diffusion_loss(
     noisy_images = add_noise(clean_images, noise, levels)
     target = target_of(prediction_type, clean_images, noise, levels)
     model_output = model(noisy_images, timesteps, class_labels).float()
-    assert model_output.shape[1] == channels * (1 + learned), f"{model_output.shape[1]} channels with {variance_type}"
+    assert model_output.shape[1] == (2 * channels if learned else channels), (
+        f"{model_output.shape[1]} channels with {variance_type}"
+    )
     prediction, variance_values = model_output[:, :channels], model_output[:, channels:]
     sample_losses = LOSSES[loss](prediction, target, reduction="none").mean(dim=(1, 2, 3))
     weighted = sample_losses

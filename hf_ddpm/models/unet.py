@@ -124,7 +124,7 @@ def unet_arguments(
     arguments = {name: value for name, value in arguments.items() if name in known} | (overrides or {})
     arguments["sample_size"] = image_size or arguments.get("sample_size")
     arguments["in_channels"] = channels or own_channels
-    arguments["out_channels"] = arguments["in_channels"] * (1 + learned_variance)
+    arguments["out_channels"] = arguments["in_channels"] * (2 if learned_variance else 1)
     arguments["num_class_embeds"] = num_class_embeds
     _check_image_size(preset, arguments)
     return arguments
