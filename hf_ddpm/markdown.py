@@ -58,7 +58,9 @@ def value_text(value: str | float | None) -> str:
     """An option or a count: `1,437`, `1.5`, `ddim`; "" for None."""
     if isinstance(value, int):
         return f"{value:,}"
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value or ""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

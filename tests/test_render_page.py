@@ -50,7 +50,7 @@ def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, 
     assert not (folder / "README.md").exists() and page.read_text(encoding="utf-8").startswith("distance {{")
 
 
-def test_committed_pages_say_what_their_results_say(page, load_script):
+def test_committed_pages_agree_with_their_results(page, load_script):
     load_script("render_page").main([f"--template={page}", f"--output={page.with_name('README.md')}"])
     for template in (*PAGES, page):
         rendered = render(template.read_text(encoding="utf-8"), read_comparisons(template.parent))
@@ -59,8 +59,8 @@ def test_committed_pages_say_what_their_results_say(page, load_script):
 
 
 @pytest.mark.parametrize("template", PAGES, ids=lambda path: path.parent.name)
-def test_numbers_written_by_hand_are_settings_or_figures_of_the_reports(template):
-    """What was measured comes from an expression; what a report got stands in the header of its recipe too."""
+def test_handwritten_numbers_are_settings_or_results_of_the_reports(template):
+    """Measured numbers come from expressions; those of a report are also in the header of its recipe."""
     text = re.sub(r"```.*?```|\{\{.*?\}\}", "", template.read_text(encoding="utf-8"), flags=re.DOTALL)
     recipes = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "train_scripts" / "recipes").glob("*.yaml"))
     known = set(re.findall(r"\d+\.\d+", "".join(line for line in recipes.splitlines(keepends=True) if line[0] == "#")))

@@ -1,4 +1,4 @@
-"""Figures of a sweep, which follow from the axes that vary: `plot_sweep(rows, distance="fd_judge", ...)`."""
+"""Figures of a sweep, chosen by the axes that vary: `plot_sweep(rows, distance="fd_judge", ...)`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str) -> dict[str, Figure]:
-    """Plot what follows from the options that vary.
+    """Plot the figures for the options that vary.
 
     Args:
         rows: with `recipe`, `train_seed`, `checkpoint` (a step, "noise" or None), `scheduler`, `num_inference_steps`,
@@ -66,7 +66,7 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
 
 
 def _floor_levels(rows: Rows, metric: str) -> list[Level]:
-    """Real images as a line for each number of images, which is named where there are several."""
+    """One line of real images per number of images, which the label names if there are several."""
     values = {row["num_images"]: row[f"{metric}_floor"] for row in rows if row.get(f"{metric}_floor") is not None}
     return [
         Level(label="real images" if len(values) == 1 else f"real images, n = {count}", value=value)
@@ -75,7 +75,7 @@ def _floor_levels(rows: Rows, metric: str) -> list[Level]:
 
 
 def _unguided(samples: Rows, metric: str, series: Sequence[str]) -> list[Level]:
-    """A line for each model that knows no guidance, a GAN."""
+    """One line per model without guidance, that is per GAN."""
     rows = [row for row in samples if row["guidance_scale"] is None and row.get(metric) is not None]
     return [Level(label=series_label(series, tuple(row[name] for name in series)), value=row[metric]) for row in rows]
 
@@ -89,6 +89,6 @@ def _noise_levels(rows: Rows, metric: str) -> list[Level]:
 
 
 def _real_images(rows: Rows, distance: str) -> list[dict[str, Any]]:
-    """The floor as a curve, each point at the number of real images that it comes from."""
+    """The floor as a curve over its number of real images."""
     floors = {row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None}
     return [{"num_images": count, distance: value, "images": "real images"} for count, value in floors.items()]

@@ -49,7 +49,7 @@ def judge(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tiny_pipeline, tmp_path_factory) -> Path:
-    """A run with two checkpoints, of which the last one is its pipeline."""
+    """A run with two checkpoints; the last one is also its pipeline."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.yaml").write_text("data: {source: digits, labels: [0, 1, 2], max_images: 20}\n")
     for step, name in ((2, "checkpoints/step-00000002"), (10, "checkpoints/step-00000010"), (10, "pipeline")):

@@ -64,7 +64,7 @@ def test_guidance_trades_each_metric_in_a_panel_of_its_own():
     assert [list(curves(panel)) for panel in panels] == [["ddim", "heun"]] * 3
 
 
-def test_steps_are_drawn_against_the_calls_that_they_cost():
+def test_steps_are_plotted_over_their_network_calls():
     rows = [a_row(scheduler="heun", num_inference_steps=n, network_calls=2 * n - 1) for n in (4, 8)]
     rows += [a_row(scheduler="ddim", num_inference_steps=n, network_calls=n) for n in (4, 8)]
     (panel,) = figures_of(rows, "scheduler", "num_inference_steps")["network_calls"].axes
