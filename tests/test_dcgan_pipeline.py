@@ -45,7 +45,7 @@ def drawn(pipeline: DCGANPipeline, labels, **options) -> np.ndarray:
 
 @pytest.mark.parametrize("sample_size", STAGES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_size_is_drawn(sample_size, channels):
+def test_every_size_is_generated(sample_size, channels):
     pipeline = tiny_pipeline(num_classes=None, sample_size=sample_size, channels=channels)
     images = pipeline(num_images_per_prompt=2, output_type="pt").images
     assert images.shape == (2, channels, sample_size, sample_size)
@@ -269,7 +269,7 @@ def test_the_file_has_one_pipeline():
 # The program
 
 
-def test_samples_are_drawn_by_the_same_program(load_script, tmp_path, capsys):
+def test_the_same_program_generates_samples(load_script, tmp_path, capsys):
     tiny_pipeline().save_pretrained(tmp_path / "model")
     options, images = ["--model", str(tmp_path / "model"), "--device=cpu", "--output_dir"], tmp_path / "images"
     load_script("sample").main([*options, str(images), "--per_class=1"])

@@ -118,7 +118,7 @@ def test_neither_batch_size_nor_processes_change_the_bound(pipeline, digits, tim
     assert_close(bits_per_dim(pipeline, digits, processes=PartialState(cpu=True), **options), whole, 1e-12)
 
 
-def test_an_image_has_its_noise_wherever_it_is_asked_for(pipeline, digits):
+def test_the_noise_of_an_image_does_not_depend_on_the_others(pipeline, digits):
     # The images of n = N / 2 are among those of n = N, with the noise and the timesteps of their positions.
     table = part_of(digits, range(6))
     rows = torch.arange(6)

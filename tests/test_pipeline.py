@@ -275,7 +275,7 @@ def test_labels_may_be_names_ids_tensors_and_arrays(tiny_pipeline):
     assert pipeline.get_label_ids("dog") == pipeline.get_label_ids(1) == [1]
 
 
-def test_images_of_one_label_lie_side_by_side(tiny_pipeline):
+def test_images_of_one_label_are_adjacent(tiny_pipeline):
     pipeline = tiny_pipeline()
     pairs = latents_of(pipeline, (0, 2), num_images_per_prompt=2)
     assert torch.equal(pairs, latents_of(pipeline, (0, 0, 2, 2)))

@@ -74,7 +74,7 @@ def write_split(path: Path, schema: Schema, count: int) -> None:
 
 @pytest.fixture(scope="session")
 def copy_of(tmp_path_factory) -> Callable[[str], str]:
-    """What stands for a source: a folder with 40 images a split, made when it is first asked for."""
+    """Stand-in for a source: a folder with 40 images per split, created on first use."""
     root = tmp_path_factory.mktemp("sources")
 
     def folder_of(source: str) -> str:

@@ -69,7 +69,7 @@ def test_png_files_and_a_grid_with_a_row_a_class(main, model, tmp_path, capsys):
     assert "6/6" in captured.err
 
 
-def test_npz_with_the_labels_that_were_asked_for(main, model, tmp_path):
+def test_npz_with_the_requested_labels(main, model, tmp_path):
     more = [
         "--class_labels",
         "[dog, 0]",

@@ -25,7 +25,7 @@ SPREAD = 0.25
 
 
 class GaussianDenoiser(ModelMixin, ConfigMixin):
-    """The perfect network where every pixel of an image is drawn from N(0, SPREAD^2), one label as the other."""
+    """The perfect network for images whose pixels are N(0, SPREAD^2), with any label."""
 
     @register_to_config
     def __init__(self, trained: dict, sample_size: int = 8, in_channels: int = 1, num_class_embeds: int | None = None):
@@ -164,7 +164,7 @@ def test_an_image_depends_on_its_seed_and_label_alone(name, steps, scale, unet):
     # The kernel of another batch size rounds in another way, and a scheduler that carries x_0 + sigma noise has sigmas of
     # 221 here, whose last digit is 1.5e-5. What users are promised is the image in uint8.
     assert abs((alone * 255).round() - (together[2:] * 255).round()).max() <= 1
-    # A network in float64 hands the same float32 to the scheduler whatever its kernel: what is left is the sampler's own.
+    # A network in float64 gives the scheduler the same float32 with every kernel: the rest is the scheduler's own.
     pipeline.unet = copy.deepcopy(unet).double()
     together = sample(pipeline, [0, 1, 2], [0, 1, 2], steps, guidance_scale=scale)
     one_by_one = [sample(pipeline, [label], [label], steps, guidance_scale=scale) for label in range(3)]

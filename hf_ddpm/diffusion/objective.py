@@ -72,9 +72,8 @@ def diffusion_loss(
     noisy_images = add_noise(clean_images, noise, levels)
     target = target_of(prediction_type, clean_images, noise, levels)
     model_output = model(noisy_images, timesteps, class_labels).float()
-    assert model_output.shape[1] == (2 * channels if learned else channels), (
-        f"{model_output.shape[1]} channels with {variance_type}"
-    )
+    outputs = 2 * channels if learned else channels
+    assert model_output.shape[1] == outputs, f"{model_output.shape[1]} channels with {variance_type}"
     prediction, variance_values = model_output[:, :channels], model_output[:, channels:]
     sample_losses = LOSSES[loss](prediction, target, reduction="none").mean(dim=(1, 2, 3))
     weighted = sample_losses
@@ -189,6 +188,6 @@ def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float
         class_labels: (B,) int64.
         uniform: (B,) float32, uniform in [0, 1).
         class_dropout_prob: p_uncond.
-        null_label: the label that stands for "no class".
+        null_label: the label that means "no class".
     """
     return torch.where(uniform < class_dropout_prob, null_label, class_labels)

@@ -155,7 +155,7 @@ def test_pixels_without_a_known_range_are_refused():
 
 
 @pytest.mark.parametrize("record", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": "a.png"}])
-def test_what_is_no_image_is_refused_with_its_path(record):
+def test_files_that_are_not_images_are_refused_with_their_path(record):
     refusal(record)
     with pytest.raises(UndecodableImage) as caught:
         count_channels(record)

@@ -80,7 +80,7 @@ def test_special_characters_in_the_name_of_the_folder(tmp_path):
     assert open_source(write(tmp_path / "my [best] pets*", "a/0.png", "b/0.png"), "train").class_names == ["a", "b"]
 
 
-def test_other_and_hidden_files_are_no_images(folder):
+def test_other_and_hidden_files_are_ignored(folder):
     write(folder, "a/0.png", "b/0.png", ".trash/0.png", "__MACOSX/0.png")
     for name in ("a/Thumbs.db", "a/.DS_Store", "a/._0.png", "notes.txt", "README.md", "classes.csv", "info.json", "b/1.txt"):
         (folder / name).write_text("text")
@@ -95,7 +95,7 @@ def test_other_folders_are_left_to_datasets(folder):
 
 
 @pytest.mark.parametrize("content", ["this is text", ""])
-def test_a_file_that_is_no_image_is_named(folder, content):
+def test_a_file_that_is_not_an_image_is_named(folder, content):
     write(folder, "a/0.png", "b/0.png")
     (folder / "a" / "a.png").write_text(content)
     message = refusal(folder)

@@ -263,7 +263,7 @@ def test_bad_label_is_named(tmp_path, bad, options):
 
 
 @pytest.mark.parametrize(("labels", "kind"), [(["x", "y"], "string"), ([4, 5], "int64")])
-def test_labels_that_are_no_class_labels_are_refused(tmp_path, labels, kind):
+def test_labels_of_other_types_are_refused(tmp_path, labels, kind):
     folder = save(tmp_path / "plain", make_dataset([0, 1], labels=labels, feature=datasets.Value(kind)))
     message = refusal(open_tiny, folder)
     assert f"'label' is of type {kind}" in message and "leave out `streaming`" in message

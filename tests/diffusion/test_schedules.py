@@ -65,7 +65,7 @@ def test_sampling_starts_at_the_last_timestep(num_inference_steps):
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_large", "learned_range"])
-def test_what_was_asked_for_is_saved_for_sampling(tmp_path, variance_type):
+def test_requested_options_are_saved_for_sampling(tmp_path, variance_type):
     scheduler = build("linear", prediction_type="sample", variance_type=variance_type, num_train_timesteps=40)
     scheduler.save_pretrained(tmp_path)
     again = type(scheduler).from_pretrained(tmp_path)

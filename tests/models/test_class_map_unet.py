@@ -1,4 +1,4 @@
-"""ClassMapUNet: a label reaches the output through the maps of the stages that were asked for, and in no other way."""
+"""ClassMapUNet: a label reaches the output only through the maps of the requested stages."""
 
 import itertools
 
@@ -41,7 +41,7 @@ def outputs_of_stages(unet: ClassMapUNet, label: int) -> dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("stages", SUBSETS, ids="-".join)
-def test_the_label_reaches_the_stages_asked_for_and_what_follows_them(stages):
+def test_the_label_reaches_the_requested_stages_and_those_after_them(stages):
     unet = tiny(stages)
     maps = [name for name, module in unet.named_modules() if isinstance(module, ClassMapBlock)]
     assert {name.split("_")[0] for name in maps} == set(stages)
@@ -162,7 +162,7 @@ def test_the_stages_can_be_given_on_the_command_line():
     assert config.network_arguments()["class_map_stages"] == ["mid"]
 
 
-def test_a_run_that_is_told_no_class_is_refused(capsys, tmp_path):
+def test_a_run_without_classes_is_refused(capsys, tmp_path):
     with pytest.raises(SystemExit):
         parse_config(TrainConfig, [*OPTIONS, "--data.class_conditional=false"])
     assert REFUSAL in capsys.readouterr().err

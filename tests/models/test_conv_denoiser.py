@@ -31,7 +31,7 @@ def test_images_are_halved_and_doubled_again(widths):
     assert kinds == [nn.Conv2d] * (count + 1) + [nn.ConvTranspose2d] * (count - 1)
 
 
-def test_there_is_no_way_around_the_middle():
+def test_everything_passes_through_the_middle():
     network = tiny()
     middle = len(network.layers) // 2
     network.layers[middle].register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
@@ -40,7 +40,7 @@ def test_there_is_no_way_around_the_middle():
     assert torch.equal(*outputs)
 
 
-def test_every_layer_is_told_the_timestep():
+def test_every_layer_receives_the_timestep():
     network = tiny()
     seen: list[torch.Tensor] = []
     for layer in network.layers:

@@ -27,7 +27,7 @@ def test_the_embeddings_enter_at_the_input_only():
         other = unet(sample, 900, torch.tensor([2])).sample
         shift = entered[1] - entered[0]
         torch.testing.assert_close(shift, shift[:, :, :1, :1].expand_as(shift))  # one number a channel
-        # The rest of the network, given the first convolution of another call, goes on as in that call.
+        # Given the first convolution of another call, the rest of the network continues as in that call.
         unet.conv_in.register_forward_hook(lambda module, inputs, result: result + shift)
         moved = unet(sample, 10, torch.tensor([1])).sample
     assert not torch.equal(output, other)

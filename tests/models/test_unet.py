@@ -86,7 +86,7 @@ def test_an_unknown_override_is_refused_with_near_ones():
         ("num_class_embeds", "class_conditional"),
     ],
 )
-def test_what_follows_the_data_is_no_override(name, option):
+def test_arguments_that_follow_the_data_cannot_be_overridden(name, option):
     with pytest.raises(ValueError, match=f"`overrides.{name}` follows the data: set `{option}`"):
         unet_arguments("digits8", {name: 3})
 
@@ -225,7 +225,7 @@ def test_a_learned_null_embedding_moves():
     assert (after[NULL] != before[NULL]).any() and (averaged[NULL] != before[NULL]).any()
 
 
-def test_a_zero_null_embedding_leaves_the_other_rows_as_they_were_drawn():
+def test_a_zero_null_embedding_changes_no_other_row():
     arguments = tiny_arguments(num_class_embeds=NULL + 1)
     torch.manual_seed(0)
     learned = build_unet(arguments, null_label=NULL).state_dict()
