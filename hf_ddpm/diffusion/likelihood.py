@@ -85,7 +85,7 @@ def model_log_variance(
         return log_variance
     if variance_type == "fixed_large":
         return torch.where(timesteps.view(-1, 1, 1, 1) == 0, log_variance, log_beta)
-    assert variance_values is not None, "learned_range is a network's output"
+    assert variance_values is not None, "learned_range needs the variance values of the network"
     # Nichol & Dhariwal 2021, eq. 15, with (v + 1) / 2 for their v.
     fraction = (_at_least_float32(variance_values) + 1) / 2
     return fraction * log_beta + (1 - fraction) * log_variance
