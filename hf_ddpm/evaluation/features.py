@@ -1,4 +1,4 @@
-"""Turn images into features: `for features in extract(build_extractor("inception"), batches)`.
+"""Turn images into features: `build_extractor("inception")(images).features`.
 
 An extractor is the Inception network of FID, a DINOv2, a classifier trained on the data itself (a judge), or any module.
 All compute in float32 without TF32, so that the results agree on every device.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +114,6 @@ def build_extractor(
     return _judge(place, device, min_judge_accuracy)
 
 
-def extract(extractor: Callable[[torch.Tensor], Features], batches: Iterable[torch.Tensor]) -> Iterator[Features]:
-    """Features of each batch of (B, C, H, W) uint8 images, computed lazily."""
-    return map(extractor, batches)
-
-
 def weights_digest(network: torch.nn.Module) -> str:
     """sha256 (hex) of names and values of the weights: equal for equal weights, wherever they were loaded from."""
     digest = hashlib.sha256()
@@ -136,7 +131,7 @@ def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
         name=inception.name,
         digest=inception.digest,
         preprocessing="uint8, gray repeated to RGB, resized to 299 x 299 as TensorFlow 1 did (bilinear), layer 2048",
-        dim=inception.dim,
+        dim=2048,
         device=device,
         network=inception,
     )

@@ -15,7 +15,6 @@ import logging
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
@@ -31,7 +30,6 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 TIMEOUT = 60.0
 """Seconds that the server may take to connect, and to send more data."""
 logger = logging.getLogger(__name__)
-Layer = Literal["64", "192", "768", "2048"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,51 +37,40 @@ class Inception:
     """The network of torch-fidelity, which resizes to 299 pixels as TensorFlow 1 did, and the origin of its weights."""
 
     network: torch.nn.Module
-    """(B, 3, H, W) uint8 -> features, and logits for layer 2048."""
+    """(B, 3, H, W) uint8 -> features and logits."""
     name: str
-    """`inception` for the published weights and layer 2048; otherwise with 8 digits of `digest`, and the layer if it is
-    another."""
+    """`inception` for the published weights; otherwise with 8 digits of `digest`."""
     digest: str
     """sha256 (hex) of the given or published file."""
-    layer: Layer
-    """Layer of the features, named by its number of channels."""
 
-    @property
-    def dim(self) -> int:
-        """D, features per image."""
-        return int(self.layer)
-
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute features and logits.
 
         Args:
             images: (B, 1 or 3, H, W) uint8 in [0, 255]; gray is repeated.
 
         Returns:
-            (B, D) float32 features; and for layer 2048 (B, 1008) float32 logits without bias, for the inception score. None
-            for the other layers, so that the rest of the network is not run.
+            (B, 2048) float32 features, and (B, 1008) float32 logits without bias, for the inception score.
         """
-        outputs = self.network(images.expand(-1, 3, -1, -1).contiguous())
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
+        features, logits = self.network(images.expand(-1, 3, -1, -1).contiguous())
+        return features, logits
 
 
-def load_inception(weights: str | Path | None = None, *, layer: Layer = "2048") -> Inception:
+def load_inception(weights: str | Path | None = None) -> Inception:
     """Build the network with the published weights or those of a file.
 
     Args:
         weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, downloaded
             on first use and cached. The published file is also cached if given.
-        layer: features are this layer's channels averaged over the image; the name is their number.
 
     Raises:
         ValueError: the file is missing or does not fit, the published file cannot be downloaded, or torch-fidelity is not
             installed.
     """
     state, digest = _published_weights() if weights is None else _read_weights(Path(weights))
-    network = _build_network(state, ["2048", "logits_unbiased"] if layer == "2048" else [layer], weights)
+    network = _build_network(state, ["2048", "logits_unbiased"], weights)
     # The published weights in another file may have been changed, so they are named after that file.
-    name = "inception" if digest == SHA256 else f"inception_{digest[:8]}"
-    return Inception(network=network, name=name if layer == "2048" else f"{name}_layer{layer}", digest=digest, layer=layer)
+    return Inception(network=network, name="inception" if digest == SHA256 else f"inception_{digest[:8]}", digest=digest)
 
 
 def cache_folder() -> Path:

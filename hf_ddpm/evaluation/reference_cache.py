@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
-from hf_ddpm.evaluation.summary import MAX_FEATURES, FeatureSummary
+from hf_ddpm.evaluation.summary import FeatureSummary
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather, shard
 from hf_ddpm.runtime.files import write_whole
@@ -38,7 +38,7 @@ def reference_summary(
     table: ImageTable,
     *,
     batch_size: int,
-    max_features: int = MAX_FEATURES,
+    max_features: int = 10_000,
     cache_dir: str | Path | None = None,
     processes: PartialState | None = None,
     reference_statistics: str | Path | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,8 @@ def assemble(
         references: real images.
         scores: one per seed.
     """
-    rename = _names(references, config.num_images)
+    count = f"{config.num_images // 1000}k" if config.num_images % 1000 == 0 else str(config.num_images)
+    names = {"fid": f"fid{count}_{references.reference_split}"}
     floor, ceiling = references.floor(config.num_images), references.ceiling(config.num_images)
     classes = scores[0].per_class
     # With the class prior of the train split the number differs per class.
@@ -47,13 +47,13 @@ def assemble(
     seconds = {name: round(sum(score.seconds.get(name, 0) for score in scores), 1) for name in scores[0].seconds}
     return Results(
         metrics={
-            rename(name): MetricValue.over_seeds(
+            names.get(name, name): MetricValue.over_seeds(
                 [score.metrics[name] for score in scores], n=_images_of(name, config, references)
             )
             for name in scores[0].metrics
         },
-        floor={} if floor is None else {rename(name): value for name, value in floor.metrics.items()},
-        ceiling={rename(name): value for name, value in ceiling.metrics.items()},
+        floor={} if floor is None else {names.get(name, name): value for name, value in floor.metrics.items()},
+        ceiling={names.get(name, name): value for name, value in ceiling.metrics.items()},
         per_class={
             label: {
                 name: ClassMetricValue.over_seeds(
@@ -182,12 +182,6 @@ def _notes(config: ProtocolConfig, references: References, floor: Bound | None) 
             f"the floor is that of the {floor.num_images} images of the {other} split, and not of {config.num_images}"
         )
     return notes
-
-
-def _names(references: References, num_images: int) -> Callable[[str], str]:
-    count = f"{num_images // 1000}k" if num_images % 1000 == 0 else str(num_images)
-    fid = f"fid{count}_{references.reference_split}"
-    return lambda name: fid if name == "fid" else name
 
 
 def _images_of(name: str, config: ProtocolConfig, references: References) -> int | None:

@@ -10,7 +10,7 @@ The work is done by the collectors of evaluation/collectors.py.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from accelerate import PartialState
@@ -22,53 +22,39 @@ from hf_ddpm.metrics.frechet import GaussianStatistics
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather
 
-MAX_FEATURES = 10_000
 
-
+@dataclass(kw_only=True, eq=False)
 class FeatureSummary:
     """Collects features from one pass over n images.
 
     The result depends on the images and their positions, and (up to rounding of 1e-9) not on batches, order or number of
     processes. Memory does not grow with n: D^2 float64 for the moments, times 1 + the number of classes if these are
     tracked; `max_features` times D float32; and a buffer of 4096 times D float32.
+
+    Raises:
+        ValueError: a number is out of range, or the extractor does not know one of the labels' names.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        total_images: int,
-        max_features: int = MAX_FEATURES,
-        class_names: list[str] | None = None,
-        predicted_class_names: list[str] | None = None,
-    ) -> None:
-        """
-        Args:
-            dim: D, features per image.
-            total_images: n, over all updates of all processes, at least 1.
-            max_features: features to keep at most, at least 1; see `KeptFeatures`.
-            class_names: names of the C classes in the order of the labels; None = images without labels.
-            predicted_class_names: names of the K classes in the order of the extractor's probabilities; None = they have no
-                names, and there is no accuracy.
+    dim: int
+    """D, features per image."""
+    total_images: int
+    """n, over all updates of all processes, at least 1."""
+    max_features: int = 10_000
+    """Features to keep at most, at least 1; see `KeptFeatures`."""
+    class_names: list[str] | None = None
+    """Names of the C classes in the order of the labels; None = images without labels."""
+    predicted_class_names: list[str] | None = None
+    """Names of the K classes in the order of the extractor's probabilities; None = they have no names, and there is no
+    accuracy."""
 
-        Raises:
-            ValueError: a number is out of range, or the extractor does not know one of the labels' names.
-        """
-        check_number("total_images", total_images, 1, integer=True)
-        check_number("max_features", max_features, 1, integer=True)
-        self.dim, self.total_images, self.max_features, self.class_names = dim, total_images, max_features, class_names
-        self._options: dict[str, Any] = dict(
-            dim=dim,
-            total_images=total_images,
-            max_features=max_features,
-            class_names=class_names,
-            predicted_class_names=predicted_class_names,
-        )
-        num_classes = len(class_names or [])
-        self._moments = Moments(dim, num_classes)
-        self._kept = KeptFeatures(dim, total_images, min(total_images, max_features))
-        self._agreement = Agreement(num_classes, _match_classes(class_names, predicted_class_names))
-        self._score = InceptionScore(total_images)
+    def __post_init__(self) -> None:
+        check_number("total_images", self.total_images, 1, integer=True)
+        check_number("max_features", self.max_features, 1, integer=True)
+        num_classes = len(self.class_names or [])
+        self._moments = Moments(self.dim, num_classes)
+        self._kept = KeptFeatures(self.dim, self.total_images, min(self.total_images, self.max_features))
+        self._agreement = Agreement(num_classes, _match_classes(self.class_names, self.predicted_class_names))
+        self._score = InceptionScore(self.total_images)
         self._collectors: tuple[Collector, ...] = (self._moments, self._kept, self._agreement, self._score)
 
     def update(self, features: Features, class_labels: ArrayLike | None, positions: ArrayLike) -> None:
@@ -99,14 +85,14 @@ class FeatureSummary:
         Raises:
             ValueError: an image is in both.
         """
-        assert self._options == other._options, "summaries of one pass are made with the same options"
+        assert asdict(self) == asdict(other), "summaries of one pass are made with the same options"
         self._check_new(bool((self._kept.is_kept & other._kept.is_kept).any()), other.num_images)
         for mine, theirs in zip(self._collectors, other._collectors, strict=True):
             mine.merge(theirs)
 
     def of_all_processes(self, processes: PartialState) -> FeatureSummary:
         """Merge the summaries of all processes; every process must call it, and gets the same."""
-        whole = FeatureSummary(**self._options)
+        whole = replace(self)
         for part in gather([self], processes):
             whole.merge(part)
         return whole

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-from hf_ddpm.evaluation.features import Extractor, build_extractor, extract
+from hf_ddpm.evaluation.features import Extractor, build_extractor
 from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 
@@ -90,27 +90,13 @@ def test_features_depend_neither_on_the_batch_nor_on_modes_around_them(extractor
     whole = extractor(batch)
     assert whole.features.shape == (7, extractor.dim) and whole.features.dtype == torch.float32
     assert whole.features.std() > 0.01 and not whole.features.requires_grad
-    parts = torch.cat([found.features for found in extract(extractor, batch.split(3))])
+    parts = torch.cat([found.features for found in map(extractor, batch.split(3))])
     torch.testing.assert_close(parts, whole.features)
     torch.testing.assert_close(extractor(batch.flip(0)).features.flip(0), whole.features)
     before = torch.get_float32_matmul_precision()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(extractor(batch).features, whole.features)
     assert torch.get_float32_matmul_precision() == before
-
-
-def test_extracting_waits_until_it_is_asked():
-    served = []
-
-    def batches():
-        for count in (2, 3):
-            served.append(count)
-            yield images(count)
-
-    found = extract(build_extractor(Projection(), device="cpu"), batches())
-    assert served == []
-    assert len(next(found).features) == 2 and served == [2]
-    assert [len(rest.features) for rest in found] == [3]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +264,7 @@ def test_the_frechet_distance_of_a_module_equals_torchmetrics():
     extractor, statistics = build_extractor(module, device="cpu"), []
     for batch in (samples, references):
         statistics.append(RunningStatistics(extractor.dim))
-        for found in extract(extractor, batch.split(64)):
+        for found in map(extractor, batch.split(64)):
             statistics[-1].update(found.features)
     ours = frechet_distance(statistics[0].result(), statistics[1].result())
     assert ours == pytest.approx(theirs.compute().item(), rel=1e-4)

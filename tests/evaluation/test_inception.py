@@ -81,14 +81,14 @@ def compare_with_torch_fidelity(weights: Path, layer: str, count: int) -> None:
     options |= dict(feature_extractor="inception-v3-compat", cuda=False, cache=False, save_cpu_ram=True, verbose=False)
     theirs = calculate_metrics(input1=samples, input2=references, **options, **layers)
 
-    network = load_inception(weights.with_suffix(".safetensors"), layer=layer)
+    network = inception._build_network(inception._read_weights(weights.with_suffix(".safetensors"))[0], [layer], weights)
     both = []
     for dataset in (samples, references):
         batches = [network(batch)[0] for batch in dataset.images.split(50)]
         both.append(torch.cat(batches).numpy())
     statistics = []
     for features in both:
-        statistics.append(RunningStatistics(network.dim))
+        statistics.append(RunningStatistics(int(layer)))
         statistics[-1].update(features)
     distance = frechet_distance(statistics[0].result(), statistics[1].result())
     assert distance == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
@@ -119,7 +119,7 @@ def test_features_and_logits_equal_torch_fidelity_for_both_formats(weights):
 
 
 def test_gray_images_are_those_with_three_equal_channels(weights):
-    network, images = load_inception(weights, layer="64"), Images(2, 0, 1.0).images
+    network, images = load_inception(weights), Images(2, 0, 1.0).images
     torch.testing.assert_close(network(images[:, :1]), network(images[:, :1].repeat(1, 3, 1, 1)))
     assert not torch.allclose(network(images[:, :1])[0], network(images)[0])
 
@@ -130,7 +130,6 @@ def test_other_weights_bear_the_beginning_of_their_files_sha256(weights):
         network = load_inception(file)
         assert network.digest == hashlib.sha256(file.read_bytes()).hexdigest()
         assert network.name == f"inception_{network.digest[:8]}"
-        assert load_inception(file, layer="64").name == f"inception_{network.digest[:8]}_layer64"
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(parameter.requires_grad or network.network.training for parameter in network.network.parameters())
 
@@ -259,7 +258,6 @@ def test_the_published_file_given_by_hand_is_kept_and_its_tensors_in_another_fil
 
 def test_the_name_inception_is_earned_by_the_published_bytes_alone(weights, monkeypatch):
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
-    assert load_inception(weights, layer="64").name == "inception_layer64"
     assert load_inception(weights).name == "inception"
     assert load_inception(weights.with_suffix(".safetensors")).name != "inception"
     assert load_inception().name == "inception", "the one that was given is kept"
