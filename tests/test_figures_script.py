@@ -179,7 +179,7 @@ def refusal(main, capsys, args: list[str]) -> str:
 
 
 @pytest.mark.parametrize("args", [[], ["foward"], ["--output=x"], ["train"]])
-def test_another_word_is_told_which_figures_there_are(main, capsys, args):
+def test_an_unknown_name_is_answered_with_the_known_ones(main, capsys, args):
     assert f"give one of {', '.join(FIGURES)}" in refusal(main, capsys, args)
 
 
@@ -189,13 +189,13 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("forward", ["--timesteps=[0, 1001]"], "--timesteps is 1001: give 0 to 1000"),
         ("forward", ["--timesteps=[]"], "--timesteps is []: give at least one"),
         ("forward", ["--output=x.png"], "--output is 'x.png': leave the suffix out"),
-        ("reverse", ["--output={run}/metrics.jsonl/a/b"], "metrics.jsonl is no folder, name another"),
+        ("reverse", ["--output={run}/metrics.jsonl/a/b"], "metrics.jsonl is not a folder, name another path"),
         ("forward", ["--data.source=null"], "--data.source is None: name the images, or give --model"),
         ("forward", ["--model={run}/pipeline", "--schedule.num_train_timesteps=10"], "--schedule is"),
         ("forward", ["--model={run}/pipeline", "--data.channels=3"], "--data.channels is 3: leave it out"),
         ("forward", ["--data.source=./nowhere"], "./nowhere"),
-        ("forward", ["--num_images=5000"], "5000 are too many"),
-        ("reverse", ["--timesteps=[1000, 400]"], "--timesteps is 400: the denoising steps do not lead through it"),
+        ("forward", ["--num_images=5000"], "5000 are needed"),
+        ("reverse", ["--timesteps=[1000, 400]"], "--timesteps is 400: the sampling does not pass through it"),
         ("reverse", ["--model=./nowhere"], "model is './nowhere': no such folder exists"),
         ("reverse", ["--model={run}"], "this is a run directory, give"),
         ("reverse", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
@@ -206,20 +206,20 @@ def test_another_word_is_told_which_figures_there_are(main, capsys, args):
         ("posterior", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("posterior", ["--amplification=-1"], "--amplification is -1.0: give a number above 0"),
         ("reverse_gif", ["--num_frames=1"], "--num_frames is 1: give at least 2"),
-        ("training_gif", ["--run=./nowhere"], "--run is 'nowhere': there is no such folder"),
-        ("training_gif", ["--checkpoints=[3]"], "--checkpoints is 3: {run} holds no such picture in samples"),
+        ("training_gif", ["--run=./nowhere"], "--run is 'nowhere': the folder does not exist"),
+        ("training_gif", ["--checkpoints=[3]"], "--checkpoints is 3: {run} has no sample grid of this step"),
         ("training_gif", ["--frames=samples", "--seed=3"], "--seed is 3: leave it out"),
-        ("training_gif", ["--checkpoints=[2]"], "samples of one step make no animation, give two or more"),
+        ("training_gif", ["--checkpoints=[2]"], "an animation needs samples of two steps or more"),
         ("schedules", ["--num_train_timesteps=[1]"], "--num_train_timesteps is 1: give 2 to 100000"),
         ("schedules", ["--schedules=[cosine]", "--beta_start=0.1"], "--beta_start is 0.1: leave it out"),
         ("schedules", ["--schedules=[quadratic]"], "--schedules"),
-        ("losses", ["--runs=[{run}, ./nowhere]"], "--runs is 'nowhere': it holds no metrics.jsonl"),
+        ("losses", ["--runs=[{run}, ./nowhere]"], "--runs is 'nowhere': it has no metrics.jsonl"),
         ("guided", ["--guidance_scales=[]"], "--guidance_scales is []: give at least one"),
         ("guided", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("real", ["--per_class=0"], "--per_class is 0: give 1 to 32"),
         ("real", ["--data.image_size=0"], "--data.image_size is 0"),
-        ("checkpoints", ["--checkpoints=[1, 3]"], "{run} holds no such checkpoint, give some of 1, 2, 4"),
-        ("checkpoints", ["--run={run}/pipeline"], "this is no run folder"),
+        ("checkpoints", ["--checkpoints=[1, 3]"], "{run} has no checkpoint of this step, choose from 1, 2, 4"),
+        ("checkpoints", ["--run={run}/pipeline"], "not a run folder"),
         ("checkpoints", ["--no_such_option=1"], "unknown option"),
     ],
 )  # fmt: skip
@@ -230,13 +230,13 @@ def test_mistakes_are_one_line(main, run, gan, tmp_path, monkeypatch, capsys, na
     assert not list(tmp_path.glob("figure*"))
 
 
-def test_one_checkpoint_is_refused_before_anything_is_drawn(main, run, tmp_path, capsys):
-    one = ["--frames=checkpoints", "--checkpoints=[2]", "--scheduler=ddimm"]  # which drawing would complain about
+def test_one_checkpoint_is_refused_before_anything_is_sampled(main, run, tmp_path, capsys):
+    one = ["--frames=checkpoints", "--checkpoints=[2]", "--scheduler=ddimm"]  # which sampling would refuse
     line = refusal(main, capsys, ["training_gif", f"--run={run}", f"--output={tmp_path / 'a'}", *one])
-    assert "checkpoints of one step make no animation" in line
+    assert "an animation needs checkpoints of two steps or more" in line
 
 
-def test_scales_are_checked_before_the_first_is_drawn(main, run, tmp_path, capsys, monkeypatch):
+def test_scales_are_checked_before_the_first_is_sampled(main, run, tmp_path, capsys, monkeypatch):
     from hf_ddpm.figures import samples
 
     monkeypatch.setattr(samples, "sample_images", pytest.fail)
@@ -252,13 +252,13 @@ def test_a_scheduler_without_betas_is_refused(main, run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["forward", f"--model={tmp_path / 'flow'}", f"--output={tmp_path / 'a'}"])
     assert caught.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]  # diffusers has its say before
-    assert "its FlowMatchEulerDiscreteScheduler has no betas to follow" in line
+    line = capsys.readouterr().err.splitlines()[-1]  # after a warning of diffusers
+    assert "its FlowMatchEulerDiscreteScheduler has no betas" in line
 
 
 def test_an_unconditional_model_has_no_guided_figure(save_model, main, tmp_path, capsys):
     save_model(tmp_path / "model", names=None)
     line = refusal(main, capsys, ["guided", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'a'}"])
-    assert "it is unconditional, give one that knows classes" in line
+    assert "it is unconditional, give a class-conditional one" in line
     line = refusal(main, capsys, ["posterior", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'a'}"])
     assert "--data.source is None" in line

@@ -1,4 +1,4 @@
-"""Plot a figure as PNG and PDF, or an animation as GIF; each has options of its own, see `figures.py FIGURE --help`.
+"""Plot a figure as PNG and PDF, or an animation as GIF; each has its own options, see `figures.py FIGURE --help`.
 
 python train_scripts/figures.py real --data.source digits --output figures/real
 python train_scripts/figures.py reverse --model runs/digits/pipeline --output figures/reverse
@@ -17,8 +17,8 @@ def main(args: list[str] | None = None) -> None:
         return
     with user_errors():
         if name not in FIGURES:
-            got = "no figure is named" if name is None else f"there is no figure {name!r}"
-            raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, and its options after it")
+            got = "no figure is named" if name is None else f"unknown figure {name!r}"
+            raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, followed by its options")
     config_class, _ = FIGURES[name]
     config = parse_config(config_class, options)
     with user_errors(config_class):

@@ -12,7 +12,7 @@ from hf_ddpm.runtime.files import write_whole
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
-GRAYS, COLOURS = 16, 64  # of an animation; noise of more grays makes a large file
+GRAYS, COLORS = 16, 64  # of an animation; with more grays noise makes a large file
 
 
 def save_gif(
@@ -24,29 +24,29 @@ def save_gif(
     hold: int = 5,
     num_colors: int | None = None,
 ) -> None:
-    """Write an animation that begins anew for ever, the same bytes every time.
+    """Write an animation that repeats forever, the same bytes every time.
 
     Args:
         frames: pictures of one size.
-        captions: what stands below each of them, no two alike in a row.
+        captions: text below each of them, different from that of the next.
         path: file, whose name ends with .gif.
-        milliseconds: time that a picture stays; GIF counts in hundredths of a second.
-        hold: times this long that the last picture stays.
-        num_colors: grays of gray pictures, or colours common to all frames, 2 to 256; None = 16 grays, or 64 colours.
+        milliseconds: duration of a frame, which GIF rounds to hundredths of a second.
+        hold: duration of the last frame, in durations of the others.
+        num_colors: grays of gray pictures, or colors common to all frames, 2 to 256; None = 16 grays or 64 colors.
 
     Raises:
-        ValueError: the pictures are of several sizes, or there is none.
+        ValueError: the pictures have several sizes, or there are none.
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
-        raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give some of one size")
+        raise ValueError(f"the pictures have the sizes {sorted(sizes)}: give pictures of one size")
     font = ImageFont.load_default(size=FONT_SIZE)
-    # One width for all: a GIF whose frames are of several sizes grows while it plays, and keeps what was beside them.
+    # One width for all: a GIF with frames of several sizes grows while it plays, and keeps what was beside them.
     width = max(frames[0].width, *(round(font.getlength(text)) + 2 * PADDING for text in captions))
     captioned = [_with_caption(frame, text, font, width) for frame, text in zip(frames, captions, strict=True)]
     is_gray = all(_is_gray(frame) for frame in captioned)
-    in_few_colours = _in_grays if is_gray else _in_common_colours
-    first, *others = in_few_colours(captioned, num_colors or (GRAYS if is_gray else COLOURS))
+    in_few_colors = _in_grays if is_gray else _in_common_colors
+    first, *others = in_few_colors(captioned, num_colors or (GRAYS if is_gray else COLORS))
     durations = [milliseconds] * len(others) + [hold * milliseconds]
     write_whole(
         path,
@@ -57,7 +57,7 @@ def save_gif(
 
 
 def require_colors(num_colors: int | None) -> None:
-    """Raise `ValueError` unless a GIF can have so many colours."""
+    """Raise `ValueError` unless a GIF can have this number of colors."""
     require(num_colors is None or 2 <= num_colors <= 256, "num_colors", num_colors, "give 2 to 256")
 
 
@@ -70,7 +70,7 @@ def _with_caption(frame: Image.Image, text: str, font: Font, width: int) -> Imag
 
 
 def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
-    """Gray frames in even steps of gray, each value by the nearest of them."""
+    """Gray frames with evenly spaced grays, each value replaced by the nearest."""
     grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
     nearest = [round(value * (num_colors - 1) / 255) for value in range(256)]
     indexed = [Image.frombytes("P", frame.size, frame.convert("L").point(nearest).tobytes()) for frame in frames]
@@ -79,8 +79,8 @@ def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Imag
     return indexed
 
 
-def _in_common_colours(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
-    """Frames in the colours that four of them, evenly spread, have most of."""
+def _in_common_colors(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+    """Frames in the most frequent colors of four of them, evenly spread."""
     few = [frames[round(i * (len(frames) - 1) / 3)] for i in range(4)]
     together = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
     for i, frame in enumerate(few):

@@ -1,8 +1,8 @@
 """Blocks of named images as one figure: `save_figure(plot_blocks([ImageBlock(images=..., column_names=...)]), stem)`.
 
-A block is a table of images with a title, names of its rows and columns, and a caption below each image. All is laid out in
+A block is a table of images with a title, names of its rows and columns, and a caption below each image. The layout is in
 pixels of the PNG, so that each pixel of an image is a square of the same size; in the PDF the images keep their own pixels.
-Names are read as matplotlib reads text: mathematics between dollars. `plain` shields names that are not meant so.
+Names are matplotlib text, with formulas between dollars; `plain` escapes names without formulas.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MIN_TILE = 56
-"""Height and width in pixels that tiny images are enlarged to."""
+"""Least height and width of an image in pixels; smaller images are enlarged."""
 GAP, MARGIN = 4, 10  # pixels between images, around the figure
 TEXT_GAP = 8  # pixels between texts side by side
 BLOCK_GAP = 18
@@ -33,7 +33,7 @@ MAX_NAME = 28  # characters
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageBlock:
-    """A table of images, every name of it optional."""
+    """A table of images; its names are optional."""
 
     images: np.ndarray[Any, Any]
     """(R, C, H, W, channels) uint8, 1 or 3 channels."""
@@ -61,7 +61,7 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     Args:
         blocks: at least one; all images of one size.
         columns: blocks side by side.
-        tile: pixels that the shorter side of an image is enlarged to, by a whole number.
+        tile: least shorter side of an image in pixels; smaller images are enlarged by a whole factor.
         title: above all; None = none.
     """
     from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     width = 2 * MARGIN + max(sum(widths) + BLOCK_GAP * (columns - 1), math.ceil(least))
     height = 2 * MARGIN + head + sum(heights) + BLOCK_GAP * (len(rows) - 1)
 
-    # A hundredth of a pixel more, so that rounding down gives the width and not one less.
+    # A hundredth of a pixel more, so that rounding down does not lose a pixel.
     figure = Figure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -100,14 +100,14 @@ def in_rows(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
 
 
 def plain(name: str, *, longest: int = MAX_NAME) -> str:
-    """A name that is shown as it is, on one line and of at most so many characters."""
+    """Escape a name for matplotlib, on one line of at most `longest` characters."""
     name = " ".join(name.split())
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 
 
 class _Layout:
-    """Where the parts of a block lie, in pixels from its upper left corner."""
+    """Positions of the parts of a block, in pixels from its upper left corner."""
 
     def __init__(self, block: ImageBlock, tile: int) -> None:
         self.block = block
@@ -125,7 +125,7 @@ class _Layout:
         self.top = self.title_height + lines * _line_height(FONT_SIZE)
         self.step_y = self.tile_height + GAP + (_line_height(CAPTION_SIZE) if block.captions else 0)
         title_width = 0 if block.title is None else math.ceil(_text_width(block.title, TITLE_SIZE))
-        self.right = max(columns * self.step_x - GAP, title_width)  # of the names of the rows
+        self.right = max(columns * self.step_x - GAP, title_width)  # of the row names
         self.height = self.top + rows * self.step_y - GAP
 
     def draw(self, axes: Axes, x: int, y: int) -> None:
@@ -154,7 +154,7 @@ class _Layout:
 
 
 def _align(layouts: Sequence[_Layout]) -> int:
-    """Let the images of blocks below each other begin side by side, and return how wide the blocks are then."""
+    """Align the images of blocks below each other at their left; return the width of the blocks."""
     left = max(layout.left for layout in layouts)
     for layout in layouts:
         layout.left = left

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class CheckpointsConfig(SampleGridConfig):
-    """The same seeds at checkpoints of a run: one grid a step."""
+    """The same seeds at checkpoints of a run: one grid per checkpoint."""
 
     run: Path
     """Run folder."""
     per_class: int = 4
-    """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
+    """Images per class, one row per class; an unconditional model fills a square."""
     checkpoints: list[int] | None = None
-    """Optimizer steps, as in [200, 600, 1200]; None = all that were kept."""
+    """Their optimizer steps, as in [200, 600, 1200]; None = all checkpoints that the run has kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,17 +39,17 @@ class CheckpointsConfig(SampleGridConfig):
 
 @dataclass(kw_only=True)
 class TrainingGifConfig(CheckpointsConfig):
-    """The same seeds over a training as a GIF, from the grids that the run has saved or from its checkpoints."""
+    """The same seeds over the training of a run as a GIF, from its saved sample grids or its checkpoints."""
 
     per_class: int = 8
-    """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
+    """Images per class, one row per class; an unconditional model fills a square."""
     frames: Literal["samples", "checkpoints"] | None = None
-    """`samples` = the pictures in the run's folder samples, as they are; `checkpoints` = drawn from these now, as the
-    options about samples say; None = the pictures, if there are at least two and no option about samples is given."""
+    """`samples` = the sample grids that the run has saved; `checkpoints` = new samples of the checkpoints, with the sampling
+    options above; None = the saved grids, if there are at least two and no sampling option is given."""
     num_colors: int | None = None
-    """Grays, or colours, of the GIF: fewer make it smaller; None = 16 grays, 64 colours."""
+    """Grays or colors of the GIF, fewer make a smaller file; None = 16 grays or 64 colors."""
     milliseconds: int = 500
-    """Time that a picture stays; the last one stays 5 times as long."""
+    """Duration of a frame; the last one stays 5 times as long."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,10 +57,10 @@ class TrainingGifConfig(CheckpointsConfig):
         require_colors(self.num_colors)
         if self.frames == "samples":
             for option, value in self.sampling_options().items():
-                raise ValueError(f"--{option} is {value!r}: leave it out, the pictures in samples are made already")
+                raise ValueError(f"--{option} is {value!r}: leave it out, the saved sample grids do not depend on it")
 
     def sampling_options(self) -> dict[str, Any]:
-        """The options about samples that are given, by name."""
+        """The sampling options that are given, by name."""
         values = {option.name: (getattr(self, option.name), option.default) for option in fields(SampleGridConfig)}
         return {name: value for name, (value, default) in values.items() if name != "output" and value != default}
 
@@ -80,13 +80,13 @@ def plot_checkpoints(config: CheckpointsConfig) -> list[Path]:
 
 
 def plot_training_gif(config: TrainingGifConfig) -> list[Path]:
-    """Animate the same seeds over a training; return the path of the file."""
+    """Animate the same seeds over the training of a run; return the path of the file."""
     source = config.frames
     if source is None:
         several = len(RunFolder(config.run).sample_grids()) > 1
         source = "samples" if several and not config.sampling_options() else "checkpoints"
     paths = _saved_grids(config) if source == "samples" else _checkpoints(config)
-    require(len(paths) > 1, "run", str(config.run), f"{source} of one step make no animation, give two or more")
+    require(len(paths) > 1, "run", str(config.run), f"an animation needs {source} of two steps or more")
     frames = []
     for path in paths.values():
         if source == "samples":
@@ -101,29 +101,29 @@ def plot_training_gif(config: TrainingGifConfig) -> list[Path]:
 
 
 def _checkpoints(config: CheckpointsConfig) -> dict[int, Path]:
-    """Folders of the checkpoints to show, by optimizer step."""
+    """Checkpoint folders to show, by optimizer step."""
     found = RunFolder(config.run).checkpoints()
     pipelines = {step: folder for step, folder in found.items() if (folder / "model_index.json").is_file()}
     return _choose(config, pipelines, "checkpoint")
 
 
 def _saved_grids(config: TrainingGifConfig) -> dict[int, Path]:
-    """Pictures of samples to show, which the run has saved, by optimizer step."""
-    return _choose(config, RunFolder(config.run).sample_grids(), "picture in samples")
+    """Saved sample grids to show, by optimizer step."""
+    return _choose(config, RunFolder(config.run).sample_grids(), "sample grid")
 
 
 def _choose(config: CheckpointsConfig, found: dict[int, Path], what: str) -> dict[int, Path]:
-    """Those of the paths `found` in a run whose steps the options name."""
+    """The requested ones of the paths that a run has, by optimizer step; `what` says what they are."""
     run = RunFolder(config.run)
     name = str(run.path)
-    require(run.path.is_dir(), "run", name, "there is no such folder")
+    require(run.path.is_dir(), "run", name, "the folder does not exist")
     is_run = bool(run.checkpoints() or run.sample_grids())
-    require(is_run, "run", name, "this is no run folder, it holds neither checkpoints nor samples")
-    require(len(found) > 0, "run", name, f"it holds no {what}")
+    require(is_run, "run", name, "not a run folder, it has neither checkpoints nor sample grids")
+    require(len(found) > 0, "run", name, f"it has no {what}")
     steps = config.checkpoints or list(found)
     known = ", ".join(map(str, found))
     for step in steps:
-        require(step in found, "checkpoints", step, f"{name} holds no such {what}, give some of {known}")
+        require(step in found, "checkpoints", step, f"{name} has no {what} of this step, choose from {known}")
     return {step: found[step] for step in sorted(set(steps))}
 
 
@@ -143,4 +143,4 @@ def _read_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except OSError as error:
-        raise ValueError(f"{path} is no picture: {error}") from None
+        raise ValueError(f"{path} is not an image: {error}") from None

@@ -1,7 +1,7 @@
 """Curves of metrics over an option, from plain rows: `save_figure(plot_curves(rows, x="guidance_scale", ...), stem)`.
 
 A row is a dict with the option, each metric by its name and its standard error as `<name>_stderr`. Lines differ in
-marker, dash and colour, so that they can be told apart without the colour.
+marker, dash and color, so that they can be distinguished without the color.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of lines across a panel
-TICK_DISTANCE = 0.07  # between labels of the horizontal axis, as a share of it
+LEVEL_DASHES = ((0, (8, 3)), (0, (2, 2)), "-")  # of horizontal lines
+TICK_DISTANCE = 0.07  # least distance of labels of the horizontal axis, as a fraction of it
 LABELS = {
     "guidance_scale": "guidance scale s  (w = s - 1)",
     "network_calls": "network calls a sample",
@@ -36,7 +36,7 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A line across a panel."""
+    """A horizontal line across a panel."""
 
     label: str
     value: float
@@ -55,12 +55,12 @@ def plot_curves(
     """Plot a panel for each metric.
 
     Args:
-        rows: those without a value of x, or without a finite one of a metric, are left out there.
+        rows: those without a value of x, or without a finite value of a metric, are left out.
         x: name of the option along the horizontal axis.
         metrics: names of the panels.
-        series: options of which each combination of values is a line of its own.
-        levels: of a metric, by its name; None = none.
-        log_x: whether x is on a logarithmic scale.
+        series: options; each combination of their values is a line.
+        levels: horizontal lines by the name of the metric; None = none.
+        log_x: whether the scale of x is logarithmic.
         title: above the panels; None = none.
 
     Raises:
@@ -68,7 +68,7 @@ def plot_curves(
     """
     rows = [row for row in rows if row.get(x) is not None]
     if not rows or not metrics:
-        raise ValueError(f"there is nothing to draw over {x!r}: give rows that have it, and at least one metric")
+        raise ValueError(f"nothing to plot over {x!r}: give rows with this option, and at least one metric")
     figure, panels = new_panels(len(metrics), room=0.6, title=title)
     for panel, metric in zip(panels, metrics, strict=True):
         _draw_panel(panel, rows, x, metric, series, (levels or {}).get(metric, ()), log_x)
@@ -79,10 +79,10 @@ def plot_curves(
 def _draw_panel(
     panel: Axes, rows: Rows, x: str, metric: str, series: Sequence[str], levels: Sequence[Level], log_x: bool
 ) -> None:
-    drawn = [row for row in rows if row.get(metric) is not None and math.isfinite(row[metric])]
+    finite = [row for row in rows if row.get(metric) is not None and math.isfinite(row[metric])]
     keys = list(dict.fromkeys(tuple(row.get(name) for name in series) for row in rows))
     for number, key in enumerate(keys):
-        line = sorted((row for row in drawn if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
+        line = sorted((row for row in finite if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
         if not line:
             continue
         errors = [row.get(f"{metric}_stderr") or 0.0 for row in line]
@@ -92,7 +92,7 @@ def _draw_panel(
         )  # fmt: skip
     for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
-    _scale(panel, [row[metric] for row in drawn] + [level.value for level in levels], log_x, {row[x] for row in drawn})
+    _scale(panel, [row[metric] for row in finite] + [level.value for level in levels], log_x, {row[x] for row in finite})
     dress_panel(panel, x_label=LABELS.get(x, x), y_label=LABELS.get(metric, metric))
 
 
@@ -114,7 +114,7 @@ def _scale(panel: Axes, values: list[float], log_x: bool, positions: set[float])
 
 
 def _spread(positions: set[float], scale: Callable[[float], float]) -> list[float]:
-    """The positions whose labels do not touch that of the one before."""
+    """The positions whose labels do not touch the label before them."""
     ticks: list[float] = []
     for position in sorted(positions):
         span = scale(max(positions)) - scale(min(positions))
@@ -131,12 +131,12 @@ def _draw_legend(figure: Figure) -> None:
     for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    # The lines across come last.
+    # Horizontal lines come last.
     add_legend(figure, dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D))))
 
 
 def series_label(series: Sequence[str], key: tuple[Any, ...]) -> str:
-    """The values of a line, with the names of those that are numbers."""
+    """The values of a line; numbers with the name of their option."""
     short = {
         "guidance_scale": "s",
         "num_images": "n",

@@ -15,18 +15,18 @@ NOISING_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 19
 
 @dataclass(kw_only=True)
 class ForwardConfig(FigureConfig):
-    """Real images as the forward process turns them into noise: one row an image, one column a timestep."""
+    """Real images turned into noise by the forward process: one row per image, one column per timestep."""
 
     model: str | None = None
-    """Pipeline whose schedule, size and (without --data.source) training data are taken; None = --data and --schedule."""
+    """Pipeline that gives the schedule, the image size and, without --data.source, the data; None = options give them."""
     timesteps: list[int] | None = None
-    """Noising steps that an image has gone through, from 0 (the image) to T (noise); None = 0, 10, 100, 150, 195 and 999 of
-    1000, and as much of another T."""
+    """Noising steps applied to an image, from 0 (the image) to T (noise); None = 0, 10, 100, 150, 195 and 999 of T = 1000,
+    and the same fractions of another T."""
     num_images: int = 4
-    """Images: the first of each class, going round the classes; without classes the first ones."""
+    """Number of images: the first of each class, then the second of each, and so on; without classes the first ones."""
     seed: int = 0
-    """Seed of the noise of the first image; the next ones have seed + 1, seed + 2, ... An image has one noise
-    for all timesteps."""
+    """Seed of the first image's noise; the next ones have seed + 1, seed + 2, ... An image has the same noise at all
+    timesteps."""
     data: FigureDataConfig = field(default_factory=FigureDataConfig)
     schedule: ForwardScheduleConfig = field(default_factory=ForwardScheduleConfig)
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MIN_TILE = 32
-"""Height and width in pixels that tiny images are enlarged to."""
+"""Least height and width of an image in pixels; smaller images are enlarged."""
 PADDING = 2
 """Pixels of white around each tile."""
 MAX_COLUMNS = 16
@@ -26,13 +26,13 @@ def image_grid(
         images: (N, H, W, C) uint8, C = 1 (grayscale) or 3 (RGB).
         columns: images in a row.
         row_names: one name for each row, written on its left; None = no names.
-        scale: whole number by which each pixel is enlarged; None = as few as bring a tile to 32 pixels.
+        scale: whole factor by which images are enlarged; None = the smallest that makes them 32 pixels wide and high.
 
     Returns:
         RGB image.
 
     Raises:
-        ValueError: the images are of another shape or type, or there are too few or too many names.
+        ValueError: the shape or type of the images is wrong, or the number of names.
     """
     _check_images(images)
     if columns < 1:
@@ -59,14 +59,14 @@ def image_grid(
 
 
 def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
-    """Choose as many of `total` images as fit into a picture to look at.
+    """Choose as many of `total` images as fit into a picture.
 
     Args:
-        total: number of images, which follow each other row after row.
-        row_length: images of a row, of which the first 16 are shown; None = a square of at most 256 images.
+        total: number of images, in rows one after the other.
+        row_length: images per row, of which the first 16 are shown; None = a square of at most 256 images.
 
     Returns:
-        Positions of the images that are shown, and how many of them make a row of the picture.
+        Positions of the images to show, and their number per row of the picture.
     """
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns
@@ -81,7 +81,7 @@ def _check_images(images: np.ndarray[Any, Any]) -> None:
 
 
 def _draw_names(names: Sequence[str], row_height: int) -> tuple[int, Image.Image]:
-    """Write each name beside its row; return the width that the names take, and the picture of them."""
+    """Draw the names of the rows; return the width of the picture, and the picture."""
     font = ImageFont.load_default(size=min(max(row_height // 2, MIN_FONT_SIZE), MAX_FONT_SIZE))
     width = math.ceil(max(font.getlength(name) for name in names)) + 2 * PADDING
     picture = Image.new("RGB", (width, len(names) * (row_height + PADDING)), "white")

@@ -12,14 +12,14 @@ from hf_ddpm.figures.style import save_figure
 
 @dataclass(kw_only=True)
 class GuidedConfig(RowOptions, SamplingOptions, ClassLabelOptions):
-    """Samples of each class at several guidance scales: a block a scale, a row a class, the same seeds in each block."""
+    """Samples of each class at several guidance scales: one block per scale, one row per class, the same seeds in each."""
 
     model: str
-    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     per_class: int = 4
-    """Images of each class, which make a row."""
+    """Images per class, one row per class."""
     guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
-    """s in u + s (c - u) of each block, 1 = no guidance (w = s - 1)."""
+    """s in u + s (c - u), one block each; 1 = no guidance (w = s - 1)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,9 +40,9 @@ def plot_guided(config: GuidedConfig) -> list[Path]:
 
     pipeline = load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     if not pipeline.is_conditional:
-        raise ValueError(f"--model is {config.model!r}: it is unconditional, give one that knows classes")
+        raise ValueError(f"--model is {config.model!r}: it is unconditional, give a class-conditional one")
     labels = class_rows(pipeline, config.class_labels, config.per_class)
-    for scale in config.guidance_scales:  # all of them before the first is sampled
+    for scale in config.guidance_scales:  # before the first is sampled
         pipeline.check_inputs(0, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):

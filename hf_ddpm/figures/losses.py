@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = {"loss": "training loss", "d_loss": "discriminator loss", "g_loss": "generator loss"}
-"""Training losses in metrics.jsonl, of diffusion models and judges and of GANs, and what they are called beside a panel."""
-RAW_ALPHA = 0.3  # of the logged values under their moving mean
+"""Training losses in metrics.jsonl (`loss` of diffusion models and judges, the others of GANs) and their axis labels."""
+RAW_ALPHA = 0.3  # of the logged values below their moving mean
 MAX_MARKERS = 12  # on one line
-LEGEND_CHARACTERS = 105  # that fit side by side below the panels, with 10 a name for its line
+LEGEND_CHARACTERS = 105  # per line of the legend, counting 10 per name for its symbol
 LEGEND_LINE = 0.16  # inches
 
 
@@ -33,11 +33,11 @@ class LossesConfig(FigureConfig):
     runs: list[Path]
     """Run folders, as in [runs/a, runs/b]."""
     smoothing: int | None = None
-    """Logged values that a moving mean is taken over, which is drawn over the values themselves; None = no mean."""
+    """Window of the moving mean that is drawn over the logged values, in values; None = no mean."""
     log_y: bool = False
-    """Whether the losses are on a logarithmic scale."""
+    """Whether the scale of the losses is logarithmic."""
     title: str | None = None
-    """Above the figure; None = none."""
+    """Title of the figure; None = none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ def plot_losses(config: LossesConfig) -> list[Path]:
     """Plot training losses of runs; return the paths of the files."""
     runs = [RunFolder(run) for run in config.runs]
     for run in runs:
-        require(run.metrics.is_file(), "runs", str(run.path), "it holds no metrics.jsonl, give folders of runs")
+        require(run.metrics.is_file(), "runs", str(run.path), "it has no metrics.jsonl, give run folders")
     names = [run.path.resolve().name for run in runs]
     unique = len(set(names)) == len(names)
     rows = {name if unique else str(run.path): read_losses(run.path) for name, run in zip(names, runs, strict=True)}
@@ -58,21 +58,21 @@ def plot_losses(config: LossesConfig) -> list[Path]:
 
 
 def read_losses(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` in a run folder that carry a training loss, whichever program wrote them.
+    """Read the rows of a run's `metrics.jsonl` that have a training loss, of any training program.
 
     Args:
-        run_dir: folder of a run of train.py, train_gan.py or train_judge.py, finished or not.
+        run_dir: run folder, of a finished run or not.
 
     Returns:
-        Rows with `step` and `loss`, or `d_loss` and `g_loss`, each the mean since the row before, and with what else was
-        logged beside them; in the order of the steps, of which none comes twice.
+        One row per step, in the order of the steps: `step`, `loss` (or `d_loss` and `g_loss`), each the mean since the row
+        before, and the other logged values.
 
     Raises:
-        ValueError: there is no such file, or a line other than the last is damaged.
+        ValueError: the file does not exist, or a line other than the last is damaged.
     """
     path = RunFolder(run_dir).metrics
     if not path.is_file():
-        raise ValueError(f"{run_dir} is no folder of a run: it holds no metrics.jsonl")
+        raise ValueError(f"{run_dir} is not a run folder: it has no metrics.jsonl")
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = {}
     for number, line in enumerate(lines, start=1):
@@ -80,9 +80,9 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             step = row["step"]
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # the line that a run is writing, or was when it was killed
+            if number == len(lines):  # the line that is being written, or was when the run was killed
                 break
-            raise ValueError(f"{path}: line {number} is damaged, it holds no JSON object with a step") from error
+            raise ValueError(f"{path}: line {number} is damaged, it is not a JSON object with a step") from error
         if any(name in row for name in LOSSES):
             rows[step] = row
     return [rows[step] for step in sorted(rows)]
@@ -98,10 +98,9 @@ def plot_loss_curves(
     """Plot a panel for each kind of training loss, with a line for each run, over the training step.
 
     Args:
-        runs: rows as `read_losses` gives them, by the name of the run.
-        smoothing: logged values of which the moving mean is drawn over the faint values themselves, see `moving_mean`;
-            None = only the values.
-        log_y: whether losses are on a logarithmic scale.
+        runs: rows of `read_losses` by the name of the run.
+        smoothing: window of the `moving_mean` that is drawn over the faint values themselves; None = only the values.
+        log_y: whether the scale of the losses is logarithmic.
         title: above the panels; None = none.
 
     Raises:
@@ -111,7 +110,7 @@ def plot_loss_curves(
 
     kinds = [kind for kind in LOSSES if any(kind in row for rows in runs.values() for row in rows)]
     if not kinds:
-        raise ValueError("there is nothing to draw: no run has logged a training loss")
+        raise ValueError("nothing to plot: no run has logged a training loss")
     if smoothing is not None and smoothing < 1:
         raise ValueError(f"smoothing is {smoothing}: give a number of logged values of at least 1, or None")
     if log_y and any(row[kind] <= 0 for rows in runs.values() for row in rows for kind in kinds if kind in row):
@@ -122,14 +121,14 @@ def plot_loss_curves(
     figure, panels = new_panels(len(kinds), room=room, title=title)
     for panel, kind in zip(panels, kinds, strict=True):
         _draw_panel(panel, runs, kind, smoothing, log_y)
-    shown = [name.replace("$", r"\$") for name in runs]  # which would begin mathematics
+    shown = [name.replace("$", r"\$") for name in runs]  # not the start of a formula
     add_legend(figure, {name: Line2D([], [], **_style(i)) for i, name in enumerate(shown)}, columns=side_by_side)
     return figure
 
 
 def moving_mean(values: Sequence[float], count: int) -> list[float]:
-    """The mean of `count` values (of one more if that is even) around each; of fewer near the ends, so that it stays the
-    middle one and a steep curve is not moved aside."""
+    """The mean of `count` values around each, of one more if `count` is even; the window shrinks near the ends on both sides
+    and does not shift a slope."""
     last = len(values) - 1
     reach = [min(count // 2, here, last - here) for here in range(len(values))]
     return [statistics.fmean(values[here - side : here + side + 1]) for here, side in enumerate(reach)]

@@ -1,4 +1,4 @@
-"""A picture of one measurement: each metric on a scale of its own, between real images and noise."""
+"""One measurement as a figure: each metric on its own scale, between real images and noise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def plot_measurement(results: Results, path: Path, *, title: str) -> None:
     """Plot every metric that has a floor or a ceiling, with its standard error.
 
     Args:
-        results: of an evaluation.
-        path: file of the picture; its suffix says the format.
-        title: above the picture.
+        results: results of an evaluation.
+        path: file to write; its suffix gives the format.
+        title: above the rows.
     """
     from matplotlib.figure import Figure
 

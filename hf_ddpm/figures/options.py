@@ -1,4 +1,4 @@
-"""Options that several figures share. Those of one figure are in the file that plots it, see `FIGURES` in registry.py.
+"""Options shared by several figures. Those of a single figure are in the file that plots it, see `FIGURES` in registry.py.
 
 A timestep t of a figure counts noising steps, as in Ho et al. 2020: x_0 is the image, x_T is noise. In the code these are
 `noising_steps`; the network's own timestep, which begins at 0, is one less.
@@ -18,20 +18,20 @@ SUFFIXES = (".png", ".pdf", ".gif")
 
 @dataclass(kw_only=True)
 class ModelDataConfig(BaseDataConfig):
-    """The real images that are shown beside what a model makes of them."""
+    """Real images to show beside the output of a model."""
 
     split: str | None = None
-    """Split that the images come from; None = the one that --model was trained on, else train."""
+    """Split of the images; None = the one that --model was trained on, else train."""
 
 
 @dataclass(kw_only=True)
 class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
-    """The real images that are shown."""
+    """Real images to show."""
 
     image_size: int | None = None
-    """Height and width in pixels, by resizing and centre crop; None = the shorter side of the first image, at most 128."""
+    """Height and width in pixels, by resizing and center crop; None = the shorter side of the first image, at most 128."""
     channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = as the first image is."""
+    """1 = grayscale, 3 = RGB; None = those of the first image."""
 
 
 @dataclass(kw_only=True)
@@ -39,16 +39,16 @@ class FigureConfig(BaseConfig):
     """A figure."""
 
     output: Path
-    """Path of the files without a suffix; the folder is made if need be, and files of this name are replaced."""
+    """Path of the files without a suffix; missing folders are created, existing files are replaced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         output = Path(self.output)
-        remedy = "leave the suffix out, each format gets its own"
+        remedy = "leave the suffix out, each format adds its own"
         require(output.suffix.lower() not in SUFFIXES, "output", str(output), remedy)
         require(output.name != "", "output", str(output), "name the files, as in figures/digits")
         above = next(folder for folder in output.absolute().parents if folder.exists())
-        require(above.is_dir(), "output", str(output), f"{above} is no folder, name another")
+        require(above.is_dir(), "output", str(output), f"{above} is not a folder, name another path")
 
     def require_at_least(self, low: float, *options: str) -> None:
         """Raise `ValueError` unless each option is None or at least `low`."""
@@ -64,7 +64,7 @@ class FigureConfig(BaseConfig):
 
 @dataclass(kw_only=True)
 class ClassLabelOptions(FigureConfig):
-    """A figure of classes."""
+    """Which classes a figure shows."""
 
     class_labels: list[str | int] | None = None
     """Classes by name or id, as in [3, 7]; None = the first 10."""
@@ -76,7 +76,7 @@ class ClassLabelOptions(FigureConfig):
 
 @dataclass(kw_only=True)
 class GuidanceOptions(FigureConfig):
-    """A figure of one guidance scale."""
+    """How strongly the samples of a figure are guided."""
 
     guidance_scale: float | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
@@ -84,10 +84,10 @@ class GuidanceOptions(FigureConfig):
 
 @dataclass(kw_only=True)
 class SamplingOptions(FigureConfig):
-    """A figure of samples."""
+    """How the samples of a figure are generated."""
 
     scheduler: str | None = None
-    """Name of a sampler, see sample.py; None = the scheduler that was saved with the model. A GAN has none."""
+    """Name of a scheduler, see sample.py; None = the one saved with the model. A GAN has none."""
     num_inference_steps: int | None = None
     """Denoising steps; None = 50. A GAN has none."""
     seed: int = 0
@@ -103,10 +103,10 @@ class SamplingOptions(FigureConfig):
 
 @dataclass(kw_only=True)
 class RowOptions(FigureConfig):
-    """A figure of rows of images, one row a class."""
+    """How many images of each class a figure shows."""
 
     per_class: int = 8
-    """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
+    """Images per class, one row per class; an unconditional model fills a square."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,9 +115,9 @@ class RowOptions(FigureConfig):
 
 @dataclass(kw_only=True)
 class SampleFigureConfig(SamplingOptions, GuidanceOptions, ClassLabelOptions):
-    """A figure of samples, which are those of sample.py with the same options."""
+    """A figure of samples, the same as those of sample.py with the same options."""
 
 
 @dataclass(kw_only=True)
 class SampleGridConfig(RowOptions, SampleFigureConfig):
-    """A figure of grids of samples, one row a class."""
+    """A figure of samples in grids, one row per class."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hf_ddpm.pipeline import CFGDDPMPipeline
 
 NOISING_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of T
-TILE = 84  # pixels; noise is looked at more closely here
+TILE = 84  # pixels; larger than elsewhere, to see the noise
 
 
 @dataclass(kw_only=True)
@@ -29,15 +29,15 @@ class PosteriorConfig(FigureConfig):
     """One step of the forward process, and the way back by the model and by the true posterior, side by side."""
 
     model: str
-    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     timesteps: list[int] | None = None
     """t of the steps from x_{t-1} to x_t, from 1 to T; None = 5 of them, 50 to 950 of T = 1000."""
     num_images: int = 1
-    """Images, as in `forward`; a block each."""
+    """Number of images, as in `forward`; one row of blocks per image."""
     amplification: float | None = None
-    """What the signed differences are multiplied by; None = a number for each that makes it fill the scale of gray."""
+    """Factor of the signed differences; None = for each the factor that makes it fill the gray scale."""
     seed: int = 0
-    """Seed of the noise of the first image; the next ones have seed + 1, seed + 2, ..."""
+    """Seed of the first image's noise; the next ones have seed + 1, seed + 2, ..."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
     data: ModelDataConfig = field(default_factory=ModelDataConfig)
@@ -82,17 +82,17 @@ def posterior_blocks(
     """The four blocks of one image: forward, model, true posterior, and their differences.
 
     Args:
-        steps: of K timesteps, a row each.
+        steps: K of them, one row each.
         image: position of the image in them.
-        names: of the K rows.
-        amplification: of the differences; None = a number for each.
+        names: names of the K rows.
+        amplification: factor of the differences; None = one for each, see `amplified`.
     """
     from hf_ddpm.figures.process import to_pixels
 
     def tensors(*fields: str) -> list[list[Tensor]]:
         return [[getattr(step, field)[image] for field in fields] for step in steps]
 
-    no_captions = [["", ""]] * len(steps)  # which take the same room as captions
+    no_captions = [["", ""]] * len(steps)  # as tall as those of the differences
     tables = [
         (r"forward $q(x_t\,|\,x_{t-1})$", tensors("previous", "noisy"), ["$x_{t-1}$", "$x_t$"]),
         (r"model $p_\theta(x_{t-1}\,|\,x_t)$", tensors("model_mean", "model_sample"), ["mean", "sample"]),
@@ -129,8 +129,8 @@ def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:
 
     Args:
         difference: (C, H, W) float32.
-        factor: None = the largest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, ...) that leaves all but a hundredth of the values
-            in [-1, 1]; 1 where there is no difference.
+        factor: None = the largest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, ...) that keeps 99 % of the values in [-1, 1];
+            1 where there is no difference.
     """
     if factor is None:
         largest = float(difference.abs().flatten().quantile(0.99))
@@ -140,11 +140,11 @@ def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:
 
 
 def _label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
-    """The model's own class ids of real images, found by their names: (N,) int64; None = it is unconditional."""
+    """The model's class ids of real images, looked up by name: (N,) int64; None = the model is unconditional."""
     import torch
 
     if not pipeline.is_conditional:
         return None
     if real.names is None or real.labels is None:
-        raise ValueError("--data.source has no labels: the model was trained with classes, give images that have them")
+        raise ValueError("`source` has no labels: the model was trained with classes, give images with labels")
     return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))

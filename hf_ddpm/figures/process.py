@@ -1,4 +1,4 @@
-"""The forward and the reverse process as arrays of images: what strips and animations of them show.
+"""The forward and the reverse process as arrays of images, for strips and animations.
 
 A noising step t is 0 at the image and T at noise, as in Ho et al. 2020 and in the option `timesteps` of the figures. The
 network's own timestep, which begins at 0, is t - 1, and so is the position in `alphas_cumprod`.
@@ -28,7 +28,7 @@ class ReverseStates:
     """Samples on their way from noise to an image."""
 
     noising_steps: list[int]
-    """K noising steps left: the first T, the last 0 if both were asked for."""
+    """K noising steps left: the first T and the last 0 if both are requested."""
     noisy_images: Pixels
     """x_t, (K, B, H, W, C) uint8, scaled as the network takes them; at t = 0 the samples."""
     pred_images: Pixels
@@ -37,7 +37,7 @@ class ReverseStates:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBack:
-    """One step of the forward process and the two ways back; each field is (B, C, H, W) float32, on the CPU."""
+    """One step of the forward process and the two ways back; each field is (B, C, H, W) float32 on the CPU."""
 
     previous: Tensor
     """x_{t-1} ~ q(x_{t-1} | x_0)."""
@@ -78,8 +78,7 @@ def forward_states(
 def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -> list[int]:
     """Noising steps left at the beginning of each call of the network, falling, and 0 at the end.
 
-    One comes twice where the scheduler calls the network twice for a step; some schedulers have fractions, which are
-    rounded.
+    A noising step is repeated where the scheduler calls the network twice; fractional ones of some schedulers are rounded.
     """
     pipeline.check_inputs(0 if pipeline.is_conditional else None, num_inference_steps=num_inference_steps)
     pipeline.prepare_timesteps(num_inference_steps)
@@ -96,21 +95,20 @@ def reverse_states(
     noising_steps: Sequence[int] | None = None,
     count: int = 11,
 ) -> ReverseStates:
-    """Generate the samples of `generate`, and keep them as they are at some noising steps.
+    """Generate the samples of `generate`, and keep their states at some noising steps.
 
     Args:
         pipeline: to sample from.
         class_labels, seed, num_inference_steps, guidance_scale: see `generate`.
-        noising_steps: those left, in any order, each one of `reverse_noising_steps`; None = as `count` says.
-        count: states that are kept, evenly spread over the calls of the network, both ends among them; all of them if there
-            are fewer.
+        noising_steps: those left, in any order, each one of `reverse_noising_steps`; None = chosen by `count`.
+        count: number of states to keep, evenly spread over the calls of the network and including both ends; at most all.
 
     Raises:
-        ValueError: an option cannot work with this pipeline, or the denoising steps do not lead through a noising step.
+        ValueError: an option cannot work with this pipeline, or the sampling does not pass through a noising step.
     """
     visited = reverse_noising_steps(pipeline, num_inference_steps)
     if noising_steps is None:
-        # Of two calls at one noising step the second starts from what the first found.
+        # Of two calls at one noising step the second starts from the result of the first.
         last = {t: position for position, t in enumerate(visited)}
         positions = sorted(last.values())
         count = min(count, len(positions))
@@ -144,20 +142,20 @@ def step_back(
     """Go one step forward, and back by the model and by the true posterior (Ho et al. 2020, sections 2 and 3.2).
 
     Args:
-        pipeline: whose scheduler is the one that it was trained with. The model is not guided.
+        pipeline: with the scheduler that it was trained with; it is not guided.
         clean_images: (B, C, H, W) float32 in [-1, 1].
         class_labels: (B,) int64; None = unconditional.
         noising_step: t in [1, T].
         seeds: B seeds of the noise.
 
     Raises:
-        ValueError: the noising step is out of range, the schedule has no posterior, or the variance is of another kind.
+        ValueError: the noising step is out of range, the schedule has no posterior, or the variance type is unknown.
     """
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.to("cpu", torch.float32)
     _check_noising_steps([noising_step], 1, len(alphas_cumprod))
     config, levels = pipeline.scheduler.config, _levels(alphas_cumprod)
     variance_type, known = config.get("variance_type"), get_args(VarianceType)
-    require(variance_type in known, "variance_type of the scheduler", variance_type, f"the step back is known for {known}")
+    require(variance_type in known, "variance_type of the scheduler", variance_type, f"the step back needs one of {known}")
     before, step, back = _noise(seeds, (3, *clean_images.shape[1:])).unbind(1)
     previous = _noised(clean_images, before, levels[noising_step - 1])
     # q(x_t | x_{t-1}) has sqrt(1 - beta) and beta where q(x_t | x_0) has the root of alpha-bar and 1 - alpha-bar.
@@ -175,7 +173,7 @@ def step_back(
     true_log_variance = model_log_variance(posterior, "fixed_small", timesteps)
     model_mean = posterior_mean(posterior, pred_images, noisy, timesteps)
     true_mean = posterior_mean(posterior, clean_images, noisy, timesteps)
-    is_noisy = float(noising_step > 1)  # x_0 is the mean of the last step, to which no noise is added
+    is_noisy = float(noising_step > 1)  # the last step returns the mean, without noise
     return StepBack(
         previous=previous,
         noisy=noisy,
@@ -193,7 +191,7 @@ def to_pixels(images: Tensor) -> Pixels:
 
 
 class _Recorder(CFGDDPMPipeline):
-    """A pipeline that keeps what its network gets and predicts at the calls `wanted`, by their position in `states`."""
+    """A pipeline that records in `states` what its network gets and predicts at the calls `wanted`, by their position."""
 
     wanted: set[int]
     calls: int
@@ -212,7 +210,7 @@ class _Recorder(CFGDDPMPipeline):
 
 
 def _level_at(alphas_cumprod: Tensor, timestep: float) -> Tensor:
-    """alphas_cumprod at a timestep of the network; between two, where the logarithm of sigma is interpolated: () float64."""
+    """alphas_cumprod at a timestep of the network, () float64; between two timesteps log sigma is interpolated."""
     table = alphas_cumprod.double().cpu()
     low = int(timestep)
     if low == timestep:
@@ -231,7 +229,7 @@ def _noised(images: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 
 
 def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal noise of each seed: (B, *shape) float32."""
+    """Standard normal noise, one sample per seed: (B, *shape) float32."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
@@ -241,8 +239,8 @@ def _check_noising_steps(noising_steps: Sequence[int], low: int, high: int) -> N
 
 
 def _position_of(noising_step: int, visited: Sequence[int]) -> int:
-    """The last position of a noising step among those that the sampling leads through."""
+    """The last position of a noising step among those that the sampling passes through."""
     nearest = sorted(set(visited), key=lambda t: abs(t - noising_step))[:2]
-    remedy = f"the denoising steps do not lead through it, give {' or '.join(map(str, nearest))}, or other steps"
+    remedy = f"the sampling does not pass through it, give {' or '.join(map(str, nearest))}, or other steps"
     require(noising_step in visited, "`timesteps`", noising_step, remedy)
     return max(position for position, t in enumerate(visited) if t == noising_step)

@@ -12,12 +12,12 @@ from hf_ddpm.figures.style import save_figure
 
 @dataclass(kw_only=True)
 class RealConfig(FigureConfig):
-    """Real images of a data source, one row a class."""
+    """Real images of a data source, one row per class."""
 
     per_class: int = 8
-    """Images of each class, the first of the split, which make a row; without classes there are as many rows as columns."""
+    """Images per class, the first of the split, one row per class; without classes the images fill a square."""
     max_classes: int = 10
-    """Classes that are shown, the first ones; --data.labels names others."""
+    """Number of classes, the first ones; --data.labels chooses others."""
     data: FigureDataConfig = field(default_factory=FigureDataConfig)
 
     def __post_init__(self) -> None:

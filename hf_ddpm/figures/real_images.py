@@ -23,7 +23,7 @@ from hf_ddpm.figures.schedules import schedule_name
 Data = TypeVar("Data", bound=ModelDataConfig)
 Indices = np.ndarray[Any, Any]  # (N,) int64
 LARGEST_SIZE = 128
-"""Pixels of an image whose size nobody has said."""
+"""Largest default size in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,20 +35,20 @@ class RealImages:
     labels: list[int] | None
     """N class ids; None = the data has no classes."""
     names: list[str] | None
-    """N class names; None = likewise."""
+    """N class names; None = the data has no classes."""
     num_classes: int | None
-    """Classes of the data, shown or not; None = it has none."""
+    """Number of classes of the data, shown or not; None = the data has no classes."""
 
     def in_model_range(self) -> Tensor:
-        """The images as a model takes them, (N, C, H, W) float32 in [-1, 1]."""
+        """The images as input of a model: (N, C, H, W) float32 in [-1, 1]."""
         return to_model_range(torch.from_numpy(self.images).permute(0, 3, 1, 2))
 
 
 def data_of_model(data: Data, model: str) -> Data:
-    """The data's options; where no source is given those of the run that the model lies in, under the ones that are given.
+    """Complete data options without a source by those that the model was trained with; given options win.
 
     Raises:
-        ValueError: no source is given, and the model lies in no run.
+        ValueError: no source is given, and the model belongs to no run.
     """
     if data.source is not None:
         return data
@@ -71,17 +71,17 @@ def read_images(
 
     Args:
         data: options.
-        count: images in all, going round the classes; without classes the first ones. None = as `per_class` says.
-        per_class: images of each class, class after class; without classes its square. None = as `count` says.
-        max_classes: classes of which there are images, the first ones; None = all.
-        image_size, channels: see `decode_image`; None = as the options say, or else the first image.
+        count: number of images, cycling through the classes; without classes the first ones. None = see `per_class`.
+        per_class: images of each class, class after class; without classes its square. None = see `count`.
+        max_classes: number of classes, the first ones; None = all.
+        image_size, channels: see `decode_image`; None = those of the options, else of the first image.
 
     Raises:
-        ValueError: an option is wrong, the data cannot be read, or there are too few images.
+        ValueError: an option is wrong, the data cannot be read, or it has too few images.
     """
     if isinstance(data, FigureDataConfig):
         image_size, channels = image_size or data.image_size, channels or data.channels
-    assert data.source is not None  # the options of each figure see to it, or `data_of_model`
+    assert data.source is not None  # checked by the options of the figure, or set by `data_of_model`
     source = open_source(data.source, data.split or "train", **data.column_options())
     rows = _choose_rows(source, count, per_class, max_classes)
     records = source.dataset.select_columns([source.image_column])
@@ -100,14 +100,14 @@ def read_images(
 
 
 def data_title(data: ModelDataConfig) -> str:
-    """Where images come from, in the title of a figure."""
+    """Source and split of the images, for the title of a figure."""
     source = Path(data.source or "")
     name = source.resolve().name if source.is_dir() else data.source
     return plain(f"{name}, {data.split or 'train'}", longest=60)
 
 
 def process_title(data: ModelDataConfig, beta_schedule: str, num_train_timesteps: int) -> str:
-    """Which images a process starts from and which schedule it has, in the title of a figure."""
+    """Source of the images and schedule of the process, for the title of a figure."""
     return f"{data_title(data)}; {schedule_name(beta_schedule)} schedule, T = {num_train_timesteps:,}"
 
 
@@ -129,19 +129,17 @@ def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, 
 
 
 def _round_the_classes(rows_of_class: Sequence[Indices], count: int | None) -> list[int]:
-    """The first row of each class, then the second of each, and so on, as far as a class goes."""
+    """The first row of each class, then the second of each, and so on, until a class has no more."""
     turns = sorted((turn, label) for label, rows in enumerate(rows_of_class) for turn in range(len(rows[:count])))
     return [int(rows_of_class[label][turn]) for turn, label in turns[:count]]
 
 
 def _require_enough(source: ImageSource, found: int, wanted: int, of: str) -> None:
     if found < wanted:
-        raise ValueError(
-            f"--data.split is {source.split!r}: {source.name} has {found} images{of} in it: {wanted} are too many"
-        )
+        raise ValueError(f"`split` is {source.split!r}: {source.name} has {found} images{of}, {wanted} are needed")
 
 
 def _size_of_first(records: datasets.Dataset, image_column: str) -> int:
-    """The shorter side of the first image, which is known to be readable, at most `LARGEST_SIZE`."""
+    """The shorter side of the first image, at most `LARGEST_SIZE`."""
     first = records.cast_column(image_column, datasets.Image())[0][image_column]
     return min(*first.size, LARGEST_SIZE)

@@ -31,14 +31,14 @@ FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
     "real": (RealConfig, plot_real),
     "checkpoints": (CheckpointsConfig, plot_checkpoints),
 }
-"""Options of each figure, and the function that plots it from them, by its name on the command line."""
+"""Options and plot function of each figure, by its name on the command line."""
 
 
 def plot_figure(config: FigureConfig) -> list[Path]:
-    """Plot the figure whose options are given, and write its files.
+    """Plot a figure and write its files.
 
     Args:
-        config: options, of one of the classes in `FIGURES`.
+        config: its options, an instance of one of the classes in `FIGURES`.
 
     Returns:
         Paths of the files.

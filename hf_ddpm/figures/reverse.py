@@ -18,15 +18,15 @@ DEFAULT_IMAGES = 3
 
 @dataclass(kw_only=True)
 class ReverseConfig(SampleFigureConfig):
-    """Samples on their way from noise to an image: x_t, and below it the x_0 that the network predicts from it."""
+    """Samples on their way from noise to an image: x_t, and below it the x_0 that the network predicts from x_t."""
 
     model: str
-    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     num_images: int | None = None
-    """Images, going round the classes; None = one of each of `class_labels`, or 3 without them."""
+    """Number of images, cycling through the classes; None = one of each of `class_labels`, or 3 without them."""
     timesteps: list[int] | None = None
-    """Noising steps left, from T (pure noise) to 0 (the sample), all of which the denoising steps lead through; None = the
-    ends and 9 between them: 1000, 900, ..., 0 with T = 1000 and 50 steps."""
+    """Noising steps left, from T (pure noise) to 0 (the sample); the sampling must pass through each. None = both ends and 9
+    between them: 1000, 900, ..., 0 with T = 1000 and 50 steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,18 +36,18 @@ class ReverseConfig(SampleFigureConfig):
 
 @dataclass(kw_only=True)
 class ReverseGifConfig(SampleGridConfig):
-    """The reverse process of a grid of samples as a GIF, one row a class."""
+    """The reverse process of a grid of samples as a GIF, one row per class."""
 
     model: str
-    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
+    """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     per_class: int = 3
-    """Images of each class, which make a row; an unconditional model draws as many rows as columns."""
+    """Images per class, one row per class; an unconditional model fills a square."""
     num_frames: int = 17
-    """Pictures, evenly spread over the denoising steps; at most one more than there are steps."""
+    """Number of frames, evenly spread over the denoising steps; at most one more than there are steps."""
     num_colors: int | None = None
-    """Grays, or colours, of the GIF: fewer make it smaller; None = 16 grays, 64 colours."""
+    """Grays or colors of the GIF, fewer make a smaller file; None = 16 grays or 64 colors."""
     milliseconds: int = 120
-    """Time that a picture stays; the last one stays 20 times as long."""
+    """Duration of a frame; the last one stays 20 times as long."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

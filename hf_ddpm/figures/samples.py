@@ -14,53 +14,52 @@ from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, load_pipeline, resolve_labels
 
-MAX_CLASSES = 10  # that are shown when none are named
+MAX_CLASSES = 10  # shown by default
 DEFAULT_STEPS = 50
 
 
 def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
-    """Load a pipeline that is no GAN.
+    """Load the pipeline of a diffusion model.
 
     Args:
         model, scheduler, device: see `load_pipeline`.
 
     Raises:
-        ValueError: it is one, has no betas, or cannot be loaded.
+        ValueError: it is a GAN, its scheduler has no betas, or it cannot be loaded.
     """
     pipeline = load_pipeline(model, scheduler=scheduler, device=device)
     if isinstance(pipeline, DCGANPipeline):
-        raise ValueError(f"--model is {model!r}: it is a GAN, which takes no steps and no guidance: give a diffusion model")
-    scheduler = pipeline.scheduler
-    follows = isinstance(getattr(scheduler, "alphas_cumprod", None), torch.Tensor)
-    require(follows, "--model", model, f"its {type(scheduler).__name__} has no betas to follow, give a DDPM")
+        raise ValueError(f"`model` is {model!r}: it is a GAN, which has no steps and no guidance, give a diffusion model")
+    has_betas = isinstance(getattr(pipeline.scheduler, "alphas_cumprod", None), torch.Tensor)
+    require(has_betas, "`model`", model, f"its {type(pipeline.scheduler).__name__} has no betas, give a DDPM")
     return pipeline
 
 
-def class_rows(pipeline: ImagePipeline, tokens: Sequence[str | int] | None, per_class: int) -> list[int | None]:
-    """The label of each image of a grid with a row of `per_class` images for each class.
+def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int) -> list[int | None]:
+    """The class id of each image of a grid with one row per class; None = no class.
 
     Args:
-        pipeline: whose classes are meant.
-        tokens: class names or ids; None = the first 10 classes.
-        per_class: images of a row; an unconditional model draws as many rows.
+        pipeline: pipeline with these classes.
+        class_labels: names or ids; None = the first 10 classes.
+        per_class: images per row; an unconditional model fills a square.
 
     Raises:
-        ValueError: there is no such class, or the model has none.
+        ValueError: a class does not exist, or the model is unconditional.
     """
-    if tokens is not None:
-        return resolve_labels(pipeline, tokens, per_class, None)
+    if class_labels is not None:
+        return resolve_labels(pipeline, class_labels, per_class, None)
     if not pipeline.is_conditional:
         return [None] * per_class**2
     return [label for label in range(pipeline.num_classes or 0)[:MAX_CLASSES] for _ in range(per_class)]
 
 
 def label_name(pipeline: ImagePipeline, label: int) -> str:
-    """What a class is called in a figure."""
+    """Name of a class in a figure."""
     return plain((pipeline.id2label or {}).get(label, f"class {label}"))
 
 
 def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
-    """Class names of the rows of a grid; None = the model knows no classes."""
+    """Class names of the rows of a grid; None = the model is unconditional."""
     return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
 
 
@@ -77,7 +76,7 @@ def sample_images(
     Args:
         pipeline: to sample from.
         labels: from `class_rows`.
-        config: seed and number of steps.
+        config: gives the seed and the number of steps.
         guidance_scale: s; None = no guidance.
     """
     batches = generate(
@@ -98,7 +97,7 @@ def describe_sampling(
     Args:
         pipeline, config: see `sample_images`.
         num_images: N.
-        guidance_scale: s as it was used; None = none was, or each block says its own.
+        guidance_scale: s; None = no guidance, or each block shows its own.
     """
     parts = []
     if isinstance(pipeline, CFGDDPMPipeline):
@@ -111,5 +110,5 @@ def describe_sampling(
 
 
 def scale_text(guidance_scale: float) -> str:
-    """A guidance scale in both ways of counting."""
+    """A guidance scale in both conventions."""
     return f"s = {guidance_scale:g} (w = {round(guidance_scale - 1, 6):g})"

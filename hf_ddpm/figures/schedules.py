@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PANEL_WIDTH = 2.9  # inches
 MARKERS = 9  # on a line
-SMALLEST_SNR = 1e-12  # below it a logarithm would only show rounding
+SMALLEST_SNR = 1e-12  # below it the logarithm shows rounding only
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,7 @@ class ForwardScheduleConfig(BaseScheduleConfig):
             num_train_timesteps=self.num_train_timesteps,
             beta_start=beta_start,
             beta_end=beta_end,
-            variance_type="fixed_small",  # of no account here, as is the next
+            variance_type="fixed_small",  # irrelevant here, like the next
             prediction_type="v_prediction",
             rescale_zero_terminal_snr=self.rescale_zero_terminal_snr,
         )
@@ -54,7 +54,7 @@ class SchedulesConfig(FigureConfig):
     schedules: list[BetaSchedule] = field(default_factory=lambda: ["linear", "cosine", "sigmoid"])
     """Schedules to compare; `cosine` is an alias of squaredcos_cap_v2."""
     num_train_timesteps: list[int] = field(default_factory=lambda: [1000])
-    """T, each of which is drawn with each schedule."""
+    """T; each schedule is plotted with each of them."""
     beta_start: float | None = None
     """beta at the first timestep; None = 1e-4. The cosine schedule has none."""
     beta_end: float | None = None
@@ -91,7 +91,7 @@ class SchedulesConfig(FigureConfig):
 
 
 def plot_schedules(config: SchedulesConfig) -> list[Path]:
-    """Plot variance schedules beside each other; return the paths of the files."""
+    """Plot variance schedules side by side; return the paths of the files."""
     lines = config.lines()
     several = len(set(config.num_train_timesteps)) > 1
     named = {}
@@ -103,7 +103,7 @@ def plot_schedules(config: SchedulesConfig) -> list[Path]:
 
 
 def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None = None) -> Figure:
-    """Plot beta, alpha-bar and log-SNR over the timestep, or over its share of T where schedules differ in T.
+    """Plot beta, alpha-bar and log-SNR over the timestep, or over t / T if the schedules differ in T.
 
     Args:
         schedules: alphas_cumprod, (T,) float, by the name of the line.
@@ -126,7 +126,7 @@ def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None =
     for panel, what in ((beta_panel, r"$\beta_t$"), (level_panel, r"$\bar\alpha_t$"), (snr_panel, "log-SNR (nats)")):
         panel.set_title(what, fontsize=9, color=INK, loc="left")
         dress_panel(panel, x_label="t" if one_length else "t / T")
-    # The cosine schedule is cut at 0.999, the others end at some 0.02: only a logarithm shows both.
+    # The cosine schedule is cut at 0.999, the others end near 0.02: only a logarithmic scale shows both.
     beta_panel.set_yscale("log")
     add_title(figure, title)
     handles, labels = beta_panel.get_legend_handles_labels()
@@ -135,11 +135,11 @@ def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None =
 
 
 def schedule_name(beta_schedule: str) -> str:
-    """What a schedule is called in a figure."""
+    """Name of a schedule in a figure."""
     return "cosine" if beta_schedule == "squaredcos_cap_v2" else beta_schedule
 
 
 def _draw_line(panel: Axes, x: np.ndarray[Any, Any], values: np.ndarray[Any, Any], number: int, name: str) -> None:
-    # Lines that lie on each other have their markers at other places.
+    # Markers at different places keep lines apart that coincide.
     first = number * len(x) // (MARKERS * len(STYLES)) % len(x)
     panel.plot(x, values, label=name, **line_style(number), markersize=4, markevery=(first, max(1, len(x) // MARKERS)))

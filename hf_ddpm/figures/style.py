@@ -1,4 +1,4 @@
-"""How curves look: lines that differ without their colours, plain panels, one legend; `save_figure` writes any figure."""
+"""Style of curves: lines that differ even without their colors, plain panels, one legend; and `save_figure`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT = "#222222", "#8a8a8a"
-# Colour, dash and marker of each line; the colours also differ in lightness.
+# Color, dash and marker of each line; the colors also differ in lightness.
 STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#c2410c", "-", "o"),
     ("#1d4e89", "--", "s"),
@@ -25,10 +25,10 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#444444", (0, (1, 3)), "P"),
 )
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
-MAX_LEGEND = 12  # lines that a legend names at a readable size
+MAX_LEGEND = 12  # lines that a legend can name at a readable size
 DPI = 150  # of a PNG
 LARGE_RANGE = 10
-"""Largest over smallest value above which the scale of positive values is logarithmic."""
+"""Ratio of the largest to the smallest positive value above which a scale is logarithmic."""
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def new_panels(count: int, *, room: float, title: str | None) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` empty panels, two side by side.
+    """Create a figure of `count` empty panels, two side by side.
 
     Args:
         count: at least 1.
@@ -76,13 +76,13 @@ def add_title(figure: Figure, title: str | None) -> None:
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3, most: int = MAX_LEGEND) -> None:
-    """Add one legend below all panels; lines beyond `most` are counted.
+    """Add one legend below all panels, with the number of lines that it leaves out.
 
     Args:
         figure: to add it to.
         lines: by their names.
-        columns: names side by side, at most.
-        most: lines that are named.
+        columns: most names side by side.
+        most: most lines named.
     """
     from matplotlib.lines import Line2D
 
@@ -96,16 +96,16 @@ def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3,
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Options of matplotlib for a line; no two of the first 36 are alike without their colour."""
+    """Keyword arguments of a line; the first 36 differ even without their color."""
     turn, style = divmod(number, len(STYLES))
-    colour, _, marker = STYLES[style]
+    color, _, marker = STYLES[style]
     dash = STYLES[(style + turn) % len(STYLES)][1]
-    face = "white" if turn % 2 else colour
-    return {"color": colour, "linestyle": dash, "marker": marker, "markerfacecolor": face, "linewidth": 1.3}
+    face = "white" if turn % 2 else color
+    return {"color": color, "linestyle": dash, "marker": marker, "markerfacecolor": face, "linewidth": 1.3}
 
 
 def dress_panel(panel: Axes, *, x_label: str, y_label: str | None = None) -> None:
-    """Label a panel, with horizontal lines behind the curves and no frame above and on the right."""
+    """Label a panel, and give it a horizontal grid and a frame on the left and below only."""
     panel.set_xlabel(x_label, fontsize=8, color=INK)
     if y_label is not None:
         panel.set_ylabel(y_label, fontsize=8, color=INK)

@@ -1,4 +1,4 @@
-"""GIFs: pictures in order, how long they stay, colours."""
+"""GIFs: order, duration and colors of the frames."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def frames(count: int, mode: str = "RGB") -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
 
 
-def test_pictures_stay_as_long_as_asked_and_begin_anew(tmp_path):
+def test_frames_have_their_duration_and_repeat(tmp_path):
     pictures = frames(4, "L")
     save_gif(pictures, [f"t = {i}" for i in range(4)], tmp_path / "new" / "a.gif", milliseconds=120, hold=10, num_colors=256)
     with Image.open(tmp_path / "new" / "a.gif") as gif:
@@ -34,7 +34,7 @@ def test_fewer_grays_are_near_and_smaller(tmp_path):
     assert (tmp_path / "8.gif").stat().st_size < 0.6 * (tmp_path / "256.gif").stat().st_size
 
 
-def test_colours_are_kept_and_files_are_the_same_every_time(tmp_path):
+def test_colors_are_kept_and_files_are_the_same_every_time(tmp_path):
     flat = [Image.new("RGB", (60, 20), colour) for colour in ((255, 0, 0), (0, 160, 0), (0, 0, 255))]
     for name in ("a", "b"):
         save_gif(flat, ["1", "2", "3"], tmp_path / f"{name}.gif", milliseconds=50)

@@ -1,4 +1,4 @@
-"""Curves: what is drawn, and that lines are told apart without colour."""
+"""Curves: what is plotted, and that lines differ without their color."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_points_stand_in_the_order_of_x_on_a_line_for_each_series():
     assert segments.get_segments()[0][:, 1].tolist() == [9.5, 10.5]
 
 
-def test_lines_differ_without_their_colour():
+def test_lines_differ_without_their_color():
     rows = [{"x": x, "kind": kind, "m": x + kind} for kind in range(36) for x in (1, 2)]
     figure = plot_curves(rows, x="x", metrics=["m"], series=["kind"])
     lines = [bars.lines[0] for bars in figure.axes[0].containers]
@@ -57,6 +57,6 @@ def test_scales():
 
 
 @pytest.mark.parametrize(("rows", "metrics"), [([], ["m"]), ([{"x": None, "m": 1.0}], ["m"]), ([{"x": 1, "m": 1.0}], [])])
-def test_nothing_to_draw_is_refused(rows, metrics):
-    with pytest.raises(ValueError, match="there is nothing to draw over 'x'"):
+def test_nothing_to_plot_is_refused(rows, metrics):
+    with pytest.raises(ValueError, match="nothing to plot over 'x'"):
         plot_curves(rows, x="x", metrics=metrics)

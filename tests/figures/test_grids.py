@@ -1,4 +1,4 @@
-"""Where each image lies in a grid, and what its rows are called."""
+"""Where each image is in a grid, and the names of its rows."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_tiles_lie_row_by_row_on_white():
     assert (grid[6:8] == 255).all()
 
 
-def test_colours_are_kept():
+def test_colors_are_kept():
     image = np.random.default_rng(0).integers(0, 256, (1, 6, 5, 3), dtype=np.uint8)
     grid = np.asarray(image_grid(image, columns=1, scale=1))
     np.testing.assert_array_equal(grid[2:8, 2:7], image[0])

@@ -1,4 +1,4 @@
-"""Losses: which rows are read, what is drawn of them, and that lines are told apart without colour."""
+"""Losses: which rows are read, how they are plotted, and that lines differ without their color."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_the_line_that_a_killed_run_was_writing_is_left_out_and_any_other_refuse
     for damaged in ('{"step": 150, "lo\n{"step": 200, "loss": 1}\n', '[1]\n{"step": 200, "loss": 1}\n', '{"loss": 1}\n\n'):
         with pytest.raises(ValueError, match="metrics.jsonl: line 4 is damaged"):
             read_losses(run(DIFFUSION, damaged))
-    with pytest.raises(ValueError, match="is no folder of a run"):
+    with pytest.raises(ValueError, match="is not a run folder"):
         read_losses(tmp_path / "nothing")
 
 
@@ -77,7 +77,7 @@ def test_values_stand_faint_under_their_moving_mean():
     assert panel.get_yscale() == "log" and figure.get_suptitle() == "all"
 
 
-def test_lines_differ_without_their_colour():
+def test_lines_differ_without_their_color():
     figure = plot_loss_curves({f"a run with quite a long name {number}": JUDGE for number in range(36)})
     looks = {
         (line.get_marker(), str(line._unscaled_dash_pattern), line.get_markerfacecolor() == "white")
@@ -90,13 +90,13 @@ def test_lines_differ_without_their_colour():
 @pytest.mark.parametrize(
     ("runs", "options", "message"),
     [
-        ({}, {}, "nothing to draw"),
-        ({"a": []}, {}, "nothing to draw"),
+        ({}, {}, "nothing to plot"),
+        ({"a": []}, {}, "nothing to plot"),
         ({"a": DIFFUSION}, {"smoothing": 0}, "smoothing is 0: give"),
         ({"a": [{"step": 1, "loss": -0.1}]}, {"log_y": True}, "log_y is True"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(runs, options, message):
+def test_what_cannot_be_plotted_is_refused(runs, options, message):
     with pytest.raises(ValueError, match=message):
         plot_loss_curves(runs, **options)
 

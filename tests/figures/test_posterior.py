@@ -1,4 +1,4 @@
-"""What a figure does to its numbers before it shows them."""
+"""How differences are amplified before they are shown."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The forward and the reverse process: against closed forms, against diffusers, and against what `generate` draws."""
+"""The forward and the reverse process: against closed forms, against diffusers, and against the samples of `generate`."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_reverse_states_end_with_the_samples_of_generate(tiny_pipeline, scale):
     np.testing.assert_array_equal(states.pred_images[-1], batch.images)
     noise = torch.stack([noise_of(seed, 1, 8, 8) for seed in (5, 6, 7)])
     np.testing.assert_array_equal(states.noisy_images[0], to_pixels(noise))
-    # What is drawn does not depend on what is kept of it.
+    # The samples do not depend on what is kept of them.
     few = reverse_states(pipeline, **options, noising_steps=[0, 400])
     assert few.noising_steps == [0, 400]
     np.testing.assert_array_equal(few.noisy_images, states.noisy_images[[5, 3]])
@@ -102,7 +102,7 @@ def test_the_last_prediction_of_every_scheduler_is_its_sample(tiny_pipeline, nam
     assert abs(states.pred_images[-2].astype(int) - states.pred_images[-1]).max() <= 1
 
 
-def test_a_timestep_that_comes_twice_is_shown_as_the_second_call_finds_it(tiny_pipeline):
+def test_a_repeated_timestep_is_shown_as_the_second_call_finds_it(tiny_pipeline):
     pipeline = tiny_pipeline(beta_schedule="linear")
     pipeline.scheduler = build_scheduler("heun", pipeline.scheduler.config)
     visited, options = reverse_noising_steps(pipeline, 4), {"class_labels": [0], "num_inference_steps": 4}
@@ -125,7 +125,7 @@ def test_a_learned_variance_is_no_part_of_the_prediction(tiny_pipeline):
     assert states.pred_images.shape == (5, 1, 8, 8, 1)
 
 
-def test_a_timestep_that_is_not_passed_is_refused_with_the_nearest(tiny_pipeline):
+def test_a_timestep_off_the_path_is_refused_with_the_nearest(tiny_pipeline):
     pipeline = tiny_pipeline()
     assert reverse_noising_steps(pipeline, 4) == [1000, 750, 500, 250, 0]
     with pytest.raises(ValueError, match="`timesteps` is 300: .* give 250 or 500, or other steps"):
@@ -189,7 +189,7 @@ def test_a_step_needs_a_timestep_with_one_before_it(tiny_pipeline):
             step_back(tiny_pipeline(), some_images(1), torch.tensor([0]), t, seeds=[0])
 
 
-def test_a_scheduler_that_says_nothing_of_the_variance_is_refused(tiny_pipeline):
+def test_a_scheduler_without_a_variance_type_is_refused(tiny_pipeline):
     pipeline = tiny_pipeline()
     pipeline.scheduler = DDIMScheduler()
     with pytest.raises(ValueError, match="variance_type of the scheduler is None: "):

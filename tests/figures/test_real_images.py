@@ -1,4 +1,4 @@
-"""Which real images are shown, and as what."""
+"""Which real images are read, and with which names."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_classes_are_rows_or_take_turns(folder):
     rows = read_images(data, per_class=2)
     assert rows.names == ["cat", "cat", "dog", "dog"] and rows.images.shape == (4, 6, 6, 3)
     assert rows.images[:, 0, 0, 0].tolist() == [0, 10, 0, 10]
-    turns = read_images(data, count=6)  # as far as a class goes
+    turns = read_images(data, count=6)  # until a class has no more
     assert turns.names == ["cat", "dog", "cat", "dog", "cat", "cat"]
     assert read_images(data, per_class=1, max_classes=1).names == ["cat"]
     chosen = read_images(FigureDataConfig(source=folder, labels=["dog"], channels=1, image_size=4), count=1)
@@ -52,9 +52,9 @@ def test_images_without_classes_are_the_first_ones(tmp_path):
 
 def test_mistakes(folder, tmp_path):
     data = FigureDataConfig(source=folder)
-    with pytest.raises(ValueError, match="has 2 images of class 'dog' in it: 3 are too many"):
+    with pytest.raises(ValueError, match="has 2 images of class 'dog', 3 are needed"):
         read_images(data, per_class=3)
-    with pytest.raises(ValueError, match="has 6 images in it: 7 are too many"):
+    with pytest.raises(ValueError, match="has 6 images, 7 are needed"):
         read_images(data, count=7)
     with pytest.raises(ValueError, match="split"):
         read_images(FigureDataConfig(source="digits", split="valid"), count=1)

@@ -1,4 +1,4 @@
-"""Variance schedules as curves: the values of each panel, and lines that differ without their colour."""
+"""Variance schedules as curves: the values of each panel, and lines that differ without their color."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_several_lengths_share_an_axis():
     assert [x[-1] for x, _ in lines(panel).values()] == [1, 1]
 
 
-def test_lines_differ_without_their_colour():
+def test_lines_differ_without_their_color():
     schedules = {str(i): DDPMScheduler(num_train_timesteps=20 + i).alphas_cumprod for i in range(36)}
     figure = plot_schedule_curves(schedules)
     looks = {(line.get_marker(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].lines}
@@ -38,7 +38,7 @@ def test_lines_differ_without_their_colour():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(schedules)
 
 
-def test_no_signal_at_the_end_is_no_point_of_the_log_snr():
+def test_log_snr_leaves_out_a_timestep_without_signal():
     levels = DDPMScheduler(rescale_betas_zero_snr=True).alphas_cumprod
     (_, values) = lines(plot_schedule_curves({"zero": levels}).axes[2])["zero"]
     assert np.isnan(values[-1]) and np.isfinite(values[:-1]).all()
