@@ -1,4 +1,4 @@
-"""Bits per dimension of held-out images, beside those of the same network untrained.
+"""Bits per dimension of held-out images, for a model and for its untrained network.
 
 python tests/benchmarks/bits_per_dim.py --model runs/mnist_cpu/pipeline --num_images 48 --timesteps_per_image 60
 """
@@ -16,7 +16,7 @@ from hf_ddpm.sampling import load_pipeline
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of a pipeline or checkpoint")
-    parser.add_argument("--source", default="ylecun/mnist", help="data set on the Hub, or a folder; its test split is taken")
+    parser.add_argument("--source", default="ylecun/mnist", help="data set on the Hub, or a folder; its test split is used")
     parser.add_argument("--num_images", type=int, default=48)
     parser.add_argument("--timesteps_per_image", type=int, help="None = all")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""What checkpoints cost: seconds of a save beside seconds of training between two of them.
+"""Cost of checkpoints: seconds per save, compared with seconds of training between two saves.
 
     python tests/benchmarks/checkpoint_cost.py --config train_scripts/recipes/mnist_cpu.yaml
 
-Steps and saves are timed in turn in one run, so that the share holds on a machine whose speed drifts. Options of train.py
-may follow, such as --data.source FOLDER.
+Steps and saves alternate in one run, so that their ratio holds on a machine whose speed drifts. Options of train.py may
+follow, such as --data.source FOLDER.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Seconds and memory that features and metrics take, sampling left out: real test images stand for samples.
+"""Seconds and memory of features and metrics, without sampling: real test images are used instead of samples.
 
 python tests/benchmarks/evaluation_speed.py --source ylecun/mnist --judge runs/judge_mnist --num_images 10000
 """

@@ -1,12 +1,12 @@
-"""How many MNIST samples a digit classifier reads as the digit that was asked for, for each scheduler.
+"""Fraction of MNIST samples that a digit classifier assigns to the requested digit, per scheduler.
 
     python tests/benchmarks/mnist_agreement.py --model runs/mnist_cpu/pipeline --source ylecun/mnist
     python tests/benchmarks/mnist_agreement.py --model runs/mnist_cpu/pipeline --schedulers dpmsolver++ ddim \
         --guidance_scales 1 1.5 2 3
 
-Trains a small convolutional classifier on the real training images, prints its accuracy on the real test images, then
-samples the same seeds and labels with each scheduler and guidance scale, and prints a row of a Markdown table each: the
-share of samples that the classifier agrees with, and how much they differ from one another.
+Trains a small convolutional classifier on the real training images and prints its accuracy on the real test images. Then it
+samples the same seeds and labels with each scheduler and guidance scale, and prints a row of a Markdown table for each: the
+fraction of samples that the classifier agrees with, and how much they differ from one another.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.schedulers import SCHEDULERS, check_scheduler
 from hf_ddpm.training.cpu_bf16 import speed_up
 
-# First order or noisy: these need more steps than the others, which take 20.
+# First order or noisy: these need more steps than the 20 of the others.
 STEPS = {"ddpm": 50, "ddim": 50, "euler": 50, "euler_ancestral": 50, "kdpm2_ancestral": 50, "dpmsolver_sde": 50}
 
 
@@ -36,13 +36,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--source", default="ylecun/mnist")
-    parser.add_argument("--schedulers", nargs="+", help="names; all that are installed unless told")
-    parser.add_argument("--num_inference_steps", type=int, help="20 unless told, 50 for the first order and noisy ones")
+    parser.add_argument("--schedulers", nargs="+", help="names; default: all that are installed")
+    parser.add_argument(
+        "--num_inference_steps", type=int, help="default: 20, or 50 for schedulers of first order or with noise"
+    )
     parser.add_argument("--guidance_scales", type=float, nargs="+", default=[1.5], help="s = w + 1")
     parser.add_argument("--num_images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="run the network under bf16 autocast, as in training")
-    parser.add_argument("--num_threads", type=int, help="threads of torch; as many as it likes unless told")
+    parser.add_argument("--num_threads", type=int, help="threads of torch; default: chosen by torch")
     parser.add_argument("--classifier", type=Path, help="safetensors file to read the classifier from, or to write it to")
     options = parser.parse_args()
     if options.num_threads is not None:
@@ -52,8 +54,8 @@ def main() -> None:
     test_images = load_images(options.source, "test", image_size=28)
     accuracy = agreement(classifier, test_images.images(torch.arange(len(test_images))), test_images.class_labels)
     precision = "bf16" if options.bf16 else "fp32"
-    print(f"Classifier: right on {accuracy:.2%} of {len(test_images)} test images. Samples: {precision}, "
-          f"{options.num_images} a row, seeds from {options.seed}.\n")  # fmt: skip
+    print(f"Classifier: correct on {accuracy:.2%} of {len(test_images)} test images. Samples: {precision}, "
+          f"{options.num_images} per row, seeds from {options.seed}.\n")  # fmt: skip
     print("| scheduler | steps | network calls | s | w | agreement | standard error | spread | seconds |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for scale in options.guidance_scales:
@@ -74,7 +76,7 @@ def installed_schedulers() -> list[str]:
 
 
 def print_row(options: argparse.Namespace, classifier: nn.Module, name: str, scale: float, precision: str) -> None:
-    """Sample with one scheduler and guidance scale, and print what the classifier makes of it."""
+    """Sample with one scheduler and guidance scale, and print a row of the table."""
     started = time.perf_counter()
     steps = options.num_inference_steps or STEPS.get(name, 20)
     labels = torch.arange(options.num_images) % 10
@@ -101,7 +103,7 @@ def print_row(options: argparse.Namespace, classifier: nn.Module, name: str, sca
 
 
 def get_classifier(source: str, path: Path | None) -> nn.Module:
-    """Read the classifier from `path` if it is there, else train it, and write it there."""
+    """Read the classifier from `path` if it exists, else train it and write it there."""
     torch.manual_seed(0)
     classifier = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
@@ -136,7 +138,7 @@ def train_classifier(classifier: nn.Module, images: ImageTable, *, epochs: int =
 
 @torch.no_grad()
 def agreement(classifier: nn.Module, images: torch.Tensor, class_labels: torch.Tensor) -> float:
-    """Share of (N, 1, 28, 28) uint8 images that the classifier gives their label."""
+    """Fraction of (N, 1, 28, 28) uint8 images that the classifier assigns to their label."""
     predicted = torch.cat([classifier(batch / 255).argmax(dim=1) for batch in images.split(1000)])
     return (predicted == class_labels).double().mean().item()
 

@@ -1,4 +1,4 @@
-"""What distances are for: they grow when images get worse, with the features of a judge that has learnt the data."""
+"""Distances grow as images get worse, with the features of a judge trained on the data."""
 
 import numpy as np
 import pytest

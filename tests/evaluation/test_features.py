@@ -1,4 +1,4 @@
-"""Extractors: what they refuse, what their features depend on, and what they do not."""
+"""Extractors: what they refuse, and what their features depend on."""
 
 import json
 
@@ -108,7 +108,7 @@ def test_features_depend_neither_on_the_batch_nor_on_modes_around_them(extractor
         (images(1)[0], "images.shape is (1, 8, 8)"),
     ],
 )
-def test_what_is_no_batch_of_pixels_is_refused(extractor, batch, message):
+def test_a_wrong_batch_of_pixels_is_refused(extractor, batch, message):
     with pytest.raises(ValueError) as caught:
         extractor(batch)
     assert str(caught.value).startswith(message)
@@ -120,11 +120,11 @@ def test_unknown_features_are_refused(features):
 
 
 @pytest.mark.parametrize("device", ["no_such_device", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(device):
+def test_a_missing_device_is_refused(device):
     assert refusal(Projection(), device=device) == f"device is {device!r}: torch cannot use it here, give cpu or another"
 
 
-def test_inception_weights_are_refused_where_nothing_reads_them(judge):
+def test_inception_weights_are_refused_with_other_features(judge):
     for features in (f"judge:{judge}", Projection()):
         assert refusal(features, inception_weights="w.pth").startswith("inception_weights is 'w.pth': only with features")
     assert refusal("inception", inception_weights="missing.pth").startswith(
@@ -156,7 +156,7 @@ def test_dinov2_sees_the_border_of_small_images(dinov2):
     assert not torch.allclose(extractor(batch).features, extractor(framed).features, atol=1e-3)
 
 
-def test_a_dinov2_that_is_not_whole_is_refused(dinov2, tmp_path, capfd):
+def test_an_incomplete_dinov2_is_refused(dinov2, tmp_path, capfd):
     def copy(name: str):
         folder = tmp_path / name
         folder.mkdir()
@@ -212,7 +212,7 @@ def test_a_weak_judge_is_refused_unless_any_is_accepted(judge):
         build_extractor(f"judge:{judge}", device="cpu", min_judge_accuracy=accepted)
 
 
-def test_images_that_a_judge_does_not_know_are_refused(judge):
+def test_images_of_another_shape_than_the_judges_are_refused(judge):
     extractor = build_extractor(f"judge:{judge}", device="cpu")
     for batch in (images(2, 3, 8), images(2, 1, 9)):
         with pytest.raises(ValueError, match="takes"):
@@ -223,7 +223,7 @@ def test_images_that_a_judge_does_not_know_are_refused(judge):
 # A module
 
 
-def test_a_module_is_used_in_evaluation_mode_and_its_owner_sees_nothing_of_it():
+def test_a_module_is_used_in_evaluation_mode_as_a_copy():
     module = Projection()
     extractor = build_extractor(module, device="cpu")
     before = extractor(images()).features
@@ -244,7 +244,7 @@ def test_the_digest_of_a_module_tells_weights_and_classes_apart():
     assert extractor.name == f"module_{digests[0][:8]}" and not extractor.is_cacheable
 
 
-def test_a_module_that_does_not_say_or_keep_its_dimension_is_refused():
+def test_a_module_without_or_with_a_wrong_dimension_is_refused():
     assert refusal(torch.nn.Flatten()).startswith("features is 'Flatten': give the module an attribute num_features")
     module = Projection()
     module.num_features = 5

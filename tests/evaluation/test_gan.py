@@ -1,4 +1,4 @@
-"""A GAN is measured by the same program as a diffusion model, without what it has not."""
+"""A GAN is evaluated by the same program as a diffusion model, without what applies to diffusion only."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def options(tiny_judge, tmp_path) -> list[str]:
     ]
 
 
-def test_the_figures_of_a_gan(options, load_script, tmp_path, capsys):
+def test_the_metrics_of_a_gan(options, load_script, tmp_path, capsys):
     output = tmp_path / "run" / "results" / "eval.json"
     load_script("evaluate_model").main([*options, f"--output={output}"])
     results = Results.read(output)
@@ -53,7 +53,7 @@ def test_the_figures_of_a_gan(options, load_script, tmp_path, capsys):
     ["sampling.num_inference_steps=20", "sampling.guidance_scale=1", "sampling.eta=1", "sampling.scheduler=ddim",
      "bits_per_dim_images=4"],
 )  # fmt: skip
-def test_what_a_gan_has_not_is_refused(options, tmp_path, option):
+def test_options_of_diffusion_are_refused(options, tmp_path, option):
     name = option.split("=")[0].split(".")[-1]
     with pytest.raises(ValueError, match=f"{name} is .*: the model is a GAN"):
         evaluate(parse_config(EvaluationConfig, [*options, f"--{option}", f"--output={tmp_path / 'c.json'}"]))

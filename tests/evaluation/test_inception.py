@@ -118,13 +118,13 @@ def test_features_and_logits_equal_torch_fidelity_for_both_formats(weights):
         torch.testing.assert_close(load_inception(file)(image[None]), (features[[row]], logits[[row]]))
 
 
-def test_gray_images_are_those_with_three_equal_channels(weights):
+def test_gray_images_equal_those_with_three_equal_channels(weights):
     network, images = load_inception(weights), Images(2, 0, 1.0).images
     torch.testing.assert_close(network(images[:, :1]), network(images[:, :1].repeat(1, 3, 1, 1)))
     assert not torch.allclose(network(images[:, :1])[0], network(images)[0])
 
 
-def test_other_weights_bear_the_beginning_of_their_files_sha256(weights):
+def test_other_weights_are_named_after_the_sha256_of_their_file(weights):
     state = torch.get_rng_state()
     for file in (weights, weights.with_suffix(".safetensors")):
         network = load_inception(file)
@@ -168,7 +168,7 @@ def test_a_pickle_is_never_run(tmp_path, form, suffix):
     assert not canary.path.exists()
     content = io.BytesIO(file.read_bytes())
     pickle.load(content) if form == "pickle" else torch.load(content, weights_only=False)
-    assert canary.path.exists(), "the canary does sing where it is run"
+    assert canary.path.exists(), "the canary sings if it is run"
 
 
 def test_files_without_the_networks_weights_are_refused(tmp_path):
@@ -211,7 +211,7 @@ def assert_published(found: tuple[dict[str, torch.Tensor], str]) -> None:
     assert torch.equal(state["b"], torch.arange(6.0).view(2, 3)) and torch.equal(state["a"], torch.tensor(7))
 
 
-def test_published_weights_are_fetched_once_and_kept(published, private_cache):
+def test_published_weights_are_downloaded_once_and_cached(published, private_cache):
     before = os.umask(0o027)
     try:
         assert_published(inception._published_weights())
@@ -226,7 +226,7 @@ def test_published_weights_are_fetched_once_and_kept(published, private_cache):
 
 
 @pytest.mark.parametrize("damage", ["value", "cut", "empty", "text", "pickle"])
-def test_a_damaged_kept_file_is_fetched_again(published, private_cache, tmp_path, caplog, damage):
+def test_a_damaged_cached_file_is_downloaded_again(published, private_cache, tmp_path, caplog, damage):
     inception._published_weights()
     (kept,) = private_cache.iterdir()
     whole = kept.read_bytes()
@@ -245,7 +245,9 @@ def test_a_damaged_kept_file_is_fetched_again(published, private_cache, tmp_path
     assert not caplog.text
 
 
-def test_the_published_file_given_by_hand_is_kept_and_its_tensors_in_another_file_earn_nothing(published, private_cache):
+def test_the_published_file_is_cached_if_given_and_its_tensors_in_another_file_are_not_named_inception(
+    published, private_cache
+):
     assert_published(inception._read_weights(published))
     (kept,) = private_cache.iterdir()
     assert kept.read_bytes() == published.read_bytes()
@@ -256,14 +258,14 @@ def test_the_published_file_given_by_hand_is_kept_and_its_tensors_in_another_fil
     assert state.keys() == {"a", "b"}
 
 
-def test_the_name_inception_is_earned_by_the_published_bytes_alone(weights, monkeypatch):
+def test_only_the_published_bytes_are_named_inception(weights, monkeypatch):
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(weights.read_bytes()).hexdigest())
     assert load_inception(weights).name == "inception"
     assert load_inception(weights.with_suffix(".safetensors")).name != "inception"
     assert load_inception().name == "inception", "the one that was given is kept"
 
 
-def test_what_comes_from_the_internet_must_have_the_published_hash(published, private_cache, tmp_path):
+def test_a_download_must_have_the_published_hash(published, private_cache, tmp_path):
     canary = Canary(tmp_path / "executed")
     torch.save(canary, published)
     assert "sha256" in refusal(None) and not canary.path.exists() and not private_cache.exists()

@@ -1,4 +1,4 @@
-"""Samples are measured while a model is trained, which does not notice."""
+"""Evaluation during training does not change the training."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_metrics_are_logged_and_training_stays_the_same(run_training, monitored,
     assert logged[0]["fd_judge"] != logged[1]["fd_judge"] and {"precision", "recall", "class_accuracy"} <= logged[0].keys()
     trained = [line for line in measured if "loss" in line]
     assert [line["loss"] for line in trained] == [line["loss"] for line in plain if "loss" in line]
-    # An interrupted run measures the same.
+    # An interrupted run logs the same.
     run_training("stopped", *monitored, "--max_train_steps=2")
     assert run_training("stopped", *monitored, "--resume=auto")[-1] == measured[-1]
 
@@ -52,7 +52,7 @@ def test_impossible_options_are_refused(tiny_options, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_stream_is_no_reference(tiny_options, monitored, capsys):
+def test_a_stream_cannot_be_the_reference(tiny_options, monitored, capsys):
     with pytest.raises(SystemExit):
         parse_config(TrainConfig, [*tiny_options, *monitored, "--data.streaming", "--max_train_steps=3", "--output_dir=x"])
     assert "leave out --data.streaming" in capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_a_stream_is_no_reference(tiny_options, monitored, capsys):
         (["--evaluation.min_judge_accuracy=0.99"], "less than min_judge_accuracy"),
     ],
 )
-def test_what_cannot_work_is_refused_before_training(tiny_options, monitored, more, message):
+def test_wrong_options_are_refused_before_training(tiny_options, monitored, more, message):
     given = {option.split("=")[0] for option in more}
     options = [option for option in monitored if option.split("=")[0] not in given]
     config = parse_config(TrainConfig, [*tiny_options, "--max_train_steps=3", "--output_dir=x", *options, *more])

@@ -1,4 +1,4 @@
-"""A measurement: its figures are those of the images, whatever the batches, processes and interruptions."""
+"""Evaluation: metrics are those of the images, for any batch size, number of processes and interruptions."""
 
 import json
 import math
@@ -35,7 +35,7 @@ NUM_IMAGES, NUM_SEEDS, STEPS = 24, 2, 2
 
 @pytest.fixture(scope="module")
 def options(tiny_run, tiny_judge):
-    """Command line of a measurement of the tiny run whose results go to a path."""
+    """Command line of an evaluation of the tiny run with the results at a path."""
 
     def build(output: Path, *more: str) -> list[str]:
         given = {option.split("=")[0] for option in more}
@@ -64,7 +64,7 @@ def measure(options, tmp_path):
 
 @pytest.fixture(scope="module")
 def plain(options, tmp_path_factory) -> Results:
-    """Measured once without further options."""
+    """Evaluated once without further options."""
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
@@ -96,10 +96,10 @@ def test_metrics_are_those_of_the_images(plain, tiny_run, tiny_judge):
     references = train.images(torch.arange(len(train)))
     labels = np.arange(NUM_IMAGES) % 10
     for number in range(NUM_SEEDS):
-        drawn = generate(
+        samples = generate(
             pipeline, class_labels=labels.tolist(), seed=number * MAX_IMAGES, num_inference_steps=STEPS, guidance_scale=1.5
         )
-        images = torch.from_numpy(np.concatenate([batch.images for batch in drawn]).transpose(0, 3, 1, 2).copy())
+        images = torch.from_numpy(np.concatenate([batch.images for batch in samples]).transpose(0, 3, 1, 2).copy())
         features = extractor(images)
         manifold = manifold_metrics(features.features, extractor(references).features)
         nearest = (images[:, None] / 255 - references[None] / 255).square().mean(dim=(2, 3, 4)).sqrt().min(dim=1).values
@@ -261,14 +261,14 @@ def test_mistakes_are_one_line(measure, more, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_model_outside_of_its_run_needs_the_data(measure, tiny_run, tmp_path):
+def test_a_model_outside_its_run_needs_the_data(measure, tiny_run, tmp_path):
     alone = shutil.copytree(tiny_run / "pipeline", tmp_path / "alone")
     with pytest.raises(ValueError, match="source is None: the model belongs to no run"):
         measure("eval", f"--model={alone}")
     assert measure("eval", f"--model={alone}", "--data.source=digits").metrics["fd_judge"].mean > 0
 
 
-def test_classes_that_the_model_does_not_know(measure, tmp_path):
+def test_classes_unknown_to_the_model(measure, tmp_path):
     folder = tmp_path / "letters"
     for letter in "ab":
         (folder / "train" / letter).mkdir(parents=True)

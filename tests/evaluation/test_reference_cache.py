@@ -1,4 +1,4 @@
-"""The summary of reference images: one pass, kept without pickle, and never mistaken for another."""
+"""The summary of reference images: one pass, cached without pickle, and never mistaken for another."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def make_extractor(**changes) -> Extractor:
 
 
 def idle(images: torch.Tensor):
-    raise AssertionError("features were computed though they are kept")
+    raise AssertionError("features were computed although they are cached")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_summary_is_that_of_all_images_and_is_computed_once(table, tmp_path)
     assert again.class_statistics.keys() == first.class_statistics.keys() == set(range(10))
 
 
-def test_it_is_kept_beside_the_hubs_files_without_pickle_and_as_the_umask_says(table, tmp_path, monkeypatch):
+def test_it_is_cached_beside_the_hubs_files_without_pickle_and_with_the_mode_of_the_umask(table, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
     before = os.umask(0o027)
     try:
@@ -134,7 +134,7 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_extractor_computes_its_own_and_refuses_the_file_of_this_one(table, kept, change):
     other = make_extractor(**change)
-    with pytest.raises(AssertionError, match="computed though"):
+    with pytest.raises(AssertionError, match="computed although"):
         reference_summary(dataclasses.replace(other, network=idle), table, cache_dir=kept.parent, **OPTIONS)
     message = refusal(other, table, reference_statistics=kept)
     assert message.startswith(f"reference_statistics is {str(kept)!r}: it was made with")
@@ -148,7 +148,7 @@ def test_other_images_or_counts_refuse_the_file(table, kept, tmp_path):
     assert "it does not exist" in refusal(make_extractor(), table, reference_statistics=tmp_path / "no.npz")
 
 
-def test_a_file_that_is_given_is_used_wherever_it_lies(table, kept, tmp_path):
+def test_a_given_file_is_used_wherever_it_is(table, kept, tmp_path):
     moved = kept.rename(tmp_path / "mine.npz")
     options = {"cache_dir": tmp_path / "empty", "reference_statistics": moved}
     assert_same(reference_summary(make_extractor(network=idle), table, **options, **OPTIONS), whole(table))
@@ -232,7 +232,7 @@ def test_a_file_under_the_name_of_another_is_computed_again(table, kept, caplog)
     reference_summary(dataclasses.replace(other, network=idle), table, cache_dir=kept.parent, **OPTIONS)
 
 
-def test_modules_are_not_kept_and_a_folder_that_cannot_be_written_is_a_warning(table, tmp_path, caplog):
+def test_modules_are_not_cached_and_a_folder_that_cannot_be_written_is_a_warning(table, tmp_path, caplog):
     reference_summary(make_extractor(is_cacheable=False), table, cache_dir=tmp_path / "cache", **OPTIONS)
     assert not (tmp_path / "cache").exists()
     (tmp_path / "file").touch()
@@ -240,7 +240,7 @@ def test_modules_are_not_kept_and_a_folder_that_cannot_be_written_is_a_warning(t
     assert "cannot be cached" in caplog.text
 
 
-def test_a_group_of_one_process_is_as_none(table, tmp_path):
+def test_a_group_of_one_process_is_like_none(table, tmp_path):
     processes = init_distributed(num_threads=1)
     for extractor in (make_extractor(), make_extractor(network=idle)):
         assert_same(reference_summary(extractor, table, cache_dir=tmp_path, processes=processes, **OPTIONS), whole(table))

@@ -1,4 +1,4 @@
-"""The table of a measurement."""
+"""The table of an evaluation."""
 
 from hf_ddpm.evaluation.report import markdown_report
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
@@ -13,7 +13,7 @@ def of_class(mean: float, floor: float | None) -> ClassMetricValue:
 
 
 def test_a_class_may_lack_a_metric():
-    """Of one image there is no distance."""
+    """A single image has no distance."""
     protocol = {
         "seeds": [0], "num_images": 1000, "num_inference_steps": 20, "scheduler": "DDIMScheduler", "guidance_scale": 1.5,
         "reference_split": "train", "reference_images": 60_000, "command": "python train_scripts/evaluate_model.py",

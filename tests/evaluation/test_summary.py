@@ -1,4 +1,4 @@
-"""Summaries: what they hold is what numpy computes of all features, in whatever portions these came."""
+"""Summaries equal what numpy computes from all features, in any batches."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_neither_batch_size_nor_order_nor_processes_change_a_summary(monkeypatch
     assert_equal(summarise(order, batch_size, num_processes), at_once)
 
 
-def test_a_batch_may_be_written_over_by_the_next():
+def test_a_batch_may_be_overwritten_by_the_next():
     summary, features = empty(), torch.empty(1, D)
     probabilities, (labels, positions) = torch.empty(1, K), torch.zeros(2, 1, dtype=torch.int64)
     for position in range(N):
@@ -98,7 +98,7 @@ def test_predictions_are_compared_by_the_names_of_the_classes():
     assert summary.to_arrays()["counts"].tolist() == [(label == LABELS).sum() for label in range(K)]
 
 
-def test_the_classes_may_be_some_of_those_that_the_extractor_knows():
+def test_the_classes_may_be_a_subset_of_the_extractors():
     summary = FeatureSummary(dim=D, total_images=2, class_names=["dog"], predicted_class_names=PREDICTED)
     probabilities = torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
     summary.update(Features(torch.zeros(2, D), probabilities), [0, 0], [0, 1])
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
 
 
 @pytest.mark.parametrize("name", [*summarise(np.arange(N)).to_arrays()])
-def test_arrays_make_the_same_summary_and_a_missing_or_wrong_one_is_refused(name):
+def test_arrays_restore_the_summary_and_a_missing_or_wrong_one_is_refused(name):
     arrays = summarise(np.arange(N)).to_arrays()
     copy = empty()
     copy.load_arrays(arrays)
@@ -174,7 +174,7 @@ def test_arrays_make_the_same_summary_and_a_missing_or_wrong_one_is_refused(name
             empty().load_arrays({**arrays, name: arrays[name] * np.nan})
 
 
-def test_what_is_seen_twice_or_not_at_all_is_refused():
+def test_repeated_or_missing_images_are_refused():
     summary = empty()
     add(summary, np.arange(N - 1))
     with pytest.raises(ValueError, match=f"seen {N - 1} of {N}"):
@@ -205,7 +205,7 @@ def test_what_is_seen_twice_or_not_at_all_is_refused():
         ([0, 1], [0.0, 1.0], "positions"),
     ],
 )
-def test_labels_and_positions_that_are_not_such_are_refused(labels, positions, message):
+def test_wrong_labels_and_positions_are_refused(labels, positions, message):
     summary = empty()
     with pytest.raises(ValueError, match=message):
         summary.update(Features(torch.zeros(2, D), torch.full((2, K), 1 / K)), labels, positions)

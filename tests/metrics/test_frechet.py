@@ -12,7 +12,7 @@ from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics, frech
 DIM = 6
 
 
-def draw(num_images: int, seed: int, *, dim: int = DIM, offset: float = 0.0, dtype=np.float64) -> np.ndarray:
+def normal(num_images: int, seed: int, *, dim: int = DIM, offset: float = 0.0, dtype=np.float64) -> np.ndarray:
     """Correlated features."""
     random = np.random.default_rng(seed)
     return (random.normal(size=(num_images, dim)) @ random.normal(size=(dim, dim)) + offset).astype(dtype)
@@ -42,7 +42,7 @@ class PixelFeatures(nn.Module):
 
 
 def test_moments_are_those_of_numpy():
-    features = draw(50, 0, offset=3.0)
+    features = normal(50, 0, offset=3.0)
     statistics = statistics_of(features)
     assert statistics.num_images == 50
     np.testing.assert_allclose(statistics.mean, features.mean(axis=0), rtol=1e-12)
@@ -52,7 +52,7 @@ def test_moments_are_those_of_numpy():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 1e4, -1e6])
 def test_neither_batch_size_nor_order_nor_merging_matters(offset, dtype):
-    features = draw(97, 1, offset=offset, dtype=dtype)
+    features = normal(97, 1, offset=offset, dtype=dtype)
     # The offset is taken out first: what is left is what a one-pass sum of squares would lose.
     exact = np.cov(features.astype(np.float64) - features[0].astype(np.float64), rowvar=False)
     shuffled = np.random.default_rng(2).permutation(features)
@@ -75,7 +75,7 @@ def test_neither_batch_size_nor_order_nor_merging_matters(offset, dtype):
 def test_empty_batches_and_empty_processes_change_nothing():
     running, empty = RunningStatistics(DIM), RunningStatistics(DIM)
     running.merge(empty)
-    running.update(draw(20, 3))
+    running.update(normal(20, 3))
     before = running.result()
     running.update(np.zeros((0, DIM)))
     running.merge(empty)
@@ -88,15 +88,15 @@ def test_empty_batches_and_empty_processes_change_nothing():
 
 def test_a_result_is_not_changed_by_later_batches():
     running = RunningStatistics(DIM)
-    running.update(draw(20, 3))
+    running.update(normal(20, 3))
     before = running.result()
     mean = before.mean.copy()
-    running.update(draw(20, 4) + 100)
+    running.update(normal(20, 4) + 100)
     np.testing.assert_array_equal(before.mean, mean)
 
 
 def test_tensors_are_features_too():
-    features = draw(20, 3, dtype=np.float32)
+    features = normal(20, 3, dtype=np.float32)
     running = RunningStatistics(DIM)
     running.update(torch.from_numpy(features))
     np.testing.assert_array_equal(running.result().covariance, statistics_of(features).covariance)
@@ -124,7 +124,7 @@ def test_two_dimensional_gaussians_have_a_closed_form():
 
 
 def test_it_equals_torch_fidelity():
-    features, reference_features = draw(80, 5), draw(120, 6, offset=0.5)
+    features, reference_features = normal(80, 5), normal(120, 6, offset=0.5)
     statistics = [fid_features_to_statistics(torch.from_numpy(side)) for side in (features, reference_features)]
     expected = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
     assert distance(features, reference_features) == pytest.approx(expected, rel=1e-9)
@@ -143,28 +143,28 @@ def test_it_equals_torchmetrics():
     assert value == pytest.approx(metric.compute().item(), rel=1e-4)
 
 
-def test_equal_statistics_are_at_no_distance_and_sides_may_be_swapped():
-    first, second = statistics_of(draw(50, 0)), statistics_of(draw(70, 1))
+def test_equal_statistics_have_distance_zero_and_sides_may_be_swapped():
+    first, second = statistics_of(normal(50, 0)), statistics_of(normal(70, 1))
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-10)
     assert frechet_distance(first, second) == pytest.approx(frechet_distance(second, first), rel=1e-10)
 
 
 def test_it_grows_with_noise():
-    features = draw(400, 7)
+    features = normal(400, 7)
     noise = np.random.default_rng(8).normal(size=features.shape)
     distances = [distance(features + scale * noise, features) for scale in (0, 0.1, 0.3, 1, 3)]
     assert distances == sorted(distances) and distances[0] < 1e-9 < distances[1]
 
 
 def test_few_images_are_warned_about(caplog):
-    few, many = statistics_of(draw(DIM, 0)), statistics_of(draw(50, 1))
-    assert frechet_distance(statistics_of(draw(DIM + 1, 0)), many) and frechet_distance(few, many, warn=False)
+    few, many = statistics_of(normal(DIM, 0)), statistics_of(normal(50, 1))
+    assert frechet_distance(statistics_of(normal(DIM + 1, 0)), many) and frechet_distance(few, many, warn=False)
     assert not caplog.text
     assert np.isfinite(frechet_distance(few, many))
     assert f"give more than {DIM} images" in caplog.text
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     running = RunningStatistics(DIM)
     with pytest.raises(ValueError, match="needs at least 2 images, not 0"):
         running.result()
@@ -173,7 +173,7 @@ def test_mistakes_are_told():
     with pytest.raises(ValueError, match="one row per image"):
         running.update(np.zeros(DIM))
     for bad in (np.nan, np.inf):
-        features = draw(5, 0)
+        features = normal(5, 0)
         features[3, 2] = bad
         with pytest.raises(ValueError, match="not finite in row 3"):
             running.update(features)
@@ -181,8 +181,8 @@ def test_mistakes_are_told():
     with pytest.raises(ValueError, match="merge those of 6"):
         running.merge(RunningStatistics(DIM + 1))
     with pytest.raises(ValueError, match="6 and 5 dimensions"):
-        frechet_distance(statistics_of(draw(20, 0)), statistics_of(draw(20, 0, dim=5)))
+        frechet_distance(statistics_of(normal(20, 0)), statistics_of(normal(20, 0, dim=5)))
     with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3, 3\): give \(D,\) and \(D, D\)"):
-        frechet_distance(statistics_of(draw(20, 0)), GaussianStatistics(9, np.zeros(2), np.eye(3)))
+        frechet_distance(statistics_of(normal(20, 0)), GaussianStatistics(9, np.zeros(2), np.eye(3)))
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(GaussianStatistics(9, np.full(2, np.nan), np.eye(2)), GaussianStatistics(9, np.zeros(2), np.eye(2)))

@@ -1,4 +1,4 @@
-"""The metrics of `evaluate`: loaded offline from their folders, equal to the functions, any numbers of rows."""
+"""The metrics for `evaluate`: loaded offline, equal to the functions, for any numbers of rows."""
 
 import socket
 import sys
@@ -77,7 +77,7 @@ TWO_SETS = {
 
 
 @pytest.mark.parametrize("name", TWO_SETS)
-def test_two_sets_of_any_size_by_any_road(load, name, features, reference_features):
+def test_two_sets_of_any_size_in_any_way(load, name, features, reference_features):
     function, options = TWO_SETS[name]
     expected = function(features, reference_features)
     metric = load(name)
@@ -125,7 +125,7 @@ def test_class_accuracy(load):
         metric.add_batch(predictions=[1, 2], references=[1])
 
 
-def test_mistakes_are_told(load, features, reference_features):
+def test_mistakes_are_refused(load, features, reference_features):
     # In memory, since `evaluate` keeps the lock of a file whose metric failed, and the next one waits for it.
     kernel = load("kernel_distance", keep_in_memory=True)
     with pytest.raises(ValueError, match="metric is 'fid': give one of class_accuracy, .*precision_recall"):

@@ -71,7 +71,7 @@ def test_certain_and_diverse_scores_more():
     assert scores == sorted(scores) and scores[0] == pytest.approx(1) and scores[-1] < CLASSES
 
 
-def test_an_image_missing_or_twice_is_told():
+def test_missing_or_repeated_images_are_refused():
     probabilities = draw_logits(10).softmax(dim=1)
     running = RunningInceptionScore(CLASSES, 2)
     with pytest.raises(ValueError, match="has seen 0 of no images"):
@@ -84,7 +84,7 @@ def test_an_image_missing_or_twice_is_told():
         running.result()
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     good = np.full((2, CLASSES), 1 / CLASSES)
     running = RunningInceptionScore(CLASSES, 2)
     cases = [

@@ -1,4 +1,4 @@
-"""Kernel distance: its definition, the two reference implementations, unbiasedness, and blocks that do not show."""
+"""Kernel distance: its definition, the two reference implementations, unbiasedness, and independence of blocks."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hf_ddpm.metrics import nearest
 from hf_ddpm.metrics.kernel import kernel_distance
 
 
-def draw(num_images: int, seed: int, *, dim: int = 5, offset: float = 0.0) -> np.ndarray:
+def normal(num_images: int, seed: int, *, dim: int = 5, offset: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num_images, dim)) + offset
 
 
@@ -28,14 +28,14 @@ def by_definition(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_it_is_its_definition_with_unequal_counts():
-    features, reference_features = draw(7, 0), draw(11, 1, offset=0.3)
+    features, reference_features = normal(7, 0), normal(11, 1, offset=0.3)
     expected = by_definition(features, reference_features)
     assert kernel_distance(features, reference_features) == pytest.approx(expected, rel=1e-10)
     assert kernel_distance(reference_features, features) == pytest.approx(expected, rel=1e-10)
 
 
 def test_it_equals_torch_fidelity():
-    features, reference_features = draw(60, 2), draw(60, 3, offset=0.5)
+    features, reference_features = normal(60, 2), normal(60, 3, offset=0.5)
     sides = [torch.from_numpy(side) for side in (features, reference_features)]
     expected = kid_features_to_metric(*sides, kid_subsets=1, kid_subset_size=60, verbose=False)[KEY_METRIC_KID_MEAN]
     assert kernel_distance(features, reference_features) == pytest.approx(expected, rel=1e-9)
@@ -58,20 +58,20 @@ def test_it_equals_torchmetrics():
 
 
 def test_it_is_unbiased():
-    pairs = [kernel_distance(draw(10, 2 * seed), draw(10, 2 * seed + 1)) for seed in range(300)]
+    pairs = [kernel_distance(normal(10, 2 * seed), normal(10, 2 * seed + 1)) for seed in range(300)]
     assert min(pairs) < 0
     assert abs(np.mean(pairs)) < 4 * np.std(pairs) / np.sqrt(len(pairs))
 
 
 def test_it_grows_with_noise():
-    features, others = draw(200, 4), draw(200, 5)
+    features, others = normal(200, 4), normal(200, 5)
     noise = np.random.default_rng(6).normal(size=features.shape)
     distances = [kernel_distance(features + scale * noise, others) for scale in (0, 0.5, 1, 2, 4)]
     assert distances == sorted(distances)
 
 
 def test_blocks_and_order_do_not_matter(monkeypatch):
-    features, reference_features = draw(23, 0), draw(17, 1, offset=0.3)
+    features, reference_features = normal(23, 0), normal(17, 1, offset=0.3)
     whole = kernel_distance(features, reference_features)
     monkeypatch.setattr(nearest, "BLOCK_ENTRIES", 40)
     assert kernel_distance(features[::-1], reference_features) == pytest.approx(whole, rel=1e-10)
@@ -80,7 +80,7 @@ def test_blocks_and_order_do_not_matter(monkeypatch):
 
 
 def test_subsets_follow_the_seed():
-    features, reference_features = draw(30, 0), draw(40, 1, offset=0.3)
+    features, reference_features = normal(30, 0), normal(40, 1, offset=0.3)
     first = kernel_distance(features, reference_features, subset_size=10, num_subsets=3, seed=1)
     assert kernel_distance(features, reference_features, subset_size=10, num_subsets=3, seed=1) == first
     assert kernel_distance(features, reference_features, subset_size=10, num_subsets=3, seed=2) != first
@@ -88,14 +88,14 @@ def test_subsets_follow_the_seed():
     assert kernel_distance(features, reference_features[:30], subset_size=30) == pytest.approx(whole, rel=1e-10)
 
 
-def test_many_subsets_come_near_to_the_whole():
-    features, reference_features = draw(60, 0), draw(60, 1, offset=1.0)
+def test_many_subsets_approach_the_whole():
+    features, reference_features = normal(60, 0), normal(60, 1, offset=1.0)
     subsets = kernel_distance(features, reference_features, subset_size=20, num_subsets=200)
     assert subsets == pytest.approx(kernel_distance(features, reference_features), rel=0.1)
 
 
-def test_the_given_features_stay_as_they_are():
-    features, reference_features = draw(10, 0), draw(10, 1)
+def test_the_given_features_are_not_changed():
+    features, reference_features = normal(10, 0), normal(10, 1)
     copies = features.copy(), reference_features.copy()
     features.flags.writeable = False
     kernel_distance(features, reference_features)
@@ -112,17 +112,17 @@ def test_the_given_features_stay_as_they_are():
         ({"num_subsets": 0, "subset_size": 5}, "num_subsets is 0: give at least 1"),
     ],
 )
-def test_wrong_subsets_are_told(options, message):
+def test_wrong_subsets_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        kernel_distance(draw(10, 0), draw(12, 1), **options)
+        kernel_distance(normal(10, 0), normal(12, 1), **options)
 
 
-def test_wrong_features_are_told():
+def test_wrong_features_are_refused():
     with pytest.raises(ValueError, match="^features are of 1 images: give at least 2"):
-        kernel_distance(draw(1, 0), draw(5, 1))
+        kernel_distance(normal(1, 0), normal(5, 1))
     with pytest.raises(ValueError, match="^reference_features are of 1 images: give at least 2"):
-        kernel_distance(draw(5, 0), draw(1, 1))
+        kernel_distance(normal(5, 0), normal(1, 1))
     with pytest.raises(ValueError, match="features have 4 dimensions: give 5"):
-        kernel_distance(draw(5, 0, dim=4), draw(5, 1))
+        kernel_distance(normal(5, 0, dim=4), normal(5, 1))
     with pytest.raises(ValueError, match="not finite in row 0"):
-        kernel_distance(draw(5, 0) * np.inf, draw(5, 1))
+        kernel_distance(normal(5, 0) * np.inf, normal(5, 1))

@@ -10,7 +10,7 @@ from hf_ddpm.metrics import nearest
 from hf_ddpm.metrics.precision_recall import ManifoldMetrics, density_coverage, manifold_metrics, precision_recall
 
 
-def draw(num_images: int, seed: int, *, dim: int = 4, offset: float = 0.0, dtype=np.float64) -> np.ndarray:
+def normal(num_images: int, seed: int, *, dim: int = 4, offset: float = 0.0, dtype=np.float64) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(num_images, dim)) + offset).astype(dtype)
 
 
@@ -33,7 +33,7 @@ def by_definition(x: np.ndarray, y: np.ndarray, precision_recall_k: int, density
 @pytest.mark.parametrize("origin", [0.0, 1e3, 1e6])
 @pytest.mark.parametrize(("num_images", "num_references"), [(60, 60), (40, 75), (75, 40)])
 def test_they_are_their_definitions(num_images, num_references, origin):
-    features, reference_features = draw(num_images, 0, offset=0.8), draw(num_references, 1)
+    features, reference_features = normal(num_images, 0, offset=0.8), normal(num_references, 1)
     expected = by_definition(features, reference_features, 3, 5)
     assert 0 < expected.precision < 1 and 0 < expected.recall < 1 and 0 < expected.coverage < 1
     # Both moved far away: distances, and so the metrics, stay.
@@ -42,7 +42,7 @@ def test_they_are_their_definitions(num_images, num_references, origin):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_precision_and_recall_equal_torch_fidelity(dtype):
-    features, reference_features = draw(80, 2, offset=0.8, dtype=dtype), draw(90, 3, dtype=dtype)
+    features, reference_features = normal(80, 2, offset=0.8, dtype=dtype), normal(90, 3, dtype=dtype)
     sides = [torch.from_numpy(side) for side in (features, reference_features)]
     options = {"prc_neighborhood": 3, "prc_batch_size": 32, "save_cpu_ram": True, "verbose": False}
     expected = prc_features_to_metric(*sides, **options)
@@ -55,7 +55,7 @@ def test_precision_and_recall_equal_torch_fidelity(dtype):
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
 def test_a_set_compared_with_itself_is_perfect(scale):
     # Each radius is a distance of the same set, so everything hangs on ties.
-    features = scale * draw(300, 4, dim=37, dtype=np.float32)
+    features = scale * normal(300, 4, dim=37, dtype=np.float32)
     shuffled = np.random.default_rng(0).permutation(features)
     assert manifold_metrics(shuffled, features) == ManifoldMetrics(1, 1, 1, 1)
 
@@ -63,7 +63,7 @@ def test_a_set_compared_with_itself_is_perfect(scale):
 @pytest.mark.parametrize("rows", [1, 5, 7, 33])
 @pytest.mark.parametrize("offset", [0.0, 3.0, 1000.0])
 def test_ties_survive_the_edges_of_blocks(rows, offset, monkeypatch):
-    features = draw(101, 5, dim=37, offset=offset, dtype=np.float32)
+    features = normal(101, 5, dim=37, offset=offset, dtype=np.float32)
     monkeypatch.setattr(nearest, "BLOCK_ENTRIES", rows * len(features))
     assert manifold_metrics(features[::-1], features) == ManifoldMetrics(1, 1, 1, 1)
 
@@ -82,20 +82,20 @@ def test_points_on_a_line_by_hand():
 
 
 def test_sets_far_apart_score_zero():
-    assert manifold_metrics(draw(20, 0), draw(20, 1, offset=100)) == ManifoldMetrics(0, 0, 0, 0)
+    assert manifold_metrics(normal(20, 0), normal(20, 1, offset=100)) == ManifoldMetrics(0, 0, 0, 0)
 
 
 def test_a_collapsed_model_has_precision_and_no_recall():
-    references = draw(200, 0)
-    collapsed = references[:1] + 1e-3 * draw(200, 1)
+    references = normal(200, 0)
+    collapsed = references[:1] + 1e-3 * normal(200, 1)
     metrics = manifold_metrics(collapsed, references)
     assert metrics.precision == 1 and metrics.recall <= 1 / 200
     assert metrics.coverage < 0.1 and metrics.density > 0.9
 
 
 def test_they_fall_with_noise():
-    features, references = draw(300, 6), draw(300, 7)
-    noise = draw(300, 8)
+    features, references = normal(300, 6), normal(300, 7)
+    noise = normal(300, 8)
     scores = [manifold_metrics(features + scale * noise, references) for scale in (0, 0.5, 1, 2, 4)]
     for name in ("precision", "density", "coverage"):
         values = [getattr(score, name) for score in scores]
@@ -103,7 +103,7 @@ def test_they_fall_with_noise():
 
 
 def test_blocks_and_order_do_not_matter(monkeypatch):
-    features, references = draw(53, 0, offset=0.8), draw(47, 1)
+    features, references = normal(53, 0, offset=0.8), normal(47, 1)
     whole = manifold_metrics(features, references)
     for entries in (1, 150):
         monkeypatch.setattr(nearest, "BLOCK_ENTRIES", entries)
@@ -111,20 +111,20 @@ def test_blocks_and_order_do_not_matter(monkeypatch):
 
 
 def test_the_short_forms_are_parts_of_the_whole():
-    features, references = draw(53, 0, offset=0.8), draw(47, 1)
+    features, references = normal(53, 0, offset=0.8), normal(47, 1)
     whole = manifold_metrics(features, references, precision_recall_k=2, density_coverage_k=4)
     assert precision_recall(features, references, nearest_k=2) == (whole.precision, whole.recall)
     assert density_coverage(features, references, nearest_k=4) == (whole.density, whole.coverage)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="reference_features are of 5 images: give at least 6"):
-        manifold_metrics(draw(20, 0), draw(5, 1))
+        manifold_metrics(normal(20, 0), normal(5, 1))
     with pytest.raises(ValueError, match="^features are of 3 images: give at least 4"):
-        precision_recall(draw(3, 0), draw(20, 1))
+        precision_recall(normal(3, 0), normal(20, 1))
     with pytest.raises(ValueError, match="nearest_k is 0: give at least 1"):
-        density_coverage(draw(20, 0), draw(20, 1), nearest_k=0)
+        density_coverage(normal(20, 0), normal(20, 1), nearest_k=0)
     with pytest.raises(ValueError, match="features have 3 dimensions: give 4"):
-        manifold_metrics(draw(20, 0, dim=3), draw(20, 1))
+        manifold_metrics(normal(20, 0, dim=3), normal(20, 1))
     with pytest.raises(ValueError, match="not finite in row 0"):
-        manifold_metrics(draw(20, 0) * np.nan, draw(20, 1))
+        manifold_metrics(normal(20, 0) * np.nan, normal(20, 1))

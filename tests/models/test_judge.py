@@ -1,4 +1,4 @@
-"""Judges: what they see of images, and what is refused when one is read."""
+"""Judges: their view of images, and what is refused when one is read."""
 
 import dataclasses
 import hashlib
@@ -128,7 +128,7 @@ def test_other_images_are_refused(images):
     assert "takes (B, 1, 8, 8) uint8" in message and str(tuple(images.shape)) in message
 
 
-def test_gray_images_are_refused_by_a_judge_of_colours():
+def test_gray_images_are_refused_by_a_judge_of_colour_images():
     assert "takes (B, 3, 8, 8)" in refusal(lambda: make_judge(channels=3)(some_images(2)))
 
 
@@ -145,7 +145,7 @@ def test_gray_images_are_refused_by_a_judge_of_colours():
         ([8.0], [1]),
     ],
 )
-def test_a_network_that_is_no_small_classifier_is_refused(widths, depths):
+def test_a_network_that_is_not_a_small_classifier_is_refused(widths, depths):
     build = lambda: build_network(widths=widths, depths=depths, channels=1, class_names=["a", "b"])  # noqa: E731
     assert "widths" in refusal(build)
 
@@ -242,7 +242,7 @@ def test_weights_of_another_network_are_refused(saved, edit):
     assert "classifier.1.bias" in refusal(lambda: load_judge(saved))
 
 
-def test_weights_that_are_no_safetensors_are_refused(saved):
+def test_weights_that_are_not_safetensors_are_refused(saved):
     torch.save({"a": torch.ones(1)}, saved / "model.safetensors")
     vouch(saved)
     assert str(saved) in refusal(lambda: load_judge(saved))
@@ -305,13 +305,13 @@ def test_code_named_by_a_config_is_not_looked_at(saved):
         ("data_fingerprint", ...),
     ],
 )
-def test_a_record_that_no_judge_has_is_refused(saved, name, value):
+def test_an_invalid_record_is_refused(saved, name, value):
     change(saved / "judge.json", **{name: value})
     refusal(lambda: load_judge(saved))
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\xff", "[" * 100_000])
 @pytest.mark.parametrize("name", ["config.json", "judge.json"])
-def test_what_is_no_json_is_refused(saved, name, text):
+def test_files_that_are_not_json_are_refused(saved, name, text):
     (saved / name).write_text(text, encoding="latin-1")
     assert name in refusal(lambda: load_judge(saved))
