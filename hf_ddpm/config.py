@@ -86,10 +86,10 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _name_of(kind: Any) -> str:
-    """An annotation in words: `int or null`, `one of adam, adamw`."""
+    """An annotation in words: `int or null`, `one of 'adam', 'adamw'`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"one of {', '.join(map(repr, arguments))}"
     if origin in (Union, UnionType):
         return " or ".join(map(_name_of, arguments))
     if origin in (list, tuple):

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from hf_ddpm import cli
 from hf_ddpm.cli import PROGRAMS, dump_config, load_recipe, parse_config, recipe_program, user_errors
 from hf_ddpm.config import require
+from hf_ddpm.evaluation.options import EvaluationConfig
+from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 
 
@@ -306,6 +309,12 @@ def test_help_lists_the_options(capsys, config_class):
     assert "--config" in out and ("Celsius" in out or "Run folder" in out)
 
 
+@pytest.mark.parametrize("config_class", [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig])
+def test_every_option_has_a_help_text(config_class):
+    options = {action.dest: action.help for action in cli._build_parser(config_class)._actions}
+    assert len(options) > 20 and [name for name, text in options.items() if not text] == []
+
+
 def test_traceback_on_request(monkeypatch):
     monkeypatch.setenv("HF_DDPM_TRACEBACK", "1")
     with pytest.raises(ValueError, match="--layers is -1"):
@@ -341,7 +350,7 @@ def test_a_group_left_empty_is_named(recipe, mistake):
 
 
 def test_a_group_that_is_a_number_is_named(recipe, mistake):
-    assert "oven" in mistake("--config", recipe("name: x\noven: 3\n"))
+    assert "--oven is 3: it is a group" in mistake("--config", recipe("name: x\noven: 3\n"))
 
 
 def test_a_recipe_has_no_config_key(recipe, mistake):
@@ -349,12 +358,41 @@ def test_a_recipe_has_no_config_key(recipe, mistake):
     assert "no key `config`" in mistake("--config", recipe(f"name: x\nconfig: {other}\n"))
 
 
-def test_a_union_is_said_in_short(mistake):
-    assert "--layers: expected int or null. Got value: many" in mistake("--name=x", "--layers=many")
+IN_OUR_WORDS = {
+    r"Does not validate against any of": (["--layers=many"], "--layers is many: expected int or null"),
+    r"<class '(\w+)'>": (["--sugar=much"], "--sugar is much: expected float"),
+    r"typing\.Literal": (["--flavour=mud"], "--flavour is mud: expected one of 'plain', 'lemon'"),
+    r"(?:, NoneType|(Expected a )NoneType": (["--layers=1.5"], "--layers is 1.5: expected int or null"),
+    r'^Parser key "([\w.]+)": Expected a': (["--oven.fan=maybe"], "--oven.fan is maybe: expected bool"),
+    r'^Parser key "([\w.]+)": Unable to load config': (["--oven=3"], "--oven is '3': it is a group, give its options"),
+    r"^unrecognized arguments": (["--colour=red"], "unknown option --colour=red, --help lists them all"),
+    r"^Option '([\w.]+)' is not accepted": (["--config=a.yaml"], "a.yaml: unknown option colour, --help lists them all"),
+    r"^Group '([\w.]+)' does not accept": (["--config=b.yaml"], "b.yaml: unknown option oven.colour, --help lists them all"),
+    r"^the following arguments are required": (["--config=c.yaml"], "--name is required"),
+}
 
 
-def test_a_literal_lists_its_words(mistake):
-    assert "--flavour: expected one of ['plain', 'lemon']. Got value: mud" in mistake("--name=x", "--flavour=mud")
+@pytest.mark.parametrize("pattern", cli._IN_OUR_WORDS)
+def test_a_message_of_the_parser_is_said_in_our_words(recipe, mistake, monkeypatch, tmp_path, pattern):
+    recipe("name: x\ncolour: red\n", "a.yaml")
+    recipe("name: x\noven:\n  colour: red\n", "b.yaml")
+    recipe("sugar: 0.1\n", "c.yaml")
+    monkeypatch.chdir(tmp_path)
+    ((args, message),) = (case for start, case in IN_OUR_WORDS.items() if pattern.startswith(start))
+    args = args if args[0].startswith("--config") else ["--name=x", *args]
+    assert message in mistake(*args)
+    others = {other: words for other, words in cli._IN_OUR_WORDS.items() if other != pattern}
+    monkeypatch.setattr(cli, "_IN_OUR_WORDS", others)  # the pattern has a part in it
+    assert message not in mistake(*args)
+
+
+@pytest.mark.parametrize(
+    "subtypes", ["<class 'int'>, <class 'NoneType'>", "<class 'NoneType'>, <class 'int'>"], ids=["last", "first"]
+)
+def test_null_comes_last(subtypes):
+    said = f'Parser key "layers": Does not validate against any of the Union subtypes\nSubtypes: [{subtypes}]\n'
+    said += "Errors:\n- Expected a <class 'int'>\nGiven value type: <class 'str'>\nGiven value: many"
+    assert cli._readable(said) == "--layers is many: expected int or null"
 
 
 def test_a_diverged_run_is_one_line_and_another_exit_code(capsys):
@@ -431,6 +469,8 @@ import numpy as np, sys
 from hf_ddpm.config import BaseConfig
 from hf_ddpm.cli import parse_config
 from hf_ddpm.config import require
+from hf_ddpm.evaluation.options import EvaluationConfig
+from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.training.options import TrainConfig
 import hf_ddpm.training.options as options
 

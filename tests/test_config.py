@@ -100,7 +100,7 @@ def test_values_at_the_edge_are_possible(group, options):
 @pytest.mark.parametrize(
     ("group", "options", "message"),
     [
-        (OptimConfig, {"optimizer": "sgd"}, "--optim.optimizer is 'sgd': expected one of adam, adamw"),
+        (OptimConfig, {"optimizer": "sgd"}, "--optim.optimizer is 'sgd': expected one of 'adam', 'adamw'"),
         (DataConfig, {"batch_size": "8"}, "--data.batch_size is '8': expected int"),
         (DataConfig, {"batch_size": True}, "--data.batch_size is True: expected int"),
         (DataConfig, {"batch_size": 8.0}, "--data.batch_size is 8.0: expected int"),
@@ -112,8 +112,8 @@ def test_values_at_the_edge_are_possible(group, options):
         (OptimConfig, {"betas": (0.9,)}, "--optim.betas is (0.9,): expected tuple of float, float"),
         (OptimConfig, {"learning_rate": False}, "--optim.learning_rate is False: expected float"),
         (ModelConfig, {"overrides": [1]}, "--model.overrides is [1]: expected dict or null"),
-        (LoggingConfig, {"trackers": ["bogus"]}, "--logging.trackers is ['bogus']: expected list of one of tensorboard, "),
-        (run_config, {"mixed_precision": "fp8"}, "--mixed_precision is 'fp8': expected one of fp32, bf16, fp16"),
+        (LoggingConfig, {"trackers": ["bogus"]}, "--logging.trackers is ['bogus']: expected list of one of 'tensorboard', "),
+        (run_config, {"mixed_precision": "fp8"}, "--mixed_precision is 'fp8': expected one of 'fp32', 'bf16', 'fp16'"),
         (train_config, {"optim": {"betas": (0, 0)}}, "--optim is {'betas': (0, 0)}: expected OptimConfig"),
         (train_config, {"data": ReferenceDataConfig()}, "--data is ReferenceDataConfig("),
     ],
