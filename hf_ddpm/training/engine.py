@@ -6,13 +6,12 @@ A program describes what is particular to its network by a `TrainingTask` and ca
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
 import math
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,7 +39,7 @@ from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import check_changes, describe_other_processes
 from hf_ddpm.training.state import TrainState, naming_checkpoint, read_saved
-from hf_ddpm.training.tracking import RunLog, check_trackers, write_environment
+from hf_ddpm.training.tracking import RunLog, check_trackers
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
@@ -175,6 +174,70 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
         return task.finish(state, run)
 
 
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
+
+    Raises:
+        ValueError: the launcher started more processes than can see each other.
+    """
+    init_distributed(config.num_threads)
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
+        cpu=not has_accelerator(),
+        log_with=config.logging.trackers or None,
+        project_dir=config.output_dir,
+    )
+
+
+def _how_to_resume(config: RunConfig) -> str:
+    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
+    elsewhere = config.resume not in ("none", "auto", "latest") and not RunFolder(Path(config.output_dir)).checkpoints()
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
+        return config.resume
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning("started again by the launcher: --resume auto")
+    return "auto"
+
+
+def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
+    """Continue from a checkpoint, after comparing its options with those of this run.
+
+    Returns:
+        Whether the preview of the checkpoint's step is still to be made.
+
+    Raises:
+        ValueError: the checkpoint is of another run, or past the end of this one.
+    """
+    saved = read_saved(checkpoint)
+    if saved["step"] > run.total_steps:
+        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
+    for warning in check_changes(saved["identity"], run.identity()):
+        if run.accelerator.is_main_process:
+            logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
+    with naming_checkpoint(checkpoint):
+        state.load(checkpoint, run.accelerator)
+    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
+    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
+    if before != now:
+        run.accelerator.print(describe_other_processes(before, now, isinstance(run.images, ImageStream)))
+    return saved.get("owes_preview", False)
+
+
+def open_log(run: Run, state: TrainState) -> RunLog:
+    """Create the run folder with its options, and open the log."""
+    accelerator = run.accelerator
+    if accelerator.is_main_process:
+        write_whole(run.folder.config, dump_config(run.config))
+        surroundings = describe_environment(accelerator.device, accelerator.num_processes)
+        write_whole(run.folder.environment, json.dumps(surroundings, indent=1) + "\n")
+        for path in drop_checkpoints_after(run.folder, state.step):
+            print(f"removed {path}: the run continues from step {state.step}")
+    if run.config.logging.trackers:
+        accelerator.init_trackers("trackers")
+    accelerator.wait_for_everyone()
+    return RunLog(accelerator, run.folder, total_steps=run.total_steps, start_step=state.step)
+
+
 def take_steps(
     state: StateType,
     run: RunType,
@@ -184,16 +247,16 @@ def take_steps(
     *,
     preview_pending: bool,
 ) -> None:
-    """Train to the end of the run, or until any process is asked to stop, with all that is due on the way.
+    """Train to the end of the run, or until any process is asked to stop; log, preview and save when due.
 
     Args:
         state, run, task, log, stop: of the run.
         preview_pending: whether the run was stopped before the preview of the step that `state` is at.
     """
-    config, accelerator = run.config, run.accelerator
+    logging_steps, saving_steps = run.config.logging.every_steps, run.config.checkpoint.every_steps
 
     def make_preview() -> None:
-        with _not_training(log), stop.raising():
+        with log.paused(), stop.raising():
             task.preview(state, run, log)
 
     if preview_pending:
@@ -201,18 +264,45 @@ def take_steps(
     for step in range(state.step, run.total_steps):
         grad_norm = task.train_step(state, run, step)
         log.advance(run.total_batch_size)
-        done = state.step
-        if done % config.logging.every_steps == 0 or done == run.total_steps:
+        done, at_end = state.step, state.step == run.total_steps
+        if at_end or is_due(done, logging_steps):
             log_progress(log, state, run, grad_norm)
-        signal_number = any_process_stopped(stop, accelerator)
-        wants_preview = done == run.total_steps or any(is_due(done, steps) for steps in task.preview_every_steps)
+        signal_number = any_process_stopped(stop, run.accelerator)
+        wants_preview = at_end or any(is_due(done, steps) for steps in task.preview_every_steps)
         if wants_preview and not signal_number:
             make_preview()
-        if done == run.total_steps or is_due(done, config.checkpoint.every_steps) or signal_number:
-            with _not_training(log):
+        if at_end or is_due(done, saving_steps) or signal_number:
+            with log.paused():
                 save_checkpoint(state, run, preview_pending=wants_preview and bool(signal_number))
         if signal_number:
             raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
+
+
+def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
+    """Log the mean losses since the last logged step, the position in the data, learning rate and gradient norm."""
+    values: dict[str, float] = {"images_seen": state.images_seen}
+    if run.images.num_images:
+        values["epoch"] = state.images_seen / run.images.num_images
+    values |= {**state.take_window(), "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": float(grad_norm)}
+    log.write(state.step, values, with_speed=True)
+
+
+def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
+    """Publish a checkpoint of this step, then remove old ones.
+
+    Args:
+        state, run: of the run.
+        preview_pending: the preview of this step was skipped; a run that is resumed from here makes it first.
+    """
+    if run.accelerator.is_main_process:
+
+        def write(directory: Path) -> None:
+            state.save(directory, run.accelerator, {"identity": run.identity(), "owes_preview": preview_pending})
+            write_manifest(directory)
+
+        publish_directory(run.folder.checkpoint(state.step), write)
+        prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
+    run.accelerator.wait_for_everyone()
 
 
 def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
@@ -265,21 +355,6 @@ def is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step % every_steps == 0
 
 
-def build_accelerator(config: RunConfig) -> Accelerator:
-    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
-
-    Raises:
-        ValueError: the launcher started more processes than can see each other.
-    """
-    init_distributed(config.num_threads)
-    return Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
-        cpu=not has_accelerator(),
-        log_with=config.logging.trackers or None,
-        project_dir=config.output_dir,
-    )
-
-
 def require_one_process(accelerator: Accelerator, network: str, program: str) -> None:
     """Raise `ValueError` if a launcher started several processes to train what is trained by one."""
     if accelerator.num_processes > 1:
@@ -287,88 +362,3 @@ def require_one_process(accelerator: Accelerator, network: str, program: str) ->
             f"the launcher started {accelerator.num_processes} processes: {network} is trained by one, "
             f"start train_scripts/{program} with python"
         )
-
-
-def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
-    """Continue from a checkpoint, after comparing its options with those of this run.
-
-    Returns:
-        Whether the preview of the checkpoint's step is still to be made.
-
-    Raises:
-        ValueError: the checkpoint is of another run, or past the end of this one.
-    """
-    saved = read_saved(checkpoint)
-    if saved["step"] > run.total_steps:
-        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
-    for warning in check_changes(saved["identity"], run.identity()):
-        if run.accelerator.is_main_process:
-            logger.warning("%s: the run goes on, but not bit for bit as it would have", warning)
-    with naming_checkpoint(checkpoint):
-        state.load(checkpoint, run.accelerator)
-    run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
-    before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
-    if before != now:
-        run.accelerator.print(describe_other_processes(before, now, isinstance(run.images, ImageStream)))
-    return saved.get("owes_preview", False)
-
-
-def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
-    """Publish a checkpoint of this step, then remove old ones.
-
-    Args:
-        state, run: of the run.
-        preview_pending: the preview of this step was skipped; a run that is resumed from here makes it first.
-    """
-    if run.accelerator.is_main_process:
-
-        def write(directory: Path) -> None:
-            state.save(directory, run.accelerator, {"identity": run.identity(), "owes_preview": preview_pending})
-            write_manifest(directory)
-
-        publish_directory(run.folder.checkpoint(state.step), write)
-        prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
-    run.accelerator.wait_for_everyone()
-
-
-def open_log(run: Run, state: TrainState) -> RunLog:
-    """Create the run folder with its options, and open the log."""
-    accelerator = run.accelerator
-    if accelerator.is_main_process:
-        write_whole(run.folder.config, dump_config(run.config))
-        write_environment(run.folder.environment, accelerator)
-        for path in drop_checkpoints_after(run.folder, state.step):
-            print(f"removed {path}: the run goes on from step {state.step}")
-    if run.config.logging.trackers:
-        accelerator.init_trackers("trackers")
-    accelerator.wait_for_everyone()
-    return RunLog(accelerator, run.folder, total_steps=run.total_steps, start_step=state.step)
-
-
-def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
-    """Log the mean losses since the last logged step and what goes with them."""
-    values = {
-        "images_seen": state.images_seen,
-        **({"epoch": state.images_seen / run.images.num_images} if run.images.num_images else {}),
-        **state.take_window(),
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "grad_norm": float(grad_norm),
-    }
-    log.write(state.step, values, with_speed=True)
-
-
-def _how_to_resume(config: RunConfig) -> str:
-    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
-    elsewhere = config.resume not in ("none", "auto", "latest") and not RunFolder(Path(config.output_dir)).checkpoints()
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
-        return config.resume
-    if os.environ.get("RANK", "0") == "0":
-        logger.warning("started again by the launcher: --resume auto")
-    return "auto"
-
-
-@contextlib.contextmanager
-def _not_training(log: RunLog) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    log.pause_clock(time.perf_counter() - started)

@@ -1,19 +1,18 @@
-"""What a run tells the world while it goes on: progress bar, metrics.jsonl, trackers, environment.json."""
+"""Logging of a run: progress bar, metrics.jsonl and trackers."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import naming, write_whole
 
 
@@ -66,9 +65,12 @@ class RunLog:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         self._accelerator.log(values, step=step)
 
-    def pause_clock(self, seconds: float) -> None:
-        """Leave out of the speed what was not training."""
-        self._time_since += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is not training out of the speed."""
+        started = time.perf_counter()
+        yield
+        self._time_since += time.perf_counter() - started
 
     def close(self) -> None:
         """Finish the bar and the trackers."""
@@ -95,8 +97,3 @@ def check_trackers(trackers: Sequence[str]) -> None:
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ValueError(f'--logging.trackers: {tracker} is not installed, pip install "hf_ddpm[track]" or {tracker}')
-
-
-def write_environment(path: Path, accelerator: Accelerator) -> None:
-    """Write `environment.json`: command, package versions, commit, hardware and threads."""
-    write_whole(path, json.dumps(describe_environment(accelerator.device, accelerator.num_processes), indent=1) + "\n")
