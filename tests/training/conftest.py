@@ -1,9 +1,31 @@
-"""What the tests of the small training programs share: a few digits, and a program that is run on a mistake."""
+"""What the tests of training share: short previews, digits that are decoded once, a program that is run on a mistake."""
+
+from pathlib import Path
 
 import datasets
 import pytest
 
 from hf_ddpm.data.sources import open_splits
+from hf_ddpm.training import preview
+
+
+@pytest.fixture(scope="session")
+def decoded_digits(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("decoded")
+
+
+@pytest.fixture(autouse=True)
+def private_datasets_cache(decoded_digits, monkeypatch) -> Path:
+    """Decoded data is kept out of the user's cache, and between the tests."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", decoded_digits)
+    return decoded_digits
+
+
+@pytest.fixture(autouse=True)
+def short_previews(monkeypatch) -> None:
+    """Every run ends with a preview, which takes longer than a short training."""
+    monkeypatch.setattr(preview, "COLUMNS", 2)
+    monkeypatch.setattr(preview, "MAX_INFERENCE_STEPS", 2)
 
 
 @pytest.fixture(scope="module")

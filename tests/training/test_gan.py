@@ -109,7 +109,7 @@ def test_a_run_leaves_what_every_run_leaves(run_training, capsys):
         "step-00000004.png",
     ]
     settings = RunFolder(folder).read_grid_settings()
-    assert settings.columns == 8 and settings.scheduler is settings.num_inference_steps is settings.guidance_scale is None
+    assert settings.columns == 2 and settings.scheduler is settings.num_inference_steps is settings.guidance_scale is None
     lines = metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:

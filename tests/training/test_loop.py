@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
-import signal
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,14 +18,15 @@ from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.training import preview
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
-# Trains, and dies by SIGKILL right after an optimizer step, before that step is logged.
-KILLED_RUN = """
-import os, signal, sys
+# Trains with each list of options in a child process, which dies by SIGKILL right after step 17, before that step is logged.
+KILLED_RUNS = """
+import json, os, signal, sys
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.training.options import TrainConfig
@@ -32,13 +35,43 @@ take_step = loop.train_step
 
 def train_step(state, run, step):
     result = take_step(state, run, step)
-    if state.step == int(sys.argv[1]):
+    if state.step == 17:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 
 loop.train_step = train_step
-loop.train(parse_config(TrainConfig, sys.argv[2:]))
+for options in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        loop.train(parse_config(TrainConfig, options))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
+# Micro-steps of each of these runs.
+ACCUMULATIONS = (1, 3)
+
+
+def killed_options(accumulation: int) -> list[str]:
+    return [
+        "--max_train_steps=40",
+        "--checkpoint.every_steps=5",
+        "--model.overrides.dropout=0.1",
+        "--data.horizontal_flip=true",
+        f"--optim.gradient_accumulation_steps={accumulation}",
+        "--logging.every_steps=4",
+    ]
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory, tiny_options, decoded_digits) -> Path:
+    """A folder with a killed run for each number of micro-steps."""
+    folder = tmp_path_factory.mktemp("killed")
+    runs = [[*tiny_options, *killed_options(count), f"--output_dir={folder / str(count)}"] for count in ACCUMULATIONS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(decoded_digits), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED_RUNS, json.dumps(runs)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
@@ -51,6 +84,22 @@ def run_training(tiny_options, tmp_path):
         return folder
 
     return run
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, tiny_options, decoded_digits) -> Path:
+    """The folder of a run of four steps without any other option."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", decoded_digits)
+        train(parse_config(TrainConfig, [*tiny_options, f"--output_dir={folder}", "--max_train_steps=4"]))
+    return folder
+
+
+@pytest.fixture
+def begun(tiny_run, tmp_path) -> Path:
+    """The folder tmp_path / "run" of a run of two steps."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 def tensor_hashes(checkpoint: Path) -> dict[str, str]:
@@ -103,16 +152,14 @@ class TestRunFolder:
         suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
         assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".py", ".png", ".md"}, "no pickle among them"
 
-    def test_its_options_repeat_the_run(self, run_training, tmp_path):
-        folder = run_training("run", "--max_train_steps=3")
-        again = parse_config(TrainConfig, ["--config", str(folder / "config.yaml"), f"--output_dir={tmp_path / 'again'}"])
+    def test_its_options_repeat_the_run(self, plain, tmp_path):
+        again = parse_config(TrainConfig, ["--config", str(plain / "config.yaml"), f"--output_dir={tmp_path / 'again'}"])
         train(again)
-        assert metrics(tmp_path / "again") == metrics(folder)
+        assert metrics(tmp_path / "again") == metrics(plain)
 
-    def test_a_checkpoint_is_a_pipeline(self, run_training):
-        folder = run_training("run", "--max_train_steps=4", "--checkpoint.every_steps=4")
-        from_checkpoint = load_pipeline(str(folder / "checkpoints" / "step-00000004"))
-        saved = load_pipeline(str(folder / "pipeline"))
+    def test_a_checkpoint_is_a_pipeline(self, plain):
+        from_checkpoint = load_pipeline(str(plain / "checkpoints" / "step-00000004"))
+        saved = load_pipeline(str(plain / "pipeline"))
         for name, tensor in saved.unet.state_dict().items():
             assert torch.equal(tensor, from_checkpoint.unet.state_dict()[name])
 
@@ -138,24 +185,13 @@ class TestRunFolder:
 
 
 class TestResume:
-    @pytest.mark.parametrize("accumulation", [1, 3])
-    def test_killed_run_continues_bit_for_bit(self, run_training, tiny_options, tmp_path, accumulation):
-        options = [
-            "--max_train_steps=40",
-            "--checkpoint.every_steps=5",
-            "--model.overrides.dropout=0.1",
-            "--data.horizontal_flip=true",
-            f"--optim.gradient_accumulation_steps={accumulation}",
-            "--logging.every_steps=4",
-        ]
-        whole = run_training("whole", *options)
-        killed = tmp_path / "killed"
-        command = [sys.executable, "-c", KILLED_RUN, "17", *tiny_options, f"--output_dir={killed}", *options]
-        assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -signal.SIGKILL
+    @pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+    def test_killed_run_continues_bit_for_bit(self, run_training, killed_runs, accumulation):
+        options, killed = killed_options(accumulation), killed_runs / str(accumulation)
         assert names_in(killed / "checkpoints") == ["step-00000010", "step-00000015"]
         assert not (killed / "pipeline").exists()
-
-        run_training("killed", *options, "--resume=auto")
+        run_training(str(killed), *options, "--resume=auto")
+        whole = run_training("whole", *options)
         assert tensor_hashes(killed / "checkpoints/step-00000040") == tensor_hashes(whole / "checkpoints/step-00000040")
         assert metrics(killed) == metrics(whole)
 
@@ -176,13 +212,11 @@ class TestResume:
         assert "model.safetensors" in caplog.text
         assert tensor_hashes(folder / "checkpoints/step-00000006") == before
 
-    def test_another_architecture_is_refused(self, run_training):
-        run_training("run", "--max_train_steps=2")
+    def test_another_architecture_is_refused(self, run_training, begun):
         with pytest.raises(ValueError, match=r"model\.overrides\.layers_per_block"):
             run_training("run", "--max_train_steps=4", "--resume=auto", "--model.overrides.layers_per_block=2")
 
-    def test_other_data_is_refused(self, run_training):
-        run_training("run", "--max_train_steps=2")
+    def test_other_data_is_refused(self, run_training, begun):
         with pytest.raises(ValueError, match="data_fingerprint"):
             run_training("run", "--max_train_steps=4", "--resume=auto", "--data.train_split=test")
 
@@ -221,10 +255,9 @@ class TestResume:
         assert [record["step"] for record in metrics(folder)] == [1, 2, 3, 4, 5, 6]
         assert tensor_hashes(folder / "checkpoints/step-00000006") == before
 
-    def test_a_shorter_run_is_refused(self, run_training):
-        run_training("run", "--max_train_steps=4")
+    def test_a_shorter_run_is_refused(self, run_training, begun):
         with pytest.raises(ValueError, match="past the end"):
-            run_training("run", "--max_train_steps=2", "--resume=auto")
+            run_training("run", "--max_train_steps=1", "--resume=auto")
 
 
 class TestEquivalence:
@@ -240,16 +273,14 @@ class TestEquivalence:
         assert torch.allclose(losses(whole), losses(split), atol=1e-3, rtol=0)
         assert metrics(whole)[-1]["images_seen"] == metrics(split)[-1]["images_seen"] == 80
 
-    def test_gradient_checkpointing_changes_nothing(self, run_training):
-        plain = run_training("plain", "--max_train_steps=4")
+    def test_gradient_checkpointing_changes_nothing(self, run_training, plain):
         saving = run_training("saving", "--max_train_steps=4", "--model.gradient_checkpointing=true")
         assert torch.allclose(losses(plain), losses(saving), atol=1e-5, rtol=0)
 
-    def test_bf16_stays_near_fp32(self, run_training):
-        exact = run_training("exact", "--max_train_steps=4")
+    def test_bf16_stays_near_fp32(self, run_training, plain):
         rounded = run_training("rounded", "--max_train_steps=4", "--mixed_precision=bf16")
-        assert not torch.equal(losses(exact), losses(rounded))
-        assert torch.allclose(losses(exact), losses(rounded), atol=0.02, rtol=0)
+        assert not torch.equal(losses(plain), losses(rounded))
+        assert torch.allclose(losses(plain), losses(rounded), atol=0.02, rtol=0)
 
     @pytest.mark.slow
     def test_compile_changes_nothing(self, run_training):
@@ -292,16 +323,16 @@ class TestObjectives:
         assert values.isfinite().all()
         assert values[-1] < 0.9 * values[0]
 
-    def test_few_timesteps_train_and_preview(self, run_training):
+    def test_few_timesteps_train_and_preview(self, run_training, monkeypatch):
+        monkeypatch.setattr(preview, "MAX_INFERENCE_STEPS", 20)
         folder = run_training(
             "run", "--max_train_steps=2", "--schedule.num_train_timesteps=7", "--logging.sample_every_steps=1"
         )
         assert names_in(folder / "samples") == ["grid.json", "step-00000001.png", "step-00000002.png"]
         assert RunFolder(folder).read_grid_settings().num_inference_steps == 7
 
-    def test_a_model_from_a_config_json(self, run_training):
-        first = run_training("first", "--max_train_steps=1")
-        folder = run_training("run", "--max_train_steps=1", f"--model.preset={first / 'pipeline' / 'unet'}")
+    def test_a_model_from_a_config_json(self, run_training, plain):
+        folder = run_training("run", "--max_train_steps=1", f"--model.preset={plain / 'pipeline' / 'unet'}")
         saved = load_pipeline(str(folder / "pipeline")).unet.config
         assert saved.block_out_channels == [8, 16]
 

@@ -41,57 +41,6 @@ OPTIONS = [
     "--model.overrides.dropout=0.1",
 ]
 
-# In each of two processes that may be started twice: notes how the second process ended both, and then dies once.
-PAIR = """
-import json, os, pathlib, runpy, signal, sys
-
-folder, sample_script, options = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
-import hf_ddpm.training.loop as loop
-from hf_ddpm.cli import parse_config
-from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.runtime.signals import Stopped
-from hf_ddpm.training.options import TrainConfig
-
-rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-take_step, ends, at_step = loop.train_step, [], {}
-
-def train(name, *more):
-    return loop.train(parse_config(TrainConfig, [*options, f"--output_dir={folder / name}", *more]))
-
-def train_step(state, run, step):
-    result = take_step(state, run, step)
-    if rank == 1 and restarts == 0 and state.step in at_step:
-        at_step.pop(state.step)()
-    return result
-
-loop.train_step = train_step
-if restarts == 0:
-    model = train("whole")
-    at_step[2] = lambda: signal.raise_signal(signal.SIGTERM)
-    try:
-        train("stopped")
-    except Stopped as stopped:
-        ends.append([stopped.signal_number, str(stopped)])
-    train("stopped", "--resume=auto")
-    draw = CFGDDPMPipeline.__call__
-    def signalled(*args, **kwargs):
-        if rank == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return draw(*args, **kwargs)
-    CFGDDPMPipeline.__call__ = signalled
-    sys.argv = ["sample.py", f"--model={model}", f"--output_dir={folder / 'images'}", "--num_images=9",
-        "--num_inference_steps=2", "--batch_size=1"]
-    try:
-        runpy.run_path(sample_script, run_name="__main__")
-    except SystemExit as stopped:
-        ends.append(stopped.code)
-    CFGDDPMPipeline.__call__ = draw
-    (folder / f"ends-{rank}.json").write_text(json.dumps(ends))
-at_step[5] = lambda: os.kill(os.getpid(), signal.SIGKILL)
-train("killed")
-"""
-
 
 @pytest.fixture(autouse=True)
 def listening_to_ctrl_c():
@@ -236,24 +185,6 @@ def test_a_process_is_stopped_and_locks_out_another_run(run_training, tiny_optio
     assert errors.strip().splitlines()[-1] == f"train.py: stopped and saved at step {last}; continue with --resume auto"
     assert not (folder / LOCK).exists()
     run_training("run", f"--max_train_steps={last}", "--resume=auto")
-
-
-def test_two_processes_stop_together_and_are_started_again(tiny_options, tmp_path):
-    (tmp_path / "pair.py").write_text(PAIR)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone"]
-    arguments = [tmp_path / "pair.py", tmp_path, ROOT / "train_scripts" / "sample.py", *tiny_options, *OPTIONS]
-    done = subprocess.run([*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for rank in (0, 1):
-        trained, sampled = json.loads((tmp_path / f"ends-{rank}.json").read_text())
-        assert trained == [signal.SIGTERM, "stopped and saved at step 2; continue with --resume auto"]
-        assert sampled == 143
-    assert {path.name[:5] for path in (tmp_path / "images").iterdir()} == {"00000", "00004"}, "one batch each"
-    assert done.stderr.count("started again by the launcher: --resume auto") == 1
-    assert "resumed from" in done.stdout
-    whole = outcome(tmp_path / "whole")
-    assert outcome(tmp_path / "stopped") == whole
-    assert outcome(tmp_path / "killed") == whole
 
 
 class TestLock:

@@ -1,15 +1,15 @@
-"""Two processes on one CPU, started by torchrun as the README has it: training, sampling, a killed process and its resume.
+"""Two processes on one CPU, started by torchrun as the README has it: training, sampling, signals, deaths and restarts.
 
-Starting a process costs seconds of imports, so one pair of processes does everything that can be done in a row.
+Starting a process costs seconds of imports, so one pair of processes, which torchrun starts again once, does everything.
 """
 
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -36,56 +36,84 @@ OPTIONS = [
 DROPOUT = "--model.overrides.dropout=0.1"
 SAMPLES = ["--num_images=5", "--num_inference_steps=3", "--scheduler=ddim", "--batch_size=2"]
 
-# Reads jobs (program, arguments) from a JSON file, and does one after the other in each process. Notes what is read.
+# Reads jobs from a JSON file and does one after the other in each process: [what, arguments]. Notes the images that are read
+# and how jobs end. Does the jobs of the second list after the restart.
 WORKER = """
 import hashlib, importlib.util, json, os, pathlib, signal, sys
 
-os.environ["HF_DATASETS_CACHE"] = sys.argv[2]
+folder, scripts = map(pathlib.Path, sys.argv[1:])
+os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.runtime.signals import Stopped
+from hf_ddpm.training import preview
 from hf_ddpm.training.options import TrainConfig
 
-spec = importlib.util.spec_from_file_location("sample_script", sys.argv[3])
-sample_script = importlib.util.module_from_spec(spec)
-sys.modules["sample_script"] = sample_script
-spec.loader.exec_module(sample_script)
-take_step, to_model_range = loop.train_step, loop.to_model_range
-read = []
+preview.COLUMNS = preview.MAX_INFERENCE_STEPS = 2
+rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+take_step, to_model_range, sample = loop.train_step, loop.to_model_range, CFGDDPMPipeline.__call__
+read, ends, at_step = [], [], {}
+
+def program(name, arguments):
+    spec = importlib.util.spec_from_file_location(name, scripts / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name], sys.argv = module, [f"{name}.py"]
+    spec.loader.exec_module(module)
+    module.main(arguments)
+
+def train(arguments):
+    read.clear()
+    run = loop.train(parse_config(TrainConfig, arguments)).parent
+    (run / f"read-{rank}.json").write_text(json.dumps(read))
 
 def noting(images):
     read.extend(hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images)
     return to_model_range(images)
 
-def dying(state, run, step):
+def train_step(state, run, step):
     result = take_step(state, run, step)
-    if state.step == 5 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1 and state.step in at_step:
+        at_step.pop(state.step)()
     return result
 
-loop.to_model_range = noting
-for program, arguments in json.loads(pathlib.Path(sys.argv[1]).read_text()):
-    read.clear()
-    if program == "sample":
-        sample_script.main(arguments)
-        continue
-    loop.train_step = dying if program == "die" else take_step
-    try:
-        folder = loop.train(parse_config(TrainConfig, arguments)).parent
-    except FloatingPointError as error:
-        print(error)
-        continue
-    (folder / f"read-{os.environ['RANK']}.json").write_text(json.dumps(read))
+def signalled(*args, **kwargs):
+    if rank == 1:
+        signal.raise_signal(signal.SIGTERM)
+    return sample(*args, **kwargs)
+
+loop.to_model_range, loop.train_step = noting, train_step
+for what, arguments in json.loads((folder / "jobs.json").read_text())[restarts]:
+    if what == "train":
+        train(arguments)
+    elif what == "train and diverge":
+        try:
+            train(arguments)
+        except FloatingPointError as error:
+            ends.append(str(error))
+    elif what == "train and stop":
+        at_step[1] = lambda: signal.raise_signal(signal.SIGTERM)
+        try:
+            train(arguments)
+        except Stopped as stopped:
+            ends.append([stopped.signal_number, str(stopped)])
+    elif what == "train and die":
+        (folder / f"ends-{rank}.json").write_text(json.dumps(ends))
+        at_step[5] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        train(arguments)
+    elif what == "sample":
+        program("sample", arguments)
+    elif what == "sample and stop":
+        CFGDDPMPipeline.__call__ = signalled
+        try:
+            program("sample", arguments)
+        except SystemExit as stopped:
+            ends.append(stopped.code)
+        CFGDDPMPipeline.__call__ = sample
+    elif what == "train with a mistake":
+        print("THE MISTAKE", file=sys.stderr, flush=True)
+        program("train", arguments)
 """
-
-
-def start_pair(jobs: list[tuple[str, list[str]]], folder: Path) -> subprocess.CompletedProcess:
-    """Do jobs in two processes that torchrun starts."""
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    (folder / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    arguments = [folder / "worker.py", folder / "jobs.json", folder / "cache", ROOT / "train_scripts" / "sample.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=500)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +123,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder, tiny_options) -> subprocess.CompletedProcess:
-    """Everything that two processes do in this module, but for the resume."""
+    """Everything that two processes do in this module."""
 
     def run(name: str, *options: str) -> list[str]:
         return [*tiny_options, *OPTIONS, f"--output_dir={folder / name}", *options]
@@ -103,17 +131,49 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
     def sample(name: str, *options: str) -> list[str]:
         return ["--model", str(folder / "pair" / "pipeline"), *SAMPLES, f"--output_dir={folder / name}", *options]
 
+    small = ("--data.batch_size=8", DROPOUT)
+    one_by_one = ["--num_images=9", "--num_inference_steps=2", "--batch_size=1"]
     jobs = [
         ("train", run("pair", "--data.batch_size=16", "--logging.trackers=[tensorboard]")),
         ("train", run("stream", "--data.batch_size=16", "--data.streaming=true", "--data.test_split=null")),
-        ("train", run("whole", "--data.batch_size=8", DROPOUT)),
-        ("train", run("diverged", "--data.batch_size=4", "--optim.learning_rate=1e30")),
+        ("train", run("whole", *small)),
+        ("train and diverge", run("diverged", "--data.batch_size=4", "--optim.learning_rate=1e30")),
+        ("train and stop", run("stopped", *small)),
+        ("train", run("stopped", *small, "--resume=auto")),
         ("sample", sample("png")),
         ("sample", sample("npz", "--format=npz")),
         ("sample", sample("one", "--num_images=1")),
-        ("die", run("killed", "--data.batch_size=8", DROPOUT)),
+        ("sample and stop", sample("some", *one_by_one)),
+        ("train and die", run("killed", *small)),
     ]
-    return start_pair(jobs, folder)
+    after_the_restart = [
+        ("train", run("killed", *small)),
+        ("train with a mistake", run("mistake", *damaged_stream(folder / "damaged"))),
+    ]
+    (folder / "jobs.json").write_text(json.dumps([jobs, after_the_restart]))
+    (folder / "worker.py").write_text(WORKER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*launch, folder / "worker.py", folder, ROOT / "train_scripts"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def damaged_stream(source: Path) -> list[str]:
+    """Options of a run on a stream with a damaged image that only the second process reads."""
+    rows = [{"bytes": png_of(row), "path": None} for row in range(80)]
+    rows[41] = {"bytes": rows[41]["bytes"][:40], "path": "cats/41.png"}
+    source.mkdir()
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": rows}, features=features).to_parquet(source / "train.parquet")
+    options = ["--data.streaming=true", "--data.shuffle_buffer=1", f"--data.source={source}", "--data.test_split=null"]
+    return [*options, "--data.batch_size=4", "--max_train_steps=10", "--checkpoint.every_steps=1"]
+
+
+def png_of(value: int) -> bytes:
+    """A gray image of 8 x 8 pixels of one value."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8), value).save(file, format="png")
+    return file.getvalue()
 
 
 def metrics(run_dir: Path) -> list[dict]:
@@ -126,9 +186,20 @@ def losses(run_dir: Path) -> torch.Tensor:
     return torch.tensor([record["loss"] for record in metrics(run_dir) if "loss" in record])
 
 
-def test_the_killed_process_ends_the_pair(pair):
-    assert pair.returncode != 0
-    assert "exitcode  : -9" in pair.stderr
+def ends(folder: Path) -> list[tuple]:
+    """How each job that ended early did so, in the two processes."""
+    return list(zip(*(json.loads((folder / f"ends-{rank}.json").read_text()) for rank in (0, 1)), strict=True))
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    """Log and tensors are bit for bit the same."""
+    assert metrics(first) == metrics(second)
+    last = f"checkpoints/step-{STEPS:08d}"
+    for file in ("training/model.safetensors", "training/optimizer.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        tensors, others = (load_file(run / last / file) for run in (first, second))
+        assert tensors.keys() == others.keys()
+        for name in tensors:
+            assert torch.equal(tensors[name], others[name]), name
 
 
 def test_the_total_batch_is_what_counts(pair, folder, tiny_options):
@@ -175,11 +246,18 @@ def test_another_number_of_processes_goes_on_with_the_same_images(pair, folder, 
 
 
 def test_both_processes_say_which_samples_broke_the_run(pair, folder):
-    assert pair.stdout.count("the step was not applied") == 2, "every process stops"
+    assert all("the step was not applied" in message for message in ends(folder)[0]), "every process stops"
     (file,) = (folder / "diverged").glob("diverged-step-*.json")
     entries = json.loads(file.read_text())["micro_steps"]
     assert [entry["process"] for entry in entries] == [0, 1]
     assert len({row for entry in entries for row in entry["sample_ids"]}) == 8
+
+
+def test_a_signal_to_one_process_stops_both(pair, folder):
+    stopped = [signal.SIGTERM, "stopped and saved at step 1; continue with --resume auto"]
+    assert ends(folder)[1:] == [(stopped, stopped), (143, 143)]
+    assert_equal_runs(folder / "stopped", folder / "whole")
+    assert {path.name[:5] for path in (folder / "some").iterdir()} == {"00000", "00004"}, "one batch each"
 
 
 def test_samples_do_not_depend_on_the_number_of_processes(pair, folder, load_script):
@@ -196,51 +274,18 @@ def test_samples_do_not_depend_on_the_number_of_processes(pair, folder, load_scr
     assert len(list((folder / "one").glob("0*.png"))) == 1, "fewer images than processes"
 
 
-def test_a_killed_pair_continues_bit_for_bit(pair, folder, tiny_options):
-    assert [path.name for path in (folder / "killed" / "checkpoints").glob("step-*")], "it had saved"
-    assert not (folder / "killed" / "pipeline").exists()
-    options = [*tiny_options, *OPTIONS, "--data.batch_size=8", DROPOUT, f"--output_dir={folder / 'killed'}", "--resume=auto"]
-    resumed = start_pair([("train", options)], folder)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resumed from" in resumed.stdout
-    assert metrics(folder / "killed") == metrics(folder / "whole")
-    last = f"checkpoints/step-{STEPS:08d}"
-    for file in ("training/model.safetensors", "training/optimizer.safetensors", "unet/diffusion_pytorch_model.safetensors"):
-        before, after = (load_file(folder / name / last / file) for name in ("whole", "killed"))
-        assert before.keys() == after.keys()
-        for tensor in before:
-            assert torch.equal(before[tensor], after[tensor]), tensor
+def test_a_killed_process_ends_the_pair_which_starts_again_and_continues_bit_for_bit(pair, folder):
+    assert "(exitcode: -9)" in pair.stderr
+    assert pair.stderr.count("started again by the launcher: --resume auto") == 2, "once per run after the restart"
+    assert f"resumed from {folder / 'killed' / 'checkpoints'}" in pair.stdout
+    assert_equal_runs(folder / "killed", folder / "whole")
 
 
-def test_an_exception_in_one_process_ends_both(tiny_options, tmp_path):
-    """An image that only the second process reads is damaged: its line is the first error, and nobody waits for ever."""
-    rows = [{"bytes": png_of(row), "path": None} for row in range(80)]
-    rows[41] = {"bytes": rows[41]["bytes"][:40], "path": "cats/41.png"}
-    (tmp_path / "data").mkdir()
-    datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()})).to_parquet(
-        tmp_path / "data" / "train.parquet"
-    )
-    options = ["--data.streaming=true", "--data.shuffle_buffer=1", f"--data.source={tmp_path / 'data'}"]
-    options += ["--data.test_split=null", "--data.batch_size=4", "--max_train_steps=10", "--checkpoint.every_steps=1"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command = [
-        *launcher,
-        str(ROOT / "train_scripts" / "train.py"),
-        *tiny_options,
-        f"--output_dir={tmp_path / 'run'}",
-        *options,
-    ]
-    started = time.monotonic()
-    run = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
-    assert run.returncode != 0 and time.monotonic() - started < 200
+def test_an_exception_in_one_process_ends_both(pair, folder):
+    """The line of the process with the damaged image is the first error, and the other process does not wait for it."""
+    assert pair.returncode != 0
+    errors = pair.stderr[pair.stderr.index("THE MISTAKE") :]
     error = "train.py (process 1): the image at row 41 of split 'train' of --data.source"
-    assert error in run.stderr and "(file 'cats/41.png') cannot be decoded" in run.stderr
-    assert "Traceback" not in run.stderr[: run.stderr.index(error)], "the first error is shown first"
-    assert RunFolder(tmp_path / "run").checkpoints(), "and what was saved is still there"
-
-
-def png_of(value: int) -> bytes:
-    """A gray image of 8 x 8 pixels of one value."""
-    file = io.BytesIO()
-    Image.new("L", (8, 8), value).save(file, format="png")
-    return file.getvalue()
+    assert error in errors and "(file 'cats/41.png') cannot be decoded" in errors
+    assert "Traceback" not in errors[: errors.index(error)], "the first error is shown first"
+    assert RunFolder(folder / "mistake").checkpoints(), "and what was saved is still there"
