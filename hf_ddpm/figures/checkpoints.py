@@ -81,11 +81,10 @@ def plot_checkpoints(config: CheckpointsConfig) -> list[Path]:
 
 def plot_training_gif(config: TrainingGifConfig) -> list[Path]:
     """Animate the same seeds over the training of a run; return the path of the file."""
-    source = config.frames
+    source, saved = config.frames, RunFolder(config.run).sample_grids()
     if source is None:
-        several = len(RunFolder(config.run).sample_grids()) > 1
-        source = "samples" if several and not config.sampling_options() else "checkpoints"
-    paths = _saved_grids(config) if source == "samples" else _checkpoints(config)
+        source = "samples" if len(saved) > 1 and not config.sampling_options() else "checkpoints"
+    paths = _choose(config, saved, "sample grid") if source == "samples" else _checkpoints(config)
     require(len(paths) > 1, "run", str(config.run), f"an animation needs {source} of two steps or more")
     frames = []
     for path in paths.values():
@@ -105,11 +104,6 @@ def _checkpoints(config: CheckpointsConfig) -> dict[int, Path]:
     found = RunFolder(config.run).checkpoints()
     pipelines = {step: folder for step, folder in found.items() if (folder / "model_index.json").is_file()}
     return _choose(config, pipelines, "checkpoint")
-
-
-def _saved_grids(config: TrainingGifConfig) -> dict[int, Path]:
-    """Saved sample grids to show, by optimizer step."""
-    return _choose(config, RunFolder(config.run).sample_grids(), "sample grid")
 
 
 def _choose(config: CheckpointsConfig, found: dict[int, Path], what: str) -> dict[int, Path]:

@@ -32,6 +32,7 @@ LABELS = {
     "train_seed": "training seed",
     "class_accuracy": "class accuracy",
 }
+SHORT_NAMES = dict(guidance_scale="s", num_images="n", num_inference_steps="steps", train_seed="seed", checkpoint="step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +67,20 @@ def plot_curves(
     Raises:
         ValueError: no row has a value of x, or there are no metrics.
     """
+    from matplotlib.lines import Line2D
+
     rows = [row for row in rows if row.get(x) is not None]
     if not rows or not metrics:
         raise ValueError(f"nothing to plot over {x!r}: give rows with this option, and at least one metric")
     figure, panels = new_panels(len(metrics), room=0.6, title=title)
     for panel, metric in zip(panels, metrics, strict=True):
         _draw_panel(panel, rows, x, metric, series, (levels or {}).get(metric, ()), log_x)
-    _draw_legend(figure)
+    named: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    # Horizontal lines come last.
+    add_legend(figure, dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D))))
     return figure
 
 
@@ -123,33 +131,14 @@ def _spread(positions: set[float], scale: Callable[[float], float]) -> list[floa
     return ticks
 
 
-def _draw_legend(figure: Figure) -> None:
-    """One legend below all panels, of lines that differ."""
-    from matplotlib.lines import Line2D
-
-    named: dict[str, Artist] = {}
-    for panel in figure.axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
-    # Horizontal lines come last.
-    add_legend(figure, dict(sorted(named.items(), key=lambda item: isinstance(item[1], Line2D))))
-
-
 def series_label(series: Sequence[str], key: tuple[Any, ...]) -> str:
     """The values of a line; numbers with the name of their option."""
-    short = {
-        "guidance_scale": "s",
-        "num_images": "n",
-        "num_inference_steps": "steps",
-        "train_seed": "seed",
-        "checkpoint": "step",
-    }
     texts = []
     for name, value in zip(series, key, strict=True):
         if isinstance(value, str):
             texts.append(value)
         elif value is not None:
-            texts.append(f"{short.get(name, name)} = {_number(value)}")
+            texts.append(f"{SHORT_NAMES.get(name, name)} = {_number(value)}")
     return ", ".join(texts)
 
 
