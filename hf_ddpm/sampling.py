@@ -41,11 +41,7 @@ class SampleBatch:
 
 
 def load_pipeline(
-    model: str,
-    *,
-    scheduler: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    model: str, *, scheduler: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> ImagePipeline:
     """Load a pipeline of the class in its model_index.json, its weights from safetensors only.
 
@@ -160,10 +156,7 @@ def generate(
 
 
 def resolve_labels(
-    pipeline: ImagePipeline,
-    class_labels: Sequence[str | int] | None,
-    per_class: int | None,
-    num_images: int | None,
+    pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int | None, num_images: int | None
 ) -> list[int | None]:
     """The label of each image that the options of a command line mean.
 

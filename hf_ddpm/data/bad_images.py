@@ -14,20 +14,31 @@ logger = logging.getLogger(__name__)
 
 
 class BadImages:
-    """Leaves out the images of one split that cannot be decoded, up to a limit."""
+    """Leaves out the images of one split that cannot be decoded, up to a limit.
 
-    def __init__(self, source: str, split: str, limit: int | None) -> None:
-        """
-        Args:
-            source, split: as the user gave them.
-            limit: images that may be left out; None = none.
-        """
-        self.source, self.split, self.limit = source, split, limit
+    Args:
+        source, split: as the user gave them.
+        on_bad_image: `error` or `skip`.
+        max_bad_images: images that `skip` may leave out; None = 100.
+
+    Raises:
+        ValueError: the two options do not go together.
+    """
+
+    def __init__(self, source: str, split: str, on_bad_image: str, max_bad_images: int | None) -> None:
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(f"on_bad_image is {on_bad_image!r}: give error or skip")
+        if max_bad_images is not None and on_bad_image == "error":
+            raise ValueError(f"max_bad_images is {max_bad_images}: set `on_bad_image` to skip, or leave it out")
+        if max_bad_images is not None and max_bad_images < 1:
+            raise ValueError(f"max_bad_images is {max_bad_images}: give at least 1 image")
+        self.source, self.split = source, split
+        self.limit = None if on_bad_image == "error" else max_bad_images or MAX_BAD_IMAGES
         self._known: set[int] = set()
 
     @property
     def are_left_out(self) -> bool:
-        """Whether such images are left out, up to the limit."""
+        """Whether such images are left out."""
         return self.limit is not None
 
     def refusal(self, error: UndecodableImage, row: int | None) -> ValueError:
@@ -43,7 +54,7 @@ class BadImages:
             row: its row in the split; None = unknown.
 
         Raises:
-            ValueError: the limit is exceeded; names the image.
+            ValueError: names the image; none is left out, or the limit is exceeded.
         """
         image = hash((row, *(record or {}).values()))
         if image in self._known:
@@ -60,23 +71,3 @@ class BadImages:
         if count <= SHOWN:
             more = "" if count < SHOWN else "; further ones are not shown"
             logger.warning("%s: left out, as `on_bad_image` is skip%s", what, more)
-
-
-def bad_image_limit(on_bad_image: str, max_bad_images: int | None) -> int | None:
-    """The limit of `BadImages` that the options `on_bad_image` and `max_bad_images` mean.
-
-    Returns:
-        Images that may be left out; None = none.
-
-    Raises:
-        ValueError: the options do not go together.
-    """
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(f"on_bad_image is {on_bad_image!r}: give error or skip")
-    if max_bad_images is not None and on_bad_image == "error":
-        raise ValueError(f"max_bad_images is {max_bad_images}: set `on_bad_image` to skip, or leave it out")
-    if max_bad_images is not None and max_bad_images < 1:
-        raise ValueError(f"max_bad_images is {max_bad_images}: give at least 1 image")
-    if on_bad_image == "error":
-        return None
-    return MAX_BAD_IMAGES if max_bad_images is None else max_bad_images

@@ -1,8 +1,4 @@
-"""The order of images in training, batches, and transformations of a batch.
-
-reader = table.reader(seed=0, batch_size=128)
-clean_images = to_model_range(reader.read(images_seen, micro_step=0).images)
-"""
+"""The order of images in training, batches, and transformations of a batch."""
 
 from __future__ import annotations
 
@@ -26,11 +22,7 @@ class ImageBatch:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of one epoch, an integer below 2**64, derived from the seed of the run.
-
-    Raises:
-        ValueError: the seed is negative.
-    """
+    """The seed of one epoch, in [0, 2**64), derived from the seed of the run; a `ValueError` if that is negative."""
     if seed < 0:
         raise ValueError(f"seed is {seed}: give an integer of at least 0")
     # spawn_key, and not [seed, epoch]: a seed above 32 bits would spill into the place of the epoch.
@@ -38,20 +30,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of images in one epoch, a pure function of its arguments.
-
-    Args:
-        num_images: N, at least 1.
-        seed: seed of the run, at least 0.
-        epoch: epochs completed before this one, at least 0.
-
-    Returns:
-        (N,) int64, a permutation of 0..N-1.
-
-    Raises:
-        ValueError: the seed is negative.
-    """
-    assert num_images >= 1 and epoch >= 0
+    """The order of N images in one epoch (counted from 0), a pure function of its arguments: (N,) int64."""
     return torch.randperm(num_images, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
@@ -62,26 +41,13 @@ class IndexStream:
     """
 
     def __init__(self, num_images: int, seed: int) -> None:
-        """
-        Args:
-            num_images: N, at least 1.
-            seed: seed of the run, at least 0.
-        """
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}: an endless stream needs at least 1 image")
         self.num_images = num_images
         self._permutation = functools.lru_cache(maxsize=2)(functools.partial(epoch_permutation, num_images, seed))
 
     def indices(self, position: int, count: int) -> torch.Tensor:
-        """Read the stream.
-
-        Args:
-            position: number of images before the first requested one, at least 0.
-            count: number of requested images, at least 0; may exceed the number of images.
-
-        Returns:
-            (count,) int64 in [0, N): the stream from `position` to `position + count - 1`.
-        """
+        """(count,) int64 in [0, N): the stream from `position` to `position + count - 1`."""
         assert position >= 0 and count >= 0
         pieces = [torch.empty(0, dtype=torch.int64)]
         while count > 0:
@@ -93,26 +59,11 @@ class IndexStream:
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
-    """Scale pixels to the range of the model.
-
-    Args:
-        images: (B, C, H, W) uint8 in [0, 255].
-
-    Returns:
-        (B, C, H, W) float32 in [-1, 1].
-    """
+    """Scale pixels, (B, C, H, W) uint8 in [0, 255], to the range of the model, float32 in [-1, 1]."""
     assert images.dtype == torch.uint8
     return images.to(torch.float32) / 127.5 - 1
 
 
 def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mirror left to right where the mask is True.
-
-    Args:
-        images: (B, C, H, W), any dtype and range.
-        mask: (B,) bool, True = mirror.
-
-    Returns:
-        (B, C, H, W), as `images`.
-    """
+    """Mirror images, (B, C, H, W) of any type, left to right where the mask, (B,) bool, is True."""
     return torch.where(mask[:, None, None, None], images.flip(-1), images)

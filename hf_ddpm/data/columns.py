@@ -5,36 +5,21 @@ from __future__ import annotations
 import datasets
 
 LABEL_COLUMN_NAMES = ("label", "labels")
-LABEL_DTYPES = (
-    "string",
-    "large_string",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-)
+LABEL_DTYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 def choose_columns(
     features: datasets.Features,
-    *,
     image_column: str | None,
     label_column: str | None,
     labels: list[str | int] | None,
     class_conditional: bool | None,
 ) -> tuple[str, str | None]:
-    """Find the columns of a dataset and check the options against them.
+    """The image column and the label column (None = there are no labels, or none are requested) of a dataset.
 
     Args:
         features: type of each column.
         image_column, label_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
-
-    Returns:
-        The image column and the label column; None = there are no labels, or none are requested.
 
     Raises:
         ValueError: a column is missing, has the wrong type or is not the only candidate.
@@ -62,12 +47,6 @@ def type_name(features: datasets.Features, column: str) -> str:
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
-def can_be_labels(features: datasets.Features, column: str) -> bool:
-    """Whether labels can have the type of this column."""
-    feature = features[column]
-    return isinstance(feature, datasets.ClassLabel) or getattr(feature, "dtype", None) in LABEL_DTYPES
-
-
 def _find_image_column(features: datasets.Features, image_column: str | None) -> str:
     """The given image column, or the only one."""
     candidates = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -89,19 +68,23 @@ def _find_image_column(features: datasets.Features, image_column: str | None) ->
 
 def _find_label_column(features: datasets.Features, label_column: str | None) -> str | None:
     """The given label column, or the only one; None = there is none."""
+    class_label_columns = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+
+    def can_be_labels(column: str) -> bool:
+        return column in class_label_columns or getattr(features[column], "dtype", None) in LABEL_DTYPES
+
     if label_column is not None:
         _require_column(features, label_column, "label_column")
-        if not can_be_labels(features, label_column):
+        if not can_be_labels(label_column):
             raise ValueError(
                 f"label_column is {label_column!r}, of type {type_name(features, label_column)}: "
                 "expected ClassLabel, integers or strings"
             )
         return label_column
-    candidates = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    candidates = candidates or [name for name in LABEL_COLUMN_NAMES if name in features]
+    candidates = class_label_columns or [name for name in LABEL_COLUMN_NAMES if name in features]
     if len(candidates) > 1:
         raise ValueError(f"the labels could be in {' or '.join(candidates)}: name one with `label_column`")
-    if candidates and not can_be_labels(features, candidates[0]):
+    if candidates and not can_be_labels(candidates[0]):
         raise ValueError(
             f"the column {candidates[0]!r} is of type {type_name(features, candidates[0])}, not ClassLabel, "
             "integers or strings: give `label_column`, or set `class_conditional` to false"

@@ -1,13 +1,12 @@
-"""Decode one image of any format to square uint8 pixels, gray or RGB.
-
-pixels = decode_image({"bytes": None, "path": "cat.png"}, image_size=32, channels=3)     # 3 * 32 * 32 bytes
-"""
+"""Decode one image of any format to square uint8 pixels, gray or RGB."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,15 @@ MAX_16_BIT = 65535
 
 
 class UndecodableImage(Exception):
-    """An image that cannot be decoded: its file if known, and what is wrong with it."""
+    """An image that cannot be decoded.
+
+    Args:
+        path: file of the image; None = it is stored inside another file.
+        reason: type and message of the cause, on one line.
+        position: position in the decoded dataset; None = not known.
+    """
 
     def __init__(self, path: str | None, reason: str, position: int | None = None) -> None:
-        """
-        Args:
-            path: file of the image; None = it is stored inside another file.
-            reason: type and message of the cause, on one line.
-            position: position in the decoded dataset; None = not known.
-        """
         super().__init__(path, reason, position)
         self.path, self.reason, self.position = path, reason, position
 
@@ -69,15 +68,9 @@ def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: in
     Raises:
         UndecodableImage: it is missing, corrupt, truncated, suspiciously large or has float pixels.
     """
-    # Pillow raises a dozen unrelated types on damaged files.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with _open(record) as image:
-                image = _to_8_bits(image).convert("L" if channels == 1 else "RGB")
-                pixels = np.asarray(_centre_square(image, image_size))
-    except Exception as error:
-        raise _undecodable(record, error) from error
+    with _reading(record) as image:
+        image = _to_8_bits(image).convert("L" if channels == 1 else "RGB")
+        pixels = np.asarray(_centre_square(image, image_size))
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1).tobytes()
 
 
@@ -87,19 +80,23 @@ def count_channels(record: dict[str, Any] | None) -> int:
     Raises:
         UndecodableImage: see `decode_image`.
     """
+    with _reading(record) as image:
+        return 1 if image.mode in GRAY_MODES else 3
+
+
+@contextlib.contextmanager
+def _reading(record: dict[str, Any] | None) -> Iterator[PIL.Image.Image]:
+    """Open an undecoded image; every error until it is closed becomes an `UndecodableImage`."""
+    # Pillow raises a dozen unrelated types on damaged files.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with _open(record) as image:
-                return 1 if image.mode in GRAY_MODES else 3
+                yield image
     except Exception as error:
-        raise _undecodable(record, error) from error
-
-
-def _undecodable(record: dict[str, Any] | None, error: Exception) -> UndecodableImage:
-    words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name for bytes without a file
-    reason = f"{type(error).__name__}: {' '.join(words.split())}"
-    return UndecodableImage((record or {}).get("path"), reason)
+        words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name for bytes without a file
+        reason = f"{type(error).__name__}: {' '.join(words.split())}"
+        raise UndecodableImage((record or {}).get("path"), reason) from error
 
 
 def _open(record: dict[str, Any] | None) -> PIL.Image.Image:
@@ -133,11 +130,9 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 def _from_16_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     """Scale gray values from 0..65535 to 0..255; the value declared transparent becomes white."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > MAX_16_BIT:
-        raise ValueError(
-            f"gray values from {values.min()} to {values.max()} do not fit 16 bits (0..{MAX_16_BIT}): "
-            "save it with 8 or 16 bits"
-        )
+    low, high = values.min(), values.max()
+    if low < 0 or high > MAX_16_BIT:
+        raise ValueError(f"gray values from {low} to {high} do not fit 16 bits (0..{MAX_16_BIT}): save it with 8 or 16 bits")
     if isinstance(image.info.get("transparency"), int):
         values[values == image.info["transparency"]] = MAX_16_BIT
     return PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
@@ -148,8 +143,7 @@ def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     if side == image_size:
-        left, top = int(left), int(top)
-        return image.crop((left, top, left + side, top + side))
+        return image.crop((int(left), int(top), int(left) + side, int(top) + side))
     # With `box` only the square is resampled: a strip of 1 x 10,000 pixels is not enlarged as a whole first.
     box = (left, top, left + side, top + side)
     return image.resize((image_size, image_size), PIL.Image.Resampling.BICUBIC, box=box)

@@ -33,7 +33,7 @@ Places = dict[Path, tuple[str, ...]]
 
 
 def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] | None:
-    """List the images of a folder in the order of their paths.
+    """List the images of a folder in the order of their paths; `source` is its name in messages.
 
     - Splits: the top folders, if all those with images are named like splits; otherwise all images are "train".
     - Classes: the top folders of a split, whatever is below them; ids follow the sorted names of all splits. A single
@@ -41,10 +41,6 @@ def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] 
     - `metadata.csv` or `metadata.jsonl`, anywhere: one row per image, `file_name` relative to the metadata file. All
       columns are kept; a column `label` or `labels` replaces class folders and becomes a ClassLabel.
     - Names that begin with a dot or with "__", and files without an image suffix, are ignored.
-
-    Args:
-        folder: the folder.
-        source: the source as the user gave it, for messages.
 
     Returns:
         Splits by name, with the column `image`, and `label` or the columns of the metadata; None = the folder has no image
@@ -64,7 +60,8 @@ def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] 
     if any(name in metadata.column_names for name in LABEL_COLUMN_NAMES):
         class_names = []
     for path in folders:
-        if class_names and path.parent in roots and path.name not in class_names and not _holds_any(path, images):
+        is_class = class_names and path.parent in roots and path.name not in class_names
+        if is_class and not any(image.is_relative_to(path) for image in images):
             raise ValueError(f"source is {source!r}, whose class folder {str(path)!r} holds no image: fill or remove it")
     return {split: _build(places, class_names, metadata) for split, places in splits.items()}
 
@@ -77,10 +74,6 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
         folders += [Path(parent, name) for name in subfolders]
         files += [Path(parent, name) for name in names if not name.startswith((".", "__"))]
     return sorted(files, key=lambda path: path.as_posix()), folders
-
-
-def _holds_any(folder: Path, images: list[Path]) -> bool:
-    return any(path.is_relative_to(folder) for path in images)
 
 
 def _divide(folder: Path, images: list[Path], source: str) -> tuple[dict[str, Places], list[Path]]:
@@ -148,10 +141,7 @@ def _build(places: Places, class_names: list[str], metadata: pyarrow.Table) -> d
 def _to_class_ids(
     values: list[Any], all_values: list[Any], feature: datasets.Value
 ) -> tuple[list[Any], datasets.Value | datasets.ClassLabel]:
-    """Number the strings or integers of a label column by their order among those of all splits.
-
-    Missing and negative labels, which mark an image without a class, are unchanged.
-    """
+    """Number strings or integers by their order among those of all splits; missing and negative labels mean no class."""
     present = {value for value in all_values if value is not None}
     if not present or not all(type(value) in (str, int) for value in present):
         return values, feature
@@ -162,9 +152,9 @@ def _to_class_ids(
 
 def _read_metadata(files: list[Path], images: list[Path], source: str) -> pyarrow.Table:
     """All metadata files as one table, whose column `image` is the path of each image; without columns if there are none."""
-    tables = [_read_metadata_file(path, source) for path in files]
-    if not tables:
+    if not files:
         return pyarrow.table({})
+    tables = [_read_metadata_file(path, source) for path in files]
     listed: dict[str, str] = {}
     known = {str(path) for path in images}
     for file, table in zip(files, tables, strict=True):

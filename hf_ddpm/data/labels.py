@@ -17,8 +17,7 @@ def encode_labels(
         dataset: one whole split.
         column: its label column.
         labels: classes to keep, in their new order; None = all.
-        split: name of the split, for messages.
-        image_column: its image column, undecoded, for messages.
+        split, image_column: name of the split and its image column, undecoded, for messages.
 
     Returns:
         The dataset, the class names, and for each row of the dataset its row in the split (None = the whole split).
@@ -33,10 +32,9 @@ def encode_labels(
         return _replace_labels(dataset, column, class_ids), class_names, None
     wanted = class_ids_of(labels, class_names)
     present = set(class_ids)
-    for class_id in wanted:
-        if class_id not in present:
-            name = class_names[class_id]
-            raise ValueError(f"labels is {labels!r}, but {name!r} has no image in split {split!r}: leave it out")
+    empty = [class_names[class_id] for class_id in wanted if class_id not in present]
+    if empty:
+        raise ValueError(f"labels is {labels!r}, but {empty[0]!r} has no image in split {split!r}: leave it out")
     new_ids = {class_id: new_id for new_id, class_id in enumerate(wanted)}
     kept_rows = [row for row, class_id in enumerate(class_ids) if class_id in new_ids]
     dataset = _replace_labels(dataset, column, [new_ids.get(class_id, -1) for class_id in class_ids])
@@ -50,21 +48,12 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
 
 
 def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
-    """Scan the label column once.
-
-    The classes are those of a ClassLabel column, or the sorted values of a column of integers or strings.
-
-    Returns:
-        Class id of each row in [0, num_classes), and the class names.
-
-    Raises:
-        ValueError: a label is missing or out of range.
-    """
+    """Class id of each row in [0, num_classes), and the class names: sorted values where the column is not a ClassLabel."""
     values = dataset[column][:]
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
         class_names = list(feature.names)
-        class_ids = {class_id: class_id for class_id in range(len(class_names))}
+        class_ids = dict(enumerate(range(len(class_names))))
         problem = f"is outside 0..{len(class_names) - 1}"
     else:
         present = {value for value in values if value is not None}
@@ -93,12 +82,10 @@ def class_ids_of(labels: list[str | int], names: list[str]) -> list[int]:
     """Class id of each token of `labels`, which is looked up among the class names first, then among the ids."""
     if not labels:
         raise ValueError("labels is []: name at least one class, or leave it out to keep all")
-    wanted: list[int] = []
-    for token in labels:
-        class_id = _class_id(token, names, labels)
-        if class_id in wanted:
+    wanted = [_class_id(token, names, labels) for token in labels]
+    for class_id in wanted:
+        if wanted.count(class_id) > 1:
             raise ValueError(f"labels is {labels!r}, with class {names[class_id]!r} (id {class_id}) twice: name it once")
-        wanted.append(class_id)
     return wanted
 
 

@@ -11,11 +11,7 @@ from hf_ddpm.run_folder import RunFolder
 
 
 def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
-    """Open and decode the train split and, if one is named, the held-out split.
-
-    Args:
-        data: options.
-        image_size, channels: see `decode_images`.
+    """Open and decode the train split and, if one is named, the held-out split; see `decode_images`.
 
     Raises:
         ValueError: an option is wrong, the data cannot be read, or the classes of the two splits differ.
@@ -55,10 +51,7 @@ def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
 
 
 def options_of_run(model: str) -> dict[str, Any]:
-    """The data options that a model was trained with, read from the run that it belongs to.
-
-    Args:
-        model: folder of a pipeline, such as `pipeline/` of a run or one of its checkpoints.
+    """The data options that a model, the folder of a pipeline, was trained with, read from the run that it belongs to.
 
     Raises:
         ValueError: the model belongs to no run, or the config of the run is damaged.

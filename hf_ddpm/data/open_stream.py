@@ -6,7 +6,7 @@ from typing import Literal
 
 import datasets
 
-from hf_ddpm.data.bad_images import BadImages, bad_image_limit
+from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, count_channels, decode_image
 from hf_ddpm.data.labels import class_ids_of
@@ -34,8 +34,7 @@ def open_stream(
     Args:
         source, split, image_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
         image_size, channels: see `hf_ddpm.data.table.decode_images`.
-        label_column: column of the labels, of type ClassLabel: the classes of other types are known at the end only. None =
-            the only column of this type.
+        label_column: column of the labels, a ClassLabel, as other classes are known at the end only; None = the only one.
         max_images: the first N images after the choice of classes; None = all.
         shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
         on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
@@ -49,22 +48,23 @@ def open_stream(
     """
     check_pixel_options(image_size, channels)
     check_max_images(max_images)
-    bad_images = BadImages(source, split, bad_image_limit(on_bad_image, max_bad_images))
+    bad_images = BadImages(source, split, on_bad_image, max_bad_images)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
     whole_split, num_images = _open_split(source, split)
-    image_column, label_column = choose_columns(
-        whole_split.features,
-        image_column=image_column,
-        label_column=label_column,
-        labels=labels,
-        class_conditional=class_conditional,
-    )
+    image_column, label_column = choose_columns(whole_split.features, image_column, label_column, labels, class_conditional)
     columns = [image_column] if label_column is None else [image_column, label_column]
     whole_split = whole_split.select_columns(columns).cast_column(image_column, datasets.Image(decode=False))
     examples, class_ids, class_names = whole_split, None, None
     if label_column is not None:
-        names = _read_class_names(whole_split.features, label_column)
+        feature = whole_split.features[label_column]
+        if not isinstance(feature, datasets.ClassLabel):
+            raise ValueError(
+                f"the column {label_column!r} is of type {type_name(whole_split.features, label_column)}, and its classes "
+                "are known at the end of the stream only: leave out `streaming`, cast it to ClassLabel, or set "
+                "`class_conditional` to false"
+            )
+        names = feature.names
         wanted = list(range(len(names))) if labels is None else class_ids_of(labels, names)
         class_ids, class_names = {old: new for new, old in enumerate(wanted)}, [names[old] for old in wanted]
         if labels is not None:
@@ -74,7 +74,7 @@ def open_stream(
             num_images = None
     if max_images is not None:
         examples, num_images = examples.take(max_images), None if num_images is None else min(num_images, max_images)
-    first = _first_example(examples, source, split, labels, image_column, bad_images)
+    first = _first_example(examples, labels, image_column, bad_images)
     return ImageStream(
         examples=examples,
         whole_split=whole_split,
@@ -107,28 +107,11 @@ def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int 
     return dataset, info.num_examples or None if info else None
 
 
-def _read_class_names(features: datasets.Features, label_column: str) -> list[str]:
-    """Names of the classes of a column of type ClassLabel."""
-    feature = features[label_column]
-    if not isinstance(feature, datasets.ClassLabel):
-        raise ValueError(
-            f"the column {label_column!r} is of type {type_name(features, label_column)}, and its classes are known at the "
-            "end of the stream only: leave out `streaming`, cast it to ClassLabel, or set "
-            "`class_conditional` to false"
-        )
-    return list(feature.names)
-
-
 def _first_example(
-    examples: datasets.IterableDataset,
-    source: str,
-    split: str,
-    labels: list[str | int] | None,
-    image_column: str,
-    bad_images: BadImages,
+    examples: datasets.IterableDataset, labels: list[str | int] | None, image_column: str, bad_images: BadImages
 ) -> Example:
     """The first example whose image can be decoded."""
-    rows = iter(examples)
+    source, split, rows = bad_images.source, bad_images.split, iter(examples)
     while True:
         try:
             first = next(rows, None)

@@ -1,7 +1,4 @@
-"""Find the images and the labels of a dataset: the embedded digits, a local folder or a Hub repository.
-
-source = open_source("digits", "train", labels=["3", 7])
-"""
+"""Find the images and the labels of a dataset: `source = open_source("digits", "train", labels=["3", 7])`."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class ImageSource:
     name: str
     """The source as the user gave it."""
     split: str
-    """The split as the user gave it."""
+    """Name of the split."""
     image_column: str
     """Name of the image column."""
     label_column: str | None
@@ -67,21 +64,16 @@ def open_source(
         max_images: N, of the n images left by the choice of classes: those at floor(i * n / N), so that images sorted by
             class keep all classes; None, or more than n = all.
 
-    Returns:
-        The opened source.
-
     Raises:
         ValueError: an option is wrong, or the data cannot be read, has no images or has a wrong label.
     """
     check_max_images(max_images)
-    dataset = _pick_split(open_splits(source), source, split)
-    image_column, label_column = choose_columns(
-        dataset.features,
-        image_column=image_column,
-        label_column=label_column,
-        labels=labels,
-        class_conditional=class_conditional,
-    )
+    splits = open_splits(source)
+    require_split(splits, source, split)
+    if len(splits[split]) == 0:
+        raise ValueError(no_rows(source, split))
+    dataset = splits[split].with_format(None)
+    image_column, label_column = choose_columns(dataset.features, image_column, label_column, labels, class_conditional)
     dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
     class_names, kept_rows = None, None
     if label_column is not None:
@@ -107,14 +99,11 @@ def check_max_images(max_images: int | None) -> None:
 
 
 def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """Open every split of a source.
+    """Open every split of a source (see `open_source`), by name.
 
     Args:
         source: see `open_source`.
         streaming: read the data during iteration, unless it is a list of files or rows anyway.
-
-    Returns:
-        Splits by name.
 
     Raises:
         ValueError: the source does not exist or cannot be read.
@@ -148,16 +137,12 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
     train_rows, test_rows = train_test_split(
         np.arange(len(pixels)), test_size=DIGITS_TEST_IMAGES, stratify=digits.target, random_state=0
     )
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(digit) for digit in range(10)])}
-    )
-    return {
-        split: datasets.Dataset.from_dict(
-            {"image": [PIL.Image.fromarray(image) for image in pixels[rows]], "label": digits.target[rows]},
-            features=features,
-        )
-        for split, rows in (("train", train_rows), ("test", test_rows))
-    }
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
+    splits = {}
+    for split, rows in (("train", train_rows), ("test", test_rows)):
+        columns = {"image": [PIL.Image.fromarray(image) for image in pixels[rows]], "label": digits.target[rows]}
+        splits[split] = datasets.Dataset.from_dict(columns, features=features)
+    return splits
 
 
 def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
@@ -170,10 +155,9 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, data
     if images is not None:
         return images
     try:
-        if is_saved:
-            saved = datasets.load_from_disk(str(folder))
-        else:
-            saved = datasets.load_dataset(str(folder), streaming=streaming)
+        loaded = (
+            datasets.load_from_disk(str(folder)) if is_saved else datasets.load_dataset(str(folder), streaming=streaming)
+        )
     except (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError) as error:
         raise ValueError(
             f"source is {source!r}, which holds nothing to read: give a saved dataset, parquet files or images"
@@ -182,9 +166,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, data
         broken = _truncated_parquet_file(folder)
         reason = f"the parquet file {str(broken)!r} is truncated" if broken else in_short(error)
         raise ValueError(f"source is {source!r}, which could not be read: {reason}") from error
-    if isinstance(saved, datasets.Dataset):
-        return {str(saved.split or "train"): saved}
-    return saved
+    return {str(loaded.split or "train"): loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 
 def _truncated_parquet_file(folder: Path) -> Path | None:
@@ -206,19 +188,10 @@ def in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {words if len(words) <= 200 else words[:200] + ' ...'}"
 
 
-def _pick_split(splits: dict[str, datasets.Dataset], source: str, split: str) -> datasets.Dataset:
-    """One split, not empty and in the plain format of datasets."""
-    require_split(splits, source, split)
-    if len(splits[split]) == 0:
-        raise ValueError(no_rows(source, split))
-    return splits[split].with_format(None)
-
-
 def require_split(splits: Iterable[str], source: str, split: str) -> None:
     """Raise a `ValueError` if a split does not exist."""
     if split not in splits:
-        names = ", ".join(map(str, splits))
-        raise ValueError(f"split {split!r} of `source` {source!r} does not exist: choose from {names}")
+        raise ValueError(f"split {split!r} of `source` {source!r} does not exist: choose from {', '.join(map(str, splits))}")
 
 
 def no_rows(source: str, split: str) -> str:

@@ -1,8 +1,4 @@
-"""Read images during training: nothing is decoded before it is needed, and only a shuffle buffer is kept.
-
-stream = open_stream("uoft-cs/cifar100", "train", image_size=32, label_column="fine_label")
-batch = stream.reader(seed=0, batch_size=128).read(images_seen=0, micro_step=0)
-"""
+"""Read images during training: nothing is decoded before it is needed, and only a shuffle buffer is kept."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ class ImageStream:
     name: str
     """The source as the user gave it."""
     split: str
-    """The split as the user gave it."""
+    """Name of the split."""
     image_column: str
     """Name of the image column."""
     label_column: str | None
@@ -77,24 +73,16 @@ class ImageStream:
             "class_names": self.class_names,
             "max_images": self.max_images,
         }
-        decoded = self.decode(self.first)
-        assert decoded is not None, "open_stream has decoded it before"
-        pixels, label = decoded
-        digest = hashlib.sha256(json.dumps(known).encode())
-        digest.update(pixels)
-        digest.update(str(label).encode())
-        return digest.hexdigest()
+        first = self.decode(self.first)
+        assert first is not None, "open_stream has decoded it before"
+        return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
 
     def reader(self, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0) -> StreamReader:
         """A `StreamReader`, which reads batches of this stream for training."""
         return StreamReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def head(self, count: int) -> ImageTable:
-        """Decode the first images, in the order of the data, into memory.
-
-        Args:
-            count: number of images, at least 1; more than there are = all.
-        """
+        """Decode the first `count` images (or all), in the order of the data, into memory."""
         decoded = (self.decode(example) for example in self._iterate(self.examples))
         rows = list(itertools.islice((row for row in decoded if row is not None), count))
         features = datasets.Features({"pixels": datasets.Value("binary")})
@@ -160,8 +148,7 @@ class ImageStream:
 
     def _describe_label(self, example: Example, column: str) -> str:
         value, row = example[column], self._row(example)
-        limit = self.whole_split.features[column].num_classes - 1
-        problem = "is missing" if value is None else f"is outside 0..{limit}"
+        problem = "is missing" if value is None else f"is outside 0..{self.whole_split.features[column].num_classes - 1}"
         place = f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
         return describe_label(value, column, place, (example[self.image_column] or {}).get("path"), problem)
 
@@ -173,19 +160,8 @@ class ImageStream:
 class StreamReader:
     """Batches of a stream, epoch after epoch; what is read depends on the position alone, not on earlier reads."""
 
-    def __init__(
-        self, stream: ImageStream, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
-    ) -> None:
-        """
-        Args:
-            stream: the opened stream.
-            seed: seed of the run, at least 0.
-            batch_size: B, images per process and micro-step.
-            num_processes, process_index: number of processes that read together, and which one this is.
-
-        Raises:
-            ValueError: there are fewer images than processes.
-        """
+    def __init__(self, stream: ImageStream, *, seed: int, batch_size: int, num_processes: int, process_index: int) -> None:
+        """See `TableReader`; raises a `ValueError` if there are fewer images than processes."""
         count = sum(1 for _ in itertools.islice(stream.examples, num_processes)) if num_processes > 1 else 1
         if count < num_processes:
             raise ValueError(
@@ -200,14 +176,12 @@ class StreamReader:
         self._begin(0)
 
     def read(self, images_seen: int, micro_step: int) -> ImageBatch:
-        """Read a batch: directly if it follows the last one, else from the beginning of its epoch.
+        """Read the images from position images_seen / num_processes + micro_step * B on in the sequence of this process.
+
+        They are read directly if they follow the last batch, else from the beginning of their epoch.
 
         Args:
-            images_seen: images that all processes together have trained on before this optimizer step.
-            micro_step: micro-steps before this one in the same optimizer step.
-
-        Returns:
-            The images from position images_seen / num_processes + micro_step * B on in the sequence of this process.
+            images_seen, micro_step: see `TableReader.read`.
 
         Raises:
             ValueError: an image or a label is wrong, or this process has no images.

@@ -1,8 +1,4 @@
-"""Decode the images of a dataset once into a memory-mapped table of uint8 pixels.
-
-table = load_images("digits", "train", image_size=8)
-batch = table.images(torch.tensor([5, 0, 5]))          # (3, 1, 8, 8) uint8
-"""
+"""Decode the images of a dataset once into a memory-mapped table of uint8 pixels: `load_images("digits", "train", ...)`."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import datasets
 import numpy as np
 import torch
 
-from hf_ddpm.data.bad_images import BadImages, bad_image_limit
+from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, IndexStream
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
 from hf_ddpm.data.sources import ImageSource, open_source
@@ -54,14 +50,7 @@ class ImageTable:
         return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def images(self, indices: torch.Tensor) -> torch.Tensor:
-        """Read images by their position in the table.
-
-        Args:
-            indices: (B,) int64 in [0, N), in any order, repeats allowed.
-
-        Returns:
-            (B, C, H, W) uint8 in [0, 255].
-        """
+        """Images at some positions, (B,) int64 in [0, N) in any order: (B, C, H, W) uint8 in [0, 255]."""
         rows = bytearray().join(self.pixels[indices.tolist()]["pixels"])
         shape = (len(indices), self.channels, self.image_size, self.image_size)
         return torch.from_numpy(np.frombuffer(rows, dtype=np.uint8).reshape(shape))
@@ -69,10 +58,7 @@ class ImageTable:
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever they are stored."""
-        header = {
-            "shape": [len(self), self.channels, self.image_size, self.image_size],
-            "class_names": self.class_names,
-        }
+        header = {"shape": [len(self), self.channels, self.image_size, self.image_size], "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(header).encode())
         for rows in self.pixels.iter(batch_size=HASHING_BATCH):
             digest.update(b"".join(rows["pixels"]))
@@ -84,9 +70,7 @@ class ImageTable:
 class TableReader:
     """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
 
-    def __init__(
-        self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int = 1, process_index: int = 0
-    ) -> None:
+    def __init__(self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int, process_index: int) -> None:
         """
         Args:
             table: the decoded images.
@@ -99,22 +83,17 @@ class TableReader:
         self._stream = IndexStream(len(table), seed)
 
     def read(self, images_seen: int, micro_step: int) -> ImageBatch:
-        """Read a batch.
+        """Read the images from position images_seen + (micro_step * num_processes + process_index) * B on.
 
         Args:
             images_seen: images that all processes together have trained on before this optimizer step.
             micro_step: micro-steps before this one in the same optimizer step.
-
-        Returns:
-            The images from position images_seen + (micro_step * num_processes + process_index) * B on.
         """
         start = (micro_step * self.num_processes + self.process_index) * self.batch_size
         indices = self._stream.indices(images_seen + start, self.batch_size)
         labels = self.table.class_labels
         return ImageBatch(
-            images=self.table.images(indices),
-            class_labels=None if labels is None else labels[indices],
-            sample_ids=indices,
+            images=self.table.images(indices), class_labels=None if labels is None else labels[indices], sample_ids=indices
         )
 
 
@@ -138,27 +117,13 @@ def load_images(
         source, split, image_column, label_column, labels, class_conditional, max_images: see `open_source`.
         image_size, channels, on_bad_image, max_bad_images: see `decode_images`.
 
-    Returns:
-        The decoded images.
-
     Raises:
         ValueError: an option, an image or a label is wrong.
     """
-    return decode_images(
-        open_source(
-            source,
-            split,
-            image_column=image_column,
-            label_column=label_column,
-            labels=labels,
-            class_conditional=class_conditional,
-            max_images=max_images,
-        ),
-        image_size=image_size,
-        channels=channels,
-        on_bad_image=on_bad_image,
-        max_bad_images=max_bad_images,
-    )
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "labels": labels}
+    opened = open_source(source, split, class_conditional=class_conditional, max_images=max_images, **columns)
+    bad: dict[str, Any] = {"on_bad_image": on_bad_image, "max_bad_images": max_bad_images}
+    return decode_images(opened, image_size=image_size, channels=channels, **bad)
 
 
 def decode_images(
@@ -169,7 +134,7 @@ def decode_images(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageTable:
-    """Decode all images of a source, or map the pixels of an earlier call from the datasets cache.
+    """Decode all images of a source in its order, or map the pixels of an earlier call from the datasets cache.
 
     Args:
         source: an opened source.
@@ -178,14 +143,11 @@ def decode_images(
         on_bad_image: `skip` leaves out images that cannot be decoded, and logs the first few.
         max_bad_images: images that `skip` may leave out; None = 100.
 
-    Returns:
-        The decoded images, in the order of the source.
-
     Raises:
         ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
     """
     check_pixel_options(image_size, channels)
-    bad_images = BadImages(source.name, source.split, bad_image_limit(on_bad_image, max_bad_images))
+    bad_images = BadImages(source.name, source.split, on_bad_image, max_bad_images)
     records = source.dataset.select_columns([source.image_column])
     try:
         channels = channels or _count_channels(records, source.image_column, bad_images.are_left_out)
@@ -202,22 +164,16 @@ def decode_images(
             **_cache_place(records, source.image_column, image_size, channels, bad_images.are_left_out),
         )
     except UndecodableImage as error:
-        position = error.position or 0
-        raise bad_images.refusal(error, _row(source, position)) from error.__cause__
+        raise bad_images.refusal(error, _row(source, error.position or 0)) from error.__cause__
     assert len(pixels) == len(records), "a complete cache file has one row per image"
-    has_labels = source.label_column is not None
-    class_labels = torch.tensor(source.dataset[source.label_column][:]) if has_labels else None
+    class_labels = None if source.label_column is None else torch.tensor(source.dataset[source.label_column][:])
     if bad_images.are_left_out:
         kept = _kept_positions(pixels, source, bad_images, image_size)
         if len(kept) < len(pixels):
             pixels = pixels.select(kept)
             class_labels = None if class_labels is None else class_labels[kept]
     return ImageTable(
-        pixels=pixels,
-        channels=channels,
-        image_size=image_size,
-        class_names=source.class_names,
-        class_labels=class_labels,
+        pixels=pixels, channels=channels, image_size=image_size, class_names=source.class_names, class_labels=class_labels
     )
 
 
@@ -233,11 +189,7 @@ def _count_channels(records: datasets.Dataset, image_column: str, leave_out_bad:
 
 
 def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: BadImages, image_size: int) -> list[int]:
-    """Positions of the images that could be decoded; the others are counted.
-
-    Raises:
-        ValueError: too many, or all, could not be decoded.
-    """
+    """Positions of the images that could be decoded; the others are counted, and a `ValueError` if they are too many."""
     column = pixels.with_format("arrow")["pixels"][:]
     if column.null_count == 0:
         return list(range(len(pixels)))

@@ -8,9 +8,4 @@ from hf_ddpm.models.class_map_unet import ClassMapUNet
 from hf_ddpm.models.conv_denoiser import ConvDenoiser
 from hf_ddpm.models.tiny_unet import TinyUNet
 
-NETWORKS = {
-    "unet": UNet2DModel,
-    "class_map_unet": ClassMapUNet,
-    "conv_denoiser": ConvDenoiser,
-    "tiny_unet": TinyUNet,
-}
+NETWORKS = {"unet": UNet2DModel, "class_map_unet": ClassMapUNet, "conv_denoiser": ConvDenoiser, "tiny_unet": TinyUNet}
