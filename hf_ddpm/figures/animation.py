@@ -7,22 +7,16 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_ddpm.config import require
 from hf_ddpm.runtime.files import write_whole
 
+Frames = Sequence[Image.Image]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONT_SIZE, CAPTION_HEIGHT, PADDING = 14, 24, 6  # pixels
 GRAYS, COLORS = 16, 64  # of an animation; with more grays noise makes a large file
 
 
 def save_gif(
-    frames: Sequence[Image.Image],
-    captions: Sequence[str],
-    path: Path,
-    *,
-    milliseconds: int,
-    hold: int = 5,
-    num_colors: int | None = None,
+    frames: Frames, captions: Sequence[str], path: Path, *, milliseconds: int, hold: int = 5, num_colors: int | None = None
 ) -> None:
     """Write an animation that repeats forever, the same bytes every time.
 
@@ -44,21 +38,15 @@ def save_gif(
     # One width for all: a GIF with frames of several sizes grows while it plays, and keeps what was beside them.
     width = max(frames[0].width, *(round(font.getlength(text)) + 2 * PADDING for text in captions))
     captioned = [_with_caption(frame, text, font, width) for frame, text in zip(frames, captions, strict=True)]
-    is_gray = all(_is_gray(frame) for frame in captioned)
+    is_gray = all(len({channel.tobytes() for channel in frame.split()}) == 1 for frame in captioned)
     in_few_colors = _in_grays if is_gray else _in_common_colors
     first, *others = in_few_colors(captioned, num_colors or (GRAYS if is_gray else COLORS))
     durations = [milliseconds] * len(others) + [hold * milliseconds]
-    write_whole(
-        path,
-        lambda partial: first.save(
-            partial, save_all=True, append_images=others, duration=durations, loop=0, optimize=False, disposal=1
-        ),
-    )
 
+    def write(partial: Path) -> None:
+        first.save(partial, save_all=True, append_images=others, duration=durations, loop=0, optimize=False, disposal=1)
 
-def require_colors(num_colors: int | None) -> None:
-    """Raise `ValueError` unless a GIF can have this number of colors."""
-    require(num_colors is None or 2 <= num_colors <= 256, "num_colors", num_colors, "give 2 to 256")
+    write_whole(path, write)
 
 
 def _with_caption(frame: Image.Image, text: str, font: Font, width: int) -> Image.Image:
@@ -69,7 +57,7 @@ def _with_caption(frame: Image.Image, text: str, font: Font, width: int) -> Imag
     return picture
 
 
-def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+def _in_grays(frames: Frames, num_colors: int) -> list[Image.Image]:
     """Gray frames with evenly spaced grays, each value replaced by the nearest."""
     grays = [round(255 * i / (num_colors - 1)) for i in range(num_colors)]
     nearest = [round(value * (num_colors - 1) / 255) for value in range(256)]
@@ -79,7 +67,7 @@ def _in_grays(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Imag
     return indexed
 
 
-def _in_common_colors(frames: Sequence[Image.Image], num_colors: int) -> list[Image.Image]:
+def _in_common_colors(frames: Frames, num_colors: int) -> list[Image.Image]:
     """Frames in the most frequent colors of four of them, evenly spread."""
     few = [frames[round(i * (len(frames) - 1) / 3)] for i in range(4)]
     together = Image.new("RGB", (few[0].width, sum(frame.height for frame in few)))
@@ -87,8 +75,3 @@ def _in_common_colors(frames: Sequence[Image.Image], num_colors: int) -> list[Im
         together.paste(frame, (0, i * frame.height))
     palette = together.quantize(num_colors, method=Image.Quantize.MEDIANCUT)
     return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-
-
-def _is_gray(frame: Image.Image) -> bool:
-    red, green, blue = frame.split()
-    return red.tobytes() == green.tobytes() == blue.tobytes()

@@ -20,27 +20,21 @@ class ForwardConfig(FigureConfig):
     model: str | None = None
     """Pipeline that gives the schedule, the image size and, without --data.source, the data; None = options give them."""
     timesteps: list[int] | None = None
-    """Noising steps applied to an image, from 0 (the image) to T (noise); None = 0, 10, 100, 150, 195 and 999 of T = 1000,
-    and the same fractions of another T."""
+    """Noising steps applied, 0 (the image) to T (noise); None = 0, 10, 100, 150, 195 and 999 thousandths of T."""
     num_images: int = 4
     """Number of images: the first of each class, then the second of each, and so on; without classes the first ones."""
     seed: int = 0
-    """Seed of the first image's noise; the next ones have seed + 1, seed + 2, ... An image has the same noise at all
-    timesteps."""
+    """Seed of the first image's noise, the same at all timesteps; the next ones have seed + 1, seed + 2, ..."""
     data: FigureDataConfig = field(default_factory=FigureDataConfig)
     schedule: ForwardScheduleConfig = field(default_factory=ForwardScheduleConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "num_images")
-        self.require_at_least(0, "seed")
-        self.require_some("timesteps")
         if self.model is None:
             self.data.require(self.data.source is not None, "source", "name the images, or give --model")
             return
         if self.schedule != ForwardScheduleConfig():
-            given = self.schedule.beta_schedule
-            raise ValueError(f"--schedule is {given!r}: leave it out, --model has its own schedule")
+            raise ValueError(f"--schedule is {self.schedule.beta_schedule!r}: leave it out, --model has its own schedule")
         for option in ("image_size", "channels"):
             self.data.require(getattr(self.data, option) is None, option, "leave it out, --model has its own")
 
@@ -52,21 +46,18 @@ def plot_forward(config: ForwardConfig) -> list[Path]:
     from hf_ddpm.figures.samples import load_diffusion_pipeline
     from hf_ddpm.sampling import image_shape_of
 
-    data, size, channels = config.data, None, None
+    data, shape = config.data, None
     if config.model is None:
         alphas_cumprod, beta_schedule = config.schedule.alphas_cumprod(), config.schedule.beta_schedule
     else:
         pipeline = load_diffusion_pipeline(config.model)
         alphas_cumprod, beta_schedule = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.beta_schedule
-        data, (channels, size, _) = data_of_model(data, config.model), image_shape_of(pipeline)
+        data, shape = data_of_model(data, config.model), image_shape_of(pipeline)
     total = len(alphas_cumprod)
     noising_steps = config.timesteps or sorted({round(share * total) for share in NOISING_SHARES})
-    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
+    real = read_images(data, count=config.num_images, shape=shape)
     seeds = range(config.seed, config.seed + config.num_images)
     states = forward_states(real.in_model_range(), noising_steps, alphas_cumprod=alphas_cumprod, seeds=seeds)
-    block = ImageBlock(
-        images=states.swapaxes(0, 1),
-        row_names=None if real.names is None else [plain(name) for name in real.names],
-        column_names=[f"t = {t}" for t in noising_steps],
-    )
+    names = None if real.names is None else [plain(name) for name in real.names]
+    block = ImageBlock(images=states.swapaxes(0, 1), row_names=names, column_names=[f"t = {t}" for t in noising_steps])
     return save_figure(plot_blocks([block], title=process_title(data, beta_schedule, total)), config.output)

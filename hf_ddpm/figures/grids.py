@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-MIN_TILE = 32
-"""Least height and width of an image in pixels; smaller images are enlarged."""
-PADDING = 2
-"""Pixels of white around each tile."""
+MIN_TILE = 32  # pixels; smaller images are enlarged
+PADDING = 2  # pixels of white around each tile
 MAX_COLUMNS = 16
 MIN_FONT_SIZE, MAX_FONT_SIZE = 12, 20
 
@@ -20,7 +18,7 @@ MIN_FONT_SIZE, MAX_FONT_SIZE = 12, 20
 def image_grid(
     images: np.ndarray[Any, Any], *, columns: int, row_names: Sequence[str] | None = None, scale: int | None = None
 ) -> Image.Image:
-    """Lay images out row by row on white; the last row may be short.
+    """Lay images out row by row on white, as an RGB image; the last row may be short.
 
     Args:
         images: (N, H, W, C) uint8, C = 1 (grayscale) or 3 (RGB).
@@ -28,13 +26,13 @@ def image_grid(
         row_names: one name for each row, written on its left; None = no names.
         scale: whole factor by which images are enlarged; None = the smallest that makes them 32 pixels wide and high.
 
-    Returns:
-        RGB image.
-
     Raises:
         ValueError: the shape or type of the images is wrong, or the number of names.
     """
-    _check_images(images)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images have the shape {images.shape}: give (N, H, W, 1) or (N, H, W, 3)")
+    if images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}: give uint8 in 0..255")
     if columns < 1:
         raise ValueError(f"columns is {columns}: give at least 1")
     rows = math.ceil(len(images) / columns)
@@ -71,13 +69,6 @@ def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns
     return [i for i in range(total) if i % row_length < columns and i // row_length < max_rows], columns
-
-
-def _check_images(images: np.ndarray[Any, Any]) -> None:
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"images have the shape {images.shape}: give (N, H, W, 1) or (N, H, W, 3)")
-    if images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype}: give uint8 in 0..255")
 
 
 def _draw_names(names: Sequence[str], row_height: int) -> tuple[int, Image.Image]:

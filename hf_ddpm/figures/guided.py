@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ddpm.figures.blocks import ImageBlock, in_rows, plot_blocks
-from hf_ddpm.figures.options import ClassLabelOptions, RowOptions, SamplingOptions
+from hf_ddpm.figures.options import RowOptions, SamplingOptions
 from hf_ddpm.figures.style import save_figure
 
 
 @dataclass(kw_only=True)
-class GuidedConfig(RowOptions, SamplingOptions, ClassLabelOptions):
+class GuidedConfig(RowOptions, SamplingOptions):
     """Samples of each class at several guidance scales: one block per scale, one row per class, the same seeds in each."""
 
     model: str
@@ -21,33 +21,21 @@ class GuidedConfig(RowOptions, SamplingOptions, ClassLabelOptions):
     guidance_scales: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
     """s in u + s (c - u), one block each; 1 = no guidance (w = s - 1)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_some("guidance_scales")
-
 
 def plot_guided(config: GuidedConfig) -> list[Path]:
     """Plot samples of each class at several guidance scales; return the paths of the files."""
-    from hf_ddpm.figures.samples import (
-        DEFAULT_STEPS,
-        class_rows,
-        describe_sampling,
-        load_diffusion_pipeline,
-        row_names,
-        sample_images,
-        scale_text,
-    )
+    from hf_ddpm.figures import samples
 
-    pipeline = load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
+    pipeline = samples.load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     if not pipeline.is_conditional:
         raise ValueError(f"--model is {config.model!r}: it is unconditional, give a class-conditional one")
-    labels = class_rows(pipeline, config.class_labels, config.per_class)
+    labels, steps = samples.class_rows(pipeline, config.class_labels, config.per_class), config.num_inference_steps
     for scale in config.guidance_scales:  # before the first is sampled
-        pipeline.check_inputs(0, guidance_scale=scale, num_inference_steps=config.num_inference_steps or DEFAULT_STEPS)
+        pipeline.check_inputs(0, guidance_scale=scale, num_inference_steps=steps or samples.DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
-        images = sample_images(pipeline, labels, config, guidance_scale=scale)
-        names = row_names(pipeline, labels, config.per_class) if number == 0 else None
-        blocks.append(ImageBlock(images=in_rows(images, config.per_class), title=scale_text(scale), row_names=names))
-    title = describe_sampling(pipeline, config, len(labels), None)
+        images = in_rows(samples.sample_images(pipeline, labels, config, guidance_scale=scale), config.per_class)
+        names = samples.row_names(pipeline, labels, config.per_class) if number == 0 else None
+        blocks.append(ImageBlock(images=images, title=samples.scale_text(scale), row_names=names))
+    title = samples.describe_sampling(pipeline, config, len(labels), None)
     return save_figure(plot_blocks(blocks, columns=len(blocks), title=title), config.output)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # rows of `read_losses` by the name of the run
+
 LOSSES = {"loss": "training loss", "d_loss": "discriminator loss", "g_loss": "generator loss"}
 """Training losses in metrics.jsonl (`loss` of diffusion models and judges, the others of GANs) and their axis labels."""
 RAW_ALPHA = 0.3  # of the logged values below their moving mean
@@ -38,11 +40,6 @@ class LossesConfig(FigureConfig):
     """Whether the scale of the losses is logarithmic."""
     title: str | None = None
     """Title of the figure; None = none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_some("runs")
-        self.require_at_least(1, "smoothing")
 
 
 def plot_losses(config: LossesConfig) -> list[Path]:
@@ -88,13 +85,7 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def plot_loss_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    smoothing: int | None = None,
-    log_y: bool = False,
-    title: str | None = None,
-) -> Figure:
+def plot_loss_curves(runs: Runs, *, smoothing: int | None = None, log_y: bool = False, title: str | None = None) -> Figure:
     """Plot a panel for each kind of training loss, with a line for each run, over the training step.
 
     Args:
@@ -122,7 +113,8 @@ def plot_loss_curves(
     for panel, kind in zip(panels, kinds, strict=True):
         _draw_panel(panel, runs, kind, smoothing, log_y)
     shown = [name.replace("$", r"\$") for name in runs]  # not the start of a formula
-    add_legend(figure, {name: Line2D([], [], **_style(i)) for i, name in enumerate(shown)}, columns=side_by_side)
+    lines = {name: Line2D([], [], **line_style(i), markersize=4) for i, name in enumerate(shown)}
+    add_legend(figure, lines, columns=side_by_side)
     return figure
 
 
@@ -134,19 +126,17 @@ def moving_mean(values: Sequence[float], count: int) -> list[float]:
     return [statistics.fmean(values[here - side : here + side + 1]) for here, side in enumerate(reach)]
 
 
-def _draw_panel(
-    panel: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, smoothing: int | None, log_y: bool
-) -> None:
+def _draw_panel(panel: Axes, runs: Runs, kind: str, smoothing: int | None, log_y: bool) -> None:
     for number, rows in enumerate(runs.values()):
         points = [(row["step"], row[kind]) for row in rows if kind in row]
         if not points:
             continue
         steps, values = [step for step, _ in points], [value for _, value in points]
-        style = _style(number)
+        style = line_style(number)
         if smoothing is not None:
             panel.plot(steps, values, color=style["color"], linewidth=0.8, alpha=RAW_ALPHA, zorder=1)
             values = moving_mean(values, smoothing)
-        panel.plot(steps, values, **style, markevery=-(-len(values) // MAX_MARKERS), zorder=2)
+        panel.plot(steps, values, **style, markersize=4, markevery=-(-len(values) // MAX_MARKERS), zorder=2)
     if log_y:
         _scale(panel, [row[kind] for rows in runs.values() for row in rows if kind in row])
     dress_panel(panel, x_label="training step", y_label=LOSSES[kind])
@@ -161,8 +151,3 @@ def _scale(panel: Axes, values: Sequence[float]) -> None:
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(6, steps=(1, 2, 5, 10)))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     panel.yaxis.set_minor_locator(NullLocator())
-
-
-def _style(number: int) -> dict[str, Any]:
-    """How the line of a run looks, in every panel."""
-    return line_style(number) | {"markersize": 4}

@@ -17,13 +17,7 @@ ROW_HEIGHT, WIDTH = 0.42, 7.2  # inches
 
 
 def plot_measurement(results: Results, path: Path, *, title: str) -> None:
-    """Plot every metric that has a floor or a ceiling, with its standard error.
-
-    Args:
-        results: results of an evaluation.
-        path: file to write; its suffix gives the format.
-        title: above the rows.
-    """
+    """Plot every metric that has a floor or a ceiling, with its standard error; the suffix of `path` gives the format."""
     from matplotlib.figure import Figure
 
     bounded = results.floor.keys() | results.ceiling.keys()

@@ -6,6 +6,7 @@ A timestep t of a figure counts noising steps, as in Ho et al. 2020: x_0 is the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,12 @@ from hf_ddpm.config import BaseConfig, require
 from hf_ddpm.data.options import BaseDataConfig, ImageShapeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
+RANGES = {
+    "seed": (0, math.inf), "num_images": (1, math.inf), "num_inference_steps": (1, math.inf), "per_class": (1, 32),
+    "max_classes": (1, math.inf), "num_frames": (2, math.inf), "milliseconds": (20, math.inf), "num_colors": (2, 256),
+    "smoothing": (1, math.inf),
+}  # fmt: skip
+"""Smallest and largest value of an option, the same in every figure that has it."""
 
 
 @dataclass(kw_only=True)
@@ -36,7 +43,7 @@ class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
 
 @dataclass(kw_only=True)
 class FigureConfig(BaseConfig):
-    """A figure."""
+    """A figure. Each of its options is in its range, see `RANGES`, and no list of values is empty."""
 
     output: Path
     """Path of the files without a suffix; missing folders are created, existing files are replaced."""
@@ -49,17 +56,12 @@ class FigureConfig(BaseConfig):
         require(output.name != "", "output", str(output), "name the files, as in figures/digits")
         above = next(folder for folder in output.absolute().parents if folder.exists())
         require(above.is_dir(), "output", str(output), f"{above} is not a folder, name another path")
-
-    def require_at_least(self, low: float, *options: str) -> None:
-        """Raise `ValueError` unless each option is None or at least `low`."""
-        for option in options:
-            value = getattr(self, option)
-            self.require(value is None or value >= low, option, f"give at least {low}")
-
-    def require_some(self, option: str) -> None:
-        """Raise `ValueError` if an option is an empty list."""
-        value = getattr(self, option)
-        self.require(value is None or len(value) > 0, option, "give at least one")
+        for option, value in vars(self).items():
+            self.require(value not in ([], ()), option, "give at least one")
+            if option in RANGES and value is not None:
+                low, high = RANGES[option]
+                remedy = f"give at least {low}" if high == math.inf else f"give {low} to {high}"
+                self.require(low <= value <= high, option, remedy)
 
 
 @dataclass(kw_only=True)
@@ -69,13 +71,9 @@ class ClassLabelOptions(FigureConfig):
     class_labels: list[str | int] | None = None
     """Classes by name or id, as in [3, 7]; None = the first 10."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_some("class_labels")
-
 
 @dataclass(kw_only=True)
-class GuidanceOptions(FigureConfig):
+class GuidanceOptions(ClassLabelOptions):
     """How strongly the samples of a figure are guided."""
 
     guidance_scale: float | None = None
@@ -83,8 +81,8 @@ class GuidanceOptions(FigureConfig):
 
 
 @dataclass(kw_only=True)
-class SamplingOptions(FigureConfig):
-    """How the samples of a figure are generated."""
+class SamplingOptions(ClassLabelOptions):
+    """How the samples of a figure are generated: the same as those of sample.py with the same options."""
 
     scheduler: str | None = None
     """Name of a scheduler, see sample.py; None = the one saved with the model. A GAN has none."""
@@ -95,11 +93,6 @@ class SamplingOptions(FigureConfig):
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_at_least(0, "seed")
-        self.require_at_least(1, "num_inference_steps")
-
 
 @dataclass(kw_only=True)
 class RowOptions(FigureConfig):
@@ -108,16 +101,7 @@ class RowOptions(FigureConfig):
     per_class: int = 8
     """Images per class, one row per class; an unconditional model fills a square."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(1 <= self.per_class <= 32, "per_class", "give 1 to 32")
-
 
 @dataclass(kw_only=True)
-class SampleFigureConfig(SamplingOptions, GuidanceOptions, ClassLabelOptions):
-    """A figure of samples, the same as those of sample.py with the same options."""
-
-
-@dataclass(kw_only=True)
-class SampleGridConfig(RowOptions, SampleFigureConfig):
+class SampleGridConfig(RowOptions, SamplingOptions, GuidanceOptions):
     """A figure of samples in grids, one row per class."""

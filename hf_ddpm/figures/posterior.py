@@ -44,9 +44,6 @@ class PosteriorConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least(1, "num_images")
-        self.require_at_least(0, "seed")
-        self.require_some("timesteps")
         factor = self.amplification
         self.require(factor is None or 0 < factor < float("inf"), "amplification", "give a number above 0")
 
@@ -59,9 +56,8 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     from hf_ddpm.sampling import image_shape_of
 
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
-    channels, size, _ = image_shape_of(pipeline)
     data = data_of_model(config.data, config.model)
-    real = read_images(data, count=config.num_images, image_size=size, channels=channels)
+    real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
     labels = _label_ids(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})
@@ -71,57 +67,39 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     for i in range(config.num_images):
         name = "" if real.names is None else f"{plain(real.names[i])}, "
         names = [f"{name}t = {t}" for t in noising_steps]
-        blocks += posterior_blocks(steps, i, names, config.amplification)
+        blocks += _blocks_of_image(steps, i, names, config.amplification)
     title = process_title(data, pipeline.scheduler.config.beta_schedule, total)
     return save_figure(plot_blocks(blocks, columns=4, tile=TILE, title=title), config.output)
 
 
-def posterior_blocks(
+def _blocks_of_image(
     steps: Sequence[StepBack], image: int, names: Sequence[str], amplification: float | None
 ) -> list[ImageBlock]:
-    """The four blocks of one image: forward, model, true posterior, and their differences.
-
-    Args:
-        steps: K of them, one row each.
-        image: position of the image in them.
-        names: names of the K rows.
-        amplification: factor of the differences; None = one for each, see `amplified`.
-    """
+    """The four blocks of one image, one row per step: forward, model, true posterior, and their differences."""
     from hf_ddpm.figures.process import to_pixels
 
     def tensors(*fields: str) -> list[list[Tensor]]:
         return [[getattr(step, field)[image] for field in fields] for step in steps]
 
-    no_captions = [["", ""]] * len(steps)  # as tall as those of the differences
     tables = [
         (r"forward $q(x_t\,|\,x_{t-1})$", tensors("previous", "noisy"), ["$x_{t-1}$", "$x_t$"]),
         (r"model $p_\theta(x_{t-1}\,|\,x_t)$", tensors("model_mean", "model_sample"), ["mean", "sample"]),
         (r"posterior $q(x_{t-1}\,|\,x_t, x_0)$", tensors("true_mean", "true_sample"), ["mean", "sample"]),
     ]
-    blocks = [
-        ImageBlock(
-            images=np.stack([[to_pixels(tensor) for tensor in row] for row in rows]),
-            title=title,
-            row_names=names if number == 0 else None,
-            column_names=columns,
-            captions=no_captions,
-        )
-        for number, (title, rows, columns) in enumerate(tables)
-    ]
-    differences = [
-        [
-            amplified(after - before, amplification)
-            for before, after in ((previous, noisy), (noisy, model_mean), (noisy, true_mean), (true_mean, model_mean))
-        ]
-        for previous, noisy, model_mean, true_mean in tensors("previous", "noisy", "model_mean", "true_mean")
-    ]
-    last = ImageBlock(
-        images=np.stack([[to_pixels(difference) for difference, _ in row] for row in differences]),
-        title="signed differences, middle gray = none",
-        column_names=["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"],
-        captions=[[f"× {factor:g}" for _, factor in row] for row in differences],
-    )
-    return [*blocks, last]
+    blocks = []
+    for title, rows, columns in tables:
+        images = np.stack([[to_pixels(tensor) for tensor in row] for row in rows])
+        row_names, captions = None if blocks else names, [["", ""]] * len(steps)  # as tall as those of the differences
+        blocks.append(ImageBlock(images=images, title=title, row_names=row_names, column_names=columns, captions=captions))
+    differences = []
+    for previous, noisy, model_mean, true_mean in tensors("previous", "noisy", "model_mean", "true_mean"):
+        row = (noisy - previous, model_mean - noisy, true_mean - noisy, model_mean - true_mean)
+        differences.append([amplified(difference, amplification) for difference in row])
+    columns = ["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"]
+    images = np.stack([[to_pixels(difference) for difference, _ in row] for row in differences])
+    captions = [[f"× {factor:g}" for _, factor in row] for row in differences]
+    title = "signed differences, middle gray = none"
+    return [*blocks, ImageBlock(images=images, title=title, column_names=columns, captions=captions)]
 
 
 def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:

@@ -56,16 +56,13 @@ class StepBack:
 def forward_states(
     clean_images: Tensor, noising_steps: Sequence[int], *, alphas_cumprod: Tensor, seeds: Sequence[int]
 ) -> Pixels:
-    """Sample x_t ~ q(x_t | x_0) at each noising step.
+    """Sample x_t ~ q(x_t | x_0) at each noising step: (K, B, H, W, C) uint8.
 
     Args:
         clean_images: (B, C, H, W) float32 in [-1, 1].
         noising_steps: K of them, each in [0, T].
         alphas_cumprod: (T,) float32, of the whole schedule.
         seeds: B seeds of the noise, which is the same for all noising steps of an image.
-
-    Returns:
-        (K, B, H, W, C) uint8.
 
     Raises:
         ValueError: a noising step is out of range.
@@ -87,8 +84,8 @@ def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -
 
 def reverse_states(
     pipeline: CFGDDPMPipeline,
-    *,
     class_labels: Sequence[int | None],
+    *,
     seed: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
@@ -107,14 +104,15 @@ def reverse_states(
         ValueError: an option cannot work with this pipeline, or the sampling does not pass through a noising step.
     """
     visited = reverse_noising_steps(pipeline, num_inference_steps)
+    # Of two calls at one noising step the second starts from the result of the first.
+    last = {t: position for position, t in enumerate(visited)}
     if noising_steps is None:
-        # Of two calls at one noising step the second starts from the result of the first.
-        last = {t: position for position, t in enumerate(visited)}
-        positions = sorted(last.values())
-        count = min(count, len(positions))
-        kept = [positions[round(i * (len(positions) - 1) / (count - 1))] for i in range(count)]
-    else:
-        kept = [_position_of(t, visited) for t in noising_steps]
+        count = min(count, len(last))
+        noising_steps = [[*last][round(i * (len(last) - 1) / (count - 1))] for i in range(count)]
+    for t in noising_steps:
+        nearest = " or ".join(map(str, sorted(last, key=lambda known: abs(known - t))[:2]))
+        require(t in last, "`timesteps`", t, f"the sampling does not pass through it, give {nearest}, or other steps")
+    kept = [last[t] for t in noising_steps]
     recorder = _Recorder(**pipeline.components)
     recorder.to(pipeline.device)
     recorder.wanted, recorder.calls, recorder.states = set(kept), 0, {}
@@ -127,12 +125,8 @@ def reverse_states(
         guidance_scale=guidance_scale,
     )
     recorder.states[len(visited) - 1] = (batch.images, batch.images)
-    noisy_images, pred_images = zip(*(recorder.states[position] for position in kept), strict=True)
-    return ReverseStates(
-        noising_steps=[visited[position] for position in kept],
-        noisy_images=np.stack(noisy_images),
-        pred_images=np.stack(pred_images),
-    )
+    noisy_images, pred_images = map(np.stack, zip(*(recorder.states[position] for position in kept), strict=True))
+    return ReverseStates(noising_steps=list(noising_steps), noisy_images=noisy_images, pred_images=pred_images)
 
 
 @torch.no_grad()
@@ -236,11 +230,3 @@ def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 def _check_noising_steps(noising_steps: Sequence[int], low: int, high: int) -> None:
     for t in noising_steps:
         require(low <= t <= high, "`timesteps`", t, f"give {low} to {high}")
-
-
-def _position_of(noising_step: int, visited: Sequence[int]) -> int:
-    """The last position of a noising step among those that the sampling passes through."""
-    nearest = sorted(set(visited), key=lambda t: abs(t - noising_step))[:2]
-    remedy = f"the sampling does not pass through it, give {' or '.join(map(str, nearest))}, or other steps"
-    require(noising_step in visited, "`timesteps`", noising_step, remedy)
-    return max(position for position, t in enumerate(visited) if t == noising_step)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ddpm.figures.blocks import ImageBlock, in_rows, plain, plot_blocks
-from hf_ddpm.figures.options import FigureConfig, FigureDataConfig
+from hf_ddpm.figures.options import FigureDataConfig, RowOptions
 from hf_ddpm.figures.style import save_figure
 
 
 @dataclass(kw_only=True)
-class RealConfig(FigureConfig):
+class RealConfig(RowOptions):
     """Real images of a data source, one row per class."""
 
     per_class: int = 8
@@ -22,8 +22,6 @@ class RealConfig(FigureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(1 <= self.per_class <= 32, "per_class", "give 1 to 32")
-        self.require_at_least(1, "max_classes")
         self.data.require(self.data.source is not None, "source", "name the images, as in digits")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,7 @@ from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 from hf_ddpm.figures.schedules import schedule_name
 
 Data = TypeVar("Data", bound=ModelDataConfig)
-Indices = np.ndarray[Any, Any]  # (N,) int64
-LARGEST_SIZE = 128
-"""Largest default size in pixels."""
+LARGEST_SIZE = 128  # pixels, by default
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,8 +62,7 @@ def read_images(
     count: int | None = None,
     per_class: int | None = None,
     max_classes: int | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> RealImages:
     """Read the first images of each class.
 
@@ -74,21 +71,23 @@ def read_images(
         count: number of images, cycling through the classes; without classes the first ones. None = see `per_class`.
         per_class: images of each class, class after class; without classes its square. None = see `count`.
         max_classes: number of classes, the first ones; None = all.
-        image_size, channels: see `decode_image`; None = those of the options, else of the first image.
+        shape: (C, H, W) of the images, see `decode_image`; None = that of the options, else of the first image.
 
     Raises:
         ValueError: an option is wrong, the data cannot be read, or it has too few images.
     """
-    if isinstance(data, FigureDataConfig):
-        image_size, channels = image_size or data.image_size, channels or data.channels
+    channels, size, _ = shape or (None, None, None)
+    if isinstance(data, FigureDataConfig) and shape is None:
+        channels, size = data.channels, data.image_size
     assert data.source is not None  # checked by the options of the figure, or set by `data_of_model`
     source = open_source(data.source, data.split or "train", **data.column_options())
     rows = _choose_rows(source, count, per_class, max_classes)
-    records = source.dataset.select_columns([source.image_column])
+    column = source.image_column
+    records = source.dataset.select_columns([column])
     try:
-        channels = channels or count_channels(records[0][source.image_column])
-        size = image_size or _size_of_first(records, source.image_column)
-        pixels = [decode_image(records[row][source.image_column], image_size=size, channels=channels) for row in rows]
+        channels = channels or count_channels(records[0][column])
+        size = size or min(*records.cast_column(column, datasets.Image())[0][column].size, LARGEST_SIZE)
+        pixels = [decode_image(records[row][column], image_size=size, channels=channels) for row in rows]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])
@@ -125,21 +124,11 @@ def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, 
             _require_enough(source, len(rows), per_class, f" of class {name!r}")
         return [int(row) for rows in rows_of_class for row in rows[:per_class]]
     _require_enough(source, total, count or 1, "")
-    return _round_the_classes(rows_of_class, count)
-
-
-def _round_the_classes(rows_of_class: Sequence[Indices], count: int | None) -> list[int]:
-    """The first row of each class, then the second of each, and so on, until a class has no more."""
-    turns = sorted((turn, label) for label, rows in enumerate(rows_of_class) for turn in range(len(rows[:count])))
-    return [int(rows_of_class[label][turn]) for turn, label in turns[:count]]
+    # The first row of each class, then the second of each, and so on, until a class has no more.
+    turns = itertools.zip_longest(*(rows[:count].tolist() for rows in rows_of_class))
+    return [row for turn in turns for row in turn if row is not None][:count]
 
 
 def _require_enough(source: ImageSource, found: int, wanted: int, of: str) -> None:
     if found < wanted:
         raise ValueError(f"`split` is {source.split!r}: {source.name} has {found} images{of}, {wanted} are needed")
-
-
-def _size_of_first(records: datasets.Dataset, image_column: str) -> int:
-    """The shorter side of the first image, at most `LARGEST_SIZE`."""
-    first = records.cast_column(image_column, datasets.Image())[0][image_column]
-    return min(*first.size, LARGEST_SIZE)

@@ -35,13 +35,7 @@ FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
 
 
 def plot_figure(config: FigureConfig) -> list[Path]:
-    """Plot a figure and write its files.
-
-    Args:
-        config: its options, an instance of one of the classes in `FIGURES`.
-
-    Returns:
-        Paths of the files.
+    """Plot a figure, whose options are an instance of one of the classes in `FIGURES`; return the paths of its files.
 
     Raises:
         ValueError: an option cannot work; the message names it.

@@ -19,10 +19,7 @@ DEFAULT_STEPS = 50
 
 
 def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
-    """Load the pipeline of a diffusion model.
-
-    Args:
-        model, scheduler, device: see `load_pipeline`.
+    """Load the pipeline of a diffusion model, see `load_pipeline`.
 
     Raises:
         ValueError: it is a GAN, its scheduler has no betas, or it cannot be loaded.
@@ -39,7 +36,7 @@ def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None
     """The class id of each image of a grid with one row per class; None = no class.
 
     Args:
-        pipeline: pipeline with these classes.
+        pipeline: model with these classes.
         class_labels: names or ids; None = the first 10 classes.
         per_class: images per row; an unconditional model fills a square.
 
@@ -71,20 +68,10 @@ def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float
 def sample_images(
     pipeline: ImagePipeline, labels: Sequence[int | None], config: SamplingOptions, *, guidance_scale: float | None
 ) -> np.ndarray[Any, Any]:
-    """Generate one image for each label: (N, H, W, C) uint8.
-
-    Args:
-        pipeline: to sample from.
-        labels: from `class_rows`.
-        config: gives the seed and the number of steps.
-        guidance_scale: s; None = no guidance.
-    """
+    """Generate one image for each label of `class_rows`: (N, H, W, C) uint8; guidance scale None = no guidance."""
+    steps = config.num_inference_steps
     batches = generate(
-        pipeline,
-        class_labels=labels,
-        seed=config.seed,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=guidance_scale,
+        pipeline, class_labels=labels, seed=config.seed, num_inference_steps=steps, guidance_scale=guidance_scale
     )
     return np.concatenate([batch.images for batch in batches])
 
@@ -92,21 +79,14 @@ def sample_images(
 def describe_sampling(
     pipeline: ImagePipeline, config: SamplingOptions, num_images: int, guidance_scale: float | None
 ) -> str:
-    """How samples were generated, in one line.
-
-    Args:
-        pipeline, config: see `sample_images`.
-        num_images: N.
-        guidance_scale: s; None = no guidance, or each block shows its own.
-    """
+    """How samples were generated, in one line; guidance scale None = no guidance, or each block shows its own."""
     parts = []
     if isinstance(pipeline, CFGDDPMPipeline):
         name = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
         parts += [name, f"{config.num_inference_steps or DEFAULT_STEPS} steps"]
         parts += [] if guidance_scale is None else [scale_text(guidance_scale)]
-    last = config.seed + num_images - 1
-    parts.append(f"seed {config.seed}" if num_images == 1 else f"seeds {config.seed} to {last}")
-    return ", ".join(parts)
+    seed = config.seed
+    return ", ".join([*parts, f"seed {seed}" if num_images == 1 else f"seeds {seed} to {seed + num_images - 1}"])
 
 
 def scale_text(guidance_scale: float) -> str:

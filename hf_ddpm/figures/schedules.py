@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from hf_ddpm.figures.options import FigureConfig
 from hf_ddpm.figures.style import INK, PANEL_HEIGHT, STYLES, add_legend, add_title, dress_panel, line_style, save_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -116,13 +115,14 @@ def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None =
     one_length = len({len(levels) for levels in schedules.values()}) == 1
     for number, (name, levels) in enumerate(schedules.items()):
         exact = levels.double().numpy()
-        previous = np.concatenate([[1.0], exact[:-1]])
-        steps = np.arange(1, len(exact) + 1)
+        previous, steps = np.concatenate([[1.0], exact[:-1]]), np.arange(1, len(exact) + 1)
         x = steps if one_length else steps / len(exact)
         snr = exact / (1 - exact)
         log_snr = np.log(snr, where=snr > SMALLEST_SNR, out=np.full_like(snr, np.nan))
+        # Markers at different places keep lines apart that coincide.
+        markers = (number * len(x) // (MARKERS * len(STYLES)) % len(x), max(1, len(x) // MARKERS))
         for panel, values in ((beta_panel, 1 - exact / previous), (level_panel, exact), (snr_panel, log_snr)):
-            _draw_line(panel, x, values, number, name)
+            panel.plot(x, values, label=name, **line_style(number), markersize=4, markevery=markers)
     for panel, what in ((beta_panel, r"$\beta_t$"), (level_panel, r"$\bar\alpha_t$"), (snr_panel, "log-SNR (nats)")):
         panel.set_title(what, fontsize=9, color=INK, loc="left")
         dress_panel(panel, x_label="t" if one_length else "t / T")
@@ -137,9 +137,3 @@ def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None =
 def schedule_name(beta_schedule: str) -> str:
     """Name of a schedule in a figure."""
     return "cosine" if beta_schedule == "squaredcos_cap_v2" else beta_schedule
-
-
-def _draw_line(panel: Axes, x: np.ndarray[Any, Any], values: np.ndarray[Any, Any], number: int, name: str) -> None:
-    # Markers at different places keep lines apart that coincide.
-    first = number * len(x) // (MARKERS * len(STYLES)) % len(x)
-    panel.plot(x, values, label=name, **line_style(number), markersize=4, markevery=(first, max(1, len(x) // MARKERS)))

@@ -32,15 +32,7 @@ LARGE_RANGE = 10
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and as PDF, the same bytes every time.
-
-    Args:
-        figure: to write.
-        stem: path of the files without a suffix.
-
-    Returns:
-        Paths of the two files.
-    """
+    """Write a figure as PNG and as PDF, the same bytes every time: `stem` is their path without a suffix; return both."""
 
     def write(path: Path, metadata: dict[str, Any]) -> Path:
         write_whole(path, lambda partial: figure.savefig(partial, dpi=DPI, metadata=metadata))
@@ -50,13 +42,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def new_panels(count: int, *, room: float, title: str | None) -> tuple[Figure, list[Axes]]:
-    """Create a figure of `count` empty panels, two side by side.
-
-    Args:
-        count: at least 1.
-        room: height for the title and the legend, in inches.
-        title: above the panels; None = none.
-    """
+    """Create a figure of `count` empty panels, two side by side, with `room` inches of height for title and legend."""
     from matplotlib.figure import Figure
 
     columns = min(2, count)
@@ -76,13 +62,11 @@ def add_title(figure: Figure, title: str | None) -> None:
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3, most: int = MAX_LEGEND) -> None:
-    """Add one legend below all panels, with the number of lines that it leaves out.
+    """Add one legend below all panels, of lines by their names.
 
     Args:
-        figure: to add it to.
-        lines: by their names.
         columns: most names side by side.
-        most: most lines named.
+        most: most lines named; the number of the others is added.
     """
     from matplotlib.lines import Line2D
 
