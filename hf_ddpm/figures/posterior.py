@@ -86,7 +86,7 @@ def _blocks_of_image(
         (r"model $p_\theta(x_{t-1}\,|\,x_t)$", tensors("model_mean", "model_sample"), ["mean", "sample"]),
         (r"posterior $q(x_{t-1}\,|\,x_t, x_0)$", tensors("true_mean", "true_sample"), ["mean", "sample"]),
     ]
-    blocks = []
+    blocks: list[ImageBlock] = []
     for title, rows, columns in tables:
         images = np.stack([[to_pixels(tensor) for tensor in row] for row in rows])
         row_names, captions = None if blocks else names, [["", ""]] * len(steps)  # as tall as those of the differences
