@@ -23,25 +23,25 @@ from hf_ddpm.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
 
-# How long a process waits for another that decodes a data set or draws samples, before it gives up.
+# How long a process waits for another that decodes a data set or generates samples before it gives up.
 PATIENCE = timedelta(hours=2)
 
 
 def init_distributed(num_threads: int | None = None) -> PartialState:
-    """Join the processes of torchrun or accelerate launch until the program ends; one started alone is a group of one.
+    """Join the processes of torchrun or accelerate launch until the program ends; a process on its own is a group of one.
 
     Without this, the processes that torchrun starts on a machine without an accelerator would not know of each other.
 
     Args:
-        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever a launcher put into
-            OMP_NUM_THREADS.
+        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever OMP_NUM_THREADS a
+            launcher has set.
 
     Raises:
         ValueError: the launcher started more processes than can see each other.
     """
-    AcceleratorState._reset_state()  # a second run in one program may want another precision
+    AcceleratorState._reset_state()  # a second run in one program may have another precision
     processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())
-    atexit.register(processes.destroy_process_group)  # what is not there any more is not destroyed twice
+    atexit.register(processes.destroy_process_group)  # does nothing if the group is gone already
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != processes.num_processes:
         raise ValueError(
@@ -52,28 +52,28 @@ def init_distributed(num_threads: int | None = None) -> PartialState:
 
 
 def has_accelerator() -> bool:
-    """Whether there is a device other than the CPU to compute on."""
+    """Whether there is a device other than the CPU."""
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def shard(count: int, processes: PartialState) -> slice:
-    """The part of `count` items that is this process's: the shares are disjoint, in order, and differ by at most one."""
+    """This process's part of `count` items: the parts are disjoint, in order, and their sizes differ by at most one."""
     first, end = (count * rank // processes.num_processes for rank in (processes.process_index, processes.process_index + 1))
     return slice(first, end)
 
 
 def gather(items: list[Item], processes: PartialState) -> list[Item]:
-    """Every process's items, those of the first process first; every process has to call it, and gets them all."""
+    """Every process's items, those of the main process first; every process has to call it, and gets them all."""
     return items if processes.num_processes == 1 else gather_object(items)
 
 
 def broadcast_from_main(compute: Callable[[], Item], processes: PartialState) -> Item:
-    """What the first process computes, given to all; every process has to call it, and the others only wait."""
+    """What the main process computes, in all processes; every process has to call it, and the others only wait."""
     return gather([compute()] if processes.is_main_process else [], processes)[0]
 
 
 def any_process_stopped(stop: StopRequest, processes: PartialState) -> int | None:
-    """The signal that asked any of the processes to stop, None = go on; every process has to call it, and gets the same."""
+    """The signal that asked a process to stop, None = continue; every process has to call it, and all get the same."""
     if processes.num_processes == 1:
         return stop.signal_number
     number = torch.tensor(stop.signal_number or 0, device=processes.device)
@@ -82,9 +82,9 @@ def any_process_stopped(stop: StopRequest, processes: PartialState) -> int | Non
 
 
 def _fresh_store() -> dict[str, Any]:
-    """Where processes that torchrun has started again meet, as arguments of `init_process_group`; {} = where torch says.
+    """Where processes that torchrun has restarted meet, as arguments of `init_process_group`; {} = torch's default.
 
-    The launcher's store still holds the addresses of the processes that have died, and the new ones would wait for those.
+    The launcher's store still has the addresses of the processes that have died, and the new ones would wait for those.
     """
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts == "0" or os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():

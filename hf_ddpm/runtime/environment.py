@@ -1,4 +1,4 @@
-"""The machine, the versions and the command that a result came from: `describe_environment(device, num_processes)`."""
+"""The machine, versions and command behind a result: `describe_environment(device, num_processes)`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PACKAGES = (
 
 
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """Everything outside the options that the bits of a run depend on, as JSON values.
+    """Everything besides the options that the bits of a run depend on, as JSON values.
 
     Args:
-        device: what the networks compute on.
+        device: where the networks compute.
         num_processes: processes of the run.
     """
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
@@ -65,7 +65,7 @@ def _processor_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout this file lies in; None where it was installed."""
+    """The commit of the checkout that this file is in; None = the package is installed."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None

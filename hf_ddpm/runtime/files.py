@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and say which one could not be written: `write_whole(path, text)`."""
+"""Write a whole file or nothing, and name a file that cannot be written: `write_whole(path, text)`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
-    """Write a file under a temporary name beside it, and give it its own by a rename; its folder is made if need be.
+    """Write a file under a temporary name beside it, then rename it; its folder is created if necessary.
 
     Args:
-        path: the file; one that is there already is replaced.
-        content: its text (UTF-8), or what writes the file it is given.
+        path: the file; an existing one is replaced.
+        content: its text (UTF-8), or a function that writes the file it is given.
 
     Raises:
-        OSError: the disk is full or the like, in one line that names the path; `path` is as it was.
+        OSError: the disk is full or the like, in one line with the path; `path` is as it was.
     """
-    # Pillow goes by the suffix, and another process may be writing the same file into a cache.
+    # Pillow needs the suffix, and another process may be writing the same file into a cache.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def sha256_of(file: Path) -> str:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing, which names no file when a disk is full, into one line that names `path`."""
+    """Turn an `OSError` of writing, which does not name the file when a disk is full, into one line that names `path`."""
     try:
         yield
     except OSError as error:

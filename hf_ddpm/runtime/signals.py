@@ -1,11 +1,11 @@
-"""End a long job well when SIGINT (Ctrl-C) or SIGTERM asks for it.
+"""Stop a long job cleanly on SIGINT (Ctrl-C) or SIGTERM.
 
 with stop_requests("stopping after this step") as stop:
     for step in range(steps):
         take_step(step)
         if stop.requested:
             save()
-            raise Stopped(stop.signal_number, "saved; go on with --resume auto")
+            raise Stopped(stop.signal_number, "saved; continue with --resume auto")
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# A launcher may pass on a signal that its processes have got already: within this time it is one request, not two.
+# A launcher may pass on a signal that its processes have received already: within this time it is one request, not two.
 SAME_REQUEST_SECONDS = 1.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work before it was done; no `except Exception` takes it for an error."""
+    """A signal ended the work before it was done; not an `Exception`, so that no handler of errors catches it."""
 
     def __init__(self, signal_number: int, message: str = "") -> None:
-        """Args: the signal; what was kept and how to go on, "" = nothing to say."""
+        """Args: the signal; what was kept and how to continue, "" = nothing to say."""
         super().__init__(message)
         self.signal_number = signal_number
 
@@ -42,12 +42,12 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether the work is to be ended now that it can be."""
+        """Whether the work should end as soon as it can."""
         return self.signal_number is not None
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Within this part a signal raises `Stopped` where it comes, and one that has come already at the beginning."""
+        """Within this part a signal raises `Stopped` at once; one that has come before raises it at the beginning."""
         self._raises = True
         try:
             if self.signal_number is not None:
@@ -61,15 +61,15 @@ class StopRequest:
 def stop_requests(promise: str) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request that the work polls; a second one ends the program at once.
 
-    Python sees a signal between two of its instructions: not while the process waits in a collective whose peers are gone.
-    Outside the main thread, which alone may handle signals, nothing is ever requested; a signal that the program was started
-    to ignore (SIGINT in a shell's background job) stays ignored.
+    Python handles signals between two of its instructions: not while the process waits in a collective whose peers are gone.
+    Only the main thread can handle signals: elsewhere nothing is ever requested. A signal that is ignored from the start
+    (SIGINT in a shell's background job) stays ignored.
 
     Args:
-        promise: what the line on stderr says that will happen, as in "stopping after this step".
+        promise: what will happen, for the line on stderr, as in "stopping after this step".
 
     Raises:
-        Stopped: at the end, when a request came that nobody answered.
+        Stopped: at the end, if the work did not act on a request.
     """
     stop = StopRequest()
 
@@ -94,7 +94,7 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` where it comes, as SIGINT raises `KeyboardInterrupt`."""
+    """Let SIGTERM raise `Stopped` at once, as SIGINT raises `KeyboardInterrupt`."""
 
     def handle(signal_number: int, _frame: FrameType | None) -> None:
         raise Stopped(signal_number)
@@ -105,7 +105,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handlers(handle: Callable[[int, FrameType | None], None], *signal_numbers: int) -> Iterator[None]:
-    """Handle these signals, but for those that are ignored; the handlers of before are back at the end."""
+    """Handle these signals, except ignored ones, and restore the previous handlers at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

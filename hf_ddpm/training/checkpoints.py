@@ -1,8 +1,8 @@
-"""Checkpoint directories: complete or absent, never half, and never a pickle.
+"""Checkpoint directories: complete or absent, never half-written, and never a pickle.
 
-A checkpoint is written under a temporary name, `manifest.json` (size and sha256 of every other file) last; all of it is
-flushed to the disk, and one rename publishes it. Only then are old checkpoints removed, and again a rename comes first, so
-that what bears a checkpoint's name is whole unless the disk damaged it.
+A checkpoint is written under a temporary name, with `manifest.json` (size and sha256 of every other file) last. All of it is
+flushed to the disk, then one rename publishes it. Old checkpoints are removed only after that, and are renamed before their
+files go. So a directory with the name of a checkpoint is whole unless the disk damaged it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ logger = logging.getLogger(__name__)
 
 
 def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a directory whole: `write` fills a temporary one, which then takes the place of `path` by a rename.
+    """Write a whole directory or nothing: `write` fills a temporary directory, which a rename then puts at `path`.
 
     Args:
-        path: the directory to publish; one that is there already is replaced.
+        path: the directory to publish; an existing one is replaced.
         write: fills the empty directory it is given.
 
     Raises:
-        OSError: the disk is full or the like, in one line that names the path and the bytes; `path` is as it was.
+        OSError: the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
     """
     partial, replaced = (path.parent / f".{path.name}.{kind}" for kind in ("partial", "replaced"))
     if replaced.exists() and not path.exists():
-        replaced.rename(path)  # a process died between the two renames below
+        replaced.rename(path)  # an earlier process died between the two renames below
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write(partial)
-        file_mode = partial.stat().st_mode & 0o666  # what the umask allows; safetensors makes files for the owner alone
+        file_mode = (
+            partial.stat().st_mode & 0o666
+        )  # what the umask allows; safetensors creates files that only their owner can read
         for written in (*partial.rglob("*"), partial):
             if written.is_file():
                 written.chmod(file_mode)
@@ -66,7 +68,7 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_manifest(directory: Path) -> None:
-    """Write `manifest.json`, the size and sha256 of every other file of a directory that is complete but for it."""
+    """Write `manifest.json`, the size and sha256 of every other file, as the last file of a directory."""
     files = {
         file.relative_to(directory).as_posix(): {"size": file.stat().st_size, "sha256": sha256_of(file)}
         for file in sorted(directory.rglob("*"))
@@ -76,7 +78,7 @@ def write_manifest(directory: Path) -> None:
 
 
 def prune_checkpoints(folder: RunFolder, keep: int, keep_every_steps: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every_steps` (None = no others)."""
+    """Remove all but the newest `keep` checkpoints and those at multiples of `keep_every_steps` (None = only the newest)."""
     for step, path in list(folder.checkpoints().items())[:-keep]:
         if keep_every_steps is None or step % keep_every_steps:
             _remove(path)
@@ -84,7 +86,7 @@ def prune_checkpoints(folder: RunFolder, keep: int, keep_every_steps: int | None
 
 
 def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
-    """Remove the checkpoints of steps that will be done again, return their paths, and remove what a killed run left."""
+    """Remove the checkpoints of steps that will be repeated and what a killed run left; return the removed checkpoints."""
     dropped = [path for saved_step, path in folder.checkpoints().items() if saved_step > step]
     for path in reversed(dropped):
         _remove(path)
@@ -93,16 +95,16 @@ def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
 
 
 def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
-    """Compare every file that the manifest lists with it, and see that what is called safetensors is that.
+    """Check every file against the manifest, and that safetensors files are in that format.
 
-    Files that it does not list are left alone: file browsers and network disks put some everywhere, and nothing reads them.
+    Files that the manifest does not list are ignored: file browsers and network disks leave some, and nothing reads them.
 
     Args:
         path: the checkpoint.
-        required: files that it cannot be without.
+        required: files that it must have.
 
     Raises:
-        ValueError: names the file that is missing, cut, changed or in another format.
+        ValueError: names the file that is missing, truncated, changed or in another format.
     """
     manifest = path / MANIFEST
     try:
@@ -134,25 +136,24 @@ def _find_fault(file: Path, size: int, sha256: str) -> str | None:
             with safe_open(file, framework="numpy"):
                 pass
         except SafetensorError:
-            return "is not in the format safetensors, and no other is read"
+            return "is not in the safetensors format, and no other is read"
     return None
 
 
 def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
-    """Find the checkpoint that `--resume` asks for, whole and unchanged.
+    """Find the checkpoint that `--resume` names, and verify it.
 
     Args:
         folder: of the run.
-        resume: `none`, `auto` (the newest that is whole, None where none was ever saved), `latest` or the path of a
-            checkpoint.
-        required: files that a checkpoint cannot be without.
+        resume: `none`, `auto` (the newest whole checkpoint, if any was ever saved), `latest` or the path of a checkpoint.
+        required: files that a checkpoint must have.
 
     Returns:
         The checkpoint to continue from; None = start from the beginning.
 
     Raises:
-        ValueError: `none` with a folder that is not empty, `latest` with nothing to resume, a checkpoint that is damaged
-            (with `auto`: all of them are), the path of a checkpoint of another run beside this run's own.
+        ValueError: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged checkpoint (with `auto`:
+            all are damaged), or a checkpoint of another run although this run has its own.
     """
     path = folder.path
     if path.exists() and not path.is_dir():
@@ -173,9 +174,9 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
     if not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
     own = [checkpoint.resolve() for checkpoint in folder.checkpoints().values()]
-    if own and Path(resume).resolve() not in own:  # the run would remove those of later steps
+    if own and Path(resume).resolve() not in own:  # the run would remove its own checkpoints of later steps
         raise ValueError(
-            f"--resume is {resume!r}: {path} has checkpoints of its own, name another --output_dir or take one of them"
+            f"--resume is {resume!r}: {path} has checkpoints of its own, name another --output_dir or one of these"
         )
     return _checked(Path(resume), resume, required)
 
@@ -192,7 +193,7 @@ def _newest_whole_checkpoint(folder: RunFolder, required: tuple[str, ...]) -> Pa
     if checkpoints:
         raise ValueError(
             f"--resume is 'auto': {folder.path} has {len(checkpoints)} checkpoints and all are damaged, "
-            "bring one back or name a new --output_dir"
+            "restore one or name a new --output_dir"
         )
     return None
 
@@ -201,12 +202,12 @@ def _checked(path: Path, resume: str, required: tuple[str, ...]) -> Path:
     try:
         verify_checkpoint(path, required)
     except ValueError as error:
-        raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest that is whole") from None
+        raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest whole one") from None
     return path
 
 
 def _flush(path: Path) -> None:
-    """Force a file's or directory's content to the disk."""
+    """Force the content of a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -215,7 +216,7 @@ def _flush(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, which loses its name at once and its files one after the other."""
+    """Remove a checkpoint: rename it first, as its files go one by one."""
     removed = path.parent / f".{path.name}.removed"
     shutil.rmtree(removed, ignore_errors=True)
     path.rename(removed)
@@ -229,13 +230,13 @@ def _remove_leftovers(folder: RunFolder) -> None:
 
 
 def _write_failure(path: Path, size: int, error: Exception) -> str:
-    """What is said of a directory that could not be written, after `size` bytes of it."""
+    """The message about a directory that could not be written, after `size` bytes of it."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{PREFIX}*"))])
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return (
         f"{path} cannot be written, {reason}: it takes at least {needed:,} bytes and {shutil.disk_usage(folder).free:,} are "
-        "free. What was saved before is still there: mend this and go on with --resume auto"
+        "free. What was saved before is still there: fix this and continue with --resume auto"
     )
 
 

@@ -1,4 +1,4 @@
-"""Stop a run whose loss is no longer finite, before the step that would ruin its weights, and tell which samples did it."""
+"""Stop a run whose loss is not finite, before the step that would ruin its weights, and record the samples of the step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StepRecord:
     """Tensors of each micro-step by name."""
 
     def add(self, **tensors: Tensor) -> None:
-        """Note a micro-step: `sample_ids` (B,) int64, `loss` () float32 and what else there is, by name."""
+        """Add a micro-step: `sample_ids` (B,) int64, `loss` () float32 and other tensors by name."""
         self.micro_steps.append(tensors)
 
     def listed(self, process_index: int) -> list[dict[str, Any]]:
@@ -36,11 +36,11 @@ class StepRecord:
 def check_finite(
     step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, folder: RunFolder
 ) -> None:
-    """Raise before a step that would ruin the weights; fp16 overflows of the gradient are the scaler's business.
+    """Raise before a step that would ruin the weights; the loss scaler of fp16 handles overflows of the gradient.
 
     Args:
         step: optimizer steps done before this one.
-        loss: () float32, the mean over all processes: one that is not finite is so on all of them.
+        loss: () float32, the mean over all processes, so that it is not finite in all of them or in none.
         grad_norm: () float32, the same on all processes.
         record: the samples of this process.
         accelerator: every process has to call this.
@@ -55,13 +55,13 @@ def check_finite(
     micro_steps = gather(record.listed(accelerator.process_index), accelerator)
     path = folder.diverged(step)
     if accelerator.is_main_process:
-        # JSON knows no NaN and no infinity: these numbers are written as text.
+        # JSON has no NaN and no infinity: these numbers are written as text.
         values = {"step": step, "loss": str(loss.item()), "grad_norm": str(float(grad_norm))}
         for entry in micro_steps:
             entry["loss"] = str(entry["loss"])
         path.write_text(json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n", encoding="utf-8")
     raise FloatingPointError(
         f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, the "
-        f"last checkpoint is good. What it was trained on is listed in {path}. Try a lower --optim.learning_rate, or "
+        f"last checkpoint is good. The samples of the step are listed in {path}. Try a lower --optim.learning_rate, or "
         "--mixed_precision fp32"
     )

@@ -130,7 +130,7 @@ class TrainingTask(Generic[RunType, StateType]):
     required: tuple[str, ...]
     """Files that every checkpoint has; one without them is damaged."""
     finish: Callable[[StateType, RunType], Path]
-    """Publishes the trained network and returns its folder."""
+    """Publishes the trained network, says how to use it, and returns its folder."""
 
 
 def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> Path:
@@ -150,7 +150,7 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
     check_trackers(config.logging.trackers)
     accelerator = build_accelerator(config)
     with RunLock(folder, accelerator) as lock:
-        if folder.config.exists():  # a run has started here: is it still running?
+        if folder.config.exists():  # a run was started here: refuse at once if it is still running
             lock.take()
         how, before = _how_to_resume(config), folder.checkpoints()
         checkpoint = choose_checkpoint(folder, how, task.required)
@@ -190,7 +190,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 
 
 def _how_to_resume(config: RunConfig) -> str:
-    """`--resume`, or `auto` in a process that a launcher has started again with the command line of the first time."""
+    """`--resume`, or `auto` in a process that a launcher has restarted with the original command line."""
     elsewhere = config.resume not in ("none", "auto", "latest") and not RunFolder(Path(config.output_dir)).checkpoints()
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0 or elsewhere:
         return config.resume
@@ -247,7 +247,7 @@ def take_steps(
     *,
     preview_pending: bool,
 ) -> None:
-    """Train to the end of the run, or until any process is asked to stop; log, preview and save when due.
+    """Train to the end of the run, or until a process is asked to stop; log, preview and save when due.
 
     Args:
         state, run, task, log, stop: of the run.
@@ -317,7 +317,7 @@ def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record
 
 
 def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[Tensor, Tensor]:
-    """Let the optimizer change the weights that have gradients, unless these would ruin them.
+    """Let the optimizer update the weights that have gradients, unless these are not finite.
 
     Args:
         state, run: of the run.
@@ -351,12 +351,12 @@ def count_step(state: TrainState, run: Run, loss: Tensor) -> None:
 
 
 def is_due(step: int, every_steps: int | None) -> bool:
-    """Whether a step is a multiple of `every_steps`; None = no step is."""
+    """Whether a step is a multiple of `every_steps`; None = it never is."""
     return every_steps is not None and step % every_steps == 0
 
 
 def require_one_process(accelerator: Accelerator, network: str, program: str) -> None:
-    """Raise `ValueError` if a launcher started several processes to train what is trained by one."""
+    """Raise `ValueError` if a launcher started several processes for a network that one process trains."""
     if accelerator.num_processes > 1:
         raise ValueError(
             f"the launcher started {accelerator.num_processes} processes: {network} is trained by one, "

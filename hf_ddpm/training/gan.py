@@ -1,7 +1,7 @@
 """Train a GAN: `train_gan(config)` is the whole way from options to a saved DCGANPipeline.
 
-It runs on the engine of all training (`hf_ddpm.training.engine`): the same run folder, checkpoints, log and
-signals. Only the networks, their data and their step are others.
+It runs on the engine of all training (`hf_ddpm.training.engine`), which brings run folder, checkpoints, log and signals.
+This file is the rest: the networks, their data and their training step.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from hf_ddpm.training.tracking import RunLog
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 MEANS = ("g_loss", "d_real", "d_fake")
-"""Logged beside the discriminator's loss: the generator's, and the mean probability of being real that the discriminator
-gave real and generated images before its step."""
+"""Logged beside the discriminator's loss: the generator's loss, and the mean probability of being real that the
+discriminator gave to real and to generated images before its step."""
 
 GANRun = Run[GANConfig]
 
@@ -65,10 +65,10 @@ def train_gan(config: GANConfig) -> Path:
 
 @dataclass(kw_only=True)
 class GANState(GeneratorState[DCGANPipeline]):
-    """What changes while a GAN is trained; the network is a DCGAN, `window_loss` is of the discriminator.
+    """What changes while a GAN is trained; `window_loss` is the discriminator's.
 
-    One optimizer has the weights of both networks. It leaves alone those without a gradient, so that each of its steps is of
-    one of the two networks.
+    One optimizer has the weights of both networks. It skips weights without a gradient, so that each of its steps trains one
+    of the two networks.
     """
 
     network: DCGAN
@@ -112,7 +112,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
     state = GANState(
         network=network,
-        model=network,  # without `prepare`: one process, and autocast is said where the networks are called
+        model=network,  # not prepared by Accelerate: one process, and autocast is entered where the networks are called
         optimizer=accelerator.prepare(optimizer),
         lr_scheduler=lr_scheduler,
         generator=network.generator,
@@ -124,10 +124,10 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
 
 
 def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
-    """One optimizer step of the discriminator, and then one of the generator, on the same generated images.
+    """Take an optimizer step of the discriminator, then one of the generator, on the same generated images.
 
     Returns:
-        The norm of the generator's gradient before clipping, () float32.
+        Norm of the generator's gradient before clipping, () float32.
 
     Raises:
         FloatingPointError: a norm or a loss is not finite; that step is not taken.
@@ -157,7 +157,7 @@ def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
     d_loss.backward()
     _, d_loss = update_weights(state, run, step, d_loss.detach(), _record(batch, d_loss))
 
-    # The generator's loss that does not saturate, Goodfellow et al. 2014, sec. 3.
+    # The non-saturating loss of the generator, Goodfellow et al. 2014, sec. 3.
     network.discriminator.requires_grad_(False)
     g_loss = adversarial_loss(score(fake, noise[2]), 1.0)
     g_loss.backward()
@@ -197,14 +197,14 @@ class GANRandomness:
     flip: Tensor
     """(N,) bool, True with probability 0.5."""
     noise: Tensor
-    """(3, N, C, H, W) float32, standard normal: for what the discriminator sees, which is real images, generated images, and
-    these again when the generator learns."""
+    """(3, N, C, H, W) float32, standard normal: for the input of the discriminator, which is real images, generated images,
+    and the generated images again in the generator's step."""
 
 
 def sample_gan_randomness(
     seed: int, step: int, count: int, latent_dim: int, image_shape: tuple[int, int, int]
 ) -> GANRandomness:
-    """Sample as a function of (seed, step) and of nothing else, on the CPU; `image_shape` is (C, H, W)."""
+    """Sample as a function of (seed, step) alone, on the CPU; `count` is N, `image_shape` (C, H, W)."""
     generator = seeded_generator("gan", seed, step)
     return GANRandomness(
         latents=torch.randn(count, latent_dim, generator=generator),
@@ -214,7 +214,7 @@ def sample_gan_randomness(
 
 
 def adversarial_loss(logits: Tensor, target: float) -> Tensor:
-    """Binary cross-entropy of the logits of being real, (B,) float32, and one target for all of them; () float32."""
+    """Binary cross-entropy between the logits of being real, (B,) float32, and one target for all of them; () float32."""
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 

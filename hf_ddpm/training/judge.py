@@ -1,7 +1,7 @@
 """Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads.
 
-It runs on the engine of all training (`hf_ddpm.training.engine`): the same run folder, checkpoints, log and
-signals. Only the network, its data and its step are others.
+It runs on the engine of all training (`hf_ddpm.training.engine`), which brings run folder, checkpoints, log and signals.
+This file is the rest: the classifier, its data and its training step.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
 
 
 def train_step(state: JudgeState, run: JudgeRun, step: int) -> Tensor:
-    """One optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
+    """Take one optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
     config, device = run.config, run.accelerator.device
     augmentation = sample_augmentation(config.seed, step, run.total_batch_size, config.data.max_shift)
     loss, record = torch.zeros((), device=device), StepRecord()
@@ -128,7 +128,7 @@ def finish(state: JudgeState, run: JudgeRun) -> Path:
             100 * accuracy,
             least,
         )
-    print(f"judge:    {path}, right on {accuracy:.2%} of {judge.record.num_test_images:,} test images")
+    print(f"judge:    {path}, accuracy {accuracy:.2%} on {judge.record.num_test_images:,} test images")
     print(f"use it:   --features judge:{run.folder.path}")
     return path
 
@@ -145,7 +145,7 @@ def measure_accuracy(judge: Judge, images: ImageTable) -> float:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the N images of one optimizer step, as a function of (seed, step) and of nothing else."""
+    """How the N images of one optimizer step are augmented, as a function of (seed, step) alone."""
 
     shift: Tensor
     """(N, 2) int64, pixels down and to the right."""
@@ -154,14 +154,14 @@ class Augmentation:
 
 
 def sample_augmentation(seed: int, step: int, count: int, max_shift: int) -> Augmentation:
-    """Sample for the total batch, on the CPU, so that it is the same however the batch is split into micro-steps."""
+    """Sample for the total batch of N = `count` images, on the CPU: the same however it is split into micro-steps."""
     generator = seeded_generator("judge", seed, step)
     shift = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
     return Augmentation(shift, torch.rand(count, generator=generator) < 0.5)
 
 
 def shift_images(images: Tensor, shift: Tensor) -> Tensor:
-    """Move images by whole pixels; what comes in at an edge repeats the pixels there.
+    """Move images by whole pixels; the pixels of an edge are repeated where nothing is left.
 
     Args:
         images: (B, C, H, W), any dtype and range.
@@ -178,7 +178,7 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageClassification:
-    """A network for these images, from the seed."""
+    """A network for these images, with the weights of the run's seed."""
     torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
     assert images.class_names is not None
     size = {"widths": config.model.widths, "depths": config.model.depths}

@@ -20,7 +20,7 @@ from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import gather
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
-# Long enough to try again when the holder removes the file between the opening and the locking of it.
+# Long enough to try again if the holder removes the file between our opening and locking it.
 TIMEOUT, POLL_INTERVAL = 0.1, 0.02  # seconds
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline.
 
-What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`. This file is the rest of
-the training of a diffusion model, from the data to the loss of one micro-batch.
+What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`. This file is the rest of the
+training of a diffusion model, from the data to the loss of one micro-batch.
 """
 
 from __future__ import annotations
@@ -53,19 +53,18 @@ def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
 
     Args:
         config: every option of the run.
-        evaluate: measures the pipeline every `evaluation.every_steps` in all processes. None = nothing does, and that option
-            is None.
+        evaluate: measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None.
 
     Returns:
         The folder of the saved pipeline, `output_dir/pipeline`.
 
     Raises:
-        ValueError: a mistake in the options or the data; nothing has been written then.
+        ValueError: a mistake in the options or the data; nothing has been written.
         FloatingPointError: the loss or the gradient is not finite; the step is not applied.
-        Stopped: SIGINT (Ctrl-C) or SIGTERM, a `KeyboardInterrupt` with a message that says how to continue. A training step
-            is completed and saved first.
+        Stopped: after SIGINT (Ctrl-C) or SIGTERM; a `KeyboardInterrupt` whose message says how to continue. A training step
+            is completed and saved before.
     """
-    assert (evaluate is None) == (config.evaluation.every_steps is None), "the caller brings what the option asks for"
+    assert (evaluate is None) == (config.evaluation.every_steps is None), "the option and its function belong together"
     return run_training(
         config,
         TrainingTask(
@@ -105,9 +104,9 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun
 
 
 def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable | ImageStream, ImageTable | None]:
-    """Read the train split and, where one is named, the held-out split; the first process of a machine fills the cache.
+    """Read the train split and, if one is named, the held-out split; the first process of a machine fills the cache.
 
-    What can be refused without decoding an image is refused before.
+    Whatever can be refused without decoding an image is refused first.
     """
     data = config.data
     arguments = config.network_arguments(image_size=data.image_size)
@@ -161,7 +160,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
     )
     if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
-        posterior_of(noise_scheduler.alphas_cumprod)  # refuses a schedule that has no bound, before anything is written
+        posterior_of(noise_scheduler.alphas_cumprod)  # refuses a schedule without a bound before anything is written
     class_names = run.images.class_names
     id2label = None if class_names is None else dict(enumerate(class_names))
     return DiffusionState(
@@ -177,7 +176,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
 
 
 def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
-    """Build a network for the images of the run on its device, with random weights of the global generator."""
+    """Build a network for the images of the run, on its device, with weights from the global random generator."""
     images, num_class_embeds = run.images, None
     if images.class_names is not None:
         num_class_embeds = len(images.class_names) + (run.null_label is not None)
@@ -192,10 +191,10 @@ def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
-    """One optimizer step over the total batch.
+    """Take one optimizer step over the total batch.
 
     Returns:
-        The gradient's norm before clipping, () float32.
+        Gradient norm before clipping, () float32.
 
     Raises:
         FloatingPointError: the norm or the loss is not finite.
@@ -254,7 +253,7 @@ def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: ImageBatch
 
 
 def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: Evaluate | None) -> None:
-    """What is due of: a grid of samples with the averaged weights and the held-out loss; a measurement."""
+    """With the averaged weights: a grid of samples and the held-out loss, or a measurement, or both, as they are due."""
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
     if is_end or is_due(state.step, config.logging.sample_every_steps):
         save_sample_grid(pipeline, run.folder, state.step, seed=config.seed)
@@ -267,7 +266,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
 
 
 def finish(state: DiffusionState, run: DiffusionRun) -> Path:
-    """Publish `pipeline/` with the averaged weights and its model card, say how to use it, and push it if asked to."""
+    """Publish `pipeline/` with the averaged weights and its model card, say how to load it, and push it if requested."""
     path, hub = run.folder.pipeline, run.config.hub
     if run.accelerator.is_main_process:
 

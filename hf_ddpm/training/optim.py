@@ -14,7 +14,7 @@ from hf_ddpm.config import BaseOptimConfig, EMAConfig
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimConfig) -> torch.optim.Optimizer:
-    """Build Adam or AdamW, with the fused kernel where there is one (it does the whole update in one pass)."""
+    """Build Adam or AdamW, with the fused kernel if the device has one (it does the whole update in one pass)."""
     parameters = list(parameters)
     optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return optimizer_class(
@@ -29,7 +29,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimC
 def build_lr_scheduler(
     optimizer: torch.optim.Optimizer, config: BaseOptimConfig, total_steps: int, steps_per_unit: float
 ) -> LambdaLR:
-    """Build the learning-rate schedule, stepped once an optimizer step.
+    """Build the learning-rate schedule, stepped once per optimizer step.
 
     Args:
         optimizer: whose rate is scheduled.

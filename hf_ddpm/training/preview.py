@@ -1,4 +1,4 @@
-"""A look at a model while it is trained: a grid of samples and the loss on held-out images."""
+"""Previews of a model in training: a grid of samples and the loss on held-out images."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ HELD_OUT_IMAGES = 512
 
 
 def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, seed: int) -> None:
-    """Save a grid of samples, with the same seeds and labels every time, and beside it how it was sampled.
+    """Save a grid of samples, with the same seeds and labels every time, and a record of how it was sampled.
 
-    A row per class (the first 10), else 8 x 8 images; a diffusion model takes 20 steps of DPM-Solver++. The processes share
-    the work, so all of them have to call this; the first one writes `folder.sample_grid(step)` and `folder.grid_settings`.
+    The grid has one row per class (the first 10), or 8 x 8 images; a diffusion model takes 20 steps of DPM-Solver++. All
+    processes share the work and have to call this; `folder.sample_grid(step)` and `folder.grid_settings` are written.
 
     Args:
         pipeline: with the averaged weights.
         folder: of the run.
         step: optimizer steps done.
-        seed: of the first image; the others have those that follow.
+        seed: of the first image; the others have the seeds that follow.
     """
     processes = PartialState()
     id2label = pipeline.id2label
@@ -68,7 +68,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
 
 
 def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -> float:
-    """Unweighted loss of the first 512 images, with noise and timesteps that are the same every time.
+    """Unweighted loss on the first 512 images, with the same noise and timesteps every time.
 
     Args:
         pipeline: with the averaged weights.

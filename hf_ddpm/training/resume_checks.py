@@ -1,10 +1,10 @@
-"""What may change between a checkpoint and the run that continues it."""
+"""Compare the options of a checkpoint with those of the run that resumes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Another network, another process or other data: the saved weights and moments would mean something else.
+# Another network, forward process or data set: the saved weights and moments would not fit.
 _FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.channels", "seed")
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
@@ -24,19 +24,19 @@ _ALLOWED = (
     "min_accuracy",
 )
 
-# Options that checkpoints of earlier versions do not name, with what such a run did.
+# Options that checkpoints of earlier versions do not have, with what those versions did.
 _EARLIER = {"model.architecture": "unet"}
 
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Compare the options of a checkpoint with those of the run that continues it.
+    """Compare the options of a checkpoint with those of the run that resumes it.
 
     Args:
-        saved: nested options, fingerprint and surroundings of the checkpoint.
+        saved: nested options, fingerprint and environment of the checkpoint.
         current: the same of this run.
 
     Returns:
-        Lines to warn with: differences after which the run goes on, though not as the uninterrupted one would have.
+        Warnings: differences with which the run can continue, though not as the uninterrupted run would have.
 
     Raises:
         ValueError: lists the differences that make it another model.
@@ -53,11 +53,13 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
 
 
 def describe_other_processes(before: int, now: int, streaming: bool) -> str:
-    """Say what stays exact when a run goes on with another number of processes."""
-    order = "each process goes on at about its part of the stream, so that some images of the epoch come twice or not"
+    """Say what stays exact when a run continues with another number of processes."""
+    order = (
+        "each process continues near its part of the stream, so that some images of the epoch are seen twice or not at all"
+    )
     if not streaming:
-        order = "each image of the epoch is still seen once; with the same total batch, so are its noise and timesteps"
-    return f"{now} processes in place of {before}: {order}; sums are rounded otherwise, and dropout is drawn anew"
+        order = "each image of the epoch is still seen once, with the same noise and timestep if the total batch is the same"
+    return f"{now} processes instead of {before}: {order}; sums are rounded differently, and dropout masks are others"
 
 
 def _matches(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The state of a training run: everything that changes while it trains, written to a checkpoint and read back.
+"""The state of a training run: everything that changes in training, written to a checkpoint and read back.
 
 A checkpoint has a folder `training/` with `model.safetensors`, `optimizer.safetensors` and `state.json`. The checkpoint of a
 model that generates images is a pipeline folder too, with the averaged weights, so that one can sample from it.
@@ -90,7 +90,7 @@ class TrainState:
     def load(self, directory: Path, accelerator: Accelerator) -> None:
         """Read a verified checkpoint back into a freshly built state, tensor for tensor.
 
-        Learning rate, betas and the like stay those of the fresh state: what the options say now, applies.
+        Learning rate, betas and the like stay those of the fresh state: the current options apply.
 
         Raises:
             RuntimeError, KeyError, IndexError: the tensors do not fit this network; see `naming_checkpoint`.

@@ -1,4 +1,4 @@
-"""Everything random in a training step, as a function of (seed, step, position in the total batch) and of nothing else."""
+"""Everything random in a training step, as a function of (seed, step, position in the total batch) alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sample_step_randomness(
     num_train_timesteps: int,
     timestep_sampling: TimestepSampling,
 ) -> StepRandomness:
-    """Sample for the total batch, on the CPU, so that it is the same however the batch is split.
+    """Sample for the total batch, on the CPU: the same however the batch is split into processes and micro-steps.
 
     Args:
         seed: of the run.
@@ -57,5 +57,5 @@ def sample_step_randomness(
 
 
 def reseed_dropout(seed: int, step: int, rank: int, micro_step: int) -> None:
-    """Seed the global generators, which dropout samples from."""
+    """Seed the global generators, which dropout uses."""
     torch.manual_seed(derive_seed("dropout", seed, step, rank, micro_step))

@@ -17,13 +17,13 @@ from hf_ddpm.runtime.files import naming, write_whole
 
 
 class RunLog:
-    """Progress bar, `metrics.jsonl` and trackers of one run; on other processes than the first it does nothing."""
+    """Progress bar, `metrics.jsonl` and trackers of one run; does nothing in processes other than the main one."""
 
     def __init__(self, accelerator: Accelerator, folder: RunFolder, *, total_steps: int, start_step: int) -> None:
-        """Open the log, dropping the lines of steps that will be done again.
+        """Open the log and drop its lines of steps that will be repeated.
 
         Args:
-            accelerator: whose trackers get the numbers.
+            accelerator: its trackers get the metrics.
             folder: of the run.
             total_steps: length of the run in optimizer steps.
             start_step: optimizer steps done already.
@@ -40,17 +40,17 @@ class RunLog:
         self._images_since, self._time_since = 0, time.perf_counter()
 
     def advance(self, images: int) -> None:
-        """Count one optimizer step of so many images."""
+        """Count one optimizer step of this many images."""
         self._images_since += images
         self._bar.update()
 
     def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
-        """Log one object: a line of metrics.jsonl, the trackers and, for the losses, the progress bar.
+        """Log metrics: a line of metrics.jsonl, the trackers and, with their speed, the losses on the progress bar.
 
         Args:
             step: optimizer steps done.
             values: JSON numbers by name.
-            with_speed: add `images_per_second` since the last time it was asked for.
+            with_speed: add `images_per_second`, the mean since the last call with it.
         """
         if not self._active:
             return
@@ -67,7 +67,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what is not training out of the speed."""
+        """Within this part the clock of `images_per_second` stands still."""
         started = time.perf_counter()
         yield
         self._time_since += time.perf_counter() - started

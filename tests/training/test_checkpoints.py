@@ -188,7 +188,7 @@ def test_a_file_is_no_run_folder(tmp_path, resume):
         choose_checkpoint(RunFolder(tmp_path / "file"), resume)
 
 
-def test_auto_starts_afresh_or_takes_the_newest(tmp_path, caplog):
+def test_auto_starts_from_scratch_or_takes_the_newest(tmp_path, caplog):
     assert choose_checkpoint(RunFolder(tmp_path), "auto") is None
     assert choose_checkpoint(RunFolder(tmp_path / "new"), "auto") is None
     for step in (5, 10):

@@ -37,6 +37,6 @@ def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
     num_images = len(load_images("digits", "train", image_size=8))
     rows = IndexStream(num_images, seed=0).indices(step * 16, 16).tolist()
     assert [row for entry in listed["micro_steps"] for row in entry["sample_ids"]] == rows
-    drawn = sample_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
-    assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == drawn
+    sampled = sample_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
+    assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == sampled
     assert choose_checkpoint(RunFolder(folder), "latest").name == f"step-{step:08d}", "the last one before it, and whole"

@@ -199,7 +199,7 @@ def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, caplog
 
     runs = deaths_while_saving(tmp_path, *call)
     chosen = [choose_checkpoint(RunFolder(run), "auto") for run in runs]
-    assert not caplog.records, "whatever bears a checkpoint's name is whole"
+    assert not caplog.records, "whatever has the name of a checkpoint is whole"
     assert {path and int(path.name.removeprefix("step-")) for path in chosen} == choices
     states.append(content(chosen[-1]))
     assert {name: states[-1][name] for name in REQUIRED} == {name: content(tmp_path / "state")[name] for name in REQUIRED}
@@ -306,7 +306,7 @@ DAMAGES = (cut, flip, delete, empty, zero_end)
 
 
 def says_the_same(manifest: Path, whole: bytes) -> bool:
-    """Whether a manifest differs in white space only, which is no damage."""
+    """Whether a manifest differs in white space only, which is not damage."""
     try:
         return json.loads(manifest.read_bytes()) == json.loads(whole)
     except (OSError, ValueError):

@@ -136,7 +136,7 @@ def test_the_first_losses_are_those_of_a_discriminator_that_knows_nothing(run_tr
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size != 8])
-def test_images_of_every_size_are_learned_and_drawn(run_training, size):
+def test_images_of_every_size_are_learned_and_generated(run_training, size):
     folder = run_training("run", "--max_train_steps=1", f"--data.image_size={size}")
     pipeline = load_pipeline(str(folder / "pipeline"), device="cpu")
     images = pipeline([3], generator=_generators(1), output_type="np").images
@@ -196,7 +196,7 @@ def test_options_of_a_run_take_effect(run_training, plain, options):
     assert tensors(run_training("changed", "--max_train_steps=2", *options)) != plain
 
 
-def test_an_average_of_the_generator_is_what_is_drawn_with(run_training, plain):
+def test_an_average_of_the_generator_is_what_samples_are_made_with(run_training, plain):
     folder = run_training("run", "--max_train_steps=2", "--ema.decay=0.9")
     last = RunFolder(folder).last_checkpoint()
     trained, averaged = load_file(last / "training/model.safetensors"), load_file(last / WEIGHTS)
@@ -222,7 +222,7 @@ def test_a_diverging_run_stops_before_the_step_and_names_the_images(run_training
     assert len(json.loads(file.read_text())["micro_steps"][0]["sample_ids"]) == 8
 
 
-def test_what_a_step_draws_is_a_function_of_seed_and_step():
+def test_the_randomness_of_a_step_is_a_function_of_seed_and_step():
     same, again = (sample_gan_randomness(5, 3, 16, 4, (1, 8, 8)) for _ in range(2))
     for other in (sample_gan_randomness(5, 4, 16, 4, (1, 8, 8)), sample_gan_randomness(6, 3, 16, 4, (1, 8, 8))):
         for name in ("latents", "flip", "noise"):

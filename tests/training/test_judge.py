@@ -83,7 +83,7 @@ def outcome(folder: Path) -> tuple:
 # A run
 
 
-def test_a_run_leaves_a_judge_that_has_learnt(run_training, capsys):
+def test_a_run_leaves_a_judge_that_has_learned(run_training, capsys):
     options = ["--max_train_steps=30", "--logging.test_every_steps=10", "--optim.learning_rate=0.01", "--data.batch_size=64"]
     folder = run_training("run", "--data.source=digits", *options)
     assert {path.name for path in folder.iterdir()} == {

@@ -108,7 +108,7 @@ def shared() -> dict:
 
 @pytest.fixture
 def whole(run_training, shared) -> tuple:
-    """The outcome of a run that nobody stopped."""
+    """The outcome of a run that was not stopped."""
     if "whole" not in shared:
         shared["whole"] = outcome(run_training("whole"))
     return shared["whole"]
@@ -208,7 +208,7 @@ class TestLock:
             run_training("run")
         assert saved_steps(tmp_path / "run") == [3, 6]
 
-    def test_a_lock_on_a_file_that_was_removed_is_none(self, tmp_path, monkeypatch):
+    def test_a_lock_on_a_file_that_was_removed_does_not_count(self, tmp_path, monkeypatch):
         flock, calls = fcntl.flock, []
 
         def overtaken(file, how):
