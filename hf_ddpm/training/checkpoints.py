@@ -46,9 +46,8 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write(partial)
-        file_mode = (
-            partial.stat().st_mode & 0o666
-        )  # what the umask allows; safetensors creates files that only their owner can read
+        # What the umask allows: safetensors creates files that only their owner can read.
+        file_mode = partial.stat().st_mode & 0o666
         for written in (*partial.rglob("*"), partial):
             if written.is_file():
                 written.chmod(file_mode)

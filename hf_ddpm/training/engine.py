@@ -134,17 +134,10 @@ class TrainingTask(Generic[RunType, StateType]):
 
 
 def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> Path:
-    """Train a network of any kind: lock the folder, start or resume, take the steps, save.
-
-    Args:
-        config: every option of the run.
-        task: what is particular to this kind of network.
+    """Train any network: lock the folder, start or resume, take the steps, save; see `hf_ddpm.training.loop.train`.
 
     Returns:
         The folder that `task.finish` published.
-
-    Raises:
-        ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
     """
     folder = RunFolder(Path(config.output_dir))
     check_trackers(config.logging.trackers)
@@ -249,9 +242,7 @@ def take_steps(
 ) -> None:
     """Train to the end of the run, or until a process is asked to stop; log, preview and save when due.
 
-    Args:
-        state, run, task, log, stop: of the run.
-        preview_pending: whether the run was stopped before the preview of the step that `state` is at.
+    With `preview_pending`, the run was stopped before the preview of the step that `state` is at, which comes first.
     """
     logging_steps, saving_steps = run.config.logging.every_steps, run.config.checkpoint.every_steps
 
@@ -288,12 +279,7 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
 
 
 def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
-    """Publish a checkpoint of this step, then remove old ones.
-
-    Args:
-        state, run: of the run.
-        preview_pending: the preview of this step was skipped; a run that is resumed from here makes it first.
-    """
+    """Publish a checkpoint of this step, then remove old ones; `preview_pending` says that its preview was skipped."""
     if run.accelerator.is_main_process:
 
         def write(directory: Path) -> None:
@@ -306,11 +292,7 @@ def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> No
 
 
 def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
-    """Apply this step's gradients and advance the counters; see `update_weights`.
-
-    Returns:
-        The gradient norm before clipping, () float32.
-    """
+    """Apply this step's gradients and advance the counters; return the gradient norm, see `update_weights`."""
     grad_norm, loss = update_weights(state, run, step, loss, record)
     count_step(state, run, loss)
     return grad_norm
@@ -320,10 +302,8 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
     """Let the optimizer update the weights that have gradients, unless these are not finite.
 
     Args:
-        state, run: of the run.
-        step: optimizer steps done before this one.
-        loss: () float32, the mean over this process's images.
-        record: these images.
+        state, run, step: of the run; `step` counts the optimizer steps before this one.
+        loss, record: () float32, the mean over this process's images; and which these are.
 
     Returns:
         The gradient norm before clipping, and the mean loss over all processes, both () float32.

@@ -39,17 +39,7 @@ GANRun = Run[GANConfig]
 
 
 def train_gan(config: GANConfig) -> Path:
-    """Train, checkpoint, sample and save, in one process.
-
-    Args:
-        config: every option of the run.
-
-    Returns:
-        The folder of the saved pipeline, `output_dir/pipeline`.
-
-    Raises:
-        ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
-    """
+    """Train in one process and return the folder of the saved pipeline; see `hf_ddpm.training.loop.train`."""
     return run_training(
         config,
         TrainingTask(

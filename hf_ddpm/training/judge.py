@@ -39,17 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_judge(config: JudgeConfig) -> Path:
-    """Train, checkpoint, measure and save, in one process.
-
-    Args:
-        config: every option of the run.
-
-    Returns:
-        The folder of the saved judge, `output_dir/judge`.
-
-    Raises:
-        ValueError, FloatingPointError, Stopped: see `hf_ddpm.training.loop.train`.
-    """
+    """Train in one process and return the folder of the saved judge; see `hf_ddpm.training.loop.train`."""
     return run_training(
         config,
         TrainingTask(
@@ -123,11 +113,8 @@ def finish(state: JudgeState, run: JudgeRun) -> Path:
     publish_directory(path, lambda directory: save_judge(judge, directory))
     accuracy, least = judge.record.accuracy, run.config.min_accuracy
     if least is not None and accuracy < least:
-        logger.warning(
-            "judge accuracy is %.2f %%, below --min_accuracy %g: saved, but its metrics are unreliable",
-            100 * accuracy,
-            least,
-        )
+        remedy = "saved, but its metrics are unreliable"
+        logger.warning("judge accuracy is %.2f %%, below --min_accuracy %g: %s", 100 * accuracy, least, remedy)
     print(f"judge:    {path}, accuracy {accuracy:.2%} on {judge.record.num_test_images:,} test images")
     print(f"use it:   --features judge:{run.folder.path}")
     return path

@@ -29,14 +29,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimC
 def build_lr_scheduler(
     optimizer: torch.optim.Optimizer, config: BaseOptimConfig, total_steps: int, steps_per_unit: float
 ) -> LambdaLR:
-    """Build the learning-rate schedule, stepped once per optimizer step.
-
-    Args:
-        optimizer: whose rate is scheduled.
-        config: names, warm-up and milestones.
-        total_steps: length of the run in optimizer steps.
-        steps_per_unit: optimizer steps in the unit of the run's length: 1, or those of an epoch.
-    """
+    """Build the learning-rate schedule, stepped once per optimizer step; `steps_per_unit` is 1, or the steps of an epoch."""
     warmup = config.lr_warmup_steps
     if config.lr_scheduler == "multistep":
         assert config.lr_milestones is not None and config.lr_gamma is not None, "the options demand both"
@@ -62,11 +55,5 @@ def build_ema(tensors: Iterable[torch.Tensor], config: EMAConfig) -> EMAModel | 
     """Build the moving average of the weights with its warm-up; None = it is off."""
     if config.decay is None:
         return None
-    return EMAModel(
-        tensors,
-        decay=config.decay,
-        use_ema_warmup=True,
-        inv_gamma=config.inv_gamma,
-        power=config.power,
-        foreach=True,
-    )
+    warmup = {"use_ema_warmup": True, "inv_gamma": config.inv_gamma, "power": config.power}
+    return EMAModel(tensors, decay=config.decay, foreach=True, **warmup)
