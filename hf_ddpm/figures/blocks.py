@@ -1,8 +1,7 @@
 """Blocks of named images as one figure: `save_figure(plot_blocks([ImageBlock(images=..., column_names=...)]), stem)`.
 
-A block is a table of images with a title, names of its rows and columns, and a caption below each image. The layout is in
-pixels of the PNG, so that each pixel of an image is a square of the same size; in the PDF the images keep their own pixels.
-Names are matplotlib text, with formulas between dollars; `plain` escapes names without formulas.
+The layout is in pixels of the PNG, so that each pixel of an image is a square of the same size; in the PDF the images keep
+their own pixels. Names are matplotlib text, with formulas between dollars; `plain` escapes names without formulas.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MIN_TILE = 56
-"""Least height and width of an image in pixels; smaller images are enlarged."""
+MIN_TILE = 56  # pixels; smaller images are enlarged
 GAP, MARGIN = 4, 10  # pixels between images, around the figure
 TEXT_GAP = 8  # pixels between texts side by side
 BLOCK_GAP = 18
@@ -62,7 +60,6 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
         blocks: at least one; all images of one size.
         columns: blocks side by side.
         tile: least shorter side of an image in pixels; smaller images are enlarged by a whole factor.
-        title: above all; None = none.
     """
     from matplotlib.figure import Figure
 
@@ -72,8 +69,7 @@ def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = M
     widths = [_align(layouts[i::columns]) for i in range(columns)]
     heights = [max(layout.height for layout in row) for row in rows]
     head = 0 if title is None else _line_height(TITLE_SIZE) + GAP
-    least = 0 if title is None else _text_width(title, TITLE_SIZE)
-    width = 2 * MARGIN + max(sum(widths) + BLOCK_GAP * (columns - 1), math.ceil(least))
+    width = 2 * MARGIN + max(sum(widths) + BLOCK_GAP * (columns - 1), math.ceil(_text_width(title or "", TITLE_SIZE)))
     height = 2 * MARGIN + head + sum(heights) + BLOCK_GAP * (len(rows) - 1)
 
     # A hundredth of a pixel more, so that rounding down does not lose a pixel.
@@ -114,18 +110,16 @@ class _Layout:
         rows, columns, *sizes, _ = block.images.shape
         scale = max(1, math.ceil(tile / min(sizes)))
         self.tile_height, self.tile_width = (scale * size for size in sizes)
-        names = block.row_names or []
-        self.left = math.ceil(max((_text_width(name, FONT_SIZE) for name in names), default=-GAP)) + GAP
+        self.left = math.ceil(max((_text_width(name, FONT_SIZE) for name in block.row_names or []), default=-GAP)) + GAP
         widest = [(name, FONT_SIZE) for name in block.column_names or []]
         widest += [(caption, CAPTION_SIZE) for caption in itertools.chain(*(block.captions or []))]
         text_widths = (math.ceil(_text_width(text, size)) + TEXT_GAP - GAP for text, size in widest)
         self.step_x = max([self.tile_width, *text_widths]) + GAP
-        self.title_height = 0 if block.title is None else _line_height(TITLE_SIZE)
         lines = max((name.count("\n") + 1 for name in block.column_names or []), default=0)
-        self.top = self.title_height + lines * _line_height(FONT_SIZE)
+        self.top = (0 if block.title is None else _line_height(TITLE_SIZE)) + lines * _line_height(FONT_SIZE)
         self.step_y = self.tile_height + GAP + (_line_height(CAPTION_SIZE) if block.captions else 0)
-        title_width = 0 if block.title is None else math.ceil(_text_width(block.title, TITLE_SIZE))
-        self.right = max(columns * self.step_x - GAP, title_width)  # of the row names
+        # Width without the row names.
+        self.right = max(columns * self.step_x - GAP, math.ceil(_text_width(block.title or "", TITLE_SIZE)))
         self.height = self.top + rows * self.step_y - GAP
 
     def draw(self, axes: Axes, x: int, y: int) -> None:

@@ -80,8 +80,7 @@ def plot_training_gif(config: TrainingGifConfig) -> list[Path]:
         else:
             images, names, _ = _sample(config, path)
             frames.append(image_grid(images, columns=config.per_class, row_names=names))
-    gif = Path(f"{config.output}.gif")
-    captions = [f"step {step:,}" for step in paths]
+    captions, gif = [f"step {step:,}" for step in paths], Path(f"{config.output}.gif")
     save_gif(frames, captions, gif, milliseconds=config.milliseconds, hold=5, num_colors=config.num_colors)
     return [gif]
 

@@ -61,8 +61,6 @@ def plot_curves(
         metrics: names of the panels.
         series: options; each combination of their values is a line.
         levels: horizontal lines by the name of the metric; None = none.
-        log_x: whether the scale of x is logarithmic.
-        title: above the panels; None = none.
 
     Raises:
         ValueError: no row has a value of x, or there are no metrics.
@@ -93,11 +91,9 @@ def _draw_panel(
         line = sorted((row for row in finite if tuple(row.get(name) for name in series) == key), key=lambda row: row[x])
         if not line:
             continue
-        errors = [row.get(f"{metric}_stderr") or 0.0 for row in line]
-        panel.errorbar(
-            [row[x] for row in line], [row[metric] for row in line], yerr=errors,
-            label=series_label(series, key) or "model", **line_style(number), markersize=4.5, capsize=2.5,
-        )  # fmt: skip
+        points = [(row[x], row[metric], row.get(f"{metric}_stderr") or 0.0) for row in line]
+        label, style = series_label(series, key) or "model", line_style(number)
+        panel.errorbar(*zip(*points, strict=True), label=label, **style, markersize=4.5, capsize=2.5)
     for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
     _scale(panel, [row[metric] for row in finite] + [level.value for level in levels], log_x, {row[x] for row in finite})
@@ -133,13 +129,8 @@ def _spread(positions: set[float], scale: Callable[[float], float]) -> list[floa
 
 def series_label(series: Sequence[str], key: tuple[Any, ...]) -> str:
     """The values of a line; numbers with the name of their option."""
-    texts = []
-    for name, value in zip(series, key, strict=True):
-        if isinstance(value, str):
-            texts.append(value)
-        elif value is not None:
-            texts.append(f"{SHORT_NAMES.get(name, name)} = {_number(value)}")
-    return ", ".join(texts)
+    given = [(SHORT_NAMES.get(name, name), value) for name, value in zip(series, key, strict=True) if value is not None]
+    return ", ".join(value if isinstance(value, str) else f"{name} = {_number(value)}" for name, value in given)
 
 
 def _number(value: float) -> str:

@@ -55,10 +55,7 @@ def plot_losses(config: LossesConfig) -> list[Path]:
 
 
 def read_losses(run_dir: Path) -> list[dict[str, Any]]:
-    """Read the rows of a run's `metrics.jsonl` that have a training loss, of any training program.
-
-    Args:
-        run_dir: run folder, of a finished run or not.
+    """Read the rows of `metrics.jsonl` that have a training loss, in the folder of a run of any program, finished or not.
 
     Returns:
         One row per step, in the order of the steps: `step`, `loss` (or `d_loss` and `g_loss`), each the mean since the row
@@ -91,8 +88,6 @@ def plot_loss_curves(runs: Runs, *, smoothing: int | None = None, log_y: bool = 
     Args:
         runs: rows of `read_losses` by the name of the run.
         smoothing: window of the `moving_mean` that is drawn over the faint values themselves; None = only the values.
-        log_y: whether the scale of the losses is logarithmic.
-        title: above the panels; None = none.
 
     Raises:
         ValueError: no run has a training loss, `smoothing` is less than 1, or a loss has no logarithm.
@@ -108,8 +103,7 @@ def plot_loss_curves(runs: Runs, *, smoothing: int | None = None, log_y: bool = 
         raise ValueError("log_y is True: a loss is not above 0, leave it out")
     names = list(runs)[:MAX_LEGEND]
     side_by_side = min(3, len(names), max(1, LEGEND_CHARACTERS // (10 + max(map(len, names)))))
-    room = LEGEND_LINE * -(-len(names) // side_by_side) + 0.45
-    figure, panels = new_panels(len(kinds), room=room, title=title)
+    figure, panels = new_panels(len(kinds), room=LEGEND_LINE * -(-len(names) // side_by_side) + 0.45, title=title)
     for panel, kind in zip(panels, kinds, strict=True):
         _draw_panel(panel, runs, kind, smoothing, log_y)
     shown = [name.replace("$", r"\$") for name in runs]  # not the start of a formula
@@ -128,10 +122,9 @@ def moving_mean(values: Sequence[float], count: int) -> list[float]:
 
 def _draw_panel(panel: Axes, runs: Runs, kind: str, smoothing: int | None, log_y: bool) -> None:
     for number, rows in enumerate(runs.values()):
-        points = [(row["step"], row[kind]) for row in rows if kind in row]
-        if not points:
+        steps, values = ([row[name] for row in rows if kind in row] for name in ("step", kind))
+        if not values:
             continue
-        steps, values = [step for step, _ in points], [value for _, value in points]
         style = line_style(number)
         if smoothing is not None:
             panel.plot(steps, values, color=style["color"], linewidth=0.8, alpha=RAW_ALPHA, zorder=1)

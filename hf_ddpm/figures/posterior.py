@@ -103,13 +103,8 @@ def _blocks_of_image(
 
 
 def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:
-    """A signed difference times a factor, and the factor.
-
-    Args:
-        difference: (C, H, W) float32.
-        factor: None = the largest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, ...) that keeps 99 % of the values in [-1, 1];
-            1 where there is no difference.
-    """
+    """A signed difference, (C, H, W) float32, times a factor, and the factor; None = the largest of 1, 2, 5, 10, 20, ... (or
+    0.5, 0.2, ...) that keeps 99 % of the values in [-1, 1], and 1 where there is no difference."""
     if factor is None:
         largest = float(difference.abs().flatten().quantile(0.99))
         steps = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]

@@ -95,7 +95,6 @@ def reverse_states(
     """Generate the samples of `generate`, and keep their states at some noising steps.
 
     Args:
-        pipeline: to sample from.
         class_labels, seed, num_inference_steps, guidance_scale: see `generate`.
         noising_steps: those left, in any order, each one of `reverse_noising_steps`; None = chosen by `count`.
         count: number of states to keep, evenly spread over the calls of the network and including both ends; at most all.
@@ -116,14 +115,8 @@ def reverse_states(
     recorder = _Recorder(**pipeline.components)
     recorder.to(pipeline.device)
     recorder.wanted, recorder.calls, recorder.states = set(kept), 0, {}
-    (batch,) = generate(
-        recorder,
-        class_labels=class_labels,
-        seed=seed,
-        batch_size=len(class_labels),
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-    )
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    (batch,) = generate(recorder, class_labels=class_labels, seed=seed, batch_size=len(class_labels), **options)
     recorder.states[len(visited) - 1] = (batch.images, batch.images)
     noisy_images, pred_images = map(np.stack, zip(*(recorder.states[position] for position in kept), strict=True))
     return ReverseStates(noising_steps=list(noising_steps), noisy_images=noisy_images, pred_images=pred_images)
@@ -168,14 +161,12 @@ def step_back(
     model_mean = posterior_mean(posterior, pred_images, noisy, timesteps)
     true_mean = posterior_mean(posterior, clean_images, noisy, timesteps)
     is_noisy = float(noising_step > 1)  # the last step returns the mean, without noise
+    model_sample = model_mean + is_noisy * (log_variance / 2).exp() * back
+    true_sample = true_mean + is_noisy * (true_log_variance / 2).exp() * back
     return StepBack(
-        previous=previous,
-        noisy=noisy,
-        model_mean=model_mean,
-        model_sample=model_mean + is_noisy * (log_variance / 2).exp() * back,
-        true_mean=true_mean,
-        true_sample=true_mean + is_noisy * (true_log_variance / 2).exp() * back,
-    )
+        previous=previous, noisy=noisy, true_mean=true_mean, true_sample=true_sample,
+        model_mean=model_mean, model_sample=model_sample,
+    )  # fmt: skip
 
 
 def to_pixels(images: Tensor) -> Pixels:

@@ -78,7 +78,6 @@ def plot_reverse_gif(config: ReverseGifConfig) -> list[Path]:
     )
     names = samples.row_names(pipeline, labels, config.per_class)
     frames = [image_grid(images, columns=config.per_class, row_names=names) for images in states.noisy_images]
-    captions = [f"t = {t}" for t in states.noising_steps]
-    path = Path(f"{config.output}.gif")
-    save_gif(frames, captions, path, milliseconds=config.milliseconds, hold=20, num_colors=config.num_colors)
-    return [path]
+    captions, gif = [f"t = {t}" for t in states.noising_steps], Path(f"{config.output}.gif")
+    save_gif(frames, captions, gif, milliseconds=config.milliseconds, hold=20, num_colors=config.num_colors)
+    return [gif]

@@ -33,12 +33,7 @@ def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device:
 
 
 def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int) -> list[int | None]:
-    """The class id of each image of a grid with one row per class; None = no class.
-
-    Args:
-        pipeline: model with these classes.
-        class_labels: names or ids; None = the first 10 classes.
-        per_class: images per row; an unconditional model fills a square.
+    """The class id of each image of a grid, one row per class (None = the first 10); None = unconditional, in a square.
 
     Raises:
         ValueError: a class does not exist, or the model is unconditional.

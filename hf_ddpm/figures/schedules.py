@@ -95,8 +95,8 @@ def plot_schedules(config: SchedulesConfig) -> list[Path]:
     several = len(set(config.num_train_timesteps)) > 1
     named = {}
     for line in lines:
-        name = schedule_name(line.beta_schedule)
-        named[f"{name}, T = {line.num_train_timesteps:,}" if several else name] = line.alphas_cumprod()
+        length = f", T = {line.num_train_timesteps:,}" if several else ""
+        named[schedule_name(line.beta_schedule) + length] = line.alphas_cumprod()
     title = None if several else f"T = {lines[0].num_train_timesteps:,}"
     return save_figure(plot_schedule_curves(named, title=title), config.output)
 
@@ -106,7 +106,6 @@ def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None =
 
     Args:
         schedules: alphas_cumprod, (T,) float, by the name of the line.
-        title: above the panels; None = none.
     """
     from matplotlib.figure import Figure
 

@@ -27,8 +27,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
 MAX_LEGEND = 12  # lines that a legend can name at a readable size
 DPI = 150  # of a PNG
-LARGE_RANGE = 10
-"""Ratio of the largest to the smallest positive value above which a scale is logarithmic."""
+LARGE_RANGE = 10  # ratio of the largest to the smallest positive value above which a scale is logarithmic
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
