@@ -39,8 +39,7 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
     """Write `sweep.csv`, `sweep.md`, the figures and, for recipes, a comparison into the folder of a sweep.
 
     Args:
-        config: options of the finished sweep.
-        rows: what `sweep` returned.
+        config, rows: options of the finished sweep, and what `sweep` returned.
         command: the command that started it.
 
     Returns:
@@ -58,8 +57,7 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
     figures = plot_sweep(columns, distance=distance_name(rows), varying=varying_axes(rows), title=title)
     paths += [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
     if config.grid.recipe is not None:
-        pictures = [path.name for path in paths if path.suffix == ".png"]
-        paths += _write_comparison(config, rows, command, pictures)
+        paths += _write_comparison(config, rows, command, [path.name for path in paths if path.suffix == ".png"])
     return paths
 
 
@@ -91,17 +89,11 @@ def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
         groups.setdefault(tuple(getattr(row, axis) for axis in axes), []).append(row)
     means = []
     for values, group in groups.items():
+        names = [name for name in group[0].metrics if all(name in row.metrics for row in group)]
+        metrics = {name: MetricValue.over_seeds([row.metrics[name].mean for row in group], n=len(group)) for name in names}
+        counts = {"num_train_seeds": len(group), "network_calls": group[0].network_calls}
         if len(group) > 1:
-            names = [name for name in group[0].metrics if all(name in row.metrics for row in group)]
-            scores = {name: [row.metrics[name].mean for row in group] for name in names}
-            means.append(
-                MeanRow(
-                    **dict(zip(axes, values, strict=True)),
-                    num_train_seeds=len(group),
-                    network_calls=group[0].network_calls,
-                    metrics={name: MetricValue.over_seeds(its, n=len(its)) for name, its in scores.items()},
-                )
-            )
+            means.append(MeanRow(**dict(zip(axes, values, strict=True)), **counts, metrics=metrics))
     return means
 
 
@@ -124,15 +116,13 @@ def _comparison_facts(
 ) -> ComparisonFacts:
     results = [Results.read(Path(config.output_dir) / "cells" / f"{row.cell}.json") for row in rows]
     protocol = results[0].protocol
+    reference = ("features", "data_source", "data_labels", "reference_split", "reference_images")
     return ComparisonFacts(
         recipes=list(dict.fromkeys(run.recipe for run in trainings)),
         train_seeds=list(dict.fromkeys(run.train_seed for run in trainings)),
         train_minutes=config.train_minutes,
         distance=distance_name(rows),
-        **{
-            name: protocol[name]
-            for name in ("features", "data_source", "data_labels", "reference_split", "reference_images")
-        },
+        **{name: protocol[name] for name in reference},
         num_seeds=len(protocol["seeds"]),
         runs=trainings,
         cells=list(rows),
@@ -145,18 +135,14 @@ def _comparison_facts(
 
 
 def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> TrainingFacts:
-    """A trained model and the cost of its training, from its run folder.
-
-    Args:
-        run: a finished training run.
-        rows: its logged steps, see `read_losses`.
-    """
+    """A finished training run, with its logged steps of `read_losses`."""
     surroundings = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     network = network_of(load_pipeline(str(run.folder.pipeline), device="cpu"))
     last = rows[-1]
     # If the run was resumed between two rows, the steps before the checkpoint are assumed to be as fast as those after it.
     seen = itertools.pairwise([0, *(row["images_seen"] for row in rows)])
     speeds = [row["images_per_second"] for row in rows]
+    speed = statistics.median(speeds)
     train_images = round(last["images_seen"] / last["epoch"]) if last.get("epoch") else None
     return TrainingFacts(
         name=run.name,
@@ -167,9 +153,9 @@ def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> Train
         steps=last["step"],
         images_seen=last["images_seen"],
         train_images=train_images,
-        images_per_second=statistics.median(speeds),
-        seconds_per_epoch=train_images and train_images / statistics.median(speeds),
-        training_seconds=sum((after - before) / speed for (before, after), speed in zip(seen, speeds, strict=True)),
+        images_per_second=speed,
+        seconds_per_epoch=train_images and train_images / speed,
+        training_seconds=sum((after - before) / each for (before, after), each in zip(seen, speeds, strict=True)),
         final_losses={name: last[name] for name in LOSSES if name in last},
         samples=None if run.folder.last_sample_grid() is None else f"{FOLDER}/{run.name}.png",
         **{name: surroundings[name] for name in ("processor", "gpu", "num_processes", "num_threads")},

@@ -1,7 +1,6 @@
 """Train recipes for equal times: `with_equal_time(config, trainings)` sets the number of steps that fit into the minutes.
 
-The steps of each recipe are timed once, before any training, and the result is kept in the sweep's folder, so that a sweep
-that is continued trains for the same number of steps.
+The steps of each recipe are timed once, before any training; the sweep's folder keeps the result for a continued sweep.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_ddpm.config import HubConfig, require
-from hf_ddpm.experiments.options import SweepConfig, TrainedRun
+from hf_ddpm.experiments.options import SweepConfig, Trainings
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import broadcast_from_main, init_distributed
 from hf_ddpm.runtime.files import write_whole
@@ -36,14 +34,10 @@ def train_recipe(options: TrainConfig | GANConfig) -> None:
         train(options)
 
 
-def with_equal_time(
-    config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]
-) -> dict[TrainedRun, TrainConfig | GANConfig]:
+def with_equal_time(config: SweepConfig, trainings: Trainings) -> Trainings:
     """Replace the length of each training by the steps that fit into `config.train_minutes`; every process has to call it.
 
-    Args:
-        config: of the sweep; without `train_minutes` the trainings are returned unchanged.
-        trainings: options by run, see `SweepConfig.trainings`.
+    Without `train_minutes` the trainings are returned unchanged.
 
     Raises:
         ValueError: a recipe has learning-rate milestones, or the numbers of steps in the folder are damaged or are those of
@@ -53,7 +47,7 @@ def with_equal_time(
     path = Path(config.output_dir) / STEPS
     known = _read(config, path)
     if config.train_minutes is None:
-        return dict(trainings)
+        return trainings
     began = not path.is_file() and any(run.folder.path.is_dir() for run in trainings)
     remedy = f"the sweep in {config.output_dir} was started without it, give another --output_dir"
     require(not began, "train_minutes", config.train_minutes, remedy)
@@ -71,26 +65,17 @@ def with_equal_time(
             known[name] = {"seconds_per_step": seconds, "steps": max(1, int(60 * config.train_minutes / seconds))}
             if processes.is_main_process:
                 write_whole(path, json.dumps({"train_minutes": config.train_minutes, "recipes": known}, indent=1) + "\n")
-    return {
-        run: replace(options, num_train_epochs=None, max_train_steps=known[run.recipe.stem]["steps"])
-        for run, options in trainings.items()
-    }
+    steps = {run: known[run.recipe.stem]["steps"] for run in trainings}
+    return {run: replace(it, num_train_epochs=None, max_train_steps=steps[run]) for run, it in trainings.items()}
 
 
 def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
-    """The median time of an optimizer step, in seconds, over a short run without its first steps; every process has to call
-    it.
+    """The median time of an optimizer step, in seconds, over a short run without its first steps.
 
-    Args:
-        options: of the training to be timed.
-        folder: of the short run; it is removed afterwards.
+    Every process has to call it. `folder` is that of the short run; it is removed afterwards.
     """
     processes = init_distributed(options.num_threads)
-
-    def clear() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-    broadcast_from_main(clear, processes)
+    broadcast_from_main(lambda: shutil.rmtree(folder, ignore_errors=True), processes)
     short = replace(
         options,
         output_dir=str(folder),
@@ -108,14 +93,13 @@ def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
         rows = [row for row in map(json.loads, lines) if "images_per_second" in row]
         images = rows[-1]["images_seen"] - rows[-2]["images_seen"]
         seconds = [images / row["images_per_second"] for row in rows[WARM_UP_STEPS:]]
-        clear()
+        shutil.rmtree(folder, ignore_errors=True)
         return statistics.median(seconds)
 
     return broadcast_from_main(read, processes)
 
 
 def _read(config: SweepConfig, path: Path) -> dict[str, dict[str, Any]]:
-    """Timings of an earlier start, by the name of the recipe."""
     if not path.is_file():
         return {}
     try:

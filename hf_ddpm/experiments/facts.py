@@ -17,7 +17,7 @@ class TrainingFacts:
     """A trained model and the cost of its training."""
 
     name: str
-    """Name of the run folder."""
+    """Of the run folder."""
     recipe: str
     train_seed: int
     kind: str
@@ -25,7 +25,6 @@ class TrainingFacts:
     parameters: int
     """Parameters of the network that generates samples."""
     steps: int
-    """Optimizer steps."""
     images_seen: int
     train_images: int | None
     """Images of the training split; None = not known."""
@@ -69,7 +68,7 @@ class ComparisonFacts:
     recipes: list[str]
     train_seeds: list[int]
     train_minutes: float | None
-    """Training time of each recipe; None = the recipe's own length."""
+    """None = the recipe's own length."""
     distance: str
     """Name of the Frechet distance."""
     features: str
@@ -99,28 +98,22 @@ class ComparisonFacts:
 
     @classmethod
     def from_json(cls, text: str) -> ComparisonFacts:
-        """Read the text of a comparison.json.
-
-        Raises:
-            ValueError: it is damaged, or not a comparison.
-        """
+        """Read the text of a comparison.json; ValueError: it is damaged, or not a comparison."""
         try:
             found = json.loads(text)
-            parts = {
-                "runs": [TrainingFacts(**run) for run in found["runs"]],
-                "cells": [SweepRow(**_with_metrics(cell)) for cell in found["cells"]],
-                "means": [MeanRow(**_with_metrics(mean)) for mean in found["means"]],
-            }
-            return cls(**{**found, **parts})
+            found["runs"] = [TrainingFacts(**run) for run in found["runs"]]
+            found["cells"] = [SweepRow(**_with_metrics(cell)) for cell in found["cells"]]
+            found["means"] = [MeanRow(**_with_metrics(mean)) for mean in found["means"]]
+            return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a comparison.json written by train_scripts/sweep.py") from error
 
 
 def _with_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
-    parts = dict(found, metrics={name: MetricValue(**value, values=[]) for name, value in found["metrics"].items()})
+    def values(kind: type[MetricValue], metrics: Mapping[str, Any]) -> dict[str, MetricValue]:
+        return {name: kind(**value, values=[]) for name, value in metrics.items()}
+
+    parts = dict(found, metrics=values(MetricValue, found["metrics"]))
     if "per_class" in found:
-        parts["per_class"] = {
-            label: {name: ClassMetricValue(**value, values=[]) for name, value in metrics.items()}
-            for label, metrics in found["per_class"].items()
-        }
+        parts["per_class"] = {label: values(ClassMetricValue, metrics) for label, metrics in found["per_class"].items()}
     return parts

@@ -68,8 +68,7 @@ class SweepGrid(BaseConfig, group="grid"):
         steps = [value for value in checkpoints if value not in (ALL, NOISE)]
         are_steps = all(isinstance(step, int) and step >= 0 for step in steps)
         self.require(are_steps, "checkpoint", f"give steps (numbers), {ALL} or {NOISE}")
-        only_all = not steps or ALL not in checkpoints
-        self.require(only_all, "checkpoint", f"{ALL} includes every step, leave the numbers out")
+        self.require(not (steps and ALL in checkpoints), "checkpoint", f"{ALL} includes every step, leave the numbers out")
 
     def axes(self) -> dict[str, list[Any]]:
         """The axes that are given, by name."""
@@ -84,7 +83,6 @@ class TrainedRun:
     program: str
     """Name of the training program, of PROGRAMS."""
     seed: int
-    """Seed of the training."""
     folder: RunFolder
 
     @property
@@ -94,7 +92,6 @@ class TrainedRun:
 
     @property
     def is_gan(self) -> bool:
-        """Whether the model is a GAN."""
         return self.program == GANConfig.program
 
     @property
@@ -106,6 +103,10 @@ class TrainedRun:
         return options
 
 
+Trainings = dict[TrainedRun, TrainConfig | GANConfig]
+"""Options of the training of each model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridPoint:
     """One combination of the grid; options that noise or a GAN does not depend on are None."""
@@ -115,14 +116,13 @@ class GridPoint:
     model: str
     """Folder or Hub id of the pipeline."""
     recipe: str | None = None
-    """Name of the recipe; None = not an axis."""
+    """Here and in the next two: None = not an axis."""
     train_seed: int | None = None
-    """Seed of the training; None = not an axis."""
-    is_gan: bool = False
     checkpoint: int | str | None = None
-    """Step, or `noise`; None = not an axis."""
+    """Step, or `noise`."""
+    is_gan: bool = False
     scheduler: str | None = None
-    """Name of the scheduler; None = the saved one."""
+    """None = the saved one."""
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     """None = the default of the model."""
@@ -131,7 +131,6 @@ class GridPoint:
 
     @property
     def is_noise(self) -> bool:
-        """Whether uniform noise is measured instead of samples."""
         return self.checkpoint == NOISE
 
 
@@ -176,18 +175,14 @@ class SweepConfig(ProtocolConfig):
 
     def runs(self) -> list[TrainedRun]:
         """The models that are trained first, in the order of the axes."""
-        folder = Path(self.output_dir) / "runs"
-        return [
-            TrainedRun(
-                recipe=Path(recipe),
-                program=recipe_program(recipe) or TrainConfig.program,
-                seed=seed,
-                folder=RunFolder(folder / f"{_safe(Path(recipe).stem)}-seed-{seed}"),
-            )
-            for recipe, seed in itertools.product(self.grid.recipe or (), self.grid.train_seed or (0,))
-        ]
+        runs = []
+        for recipe, seed in itertools.product(self.grid.recipe or (), self.grid.train_seed or (0,)):
+            program = recipe_program(recipe) or TrainConfig.program
+            folder = RunFolder(Path(self.output_dir) / "runs" / f"{_safe(Path(recipe).stem)}-seed-{seed}")
+            runs.append(TrainedRun(recipe=Path(recipe), program=program, seed=seed, folder=folder))
+        return runs
 
-    def trainings(self) -> dict[TrainedRun, TrainConfig | GANConfig]:
+    def trainings(self) -> Trainings:
         """Options of the training of each of `runs()`; a mistake in them exits with 2, see `parse_config`."""
         trainings = {}
         for run in self.runs():
@@ -212,14 +207,10 @@ class SweepConfig(ProtocolConfig):
     def _origins(self) -> list[dict[str, Any]]:
         """Sources of images: the model and its values on the axes of recipes and checkpoints."""
         if self.grid.recipe is not None:
+            models = {str(run.folder.pipeline): run for run in self.runs()}
             return [
-                {
-                    "model": str(run.folder.pipeline),
-                    "recipe": run.recipe.stem,
-                    "train_seed": run.seed,
-                    "is_gan": run.is_gan,
-                }
-                for run in self.runs()
+                {"model": model, "recipe": run.recipe.stem, "train_seed": run.seed, "is_gan": run.is_gan}
+                for model, run in models.items()
             ]
         if self.grid.checkpoint is None:
             return [{"model": self.model}]
@@ -230,11 +221,7 @@ class SweepConfig(ProtocolConfig):
         return origins
 
     def resolve_checkpoints(self) -> None:
-        """Replace `all` by the steps of all checkpoints.
-
-        Raises:
-            ValueError: the model belongs to no run, or a checkpoint does not exist.
-        """
+        """Replace `all` by all steps; ValueError: the model belongs to no run, or a checkpoint does not exist."""
         wanted = self.grid.checkpoint
         if wanted is None or wanted == [NOISE]:
             return
@@ -246,7 +233,7 @@ class SweepConfig(ProtocolConfig):
         self.grid.checkpoint = [*steps, NOISE] if NOISE in wanted else steps
 
     def _checkpoints(self) -> dict[int, Path]:
-        """Checkpoints of the run that the model belongs to, by step, oldest first."""
+        """Checkpoints of the model's run, by step, oldest first."""
         run = RunFolder.of(self.model or "")
         return {} if run is None else run.checkpoints()
 
@@ -264,19 +251,18 @@ class SweepConfig(ProtocolConfig):
         for run in runs:
             remedy = f"it is a recipe of {run.program}, give recipes of {' or '.join(PROGRAMS)}"
             require(run.program in PROGRAMS, "grid.recipe", str(run.recipe), remedy)
-        for option in {name: None for run in runs for name in run.own_options}:
+        own = {name: "the sweep sets it" for run in runs for name in run.own_options}
+        if self.train_minutes is not None:
+            self.require_positive("train_minutes", "minutes")
+            own |= dict.fromkeys(("max_train_steps", "num_train_epochs"), "--train_minutes sets the length")
+        for option, why in own.items():
             value = overrides.get(option)
-            require(value is None, f"train_overrides.{option}", value, "the sweep sets it, leave it out")
+            require(value is None, f"train_overrides.{option}", value, f"{why}, leave it out")
         if all(run.is_gan for run in runs):
             remedy = "all recipes are of GANs, which have neither sampling steps nor a likelihood, leave it out"
             for axis in SAMPLING_AXES:
                 grid.require(getattr(grid, axis) is None, axis, remedy)
             self.require(self.bits_per_dim_images is None, "bits_per_dim_images", remedy)
-        if self.train_minutes is not None:
-            self.require_positive("train_minutes", "minutes")
-            for option in ("max_train_steps", "num_train_epochs"):
-                value = overrides.get(option)
-                require(value is None, f"train_overrides.{option}", value, "--train_minutes sets the length, leave it out")
 
 
 def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

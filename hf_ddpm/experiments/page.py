@@ -13,6 +13,7 @@ A handwritten page is a Jinja template in which each comparison has the name of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +48,7 @@ def comparison_page(facts: ComparisonFacts) -> str:
 
 
 def render(template: str, names: Mapping[str, Any]) -> str:
-    """Fill in a template.
-
-    Args:
-        template: Markdown with Jinja expressions, as above.
-        names: values by name; for a handwritten page the comparisons, see `read_comparisons`.
-
-    Returns:
-        The page.
+    """Fill in a template: Markdown with Jinja expressions of these names, see `read_comparisons` for a handwritten page.
 
     Raises:
         ValueError: an expression has an error, or names something unknown or ambiguous.
@@ -69,11 +63,7 @@ def render(template: str, names: Mapping[str, Any]) -> str:
 
 
 def read_comparisons(folder: Path) -> dict[str, Comparison]:
-    """The comparison in each sub-folder with a comparison.json, by the name of the sub-folder.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
+    """The comparison in each sub-folder with a comparison.json, by its name; ValueError: a file is damaged."""
     found = {}
     for path in sorted(Path(folder).glob("*/comparison.json")):
         name = path.parent.name
@@ -104,8 +94,7 @@ class Comparison:
             if len(self._values(axis)) == 1
         ]
         sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
-        if self.has_gan:
-            sampled += "; a GAN with one network call"
+        sampled += "; a GAN with one network call" if self.has_gan else ""
         counts = " and ".join(value_text(count) for count in self._values("num_images"))
         return (
             f"{counted(facts.num_seeds, 'sampling seed')} of {counts} images each, compared with the "
@@ -136,26 +125,22 @@ class Comparison:
     def training_table(self) -> str:
         """Cost and final loss of each training run."""
         axes = ["recipe", "train_seed"] if self._several_trainings else ["recipe"]
-        names = {
-            "steps": "steps",
-            "images_seen": "images seen",
-            "training_seconds": "training time",
-            "final_loss": "final loss",
-        }
+        names = ("steps", "images_seen", "training_seconds", "final_loss")
         rows = []
         for run in self.facts.runs:
             texts = training_texts(run)
             rows.append([*(str(getattr(run, axis)) for axis in axes), *(texts[name] for name in names)])
-        return table([*(AXIS_NAMES[axis] for axis in axes), *names.values()], rows)
+        header = [*(AXIS_NAMES[axis] for axis in axes), "steps", "images seen", "training time", "final loss"]
+        return table(header, rows)
 
     @property
     def samples(self) -> str:
         """The sample grids of the runs side by side."""
         runs = [run for run in self.facts.runs if run.samples is not None]
-        lines = -(-len(runs) // SIDE_BY_SIDE)
-        columns = -(-len(runs) // max(1, lines))  # so that the lines are about equally long
+        lines = max(1, math.ceil(len(runs) / SIDE_BY_SIDE))
+        columns = max(1, math.ceil(len(runs) / lines))  # so that the lines are about equally long
         blocks = []
-        for start in range(0, len(runs), max(1, columns)):
+        for start in range(0, len(runs), columns):
             part = runs[start : start + columns]
             names = [f"{run.recipe}, seed {run.train_seed}" if self._several_trainings else run.recipe for run in part]
             pictures = [f"![samples of {name}]({self.folder}{run.samples})" for name, run in zip(names, part, strict=True)]
@@ -166,10 +151,9 @@ class Comparison:
     def class_table(self) -> str:
         """The distance of each class, one column per measurement; "" = no measurement has classes."""
         distance = self.facts.distance
-        classes = list(dict.fromkeys(label for cell in self.facts.cells for label in cell.per_class))
         cells = [cell for cell in self.facts.cells if any(distance in metrics for metrics in cell.per_class.values())]
         rows = []
-        for label in classes if cells else ():
+        for label in dict.fromkeys(label for cell in cells for label in cell.per_class):
             found = [cell.per_class.get(label, {}).get(distance) for cell in cells]
             floor = next((value.floor for value in found if value is not None and value.floor is not None), None)
             rows.append([label, *map(metric_text, found), number(floor)])
@@ -183,7 +167,6 @@ class Comparison:
 
     @property
     def has_gan(self) -> bool:
-        """Whether a model is a GAN."""
         return any(run.kind == "GAN" for run in self.facts.runs)
 
     @property
@@ -197,22 +180,11 @@ class Comparison:
         return list(dict.fromkeys(places))
 
     def run(self, recipe: str, **axes: Any) -> dict[str, str]:
-        """Cost of the training of a recipe, see `training_texts`.
-
-        Raises:
-            ValueError: no training run or more than one matches; likewise for the methods below.
-        """
+        """Cost of the training of a recipe, see `training_texts`; ValueError: not exactly one matches, as in `metric`."""
         return training_texts(self._only(self.facts.runs, recipe=recipe, **axes))
 
     def metric(self, recipe: str, name: str, *, class_name: str | None = None, **axes: Any) -> str:
-        """A metric with its standard error.
-
-        Args:
-            recipe: name of a recipe.
-            name: of the metric.
-            class_name: class of the metric; None = all classes.
-            axes: values of the measurement on the axes that vary, by name.
-        """
+        """A metric of a class (None = of all images) with its error; `axes` has values of the measurement that vary."""
         found = self._only([*self.facts.cells, *self.facts.means], recipe=recipe, **axes)
         metrics = found.metrics if class_name is None else self._get(getattr(found, "per_class", {}), class_name)
         return metric_text(self._get(metrics, name))
@@ -231,7 +203,7 @@ class Comparison:
 
     @property
     def _varying_axes(self) -> list[str]:
-        """Axes with several values, without the recipe."""
+        """Without the recipe."""
         return [axis for axis in AXIS_NAMES if axis != "recipe" and len(self._values(axis)) > 1]
 
     def _values(self, axis: str) -> list[Any]:
@@ -239,16 +211,13 @@ class Comparison:
         return list(dict.fromkeys(value for cell in self.facts.cells if (value := getattr(cell, axis)) is not None))
 
     def _about_errors(self) -> str:
-        """What the errors are over; a single seed has none."""
-        seeds, has_errors = self.facts.train_seeds, self.facts.num_seeds > 1
+        seeds, errors = self.facts.train_seeds, self.facts.num_seeds > 1
         if len(seeds) == 1:
             one = f"One training run per recipe (training seed {seeds[0]})"
-            if not has_errors:
+            if not errors:
                 return f"{one}, sampled once: the numbers have no errors."
             return f"{one}: errors are standard errors over the sampling seeds and do not cover another training run."
-        one = (
-            "errors of a single run are over its sampling seeds" if has_errors else "numbers of a single run have no errors"
-        )
+        one = "errors of a single run are over its sampling seeds" if errors else "numbers of a single run have no errors"
         return f"{len(seeds)} training runs per recipe: {one}, errors of a mean are over the training runs."
 
     def _table_row(self, cell: SweepRow | MeanRow, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Measure a model at every point of a grid: `rows = sweep(config)`, one row per point, in the order of the grid.
+"""Measure a model at every point of a grid: `rows = sweep(config)`.
 
-A point is measured as `evaluate` does, and its results are kept as a JSON file; all points share extractor, real images,
-floor and ceiling. Finished points are kept, so that an interrupted sweep continues with the next one.
+A point is measured as `evaluate` does; all points share extractor, real images, floor and ceiling. The results of a finished
+point are kept as a JSON file, so that an interrupted sweep continues with the next one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hf_ddpm.cli import dump_config
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
-from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
+from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import command_line
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
-from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, TrainedRun, flat_options
+from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
@@ -44,7 +44,7 @@ FREE = ("output_dir", "num_threads", "sampling.batch_size")
 """Options that do not change a result."""
 
 
-def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig] | None = None) -> list[SweepRow]:
+def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[SweepRow]:
     """Measure every point of the grid that is not finished; every process has to call it.
 
     Args:
@@ -52,7 +52,7 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANC
         trainings: options of the trainings; None = `config.trainings()`.
 
     Returns:
-        A row for each point.
+        A row for each point, in the order of the grid.
 
     Raises:
         ValueError: an option is wrong, or does not fit the models, the data or the content of the folder.
@@ -81,22 +81,15 @@ def sweep(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANC
 
 def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
     """The options of `evaluate` for this point; for noise and GANs only those that they depend on."""
-    given = {option.name: getattr(config, option.name) for option in fields(ProtocolConfig)}
-    given["num_images"], sampling = point.num_images, config.sampling
+    given = {option.name: getattr(config, option.name, None) for option in fields(EvaluationConfig)}
+    given["output"] = Path(config.output_dir) / "repeated" / f"{point.name}.json"
+    given |= {"model": point.model, "num_images": point.num_images}
     if point.is_gan:
         given["bits_per_dim_images"] = None
-        sampling = SamplingConfig(dtype=sampling.dtype, batch_size=sampling.batch_size)
+        given["sampling"] = SamplingConfig(dtype=config.sampling.dtype, batch_size=config.sampling.batch_size)
     elif not point.is_noise:
-        sampling = replace(sampling, **{name: getattr(point, name) for name in SAMPLING_AXES})
-    return EvaluationConfig(
-        **given,
-        model=point.model,
-        output=Path(config.output_dir) / "repeated" / f"{point.name}.json",
-        device=config.device,
-        num_threads=config.num_threads,
-        data=config.data,
-        sampling=sampling,
-    )
+        given["sampling"] = replace(config.sampling, **{name: getattr(point, name) for name in SAMPLING_AXES})
+    return EvaluationConfig(**given)
 
 
 def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
@@ -115,15 +108,9 @@ def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
     counts: list[int] = []
     hook = network_of(pipeline).register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
     try:
-        label = 0 if pipeline.is_conditional else None
-        for _ in generate(
-            pipeline,
-            class_labels=[label],
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.scale_for(pipeline.null_label),
-            eta=sampling.eta,
-        ):
-            pass
+        labels, scale = [0 if pipeline.is_conditional else None], sampling.scale_for(pipeline.null_label)
+        steps = sampling.num_inference_steps
+        list(generate(pipeline, class_labels=labels, num_inference_steps=steps, guidance_scale=scale, eta=sampling.eta))
     finally:
         hook.remove()
     return sum(counts)
@@ -133,24 +120,20 @@ class _Models:
     """The pipelines of the points; the last one stays loaded."""
 
     def __init__(self, config: SweepConfig, processes: PartialState):
-        self._config, self._processes = config, processes
+        self.config, self._device = config, config.device or processes.device
         self._loaded: tuple[str, ImagePipeline, SchedulerMixin | None] | None = None
 
     def open(self, point: GridPoint) -> ImagePipeline:
-        """The pipeline of a point, with its scheduler.
-
-        Raises:
-            ValueError: it cannot be loaded, or does not support the sampling options.
-        """
+        """The pipeline of a point, with its scheduler; ValueError: it does not support the sampling options."""
         if self._loaded is None or self._loaded[0] != point.model:
-            device, dtype = self._config.device or self._processes.device, getattr(torch, self._config.sampling.dtype)
-            pipeline = load_pipeline(point.model, device=device, dtype=dtype)
+            dtype = getattr(torch, self.config.sampling.dtype)
+            pipeline = load_pipeline(point.model, device=self._device, dtype=dtype)
             if isinstance(pipeline, DCGANPipeline) and not point.is_gan:
                 remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
                 raise ValueError(f"--model is {point.model!r}: it is a GAN, {remedy}")
             self._loaded = point.model, pipeline, getattr(pipeline, "scheduler", None)
         _, pipeline, saved = self._loaded
-        sampling = point_config(self._config, point).sampling
+        sampling = point_config(self.config, point).sampling
         if saved is not None:
             name = None if point.is_noise else sampling.scheduler
             pipeline.scheduler = saved if name is None else build_scheduler(name, saved.config)
@@ -169,7 +152,10 @@ def _measure_points(
     for point in reversed(points):  # so that the first is loaded last
         pipeline = models.open(point)
         shapes.add(image_shape_of(pipeline))
-        _check_same_model(config, point, found[point], pipeline)
+        results = found[point]
+        if results is not None and results.protocol.get("model_sha256") != weights_digest(network_of(pipeline)):
+            what = f"its weights have changed since {_path(config, point)} was measured"
+            raise ValueError(f"--model is {point.model!r}: {what}, give another --output_dir")
     if len(shapes) > 1:
         raise ValueError("--grid.recipe: the models differ in image size or channels, sweep over each separately")
     data = data or data_options(config.data, points[0].model)
@@ -183,48 +169,40 @@ def _measure_points(
         if results is None:
             if processes.is_main_process:
                 print(f"cell {number} of {len(points)}: {point.name}", flush=True)
-            options = point_config(config, point)
-            results = _measure_point(options, point, data, models.open(point), references, stop, _path(config, point))
+            results = _measure_point(point, models, data, references, stop)
         rows.append(SweepRow.of(point, results))
     processes.wait_for_everyone()
     return rows
 
 
 def _measure_point(
-    config: EvaluationConfig,
-    point: GridPoint,
-    data: ReferenceDataConfig,
-    pipeline: ImagePipeline,
-    references: References,
-    stop: StopRequest,
-    path: Path,
+    point: GridPoint, models: _Models, data: ReferenceDataConfig, references: References, stop: StopRequest
 ) -> Results:
     """Measure a point and write its file."""
-    processes = references.processes
-    kept = KeptSeeds(path, {**kept_key(config, pipeline, references), "noise": point.is_noise})
-    nfe = None if point.is_noise else count_nfe(pipeline, config.sampling)
-    results = measure(config, data, pipeline, references, kept, stop=stop, noise=point.is_noise)
+    options, path = point_config(models.config, point), _path(models.config, point)
+    pipeline, processes = models.open(point), references.processes
+    kept = KeptSeeds(path, {**kept_key(options, pipeline, references), "noise": point.is_noise})
+    nfe = None if point.is_noise else count_nfe(pipeline, options.sampling)
+    results = measure(options, data, pipeline, references, kept, stop=stop, noise=point.is_noise)
     if point.is_noise:
         nothing = ("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype")
         results.protocol.update(dict.fromkeys(nothing), model="uniform noise")
     else:
-        results.protocol.update(command=evaluation_command(config, processes.num_processes), network_calls=nfe)
+        results.protocol.update(command=evaluation_command(options, processes.num_processes), network_calls=nfe)
     if processes.is_main_process:
         write_whole(path, results.to_json())
         kept.forget()
     return results
 
 
-def _train(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> None:
-    """Train the models that are not finished, each for its own length or all for equal times."""
+def _train(config: SweepConfig, trainings: Trainings) -> None:
     what = "steps were timed"
     try:
         for run, options in with_equal_time(config, trainings).items():
             what = f"{run.name} was trained"
             train_recipe(options)
     except Stopped as stopped:
-        message = f"stopped while {what}; the same command continues from there"
-        raise Stopped(stopped.signal_number, message) from None
+        raise Stopped(stopped.signal_number, f"stopped while {what}; the same command continues from there") from None
 
 
 def _check_schedulers(config: SweepConfig) -> None:
@@ -237,8 +215,7 @@ def _check_schedulers(config: SweepConfig) -> None:
 
 def _check_folder(config: SweepConfig) -> None:
     """Refuse a folder with anything but an earlier start of this sweep or models trained for it."""
-    folder = Path(config.output_dir)
-    path = folder / OPTIONS
+    folder, path = Path(config.output_dir), Path(config.output_dir) / OPTIONS
     if not path.is_file():
         others = sorted({entry.name for entry in folder.iterdir()} - EARLIER) if folder.is_dir() else []
         if folder.exists() and (others or not folder.is_dir()):
@@ -255,12 +232,6 @@ def _check_folder(config: SweepConfig) -> None:
             raise ValueError(f"--{name} is {now.get(name)!r}: {remedy}")
 
 
-def _check_same_model(config: SweepConfig, point: GridPoint, results: Results | None, pipeline: ImagePipeline) -> None:
-    if results is not None and results.protocol.get("model_sha256") != weights_digest(network_of(pipeline)):
-        remedy = f"its weights have changed since {_path(config, point)} was measured, give another --output_dir"
-        raise ValueError(f"--model is {point.model!r}: {remedy}")
-
-
 def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Results | None], references: References) -> None:
     split = references.train if config.reference_split == "train" else references.test
     now = {
@@ -272,14 +243,13 @@ def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Result
         changed = [] if results is None else [name for name in now if results.protocol.get(name) != now[name]]
         if changed:
             what = "--features" if changed[0].startswith("features") else "--data.source"
-            remedy = f"it has changed since {_path(config, point)} was measured, give another --output_dir"
-            raise ValueError(f"{what}: {remedy}")
+            raise ValueError(f"{what}: it has changed since {_path(config, point)} was measured, give another --output_dir")
 
 
-def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainConfig | GANConfig]) -> ReferenceDataConfig:
+def _data_of_recipes(config: SweepConfig, trainings: Trainings) -> ReferenceDataConfig:
     """The options of the real images, the same for all recipes."""
     known = [options.data for options in trainings.values()]
-    sizes, channels = [_image_size(options) for options in trainings.values()], [data.channels for data in known]
+    sizes, channels = map(_image_size, trainings.values()), (data.channels for data in known)
     for found, what in ((sizes, "pixels"), (channels, "channels")):
         different = sorted({value for value in found if value is not None})
         if len(different) > 1:
@@ -291,9 +261,8 @@ def _data_of_recipes(config: SweepConfig, trainings: Mapping[TrainedRun, TrainCo
     test_split = next((given["test_split"] for given in options if "test_split" in given), None)  # a GAN names none
     first, *others = [data_of_training(config.data, {"test_split": test_split, **given}) for given in options]
     if any(other != first for other in others):
-        raise ValueError(
-            "--grid.recipe: the recipes have different data, give the real images to compare with as --data.source"
-        )
+        remedy = "give the real images to compare with as --data.source"
+        raise ValueError(f"--grid.recipe: the recipes have different data, {remedy}")
     return first
 
 
@@ -308,11 +277,9 @@ def _path(config: SweepConfig, point: GridPoint) -> Path:
 
 
 def _read(path: Path) -> Results | None:
-    """The results of a finished point; None = it is not finished."""
+    """The results of a point; None = it is not finished."""
     try:
-        return Results.read(path)
-    except FileNotFoundError:
-        return None
+        return Results.read(path) if path.is_file() else None
     except ValueError as error:
         raise ValueError(f"--output_dir: {path} is damaged, remove it and start again") from error
 

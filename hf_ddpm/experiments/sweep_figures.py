@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.figures.curves import Level, plot_curves, series_label
@@ -17,9 +18,7 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
     """Plot the figures for the options that vary.
 
     Args:
-        rows: with `recipe`, `train_seed`, `checkpoint` (a step, "noise" or None), `scheduler`, `num_inference_steps`,
-            `guidance_scale`, `num_images`, `floor_num_images`, `network_calls`, and metrics; `<distance>_floor` is the
-            distance of real images.
+        rows: see `hf_ddpm.experiments.tables.SweepRow.columns`.
         distance: name of the Frechet distance.
         varying: options that have several values.
         title: above each figure.
@@ -28,40 +27,32 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
         matplotlib Figures by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
     """
     samples = [row for row in rows if row["checkpoint"] != "noise"]
+    floor = _floor_levels(rows, distance)
+    plot = partial(plot_curves, title=title)
     figures = {}
 
-    def others(*names: str) -> list[str]:
-        return [name for name in varying if name not in names]
+    def others(axis: str) -> list[str]:
+        return [name for name in varying if name != axis]
 
-    floor = {distance: _floor_levels(rows, distance)}
     if "guidance_scale" in varying:
-        quality = [
-            name for name in ("precision", "recall", "class_accuracy") if any(row.get(name) is not None for row in rows)
-        ]
-        floors = {
-            name: [*_floor_levels(rows, name), *_unguided(samples, name, others("guidance_scale"))]
-            for name in (distance, *quality)
-        }
-        figures["guidance"] = plot_curves(
-            samples, x="guidance_scale", metrics=[distance, *quality], series=others("guidance_scale"), levels=floors,
-            title=title,
-        )  # fmt: skip
+        quality = ("precision", "recall", "class_accuracy")
+        metrics = [distance, *(name for name in quality if any(row.get(name) is not None for row in rows))]
+        series = others("guidance_scale")
+        levels = {name: [*_floor_levels(rows, name), *_unguided(samples, name, series)] for name in metrics}
+        figures["guidance"] = plot(samples, x="guidance_scale", metrics=metrics, series=series, levels=levels)
     if {"num_inference_steps", "scheduler"} & set(varying):
         # Guidance at s = 1 costs half: with it as a series, a line is one setting at several numbers of steps.
-        figures["network_calls"] = plot_curves(
-            samples, x="network_calls", metrics=[distance], series=others("num_inference_steps"), levels=floor, log_x=True,
-            title=title,
-        )  # fmt: skip
+        levels, series = {distance: floor}, others("num_inference_steps")
+        figures["network_calls"] = plot(
+            samples, x="network_calls", metrics=[distance], series=series, levels=levels, log_x=True
+        )
     if "num_images" in varying:
         both = [*({**row, "images": "samples"} for row in samples), *_real_images(rows, distance)]
-        figures["num_images"] = plot_curves(
-            both, x="num_images", metrics=[distance], series=["images", *others("num_images")], log_x=True, title=title
-        )
+        series = ["images", *others("num_images")]
+        figures["num_images"] = plot(both, x="num_images", metrics=[distance], series=series, log_x=True)
     if "checkpoint" in varying and len(samples) > 0:
-        noise = {distance: [*floor[distance], *_noise_levels(rows, distance)]}
-        figures["checkpoints"] = plot_curves(
-            samples, x="checkpoint", metrics=[distance], series=others("checkpoint"), levels=noise, title=title
-        )
+        levels, series = {distance: [*floor, *_noise_levels(rows, distance)]}, others("checkpoint")
+        figures["checkpoints"] = plot(samples, x="checkpoint", metrics=[distance], series=series, levels=levels)
     return figures
 
 
@@ -83,9 +74,7 @@ def _unguided(samples: Rows, metric: str, series: Sequence[str]) -> list[Level]:
 def _noise_levels(rows: Rows, metric: str) -> list[Level]:
     noise = [row for row in rows if row["checkpoint"] == "noise"]
     several = len({row["num_images"] for row in noise}) > 1
-    return [
-        Level(label=f"noise, n = {row['num_images']}" if several else "noise", value=row[metric]) for row in noise
-    ]  # fmt: skip
+    return [Level(label=f"noise, n = {row['num_images']}" if several else "noise", value=row[metric]) for row in noise]
 
 
 def _real_images(rows: Rows, distance: str) -> list[dict[str, Any]]:

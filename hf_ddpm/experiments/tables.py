@@ -52,7 +52,6 @@ class SweepRow:
 
     @classmethod
     def of(cls, point: GridPoint, results: Results) -> SweepRow:
-        """The row of a point with its results."""
         axes, protocol = {axis: getattr(point, axis) for axis in AXES}, results.protocol
         if not (point.is_noise or point.is_gan):
             axes |= {"scheduler": point.scheduler or protocol["scheduler"], "guidance_scale": protocol["guidance_scale"]}
@@ -123,8 +122,7 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
         lines.append([f"{what} ({count:,})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
     images = ", ".join(f"{count:,}" for count in dict.fromkeys(row.num_images for row in rows))
     about = f"{rows[0].num_seeds} seeds of {images} images each: mean ± standard error over the seeds."
-    shown = table([*axes, *costs, *metrics], lines)
-    return f"{about}\n\n{shown}\n\n{code_block(command, 'bash')}\n"
+    return f"{about}\n\n{table([*axes, *costs, *metrics], lines)}\n\n{code_block(command, 'bash')}\n"
 
 
 def bound_rows(rows: Sequence[SweepRow], metrics: Sequence[str]) -> Iterator[tuple[str, int, list[float | None]]]:
