@@ -89,28 +89,12 @@ def find_run(pipeline_dir: Path) -> Path | None:
 
 
 def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: str | None = None) -> str:
-    """Render card_template.md.j2.
-
-    Args:
-        pipeline: facts about the pipeline.
-        run: facts about its run; None = unknown.
-        repo_id: see `write_card`.
-
-    Returns:
-        README.md: metadata in YAML, then Markdown.
-    """
-    environment = build_environment()
-    template = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
-    title = repo_id.split("/")[-1] if repo_id else local_title(pipeline)
-    text = environment.from_string(template).render(
-        metadata=card_metadata(pipeline, run, title).to_yaml(),
-        title=title,
-        pipeline=pipeline,
-        run=run,
-        model=repo_id or NO_NAME,
-        guidance_scale=DEFAULT_GUIDANCE_SCALE,
-        marker=MARKER,
-    )
+    """Render card_template.md.j2 as README.md: metadata in YAML, then Markdown; `run` None = unknown."""
+    source = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
+    template = build_environment().from_string(source)
+    title = repo_id.split("/")[-1] if repo_id else _local_title(pipeline)
+    facts = {"metadata": _card_metadata(pipeline, run, title).to_yaml(), "title": title, "pipeline": pipeline, "run": run}
+    text = template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE, marker=MARKER)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -123,34 +107,28 @@ def build_environment() -> Environment:
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(value)),
     )
-    environment.filters |= {function.__name__: _returning_markup(function) for function in FILTERS}
+
+    def returning_markup(function: Callable[..., str]) -> Callable[..., Markup]:
+        return lambda *arguments: Markup(function(*arguments))
+
+    environment.filters |= {function.__name__: returning_markup(function) for function in FILTERS}
     return environment
 
 
-def _returning_markup(function: Callable[..., str]) -> Callable[..., Markup]:
-    return lambda *arguments: Markup(function(*arguments))
-
-
-def local_title(pipeline: PipelineFacts) -> str:
-    """Title of a card whose repository has no name yet."""
+def _local_title(pipeline: PipelineFacts) -> str:
     if not pipeline.unet:
         return pipeline.class_name
     kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
     return f"{pipeline.size} {kind} diffusion model"
 
 
-def card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> ModelCardData:
+def _card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> ModelCardData:
     """The card's YAML metadata. No license is set, because none was chosen."""
     results = _model_index(run)
-    tags = ["diffusers"]
-    if pipeline.unet:
-        tags += ["diffusion", "ddpm", "image-generation"]
-    if pipeline.num_classes is not None:
-        tags.append("class-conditional")
-    if pipeline.null_label is not None:
-        tags.append("classifier-free-guidance")
-    if pipeline.is_ours:
-        tags.append("hf_ddpm")
+    tags = ["diffusers", *(("diffusion", "ddpm", "image-generation") if pipeline.unet else ())]
+    tags += ["class-conditional"] if pipeline.num_classes is not None else []
+    tags += ["classifier-free-guidance"] if pipeline.null_label is not None else []
+    tags += ["hf_ddpm"] if pipeline.is_ours else []
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag=TASK if pipeline.unet else None,
@@ -164,12 +142,17 @@ def card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> M
 def _model_index(run: RunFacts | None) -> list[EvalResult]:
     if run is None:
         return []
-    local_name = "scikit-learn digits" if run.source_kind == "digits" else "local images"
+    names = {
+        "digits": ("digits", "scikit-learn digits"),
+        "local": ("local", "local images"),
+        "hub": (run.source, run.source),
+    }
+    dataset_type, dataset_name = names[run.source_kind]
     return [
         EvalResult(
             task_type=TASK,
-            dataset_type=run.source if run.source_kind == "hub" else run.source_kind,
-            dataset_name=run.source if run.source_kind == "hub" else local_name,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
             metric_type=metric,
             metric_name=f"{metric} ({name})",
             metric_value=value.mean,
@@ -184,16 +167,9 @@ def _result_entries(run: RunFacts | None) -> dict[str, list[EvalResultEntry]]:
     """Entries of .eval_results/NAME.yaml by NAME; only data sets on the Hub can have them."""
     if run is None or run.source_kind != "hub":
         return {}
-    return {
-        name: [
-            EvalResultEntry(
-                dataset_id=run.source,
-                task_id=metric,
-                value=value.mean,
-                notes="; ".join(f"{key}: {setting}" for key, setting in results.protocol.items()) or None,
-            )
-            for metric, value in results.metrics.items()
-        ]
-        for name, results in run.results.items()
-        if results.metrics
-    }
+    entries = {}
+    for name, results in run.results.items():
+        notes = "; ".join(f"{key}: {setting}" for key, setting in results.protocol.items()) or None
+        means = {metric: value.mean for metric, value in results.metrics.items()}
+        entries[name] = [EvalResultEntry(run.source, metric, mean, notes=notes) for metric, mean in means.items()]
+    return {name: found for name, found in entries.items() if found}

@@ -77,7 +77,6 @@ class PipelineFacts:
 
     @property
     def shown_classes(self) -> dict[int, str]:
-        """The classes listed in a card, by id."""
         return dict(list(self.id2label.items())[:MAX_CLASSES_SHOWN])
 
     def steps(self, usual: int) -> int:
@@ -95,11 +94,10 @@ class MachineFacts:
     num_threads: int | None
     """Threads per process."""
     versions: dict[str, str]
-    """Versions of Python and of packages, by name."""
+    """Of Python and packages, by name."""
     commit: str | None
     """Git commit of hf_ddpm."""
     command: list[str]
-    """The command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +118,9 @@ class RunFacts:
     source: str
     """`--data.source`."""
     source_kind: SourceKind
-    """See `source_kind`."""
 
     def option(self, group: str, name: str) -> Any:
-        """An option of a group; None = off, or this run has no such option."""
+        """An option of a group; None = off, or the run does not have it."""
         return (self.config.get(group) or {}).get(name)
 
     def given_options(self, group: str, names: tuple[str, ...]) -> dict[str, Any]:
@@ -188,23 +185,18 @@ class RunFacts:
 
 
 def read_pipeline(folder: Path) -> PipelineFacts:
-    """Read the JSON files of a saved pipeline.
-
-    Raises:
-        ValueError: the folder is not a saved pipeline.
-    """
+    """Read the JSON files of a saved pipeline; ValueError: the folder is not one."""
     if not (folder / "model_index.json").is_file():
-        inner = RunFolder(folder).pipeline
-        is_run = (inner / "model_index.json").is_file()
-        remedy = (
-            f"this is a run directory, give {inner}" if is_run else "give a saved pipeline, a folder with model_index.json"
-        )
+        inner, remedy = RunFolder(folder).pipeline, "give a saved pipeline, a folder with model_index.json"
+        if (inner / "model_index.json").is_file():
+            remedy = f"this is a run directory, give {inner}"
         raise ValueError(f"--model is {str(folder)!r}: {remedy}")
     index = _read_json(folder / "model_index.json")
     unet = _read_config(folder / "unet" / "config.json")
     library = (index.get("unet") or ["diffusers"])[0]
+    name = index.get("_class_name")
     return PipelineFacts(
-        class_name=_class_name(index.get("_class_name")),
+        class_name=str(name[-1] if isinstance(name, list) and name else name),  # [module, class] = a class of the repository
         components=[name for name, value in index.items() if isinstance(value, list) and all(value)],
         scheduler=_read_config(folder / "scheduler" / "scheduler_config.json"),
         unet=unet if "sample_size" in unet and "cross_attention_dim" not in unet else {},
@@ -217,11 +209,7 @@ def read_pipeline(folder: Path) -> PipelineFacts:
 
 
 def read_run(run: RunFolder) -> RunFacts:
-    """Read the files of a run folder; only config.yaml is required.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
+    """Read the files of a run folder; only config.yaml is required. ValueError: a file is damaged."""
     config = run.read_options()
     source = str((config.get("data") or {}).get("source", "digits"))
     return RunFacts(
@@ -237,15 +225,10 @@ def read_run(run: RunFolder) -> RunFacts:
 
 
 def source_kind(source: str, run_dir: Path) -> SourceKind:
-    """Where the images came from.
+    """Where the images of `--data.source` came from: `digits` (embedded), `hub` (a data set id on the Hub) or `local`.
 
-    Args:
-        source: `--data.source` of the run.
-        run_dir: folder of the run. A relative source is looked up in the working folder and in every folder above the run,
-            because a run is often published from another place than it was trained in.
-
-    Returns:
-        `digits` (embedded), `hub` (a data set id on the Hub) or `local`.
+    A relative source is looked up in the working folder and in every folder above the run, because a run is often published
+    from another place than it was trained in.
     """
     if source == "digits":
         return "digits"
@@ -258,12 +241,8 @@ def _read_machine(path: Path) -> MachineFacts:
     environment = _read_config(path)
     versions = {"python": environment.get("python"), **(environment.get("packages") or {})}
     return MachineFacts(
-        gpu=environment.get("gpu"),
-        processor=environment.get("processor"),
-        num_processes=environment.get("num_processes"),
-        num_threads=environment.get("num_threads"),
+        **{name: environment.get(name) for name in ("gpu", "processor", "num_processes", "num_threads", "commit")},
         versions={name: version for name, version in versions.items() if version},
-        commit=environment.get("commit"),
         command=[str(argument) for argument in environment.get("command") or []],
     )
 
@@ -280,7 +259,6 @@ def _read_results(path: Path) -> Results:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
-    """The values that are finite numbers."""
     return {name: value for name, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
@@ -296,11 +274,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     return _read_json(path) if path.is_file() else {}
-
-
-def _class_name(value: Any) -> str:
-    # [module, class] is a class defined in the repository.
-    return str(value[-1] if isinstance(value, list) and value else value)
 
 
 def _read_lines(path: Path) -> list[dict[str, float]]:

@@ -1,9 +1,7 @@
-"""Push a saved pipeline with its model card to the Hub, in one commit or not at all.
+"""Push a saved pipeline with its model card to the Hub: `push_folder("runs/digits/pipeline", "me/digits")`.
 
-    push_folder("runs/digits/pipeline", "me/digits")
-
-A push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the command to try again. Tokens are
-read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
+One commit or none is made; a push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the
+command to try again. Tokens are read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
 """
 
 from __future__ import annotations
@@ -54,12 +52,7 @@ class Patience:
 
 
 class _TryAgain(Exception):
-    """The Hub is busy or broken, perhaps temporarily.
-
-    Args:
-        reason: for the message.
-        wait: seconds to wait as requested by the Hub; None = it did not say.
-    """
+    """The Hub is busy or broken, perhaps temporarily; `wait`: seconds to wait as it requests, None = it did not say."""
 
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
@@ -93,7 +86,10 @@ def push_folder(
         HubError: a ValueError, too; the Hub refused or could not be reached.
     """
     folder, api, patience = Path(folder), api or HfApi(), patience or Patience()
-    _check_repo_id(repo_id)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
     files = pipeline_files(folder)
     message = commit_message or f"Upload {read_pipeline(folder).class_name}"
     try:
@@ -116,10 +112,7 @@ def push_folder(
 
 
 def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
-    """Push at the end of a run, which must end well whatever the Hub does.
-
-    Args:
-        folder, repo_id, options: see `push_folder`.
+    """Do `push_folder` at the end of a run, which must end well whatever the Hub does.
 
     Returns:
         URL of the repository; None = not pushed, and the log says why and how to try again.
@@ -134,51 +127,29 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
-    """Find the files of a saved pipeline: those at its top and in the folders of its components.
-
-    Returns:
-        Path on disk by path in the repository.
+    """Find the files at the top of a saved pipeline and in the folders of its components, by path in the repository.
 
     Raises:
         ValueError: the folder is not a saved pipeline, has only pickled weights, or lacks the network's code.
     """
     pipeline = read_pipeline(folder)
     components, code = pipeline.components, pipeline.network_code
+    remedy = "load the pipeline and save it again with save_pretrained"
     if code is not None and not (folder / code).is_file():
-        raise ValueError(
-            f"--model is {str(folder)!r}: the network's code, {code}, is missing: load the pipeline and save it again with "
-            "save_pretrained"
-        )
+        raise ValueError(f"--model is {str(folder)!r}: the network's code, {code}, is missing: {remedy}")
     for component in components:
         suffixes = {path.suffix for path in (folder / component).glob("*")}
         if suffixes & PICKLED and ".safetensors" not in suffixes:
-            raise ValueError(
-                f"--model is {str(folder)!r}: the weights in {component}/ are not safetensors: "
-                "load the pipeline and save it again with save_pretrained"
-            )
+            raise ValueError(f"--model is {str(folder)!r}: the weights in {component}/ are not safetensors: {remedy}")
     # The training state of a checkpoint (training/, manifest.json) and unrelated files are not published.
     inside = [path for name in (*components, EVAL_RESULTS) for path in sorted((folder / name).rglob("*"))]
     found = [path for path in (*sorted(folder.iterdir()), *inside) if path.is_file() and path.suffix in PUBLISHED]
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in found
-        if path.name != "manifest.json" and not path.name.startswith(".")
-    }
-
-
-def _check_repo_id(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
+    named = [path for path in found if path.name != "manifest.json" and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path for path in named}
 
 
 def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
-    """Call until it succeeds, fails for good or runs out of attempts.
-
-    Raises:
-        HubError: why it failed, in a few words.
-    """
+    """Call until it succeeds, fails for good or runs out of attempts; a `HubError` says why, in a few words."""
     wait = patience.first_wait
     for attempt in range(1, patience.tries + 1):
         try:
@@ -186,7 +157,8 @@ def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
                 return call()
         # Any exception, because the client raises all kinds of them on unexpected answers.
         except Exception as error:
-            if not _may_pass(error):
+            final = isinstance(error, OfflineModeIsEnabled | HfHubHTTPError)
+            if final or not isinstance(error, _TryAgain | TransportError | ConnectionError | TimeoutError):
                 raise HubError(_explain(error)) from error
             asked = getattr(error, "wait", None)
             if asked is not None and asked > patience.longest_wait:
@@ -229,14 +201,7 @@ def _watched_requests(timeout: float) -> Iterator[None]:
         session.event_hooks = hooks
 
 
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, OfflineModeIsEnabled | HfHubHTTPError):
-        return False
-    return isinstance(error, _TryAgain | TransportError | ConnectionError | TimeoutError)
-
-
 def _explain(error: Exception) -> str:
-    """Why a call failed, in a few words."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
         return "you are not logged in, or the token is wrong: run `hf auth login`, or set HF_TOKEN"
