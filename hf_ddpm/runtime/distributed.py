@@ -3,7 +3,6 @@
 processes = init_distributed()
 mine = shard(100, processes)                     # slice(50, 100) in the second of two processes
 everything = gather([f(i) for i in range(100)[mine]], processes)
-signal_number = any_process_stopped(stop, processes)   # of hf_ddpm.runtime.signals.stop_requests
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def init_distributed(num_threads: int | None = None) -> PartialState:
     Without this, the processes that torchrun starts on a machine without an accelerator would not know of each other.
 
     Args:
-        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever OMP_NUM_THREADS a
-            launcher has set.
+        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever OMP_NUM_THREADS says.
 
     Raises:
         ValueError: the launcher started more processes than can see each other.
@@ -42,11 +40,9 @@ def init_distributed(num_threads: int | None = None) -> PartialState:
     AcceleratorState._reset_state()  # a second run in one program may have another precision
     processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())
     atexit.register(processes.destroy_process_group)  # does nothing if the group is gone already
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != processes.num_processes:
-        raise ValueError(
-            f"the launcher started {world_size} processes, but this one sees {processes.num_processes}: take torchrun"
-        )
+    started, seen = int(os.environ.get("WORLD_SIZE", "1")), processes.num_processes
+    if started != seen:
+        raise ValueError(f"the launcher started {started} processes, but this one sees {seen}: take torchrun")
     torch.set_num_threads(num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return processes
 
@@ -58,8 +54,8 @@ def has_accelerator() -> bool:
 
 def shard(count: int, processes: PartialState) -> slice:
     """This process's part of `count` items: the parts are disjoint, in order, and their sizes differ by at most one."""
-    first, end = (count * rank // processes.num_processes for rank in (processes.process_index, processes.process_index + 1))
-    return slice(first, end)
+    rank, world_size = processes.process_index, processes.num_processes
+    return slice(count * rank // world_size, count * (rank + 1) // world_size)
 
 
 def gather(items: list[Item], processes: PartialState) -> list[Item]:
@@ -82,10 +78,8 @@ def any_process_stopped(stop: StopRequest, processes: PartialState) -> int | Non
 
 
 def _fresh_store() -> dict[str, Any]:
-    """Where processes that torchrun has restarted meet, as arguments of `init_process_group`; {} = torch's default.
-
-    The launcher's store still has the addresses of the processes that have died, and the new ones would wait for those.
-    """
+    """Where processes that torchrun has restarted meet, as arguments of `init_process_group`; {} = torch's default."""
+    # The launcher's store still has the addresses of the processes that have died, and the new ones would wait for those.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts == "0" or os.environ.get("WORLD_SIZE", "1") == "1" or torch.distributed.is_initialized():
         return {}

@@ -12,27 +12,12 @@ from typing import Any
 
 import torch
 
-PACKAGES = (
-    "hf_ddpm",
-    "torch",
-    "diffusers",
-    "accelerate",
-    "datasets",
-    "transformers",
-    "huggingface_hub",
-    "safetensors",
-    "numpy",
-)
+PACKAGES: tuple[str, ...] = ("hf_ddpm", "torch", "diffusers", "accelerate", "datasets", "transformers")
+PACKAGES += ("huggingface_hub", "safetensors", "numpy")
 
 
 def describe_environment(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """Everything besides the options that the bits of a run depend on, as JSON values.
-
-    Args:
-        device: where the networks compute.
-        num_processes: processes of the run.
-    """
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    """Everything besides the options that the bits of a run depend on, as JSON values; `device` is that of the networks."""
     return {
         "command": sys.argv,
         "commit": _git_commit(),
@@ -42,7 +27,7 @@ def describe_environment(device: torch.device, num_processes: int) -> dict[str, 
         "processor": _processor_name(),
         "cpu_count": os.cpu_count(),
         "device": str(device),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
         "num_processes": num_processes,
         "num_threads": torch.get_num_threads(),
     }
@@ -57,11 +42,9 @@ def _version(package: str) -> str | None:
 
 def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, None) or platform.processor()
 
 
 def _git_commit() -> str | None:

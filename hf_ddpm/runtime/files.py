@@ -36,7 +36,6 @@ def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """Hex digest of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

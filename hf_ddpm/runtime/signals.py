@@ -23,20 +23,18 @@ SAME_REQUEST_SECONDS = 1.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work before it was done; not an `Exception`, so that no handler of errors catches it."""
+    """A signal ended the work before it was done (the message says what was kept); deliberately not an `Exception`."""
 
     def __init__(self, signal_number: int, message: str = "") -> None:
-        """Args: the signal; what was kept and how to continue, "" = nothing to say."""
         super().__init__(message)
         self.signal_number = signal_number
 
 
 class StopRequest:
-    """Whether a signal has come, to be polled."""
+    """Whether a signal has come, to be polled; `signal_number` None = none has come."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        """The signal; None = none has come."""
         self._asked_at = 0.0
         self._raises = False
 
