@@ -35,11 +35,7 @@ def code_block(text: str, language: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a `|` that would end a cell is replaced.
-
-    Args:
-        header, rows: cells as Markdown; every row is as long as the header.
-    """
+    """A table of Markdown cells, every row as long as the header; a `|` that would end a cell is replaced."""
     lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', cell) for cell in row)} |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
@@ -84,11 +80,8 @@ def without_paths(value: Any) -> Any:
     # `PATH`, `--option=PATH` or `judge:PATH`, where the path may contain spaces; then any within a text.
     if whole := re.fullmatch(rf"((?![A-Za-z]:[/\\])[\w.-]*[=:])?(?!//\w)({_PATH_START}.*)", value, re.DOTALL):
         return (whole[1] or "") + _last_part(whole[2])
-    return re.sub(rf"{_URL}|(?<![\w.~/\\-]){_PATH_START}[^\s,'\"\])]+", _url_or_last_part, value)
-
-
-def _url_or_last_part(found: re.Match[str]) -> str:
-    return found[0] if re.match(_URL, found[0]) else _last_part(found[0])
+    paths = rf"({_URL})|(?<![\w.~/\\-]){_PATH_START}[^\s,'\"\])]+"
+    return re.sub(paths, lambda found: found[1] or _last_part(found[0]), value)
 
 
 def _last_part(path: str) -> str:

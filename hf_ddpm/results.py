@@ -60,16 +60,11 @@ class Results:
     left out, such as `scheduler` for a GAN."""
 
     def to_json(self) -> str:
-        """The text of a results file; `from_json` is the inverse."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """Read the text of a results file; only `metrics` is required.
-
-        Raises:
-            ValueError: the text is damaged, or not of results.
-        """
+        """Read the text of a results file; only `metrics` is required. ValueError: it is damaged, or not of results."""
         try:
             found = json.loads(text)
             return cls(
@@ -81,9 +76,8 @@ class Results:
                 protocol=dict(found.get("protocol", {})),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                "these are not the results of an evaluation, with metrics, floor, ceiling and protocol"
-            ) from error
+            message = "these are not the results of an evaluation, with metrics, floor, ceiling and protocol"
+            raise ValueError(message) from error
 
     @classmethod
     def read(cls, path: Path) -> Results:

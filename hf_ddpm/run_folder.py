@@ -41,7 +41,6 @@ class GridSettings:
     """s in u + s (c - u); None = no guidance."""
 
     def to_json(self) -> str:
-        """The content of `samples/grid.json`: an object with the fields of this class."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
@@ -57,14 +56,11 @@ class RunFolder:
 
     @classmethod
     def of(cls, model: str | Path) -> RunFolder | None:
-        """The run that a saved model belongs to.
+        """The run, with a config.yaml, that a model belongs to; None = it belongs to no run on this disk.
 
         Args:
-            model: folder of a model, such as `pipeline/` of a run or one of its checkpoints, or a Hub id.
-
-        Returns:
-            The run folder, recognised by its config.yaml, below the working folder as a relative path if `model` is one;
-            None = the model belongs to no run on this disk.
+            model: `pipeline/` of a run, one of its checkpoints, another folder or a Hub id; a relative path gives a relative
+                path if the run is below the working folder.
         """
         if not Path(model).is_dir():
             return None
@@ -130,11 +126,7 @@ class RunFolder:
         return self.path / "samples" / "grid.json"
 
     def read_grid_settings(self) -> GridSettings | None:
-        """How the pictures of samples were sampled; None = the run does not say.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """How the pictures of samples were sampled; None = the run does not say. ValueError: the file is damaged."""
         if not self.grid_settings.is_file():
             return None
         try:
@@ -151,16 +143,11 @@ class RunFolder:
         return self.path / f"diverged-{PREFIX}{step:08d}.json"
 
     def read_options(self) -> dict[str, Any]:
-        """The options in config.yaml.
-
-        Raises:
-            ValueError: the file is damaged.
-            OSError: it cannot be read.
-        """
+        """The options in config.yaml; ValueError: the file is damaged, OSError: it cannot be read."""
         try:
             options = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options") from error
+        except (yaml.YAMLError, UnicodeDecodeError):
+            options = None
         if not isinstance(options, dict):
             raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options")
         return options
