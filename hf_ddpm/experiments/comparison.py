@@ -91,9 +91,10 @@ def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
     for values, group in groups.items():
         names = [name for name in group[0].metrics if all(name in row.metrics for row in group)]
         metrics = {name: MetricValue.over_seeds([row.metrics[name].mean for row in group], n=len(group)) for name in names}
-        counts = {"num_train_seeds": len(group), "network_calls": group[0].network_calls}
+        own = dict(zip(axes, values, strict=True))
         if len(group) > 1:
-            means.append(MeanRow(**dict(zip(axes, values, strict=True)), **counts, metrics=metrics))
+            calls = group[0].network_calls
+            means.append(MeanRow(**own, num_train_seeds=len(group), network_calls=calls, metrics=metrics))
     return means
 
 

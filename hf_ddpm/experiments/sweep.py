@@ -81,7 +81,7 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
 
 def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
     """The options of `evaluate` for this point; for noise and GANs only those that they depend on."""
-    given = {option.name: getattr(config, option.name, None) for option in fields(EvaluationConfig)}
+    given: dict[str, Any] = {option.name: getattr(config, option.name, None) for option in fields(EvaluationConfig)}
     given["output"] = Path(config.output_dir) / "repeated" / f"{point.name}.json"
     given |= {"model": point.model, "num_images": point.num_images}
     if point.is_gan:
