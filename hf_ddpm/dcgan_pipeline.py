@@ -77,14 +77,11 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latents: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Generate images.
+        """Generate images, (B, C, H, W) float in [-1, 1].
 
         Args:
             latents: (B, latent_dim) float, standard normal.
             class_labels: (B,) int64 in [0, num_classes); None if the network is unconditional.
-
-        Returns:
-            (B, C, H, W) float in [-1, 1].
         """
         if self.label_embedding is not None:
             latents = torch.cat([latents, self.label_embedding(class_labels)], dim=1)
@@ -152,13 +149,11 @@ class DCGANPipeline(DiffusionPipeline):
         """Generate images.
 
         Args:
-            class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
-                unconditional model.
+            class_labels: labels, one or several: class names (str) or ids in [0, num_classes); None = unconditional.
             num_images_per_prompt: images of each label, side by side; without labels, images in all.
             generator: one for the whole batch, or a list of one per image, which makes an image independent of the others
                 in its batch; None = torch's global generator.
-            output_type: "pil" (list of `PIL.Image`), "np" ((B, H, W, C) float32 in [0, 1]) or "pt" ((B, C, H, W) float32
-                in [0, 1]).
+            output_type: "pil" (list of `PIL.Image`), or float32 in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
             return_dict: False = return the tuple `(images,)`.
 
         Returns:
@@ -171,8 +166,7 @@ class DCGANPipeline(DiffusionPipeline):
         device = self._execution_device
         labels, count = None, num_images_per_prompt
         if class_labels is not None:
-            ids = torch.tensor(self.get_label_ids(class_labels), device=device)
-            labels = ids.repeat_interleave(num_images_per_prompt)
+            labels = torch.tensor(self.get_label_ids(class_labels), device=device).repeat_interleave(count)
             count = len(labels)
         # In float32 for every dtype of the network: a seed means the same latent vector in every precision.
         shape = (count, self.generator.config.latent_dim)
@@ -189,31 +183,19 @@ class DCGANPipeline(DiffusionPipeline):
         generator: Generators | None = None,
         output_type: str = "pil",
     ) -> None:
-        """Check the arguments of `__call__`.
-
-        Raises:
-            ValueError: an argument cannot work; names it, its value and the remedy.
-        """
+        """Check the arguments of `__call__`; a `ValueError` names the one that cannot work, its value and the remedy."""
         count = num_images_per_prompt
         require(type(count) is int and count >= 1, "num_images_per_prompt", count, "give an integer of at least 1")
         require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
-        has_labels = class_labels is not None
-        remedy = "the model is unconditional, leave it out"
-        if self.is_conditional:
-            remedy = f"the model has no null label, give {self._valid_ids}"
-        require(has_labels == self.is_conditional, "class_labels", class_labels, remedy)
+        give = f"the model has no null label, give {self._valid_ids}"
+        remedy = give if self.is_conditional else "the model is unconditional, leave it out"
+        require((class_labels is not None) == self.is_conditional, "class_labels", class_labels, remedy)
         images = count * (1 if class_labels is None else len(self.get_label_ids(class_labels)))
         if isinstance(generator, list):
             require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one per image")
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
-        """Look up class ids.
-
-        Args:
-            class_labels: one label or several; a str is a name in `id2label`, an int an id.
-
-        Returns:
-            One id for each label.
+        """One class id for each label, of which a str is a name in `id2label` and an int an id.
 
         Raises:
             ValueError: a label is neither the name of exactly one class nor an id in range.
@@ -227,9 +209,7 @@ class DCGANPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> DCGANPipeline:
         """Load a pipeline from a folder or the Hub: its weights from safetensors, and no code.
 
-        Args:
-            pretrained_model_name_or_path: folder, or id on the Hub.
-            **kwargs: see `ModelMixin.from_pretrained`; `dtype`, `revision`, `token`, `cache_dir` and the like.
+        Further arguments are those of `ModelMixin.from_pretrained`: `dtype`, `revision`, `token`, `cache_dir` and the like.
 
         Raises:
             ValueError: `use_safetensors` is not True (pickled weights can run code when they are loaded), or weights are
@@ -242,20 +222,16 @@ class DCGANPipeline(DiffusionPipeline):
         generator, loading = DCGANGenerator.from_pretrained(
             pretrained_model_name_or_path, subfolder="generator", use_safetensors=True, output_loading_info=True, **kwargs
         )
-        missing = loading["missing_keys"]
-        require(not missing, "generator", missing, "the weight file lacks these")
+        require(not loading["missing_keys"], "generator", loading["missing_keys"], "the weight file lacks these")
         return cls(generator, index.get("id2label"))
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` and `generator/dcgan.py`.
 
-        Args:
-            save_directory: folder, created if necessary.
-            safe_serialization: only True: pickled weights can run code when they are loaded.
-            **kwargs: see `DiffusionPipeline.save_pretrained`.
+        The arguments are those of `DiffusionPipeline.save_pretrained`.
 
         Raises:
-            ValueError: `safe_serialization` is False.
+            ValueError: `safe_serialization` is False: pickled weights can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         # The code comes first, because the superclass ends with an upload (push_to_hub). It is copied twice, because

@@ -1,10 +1,4 @@
-"""Denoising loss and bits per dimension on held-out images: `simple_loss` and `bits_per_dim`.
-
-table = load_images("digits", "test", image_size=8)
-print(simple_loss(pipeline, table, num_images=256).mean)
-bits = bits_per_dim(pipeline, table, num_images=64, timesteps_per_image=50)
-print(f"{bits.total.mean:.3f} +- {bits.total.stderr:.3f} bits per dimension")
-"""
+"""Denoising loss and bits per dimension on held-out images: `simple_loss` and `bits_per_dim`."""
 
 from __future__ import annotations
 
@@ -27,7 +21,6 @@ from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.distributed import gather, shard
 
 BATCH_SIZE = 128
-LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,6 @@ class Estimate:
     """A mean over images."""
 
     mean: float
-    """Mean."""
     stderr: float
     """Standard error of the mean; NaN for a single image."""
 
@@ -45,7 +37,6 @@ class HeldOutBits:
     """The variational bound in bits per dimension: total = prior + variational + decoder."""
 
     total: Estimate
-    """The bound."""
     prior: Estimate
     """KL(q(x_T | x_0) || N(0, I))."""
     variational: Estimate
@@ -71,8 +62,7 @@ def simple_loss(
     Args:
         pipeline: with the averaged weights.
         images: the held-out split; a conditional model gets its labels.
-        num_images: number of images; the timestep of an image depends on it.
-        seed: of noise and timesteps.
+        num_images, seed: number of images, and seed of noise and timesteps, which depend on both.
         loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
         spread: use images evenly spread over the table, which may be sorted, instead of the first ones.
 
@@ -120,8 +110,7 @@ def bits_per_dim(
     depend on the batch size or the number of processes, except for rounding in the network.
 
     Args:
-        pipeline: with the averaged weights and the scheduler of the training.
-        images: the held-out split; a conditional model gets its labels.
+        pipeline, images: see `simple_loss`; the scheduler is that of the training.
         num_images: n; the images are those at floor(i N / n).
         timesteps_per_image: network calls per image besides that of timestep 0, for an unbiased estimate whose standard
             error includes them; None = all T - 1.
@@ -222,7 +211,7 @@ def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed:
         _check_classes(pipeline, images.class_names)
     check_number("num_images", num_images, 1, integer=True)
     require(num_images <= len(images), "num_images", num_images, f"there are only {len(images)}, give at most that")
-    check_number("seed", seed, 0, LARGEST_SEED, integer=True)
+    check_number("seed", seed, 0, 2**32 - 1, integer=True)
     follows = isinstance(getattr(pipeline.scheduler, "alphas_cumprod", None), Tensor)
     require(follows, "scheduler", type(pipeline.scheduler).__name__, "it has no betas, give the one of training")
 
@@ -236,10 +225,8 @@ def _check_classes(pipeline: CFGDDPMPipeline, class_names: list[str] | None) -> 
             f"images have {len(class_names)} classes: the model was trained on {pipeline.num_classes}, give those"
         )
     if names is not None and names != dict(enumerate(class_names)):
-        raise ValueError(
-            f"images have the classes {first_ten(class_names)}: the model was trained on {first_ten(list(names.values()))}, "
-            "give their images in this order"
-        )
+        trained = f"the model was trained on {first_ten(list(names.values()))}, give their images in this order"
+        raise ValueError(f"images have the classes {first_ten(class_names)}: {trained}")
 
 
 def _estimate(values: Tensor) -> Estimate:

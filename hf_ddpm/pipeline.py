@@ -22,16 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DiffusionPipeline,
-    EulerAncestralDiscreteScheduler,
-    ImagePipelineOutput,
-    ModelMixin,
-    PNDMScheduler,
-    SchedulerMixin,
-)
+from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -45,12 +36,9 @@ Generators = torch.Generator | list[torch.Generator]
 OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not support prediction_type "sample".
 WITHOUT_SAMPLE_PREDICTION = (
-    "DPMSolverSDEScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
+    "DPMSolverSDEScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
     "PNDMScheduler",
-)
+)  # fmt: skip
 # Limits of the configs of a saved model: the largest number and the longest list by name, and for all other names.
 LARGEST = {"sample_size": 1024, "in_channels": 64, "out_channels": 64, "layers_per_block": 32}
 LARGEST_NUMBER = 100_000
@@ -221,9 +209,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 returned = callback_on_step_end(self, step_index, t, dict.fromkeys(inputs, latents))
                 latents = (returned or {}).get("latents", latents)
 
-        images = latents
-        if output_type != "latent":
-            images = self.image_processor.postprocess(latents, output_type=output_type)
+        images = latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -253,23 +239,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
         inputs = callback_on_step_end_tensor_inputs
         known = set(inputs) <= set(self._callback_tensor_inputs)
         require(known, "callback_on_step_end_tensor_inputs", inputs, "'latents' is the only one")
-
         num_labels = 1 if class_labels is None else len(self.get_label_ids(class_labels))
         shape = self._latents_shape(num_labels * num_images_per_prompt)
         if isinstance(generator, list):
             require(len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one per image")
         if latents is not None:
-            got = tuple(latents.shape)
-            require(got == shape, "latents.shape", got, f"must be {shape}")
+            require(latents.shape == shape, "latents.shape", tuple(latents.shape), f"must be {shape}")
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
-        """Look up class ids.
-
-        Args:
-            class_labels: one label or several; a str is a name in `id2label`, an int an id.
-
-        Returns:
-            One id for each label.
+        """One class id for each label, of which a str is a name in `id2label` and an int an id.
 
         Raises:
             ValueError: a label is neither the name of exactly one class nor an id in range.
@@ -300,7 +278,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if hasattr(self.scheduler, "set_begin_index"):
             # By default a scheduler begins at the second of two equal timesteps, which rounding can produce.
             self.scheduler.set_begin_index(0)
-        if isinstance(self.scheduler, EulerAncestralDiscreteScheduler):
+        if isinstance(self.scheduler, diffusers.EulerAncestralDiscreteScheduler):
             # It takes the root of a difference of squared sigmas, which float32 rounds below 0 if the first is 20,000.
             self.scheduler.sigmas = self.scheduler.sigmas.double()
 
@@ -319,7 +297,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return low <= float(t) / self.scheduler.config.num_train_timesteps < high
 
     def predict(self, latents: Tensor, t: Tensor, label_ids: Tensor, scale: float, rescale: float) -> Tensor:
-        """Call the network once and guide its output.
+        """Call the network once and guide its output, (B, C, H, W) float32; 2 C channels if DDPM gets a learned variance.
 
         Args:
             latents: (B, C, H, W) float32.
@@ -327,9 +305,6 @@ class CFGDDPMPipeline(DiffusionPipeline):
             label_ids: (B,) int64 in [0, num_class_embeds); not used by an unconditional model.
             scale: s; 1 and 0 call the network with B images, other values with 2 B.
             rescale: in [0, 1], see `guided_output`.
-
-        Returns:
-            (B, C, H, W) float32; (B, 2 C, H, W) if network and scheduler both support a learned variance.
         """
         channels = latents.shape[1]
         sample = self.scheduler.scale_model_input(latents, t)
@@ -344,16 +319,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
             model_output = torch.cat([guided, cond[:, channels:]], dim=1)
         # A network with a learned variance has 2 C output channels, and only DDPM can use the second half.
         learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
-        keep_all = learned and isinstance(self.scheduler, DDPMScheduler)
-        return model_output if keep_all else model_output[:, :channels]
+        return model_output if learned and isinstance(self.scheduler, DDPMScheduler) else model_output[:, :channels]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> CFGDDPMPipeline:
-        """Load a pipeline from a folder or the Hub, its weights from safetensors only.
-
-        Args:
-            pretrained_model_name_or_path: folder, or id on the Hub.
-            **kwargs: see `DiffusionPipeline.from_pretrained`.
+        """Load a pipeline like `DiffusionPipeline.from_pretrained`, but its weights from safetensors only.
 
         Raises:
             ValueError: `use_safetensors` is not True: pickled weights can run code when they are loaded.
@@ -381,13 +351,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Save the pipeline, its weights as safetensors, and its code: `pipeline.py`, and the network's if it is not part of
         diffusers.
 
-        Args:
-            save_directory: folder, created if necessary.
-            safe_serialization: only True: pickled weights can run code when they are loaded.
-            **kwargs: see `DiffusionPipeline.save_pretrained`.
+        The arguments are those of `DiffusionPipeline.save_pretrained`.
 
         Raises:
-            ValueError: `safe_serialization` is False.
+            ValueError: `safe_serialization` is False: pickled weights can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         # The code comes first, because the superclass ends with an upload (push_to_hub).
@@ -409,13 +376,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if hasattr(self.scheduler, "noise_sampler_seed"):
             # DPM-Solver SDE takes one seed per image instead of a generator.
             rngs = generator if isinstance(generator, list) else [generator] * batch_size
-            self.scheduler.noise_sampler_seed = [_draw_seed(rng) for rng in rngs]
+            self.scheduler.noise_sampler_seed = [
+                int(torch.randint(2**63 - 1, (), generator=rng, device=None if rng is None else rng.device)) for rng in rngs
+            ]
 
     def _run_unet(self, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
         timesteps = torch.as_tensor(t, device=sample.device).expand(len(sample))
-        class_labels = label_ids if self.is_conditional else None
-        sample = sample.to(self.unet.dtype)
-        return self.unet(sample, timesteps, class_labels=class_labels, return_dict=False)[0].float()
+        labels = label_ids if self.is_conditional else None
+        return self.unet(sample.to(self.unet.dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
 
     def _null_labels(self, label_ids: Tensor) -> Tensor:
         assert self.null_label is not None, "check_inputs refuses guidance without it"
@@ -494,16 +462,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
 
 def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-    """Combine the conditional and the unconditional output of the network.
+    """Combine the conditional and the unconditional output of the network, c and u, (B, C, H, W) float.
 
     Args:
-        cond: c, (B, C, H, W) float, output with the class label.
-        uncond: u, same shape, output with the null label.
+        cond, uncond: c, the output with the class label, and u, with the null label.
         scale: s = w + 1; 1 gives c, 0 gives u.
         rescale: phi in [0, 1]; 0 = off, 1 = the output has the standard deviation of c.
-
-    Returns:
-        (B, C, H, W) float.
     """
     # Ho & Salimans 2022, eq. 6: (1 + w) c - w u, with w = s - 1.
     guided = uncond + scale * (cond - uncond)
@@ -524,8 +488,8 @@ def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
     # DDIM and PNDM step down by T // n, whatever the distance of two timesteps: for 1000 with n = 501 by 1 instead of 2,
     # which leaves half of the noise in the image.
     total = scheduler.config.num_train_timesteps
-    leftover = total % num_inference_steps if isinstance(scheduler, (DDIMScheduler, PNDMScheduler)) else 0
-    return leftover <= 0.05 * total
+    steps_by_quotient = isinstance(scheduler, (diffusers.DDIMScheduler, diffusers.PNDMScheduler))
+    return not steps_by_quotient or total % num_inference_steps <= 0.05 * total
 
 
 def check_saved_model(folder: str, index: dict[str, Any]) -> None:
@@ -536,13 +500,10 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
         index: its model_index.json.
 
     Raises:
-        ValueError: a number in a config exceeds its limit, or the network has more parameters than its weight files
-            have bytes.
+        ValueError: a number in a config exceeds its limit, or the network has more parameters than its weights have bytes.
     """
-    configs = {
-        name: os.path.join(folder, *name.split("/")) for name in ("unet/config.json", "scheduler/scheduler_config.json")
-    }
-    for name, path in configs.items():
+    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
+        path = os.path.join(folder, *name.split("/"))
         if os.path.isfile(path):
             require(os.path.getsize(path) <= LARGEST_JSON, name, f"{os.path.getsize(path)} bytes", "too many for a config")
             with open(path, encoding="utf-8") as file:
@@ -564,12 +525,8 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
 def check_saved_numbers(name: str, config: dict[str, Any]) -> None:
     """Refuse a config with a number, or a length of a list, beyond that of any model of small images.
 
-    Args:
-        name: of the config in the message.
-        config: its JSON values.
-
     Raises:
-        ValueError: names the key and its limit.
+        ValueError: names the config (`name`), the key and its limit.
     """
     for key, value in config.items():
         if key.startswith("_"):  # metadata of the library
@@ -614,11 +571,6 @@ def _copy(source: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     shutil.copyfile(source, target + ".tmp")
     os.replace(target + ".tmp", target)
-
-
-def _draw_seed(generator: torch.Generator | None) -> int:
-    device = None if generator is None else generator.device
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 def _plain(value: Any) -> Any:

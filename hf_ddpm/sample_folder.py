@@ -95,14 +95,12 @@ def save_pngs(
         folder: created if necessary.
         first_position: number of the first image, the beginning of its file name.
         id2label: class names for the file names; None = ids.
-
-    Yields:
-        The batches.
     """
     position = first_position
     for batch in batches:
         for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-            name = "" if label is None else f"_label-{_file_safe(_name(label, id2label))}"
+            file_safe = re.sub(r"[^\w-]+", "-", _name(label, id2label))[:64]
+            name = "" if label is None else f"_label-{file_safe}"
             pixels = image[:, :, 0] if image.shape[2] == 1 else image
             write_whole(folder / f"{position:05d}{name}_seed-{seed}.png", Image.fromarray(pixels).save)
             position += 1
@@ -110,25 +108,13 @@ def save_pngs(
 
 
 def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
-    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64.
-
-    Args:
-        batches: from `generate`, at least one.
-        folder: created if necessary.
-    """
+    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64."""
     labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
     seeds = [seed for batch in batches for seed in batch.seeds]
-    arrays: dict[str, Any] = {
-        "images": np.concatenate([batch.images for batch in batches]),
-        "class_labels": np.array(labels, dtype=np.int64),
-        "seeds": np.array(seeds, dtype=np.int64),
-    }
+    integers = {"class_labels": np.array(labels, dtype=np.int64), "seeds": np.array(seeds, dtype=np.int64)}
+    arrays: dict[str, Any] = {"images": np.concatenate([batch.images for batch in batches]), **integers}
     write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
 
 
 def _name(label: int | None, id2label: Mapping[int, str] | None) -> str:
     return str(label) if label is None or id2label is None else id2label.get(label, str(label))
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name)[:64]

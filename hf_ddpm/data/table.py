@@ -213,15 +213,15 @@ def _row(source: ImageSource, position: int) -> int:
 def _cache_place(
     records: datasets.Dataset, image_column: str, image_size: int, channels: int, leave_out_bad: bool
 ) -> dict[str, str | None]:
-    """Name the cache file of decoded pixels by everything that they depend on.
+    """Arguments of `Dataset.map`: a cache file named by everything that the pixels depend on; none for images in memory.
 
-    By default `Dataset.map` would hash an importable function by its name only, and would write beside the source, which
-    may be a read-only folder.
-
-    Returns:
-        Keyword arguments of `Dataset.map`; no file for images that are in memory.
+    By default it would hash an importable function by its name only, and would write beside the source, which may be a
+    read-only folder.
     """
-    files = [Path(file["filename"]) for file in records.cache_files] or _image_files(records, image_column)
+    files = [Path(file["filename"]) for file in records.cache_files]
+    images = [] if files else records[image_column][:]
+    if all(image and image["bytes"] is None for image in images):
+        files += [Path(image["path"]) for image in images]
     if not files:
         return {"cache_file_name": None}
     stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -232,12 +232,6 @@ def _cache_place(
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_ddpm_pixels"
     folder.mkdir(parents=True, exist_ok=True)
     return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key}
-
-
-def _image_files(records: datasets.Dataset, image_column: str) -> list[Path]:
-    """The files of images that have files of their own; [] if some are in memory."""
-    images = records[image_column][:]
-    return [Path(image["path"]) for image in images] if all(i and i["bytes"] is None for i in images) else []
 
 
 def _decode_batch(

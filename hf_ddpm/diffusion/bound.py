@@ -59,14 +59,12 @@ def variational_bound(
     Predictions of x_0 are not clipped: the bound is that of the model as it is.
 
     Args:
-        predict: `(noisy_images, timesteps, class_labels) -> model_output`, in whatever precision it runs: C channels, and
-            C more of variance with `learned_range`.
+        predict: `model` of `hf_ddpm.diffusion.objective.diffusion_loss`.
         clean_images: (B, C, H, W) float32 or float64 in [-1, 1], multiples of 2 / 255 away from -1. The terms are computed
             in this type.
         class_labels: (B,) int64; None = unconditional.
         alphas_cumprod: (T,) float, of the whole schedule, of the type of the images.
-        prediction_type: what the model predicts.
-        variance_type: variance of the reverse process.
+        prediction_type, variance_type: what the model predicts, and the variance of the reverse process.
         noise: `(B,) int64 timesteps -> (B, C, H, W)`, the standard normal noise of each image at its timestep.
         timesteps: (B, n) int64 in [1, T), from `sample_bound_timesteps`, for an estimate; None = all, in order.
 
@@ -124,10 +122,7 @@ def sample_bound_timesteps(
 ) -> Tensor:
     """Sample the timesteps of an estimate of the bound: (B, n) int64, stratified over [1, T) in each image.
 
-    Args:
-        timesteps_per_image: n, in [1, T - 1]; T - 1 samples each of them once.
-        num_train_timesteps: T.
-        generators: one per image.
+    `timesteps_per_image` is n, in [1, T - 1] (T - 1 samples each of them once), and each image has its own generator.
     """
     # Each timestep of sample_timesteps is uniform, so (T - 1) times the mean of their terms is unbiased.
     rows = [sample_timesteps(timesteps_per_image, num_train_timesteps - 1, "stratified", rng) for rng in generators]

@@ -109,8 +109,7 @@ def vlb_terms(
     Args:
         posterior: of the schedule.
         clean_images: (B, C, H, W) in [-1, 1], multiples of 2 / 255 away from -1.
-        noisy_images: (B, C, H, W), x_t.
-        timesteps: (B,) int64.
+        noisy_images, timesteps: x_t, (B, C, H, W), and t, (B,) int64.
         pred_original_sample: (B, C, H, W), the model's x_0.
         log_variance: broadcastable to the images, from `model_log_variance`.
 
@@ -129,13 +128,9 @@ def vlb_terms(
 
 
 def prior_term(alphas_cumprod: Tensor, clean_images: Tensor) -> Tensor:
-    """The bound's KL(q(x_T | x_0) || N(0, 1)), which no model changes (Ho et al. 2020, eq. 5), computed in float64.
+    """The bound's KL(q(x_T | x_0) || N(0, 1)), which no model changes (Ho et al. 2020, eq. 5), given the whole schedule.
 
-    It is small, about 1e-5 bits: in float32 it would lose most of its digits.
-
-    Args:
-        alphas_cumprod: (T,) float, of the whole schedule.
-        clean_images: (B, C, H, W) in [-1, 1].
+    It is small, about 1e-5 bits: in float32 it would lose most of its digits, so it is computed in float64.
 
     Returns:
         (B,) float64 in bits per dimension, on the CPU.
@@ -161,8 +156,7 @@ def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_varian
 
     Args:
         images: values in [-1, 1], multiples of 2 / 255 away from -1.
-        mean: broadcastable to the images.
-        log_variance: broadcastable to the images.
+        mean, log_variance: broadcastable to the images.
 
     Returns:
         Log probability of each element in nats.

@@ -182,12 +182,8 @@ def sample_timesteps(count: int, num_train_timesteps: int, method: TimestepSampl
 
 
 def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
-    """Replace each label by the null label with the given probability, independently (Ho & Salimans 2022, algorithm 1).
+    """Replace each label, (B,) int64, by the null label with the given probability (Ho & Salimans 2022, algorithm 1).
 
-    Args:
-        class_labels: (B,) int64.
-        uniform: (B,) float32, uniform in [0, 1).
-        class_dropout_prob: p_uncond.
-        null_label: the label that means "no class".
+    `uniform`, (B,) float32, holds independent uniform numbers in [0, 1).
     """
     return torch.where(uniform < class_dropout_prob, null_label, class_labels)

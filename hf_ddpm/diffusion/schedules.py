@@ -25,10 +25,8 @@ def build_noise_scheduler(
     Args:
         beta_schedule: how beta grows with t.
         num_train_timesteps: T.
-        beta_start: beta at t = 0; not used by the cosine schedule.
-        beta_end: beta at t = T - 1; not used by the cosine schedule.
-        variance_type: variance of the reverse process.
-        prediction_type: what the model predicts.
+        beta_start, beta_end: beta at t = 0 and t = T - 1; not used by the cosine schedule.
+        variance_type, prediction_type: variance of the reverse process, and what the model predicts.
         rescale_zero_terminal_snr: rescale the betas so that the last timestep is pure noise (Lin et al. 2023).
     """
     return DDPMScheduler(

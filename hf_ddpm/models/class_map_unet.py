@@ -36,29 +36,23 @@ class ClassMapUNet(UNet2DModel):
         super().__init__(**unet_arguments)
         self.register_to_config(class_map_stages=list(class_map_stages))
         self._check_config()
-        time_dim, size = self.time_embedding.linear_2.out_features, self.config.sample_size
-        self.class_dim = self.class_embedding.embedding_dim
-        last = len(self.down_blocks) - 1
-        sizes = {"down": [size >> level for level in range(last + 1)], "mid": [size >> last]}
-        sizes["up"] = sizes["down"][::-1]
+        time_dim, class_dim = self.time_embedding.linear_2.out_features, self.class_embedding.embedding_dim
+        down = [self.config.sample_size >> level for level in range(len(self.down_blocks))]
+        sizes = {"down": down, "mid": down[-1:], "up": down[::-1]}
         blocks = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}
         for stage in self.config.class_map_stages:
             for block, block_size in zip(blocks[stage], sizes[stage], strict=True):
-                _add_maps(block, time_dim, self.class_dim, block_size)
+                _add_maps(block, time_dim, class_dim, block_size)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict.
+        """Predict `sample`, (B, out_channels, sample_size, sample_size) float, alone in a tuple with `return_dict=False`.
 
         Args:
             sample: (B, in_channels, sample_size, sample_size) float.
             timestep: (B,) or a scalar, int64 or float.
-            class_labels: (B,) int64 in [0, num_class_embeds).
-            return_dict: False = return the tuple `(sample,)`.
-
-        Returns:
-            `UNet2DOutput` with the field `sample`, (B, out_channels, sample_size, sample_size) float.
+            class_labels: (B,) int64 in [0, num_class_embeds), always required.
         """
         if class_labels is None:
             raise ValueError("class_labels is None: give one label for each image")
@@ -87,11 +81,10 @@ class ClassMapUNet(UNet2DModel):
         _require(config.num_class_embeds is not None, "num_class_embeds", None, "maps are made from class labels")
         _require(config.class_embed_type is None, "class_embed_type", config.class_embed_type, "leave it out")
         _require(type(config.sample_size) is int, "sample_size", config.sample_size, "give the height and width, one number")
-        mid = self.mid_block is not None or "mid" not in stages
-        _require(mid, "class_map_stages", stages, "the network has no middle block, leave mid out")
+        has_mid = self.mid_block is not None or "mid" not in stages
+        _require(has_mid, "class_map_stages", stages, "the network has no middle block, leave mid out")
         _require(not config.center_input_sample, "center_input_sample", True, "leave it out")
-        fourier = config.time_embedding_type == "fourier"
-        _require(not fourier, "time_embedding_type", "fourier", "give positional")
+        _require(config.time_embedding_type != "fourier", "time_embedding_type", "fourier", "give positional")
         skip = any(hasattr(block, "skip_conv") for block in (*self.down_blocks, *self.up_blocks))
         _require(not skip, "down_block_types", config.down_block_types, "blocks that skip images cannot have maps")
 
@@ -106,8 +99,7 @@ class ClassMapBlock(nn.Module):
 
     Args:
         block: a residual block with fresh weights, which is changed to take the channel.
-        time_dim: width of the embedding of the timestep.
-        class_dim: width of the embedding of the label.
+        time_dim, class_dim: widths of the embeddings of timestep and label.
         size: height and width of the block's input.
     """
 
@@ -138,13 +130,11 @@ class NormBesideMap(nn.GroupNorm):
 
 def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) -> None:
     """Replace each residual block within one block of the U-Net."""
-    replaced = 0
-    for parent in list(stage_block.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is ResnetBlock2D:
-                setattr(parent, name, ClassMapBlock(child, time_dim, class_dim, size))
-                replaced += 1
-    _require(replaced > 0, "down_block_types", type(stage_block).__name__, "it has no residual block that could get a map")
+    found = [(parent, *child) for parent in stage_block.modules() for child in parent.named_children()]
+    found = [(parent, name, child) for parent, name, child in found if type(child) is ResnetBlock2D]
+    _require(len(found) > 0, "down_block_types", type(stage_block).__name__, "it has no residual block that could get a map")
+    for parent, name, child in found:
+        setattr(parent, name, ClassMapBlock(child, time_dim, class_dim, size))
 
 
 def _require(ok: bool, name: str, value: Any, remedy: str) -> None:

@@ -23,8 +23,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
         in_channels, out_channels: of the images; twice as many output channels for a learned variance.
         num_class_embeds: number of labels, including the null label (the last); None = unconditional.
         block_out_channels: channels of each resolution, highest first; images are halved in between.
-        norm_num_groups: groups of the group norms; divides every number of channels.
-        norm_eps: epsilon of the group norms.
+        norm_num_groups, norm_eps: groups of the group norms, a divisor of every number of channels, and their epsilon.
     """
 
     _supports_gradient_checkpointing = True
@@ -59,16 +58,12 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict.
+        """Predict `sample`, (B, out_channels, H, W) float, alone in a tuple with `return_dict=False`.
 
         Args:
             sample: (B, in_channels, H, W) float.
             timestep: (B,) or a scalar, int64 or float.
             class_labels: (B,) int64 in [0, num_class_embeds); None = the model is unconditional.
-            return_dict: False = return the tuple `(sample,)`.
-
-        Returns:
-            `UNet2DOutput` with the field `sample`, (B, out_channels, H, W) float.
 
         Raises:
             ValueError: labels are missing, or given to an unconditional model.
@@ -91,14 +86,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
 
 
 class ConvLayer(nn.Module):
-    """A convolution, a group norm, the embedding, SiLU.
-
-    Args:
-        conv: the convolution, which may change the size of the images.
-        embedding_dim: width of the embedding.
-        num_groups: groups of the norm.
-        eps: epsilon of the norm.
-    """
+    """A convolution, which may change the size of the images, a group norm, the embedding, SiLU."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, embedding_dim: int, num_groups: int, eps: float):
         super().__init__()

@@ -14,10 +14,8 @@ class DCGANDiscriminator(nn.Module):
     """The discriminator of Radford et al. 2016 (https://arxiv.org/abs/1511.06434), a mirror image of the generator.
 
     Args:
-        sample_size: height and width in pixels, one of `STAGES`.
-        channels: C, 1 (gray) or 3 (RGB).
+        sample_size, channels, num_classes: see `DCGANGenerator`.
         width: channels of the first hidden map; each map after it has twice as many.
-        num_classes: K; None = unconditional.
         label_channels: channels of the label embedding, which is tiled over the pixels and joined to the image.
     """
 
@@ -28,23 +26,15 @@ class DCGANDiscriminator(nn.Module):
         before = channels + (0 if num_classes is None else label_channels)
         layers: list[nn.Module] = []
         for stage in range(stages):
-            layers.append(nn.Conv2d(before, width * 2**stage, 4, stride=2, padding=1, bias=False))
-            if stage > 0:
-                layers.append(nn.BatchNorm2d(width * 2**stage))
+            after = width * 2**stage
+            layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(after)] if stage > 0 else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
-            before = width * 2**stage
+            before = after
         self.layers = nn.Sequential(*layers, nn.Conv2d(before, 1, sample_size >> stages, bias=False), nn.Flatten(0))
 
     def forward(self, images: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Score images.
-
-        Args:
-            images: (B, C, H, W) float in [-1, 1].
-            class_labels: (B,) int64 in [0, num_classes); None where the network is unconditional.
-
-        Returns:
-            (B,) float, the logit of being real.
-        """
+        """Logit of being real, (B,) float, of images, (B, C, H, W) float in [-1, 1], with labels as in the generator."""
         if self.label_embedding is not None:
             tiled = self.label_embedding(class_labels)[:, :, None, None].expand(-1, -1, *images.shape[2:])
             images = torch.cat([images, tiled], dim=1)

@@ -1,8 +1,5 @@
 """The judge: a small image classifier whose features and predictions are used to evaluate samples.
 
-judge = load_judge("runs/judge_digits")
-output = judge(images)                        # (B, C, H, W) uint8 -> features (B, D), logits (B, K)
-
 A saved judge is a folder of three files: `config.json` and `model.safetensors`, as transformers writes a
 ResNetForImageClassification, and the record `judge.json`. Nothing else is read, and no file can run code.
 """
@@ -33,11 +30,8 @@ MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 
 _MAX_JSON_BYTES = 16_000_000
 # Arguments of ResNetConfig that are the same in every judge.
 _FIXED: dict[str, Any] = {
-    "layer_type": "basic",
-    "hidden_act": "relu",
-    "downsample_in_first_stage": False,
-    "downsample_in_bottleneck": False,
-}
+    "layer_type": "basic", "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +82,10 @@ class Judge(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> JudgeOutput:
-        """Compute features and logits; those of an image do not depend on the rest of the batch.
+        """Compute features and logits on the judge's device; those of an image do not depend on the rest of the batch.
 
         Args:
             images: (B, C, H, W) uint8 in [0, 255], with the channels and the size of the training images.
-
-        Returns:
-            Features and logits, on the judge's device.
 
         Raises:
             ValueError: wrong type, channels or size.
@@ -112,18 +103,10 @@ class Judge(torch.nn.Module):
 
 
 def prepare_pixels(images: Tensor) -> Tensor:
-    """Prepare images for the network: map their range, and enlarge small ones.
-
-    Args:
-        images: (B, C, H, W) uint8 in [0, 255].
-
-    Returns:
-        (B, C, S, S) float32 in [-1, 1], S = max(H, 32), bilinear.
-    """
+    """Map (B, C, H, H) uint8 in [0, 255] to (B, C, S, S) float32 in [-1, 1], S = max(H, 32), enlarged bilinearly."""
     pixels = images.to(torch.float32) / 127.5 - 1
     if images.shape[-1] < MIN_INPUT_SIZE:
-        size = (MIN_INPUT_SIZE, MIN_INPUT_SIZE)
-        pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
+        pixels = functional.interpolate(pixels, (MIN_INPUT_SIZE,) * 2, mode="bilinear", align_corners=False)
     return pixels
 
 
@@ -161,8 +144,8 @@ def save_judge(judge: Judge, folder: str | Path) -> None:
     judge.record = replace(judge.record, sha256=sha256_of(folder / WEIGHTS))
     record = folder / RECORD
     record.write_text(json.dumps(asdict(judge.record), indent=1) + "\n", encoding="utf-8")
-    mode = record.stat().st_mode & 0o777  # as the umask allows; safetensors creates files for the owner alone
-    (folder / WEIGHTS).chmod(mode)
+    # As the umask allows: safetensors creates files for the owner alone.
+    (folder / WEIGHTS).chmod(record.stat().st_mode & 0o777)
 
 
 def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
@@ -192,8 +175,7 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
 
 def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassification:
     given = _read_json(folder / CONFIG)
-    widths, depths = given.get("hidden_sizes"), given.get("depths")
-    config = _network_config(widths, depths, record.channels, record.class_names)
+    config = _network_config(given.get("hidden_sizes"), given.get("depths"), record.channels, record.class_names)
     for name in ("model_type", "num_channels", "embedding_size", *_FIXED):
         if given.get(name) != getattr(config, name):
             raise ValueError(f"{CONFIG}: {name} is {str(given.get(name))[:80]!r}, not that of the judge in {RECORD}")

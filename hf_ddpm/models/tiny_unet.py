@@ -23,8 +23,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
         num_class_embeds: number of labels, including the null label (the last); None = unconditional.
         block_out_channels: channels of each level, highest resolution first; images are halved between levels.
         layers_per_block: residual blocks per level on the way down; one more on the way up.
-        norm_num_groups: groups of the group norms; divides every number of channels.
-        norm_eps: epsilon of the group norms.
+        norm_num_groups, norm_eps: groups of the group norms, a divisor of every number of channels, and their epsilon.
         dropout: probability in the residual blocks.
     """
 
@@ -55,20 +54,16 @@ class TinyUNet(ModelMixin, ConfigMixin):
             "resnet_groups": norm_num_groups,
         }  # fmt: skip
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        before = first
-        for width in block_out_channels:
-            is_last = len(self.down_blocks) == len(block_out_channels) - 1
-            self.down_blocks.append(
-                DownBlock2D(before, width, num_layers=layers_per_block, add_downsample=not is_last, **options)
-            )
+        before, levels = first, list(enumerate(block_out_channels))
+        for level, width in levels:
+            size = {"num_layers": layers_per_block, "add_downsample": level < len(levels) - 1}
+            self.down_blocks.append(DownBlock2D(before, width, **size, **options))
             before = width
         self.mid_block = UNetMidBlock2D(last, add_attention=False, **options)
         widths = [first, *block_out_channels]  # channels of the last skip connection of each level
-        for level in reversed(range(len(block_out_channels))):
-            width = block_out_channels[level]
-            self.up_blocks.append(
-                UpBlock2D(widths[level], before, width, num_layers=layers_per_block + 1, add_upsample=level > 0, **options)
-            )
+        for level, width in reversed(levels):
+            size = {"num_layers": layers_per_block + 1, "add_upsample": level > 0}
+            self.up_blocks.append(UpBlock2D(widths[level], before, width, **size, **options))
             before = width
 
         self.norm_out = nn.GroupNorm(norm_num_groups, first, eps=norm_eps)
@@ -78,16 +73,12 @@ class TinyUNet(ModelMixin, ConfigMixin):
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict.
+        """Predict `sample`, (B, out_channels, H, W) float, alone in a tuple with `return_dict=False`.
 
         Args:
             sample: (B, in_channels, H, W) float.
             timestep: (B,) or a scalar, int64 or float.
             class_labels: (B,) int64 in [0, num_class_embeds); None = the model is unconditional.
-            return_dict: False = return the tuple `(sample,)`.
-
-        Returns:
-            `UNet2DOutput` with the field `sample`, (B, out_channels, H, W) float.
 
         Raises:
             ValueError: labels are missing, or given to an unconditional model.

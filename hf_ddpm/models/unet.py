@@ -50,12 +50,9 @@ MAX_PARAMETERS = 2_000_000_000
 """More than any U-Net for images of at most 256 pixels has; a mistyped width is refused before it takes memory."""
 
 _FROM_DATA = {
-    "sample_size": "image_size",
-    "in_channels": "channels",
-    "out_channels": "channels",
-    "num_class_embeds": "class_conditional",
-    "class_embed_type": "class_conditional",
-}
+    "sample_size": "image_size", "in_channels": "channels", "out_channels": "channels",
+    "num_class_embeds": "class_conditional", "class_embed_type": "class_conditional",
+}  # fmt: skip
 
 
 def read_architecture(preset: str) -> dict[str, Any]:
@@ -66,14 +63,20 @@ def read_architecture(preset: str) -> dict[str, Any]:
     """
     if preset in UNET_PRESETS:
         return dict(UNET_PRESETS[preset])
-    if preset and Path(preset).is_dir():
-        path = Path(preset) / "config.json"
+    path = Path(preset) / "config.json"
+    if preset and path.parent.is_dir():
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"preset is {preset!r}, but {path} is not readable JSON ({error})") from None
     elif "/" in preset and preset.count("/") == 1 and not preset.startswith((".", "/", "~")):
-        config = _read_hub_config(preset)
+        from diffusers import UNet2DModel
+
+        try:
+            config = UNet2DModel.load_config(preset)
+        except OSError as error:
+            cause = str(error).strip().split("\n")[0]
+            raise ValueError(f"preset is {preset!r}, but its config.json cannot be read from the Hub ({cause})") from None
     else:
         names = ", ".join(UNET_PRESETS)
         raise ValueError(f"preset is {preset!r}, neither one of {names} nor a folder with the config.json of a UNet2DModel")
@@ -126,7 +129,12 @@ def unet_arguments(
     arguments["in_channels"] = channels or own_channels
     arguments["out_channels"] = arguments["in_channels"] * (2 if learned_variance else 1)
     arguments["num_class_embeds"] = num_class_embeds
-    _check_image_size(preset, arguments)
+    size, widths = arguments["sample_size"], arguments.get("block_out_channels", (0,) * 4)
+    if not isinstance(size, int):
+        raise ValueError(f"image_size is {size!r}: `preset` {preset} does not fix one, give it in pixels")
+    down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # UNet2DModel refuses what is not a list
+    if size % 2**down:
+        raise ValueError(f"image_size is {size}: `preset` {preset} halves images {down} times, give a multiple of {2**down}")
     return arguments
 
 
@@ -174,7 +182,7 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     from hf_ddpm.pipeline import check_saved_numbers
 
     check_saved_numbers("`overrides`", arguments)
-    network, size, channels = _network(architecture), arguments["sample_size"], arguments["in_channels"]
+    network, size = _network(architecture), arguments["sample_size"]
     if architecture == "class_map_unet":
         arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
     try:
@@ -182,15 +190,14 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
             unet = network(**arguments)
             count = sum(parameter.numel() for parameter in unet.parameters())
             labels = None if arguments["num_class_embeds"] is None else torch.zeros(1, dtype=torch.int64)
-            unet(torch.empty(1, channels, size, size), torch.zeros(1), class_labels=labels, return_dict=False)
+            images = torch.empty(1, arguments["in_channels"], size, size)
+            unet(images, torch.zeros(1), class_labels=labels, return_dict=False)
     except Exception as error:
-        reason = f"{network.__name__} cannot work with them, {type(error).__name__}: {error}"
-        raise ValueError(f"`overrides`: {reason}") from error
+        message = f"`overrides`: {network.__name__} cannot work with them, {type(error).__name__}: {error}"
+        raise ValueError(message) from error
     if count > MAX_PARAMETERS:
-        raise ValueError(
-            f"`overrides`: the network would have {count:,} parameters, at most {MAX_PARAMETERS:,} are allowed: "
-            "give fewer channels, layers or levels"
-        )
+        remedy = f"at most {MAX_PARAMETERS:,} are allowed: give fewer channels, layers or levels"
+        raise ValueError(f"`overrides`: the network would have {count:,} parameters, {remedy}")
 
 
 def _network(architecture: str) -> type[ModelMixin]:
@@ -202,23 +209,3 @@ def _network(architecture: str) -> type[ModelMixin]:
 def _argument_names(architecture: str = "unet") -> set[str]:
     network = _network(architecture)
     return network._get_init_keys(network) - {"self"}
-
-
-def _check_image_size(preset: str, arguments: dict[str, Any]) -> None:
-    size = arguments["sample_size"]
-    if not isinstance(size, int):
-        raise ValueError(f"image_size is {size!r}: `preset` {preset} does not fix one, give it in pixels")
-    widths = arguments.get("block_out_channels", (0,) * 4)
-    down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # UNet2DModel refuses what is not a list
-    if size % 2**down:
-        raise ValueError(f"image_size is {size}: `preset` {preset} halves images {down} times, give a multiple of {2**down}")
-
-
-def _read_hub_config(repo_id: str) -> dict[str, Any]:
-    from diffusers import UNet2DModel
-
-    try:
-        return UNet2DModel.load_config(repo_id)
-    except OSError as error:
-        cause = str(error).strip().split("\n")[0]
-        raise ValueError(f"preset is {repo_id!r}, but its config.json cannot be read from the Hub ({cause})") from None
