@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,13 +23,6 @@ class StepRecord:
     def add(self, **tensors: Tensor) -> None:
         """Add a micro-step: `sample_ids` (B,) int64, `loss` () float32 and other tensors by name."""
         self.micro_steps.append(tensors)
-
-    def listed(self, process_index: int) -> list[dict[str, Any]]:
-        """The micro-steps as JSON values."""
-        return [
-            {"process": process_index, "micro_step": number, **{name: value.tolist() for name, value in entry.items()}}
-            for number, entry in enumerate(self.micro_steps)
-        ]
 
 
 def check_finite(
@@ -52,7 +44,15 @@ def check_finite(
     scaled = accelerator.scaler is not None
     if torch.isfinite(loss) and (scaled or torch.isfinite(grad_norm)):
         return
-    micro_steps = gather(record.listed(accelerator.process_index), accelerator)
+    mine = [
+        {
+            "process": accelerator.process_index,
+            "micro_step": number,
+            **{name: value.tolist() for name, value in entry.items()},
+        }
+        for number, entry in enumerate(record.micro_steps)
+    ]
+    micro_steps = gather(mine, accelerator)
     path = folder.diverged(step)
     if accelerator.is_main_process:
         # JSON has no NaN and no infinity: these numbers are written as text.

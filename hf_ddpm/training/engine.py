@@ -38,7 +38,7 @@ from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import check_changes, describe_other_processes
-from hf_ddpm.training.state import TrainState, naming_checkpoint, read_saved
+from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.tracking import RunLog, check_trackers
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
@@ -207,8 +207,11 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     for warning in check_changes(saved["identity"], run.identity()):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
-    with naming_checkpoint(checkpoint):
+    try:
         state.load(checkpoint, run.accelerator)
+    except (RuntimeError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint {checkpoint}: its tensors are not those of this network ({reason})") from error
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:

@@ -6,9 +6,7 @@ model that generates images is a pipeline folder too, with the averaged weights,
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -93,7 +91,7 @@ class TrainState:
         Learning rate, betas and the like stay those of the fresh state: the current options apply.
 
         Raises:
-            RuntimeError, KeyError, IndexError: the tensors do not fit this network; see `naming_checkpoint`.
+            RuntimeError, KeyError, IndexError: the tensors do not fit this network.
         """
         training, saved = directory / "training", read_saved(directory)
         self.network.load_state_dict(load_file(training / "model.safetensors"))
@@ -174,16 +172,6 @@ def read_saved(directory: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"checkpoint {directory}: training/state.json has no {', '.join(missing)}: not one of a run")
     return saved
-
-
-@contextlib.contextmanager
-def naming_checkpoint(directory: Path) -> Iterator[None]:
-    """Turn what tensors of another network raise into a `ValueError` that names the checkpoint."""
-    try:
-        yield
-    except (RuntimeError, KeyError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"checkpoint {directory}: its tensors are not those of this network ({reason})") from error
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
