@@ -81,7 +81,7 @@ class TrainedRun:
 
     recipe: Path
     program: str
-    """Name of the training program, of PROGRAMS."""
+    """Name in PROGRAMS."""
     seed: int
     folder: RunFolder
 
@@ -104,7 +104,6 @@ class TrainedRun:
 
 
 Trainings = dict[TrainedRun, TrainConfig | GANConfig]
-"""Options of the training of each model."""
 
 
 @dataclass(frozen=True, kw_only=True)

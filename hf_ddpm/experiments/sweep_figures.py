@@ -47,7 +47,11 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
             samples, x="network_calls", metrics=[distance], series=series, levels=levels, log_x=True
         )
     if "num_images" in varying:
-        both = [*({**row, "images": "samples"} for row in samples), *_real_images(rows, distance)]
+        counts = {
+            row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None
+        }
+        real = [{"num_images": count, distance: value, "images": "real images"} for count, value in counts.items()]
+        both = [*({**row, "images": "samples"} for row in samples), *real]
         series = ["images", *others("num_images")]
         figures["num_images"] = plot(both, x="num_images", metrics=[distance], series=series, log_x=True)
     if "checkpoint" in varying and len(samples) > 0:
@@ -75,9 +79,3 @@ def _noise_levels(rows: Rows, metric: str) -> list[Level]:
     noise = [row for row in rows if row["checkpoint"] == "noise"]
     several = len({row["num_images"] for row in noise}) > 1
     return [Level(label=f"noise, n = {row['num_images']}" if several else "noise", value=row[metric]) for row in noise]
-
-
-def _real_images(rows: Rows, distance: str) -> list[dict[str, Any]]:
-    """The floor as a curve over its number of real images."""
-    floors = {row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None}
-    return [{"num_images": count, distance: value, "images": "real images"} for count, value in floors.items()]

@@ -39,7 +39,6 @@ class SweepRow:
     network_calls: int | None
     """Number of function evaluations (NFE): images that the network processes per sample; None = noise."""
     num_seeds: int
-    """Sampling seeds."""
     floor_num_images: int | None
     """Real images behind `floor`; None = no floor."""
     metrics: dict[str, MetricValue]
@@ -87,7 +86,6 @@ def varying_axes(rows: Sequence[SweepRow]) -> list[str]:
 
 
 def metric_names(rows: Iterable[SweepRow]) -> list[str]:
-    """Metrics of all rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 

@@ -92,7 +92,9 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     """Render card_template.md.j2 as README.md: metadata in YAML, then Markdown; `run` None = unknown."""
     source = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
     template = build_environment().from_string(source)
-    title = repo_id.split("/")[-1] if repo_id else _local_title(pipeline)
+    kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
+    local_title = f"{pipeline.size} {kind} diffusion model" if pipeline.unet else pipeline.class_name
+    title = repo_id.split("/")[-1] if repo_id else local_title
     facts = {"metadata": _card_metadata(pipeline, run, title).to_yaml(), "title": title, "pipeline": pipeline, "run": run}
     text = template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE, marker=MARKER)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -113,13 +115,6 @@ def build_environment() -> Environment:
 
     environment.filters |= {function.__name__: returning_markup(function) for function in FILTERS}
     return environment
-
-
-def _local_title(pipeline: PipelineFacts) -> str:
-    if not pipeline.unet:
-        return pipeline.class_name
-    kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
-    return f"{pipeline.size} {kind} diffusion model"
 
 
 def _card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> ModelCardData:

@@ -17,7 +17,6 @@ from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
 
-PIPELINE_CLASS = "CFGDDPMPipeline"
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 MAX_CLASSES_SHOWN = 100
 PRIVATE_OPTIONS = ("output_dir", "resume", "num_threads", "hub")
@@ -53,7 +52,7 @@ class PipelineFacts:
 
     @property
     def is_ours(self) -> bool:
-        return self.class_name == PIPELINE_CLASS
+        return self.class_name == "CFGDDPMPipeline"
 
     @property
     def num_classes(self) -> int | None:

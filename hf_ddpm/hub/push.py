@@ -108,15 +108,13 @@ def push_folder(
         command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
         command += [] if private is None else ["--private", str(private).lower()]
         text = f"--repo_id is {repo_id!r}: not pushed, {trouble}. {folder} is untouched; to try again: {shlex.join(command)}"
-        raise HubError(_without_tokens(text, api)) from None
+        for token in (api.token, get_token()):
+            text = text.replace(token, "TOKEN") if isinstance(token, str) and token else text
+        raise HubError(text) from None
 
 
 def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
-    """Do `push_folder` at the end of a run, which must end well whatever the Hub does.
-
-    Returns:
-        URL of the repository; None = not pushed, and the log says why and how to try again.
-    """
+    """Do `push_folder` at the end of a run, which must end well: None = not pushed, and the log says why."""
     try:
         url = push_folder(folder, repo_id, **options)
     except (ValueError, OSError) as error:
@@ -172,11 +170,9 @@ def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
 
 @contextlib.contextmanager
 def _watched_requests(timeout: float) -> Iterator[None]:
-    """Give every request of the shared client a timeout, and raise `_TryAgain` where another attempt may help.
-
-    Hooks rather than a client with a timeout, because some calls override the timeout of their client with none, and others
-    retry by themselves, for as long as the Hub says and within each of our attempts.
-    """
+    """Give every request of the shared client a timeout, and raise `_TryAgain` where another attempt may help."""
+    # Hooks rather than a client with a timeout, as some calls override the timeout of their client with none, and others
+    # retry by themselves, for as long as the Hub says and within each of our attempts.
     session = get_session()
     hooks = session.event_hooks
     unanswered: set[tuple[str, str]] = set()
@@ -213,9 +209,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, TransportError) and status is None:
         return f"the Hub did not answer ({type(error).__name__}: {detail})"
     return f"the request failed ({type(error).__name__}: {detail})"
-
-
-def _without_tokens(text: str, api: HfApi) -> str:
-    for token in (api.token, get_token()):
-        text = text.replace(token, "TOKEN") if isinstance(token, str) and token else text
-    return text
