@@ -93,7 +93,8 @@ def _draw_panel(
             continue
         points = [(row[x], row[metric], row.get(f"{metric}_stderr") or 0.0) for row in line]
         label, style = series_label(series, key) or "model", line_style(number)
-        panel.errorbar(*zip(*points, strict=True), label=label, **style, markersize=4.5, capsize=2.5)
+        positions, means, errors = zip(*points, strict=True)
+        panel.errorbar(positions, means, yerr=errors, label=label, **style, markersize=4.5, capsize=2.5)
     for level, dash in zip(levels, itertools.cycle(LEVEL_DASHES), strict=False):
         panel.axhline(level.value, color=FAINT, linestyle=dash, linewidth=1.1, zorder=0, label=level.label)
     _scale(panel, [row[metric] for row in finite] + [level.value for level in levels], log_x, {row[x] for row in finite})

@@ -57,14 +57,10 @@ def image_grid(
 
 
 def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
-    """Choose as many of `total` images as fit into a picture.
+    """Positions of the images that fit into a picture, of `total` images row by row, and their number per row.
 
     Args:
-        total: number of images, in rows one after the other.
         row_length: images per row, of which the first 16 are shown; None = a square of at most 256 images.
-
-    Returns:
-        Positions of the images to show, and their number per row of the picture.
     """
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns

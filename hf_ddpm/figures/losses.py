@@ -121,6 +121,8 @@ def moving_mean(values: Sequence[float], count: int) -> list[float]:
 
 
 def _draw_panel(panel: Axes, runs: Runs, kind: str, smoothing: int | None, log_y: bool) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
     for number, rows in enumerate(runs.values()):
         steps, values = ([row[name] for row in rows if kind in row] for name in ("step", kind))
         if not values:
@@ -131,16 +133,10 @@ def _draw_panel(panel: Axes, runs: Runs, kind: str, smoothing: int | None, log_y
             values = moving_mean(values, smoothing)
         panel.plot(steps, values, **style, markersize=4, markevery=-(-len(values) // MAX_MARKERS), zorder=2)
     if log_y:
-        _scale(panel, [row[kind] for rows in runs.values() for row in rows if kind in row])
+        values = [row[kind] for rows in runs.values() for row in rows if kind in row]
+        is_wide = max(values) > LARGE_RANGE * min(values)
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(6, steps=(1, 2, 5, 10)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())
     dress_panel(panel, x_label="training step", y_label=LOSSES[kind])
-
-
-def _scale(panel: Axes, values: Sequence[float]) -> None:
-    """A logarithmic scale with ticks at round numbers."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
-    is_wide = max(values) > LARGE_RANGE * min(values)
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if is_wide else MaxNLocator(6, steps=(1, 2, 5, 10)))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_minor_locator(NullLocator())

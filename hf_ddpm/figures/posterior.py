@@ -66,8 +66,7 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     blocks = []
     for i in range(config.num_images):
         name = "" if real.names is None else f"{plain(real.names[i])}, "
-        names = [f"{name}t = {t}" for t in noising_steps]
-        blocks += _blocks_of_image(steps, i, names, config.amplification)
+        blocks += _blocks_of_image(steps, i, [f"{name}t = {t}" for t in noising_steps], config.amplification)
     title = process_title(data, pipeline.scheduler.config.beta_schedule, total)
     return save_figure(plot_blocks(blocks, columns=4, tile=TILE, title=title), config.output)
 

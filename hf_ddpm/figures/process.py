@@ -67,9 +67,10 @@ def forward_states(
     Raises:
         ValueError: a noising step is out of range.
     """
-    _check_noising_steps(noising_steps, 0, len(alphas_cumprod))
-    noise = _noise(seeds, clean_images.shape[1:])
-    return np.stack([to_pixels(_noised(clean_images, noise, _levels(alphas_cumprod)[t])) for t in noising_steps])
+    for t in noising_steps:
+        require(0 <= t <= len(alphas_cumprod), "`timesteps`", t, f"give 0 to {len(alphas_cumprod)}")
+    noise, levels = _noise(seeds, clean_images.shape[1:]), _levels(alphas_cumprod)
+    return np.stack([to_pixels(add_noise(clean_images, noise, levels[t])) for t in noising_steps])
 
 
 def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -> list[int]:
@@ -139,14 +140,15 @@ def step_back(
         ValueError: the noising step is out of range, the schedule has no posterior, or the variance type is unknown.
     """
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.to("cpu", torch.float32)
-    _check_noising_steps([noising_step], 1, len(alphas_cumprod))
+    total = len(alphas_cumprod)
+    require(1 <= noising_step <= total, "`timesteps`", noising_step, f"give 1 to {total}")
     config, levels = pipeline.scheduler.config, _levels(alphas_cumprod)
     variance_type, known = config.get("variance_type"), get_args(VarianceType)
     require(variance_type in known, "variance_type of the scheduler", variance_type, f"the step back needs one of {known}")
     before, step, back = _noise(seeds, (3, *clean_images.shape[1:])).unbind(1)
-    previous = _noised(clean_images, before, levels[noising_step - 1])
+    previous = add_noise(clean_images, before, levels[noising_step - 1])
     # q(x_t | x_{t-1}) has sqrt(1 - beta) and beta where q(x_t | x_0) has the root of alpha-bar and 1 - alpha-bar.
-    noisy = _noised(previous, step, levels[noising_step] / levels[noising_step - 1])
+    noisy = add_noise(previous, step, levels[noising_step] / levels[noising_step - 1])
 
     labels = torch.zeros(len(clean_images), dtype=torch.int64) if class_labels is None else class_labels
     timesteps = torch.full((len(clean_images),), noising_step - 1)
@@ -209,15 +211,6 @@ def _levels(alphas_cumprod: Tensor) -> Tensor:
     return torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod])
 
 
-def _noised(images: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    return add_noise(images, noise, level.view(1, 1, 1, 1))
-
-
 def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise, one sample per seed: (B, *shape) float32."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def _check_noising_steps(noising_steps: Sequence[int], low: int, high: int) -> None:
-    for t in noising_steps:
-        require(low <= t <= high, "`timesteps`", t, f"give {low} to {high}")

@@ -67,7 +67,6 @@ def read_images(
     """Read the first images of each class.
 
     Args:
-        data: options.
         count: number of images, cycling through the classes; without classes the first ones. None = see `per_class`.
         per_class: images of each class, class after class; without classes its square. None = see `count`.
         max_classes: number of classes, the first ones; None = all.
@@ -111,10 +110,10 @@ def process_title(data: ModelDataConfig, beta_schedule: str, num_train_timesteps
 
 
 def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, max_classes: int | None) -> list[int]:
-    total = len(source.dataset)
-    if source.class_names is None:
+    if per_class is None or source.class_names is None:
         wanted = count or (per_class or 1) ** 2
-        _require_enough(source, total, wanted, "")
+        _require_enough(source, len(source.dataset), wanted, "")
+    if source.class_names is None:
         return list(range(wanted))
     labels = np.array(source.dataset[source.label_column][:])
     names = source.class_names[:max_classes]
@@ -123,7 +122,6 @@ def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, 
         for name, rows in zip(names, rows_of_class, strict=True):
             _require_enough(source, len(rows), per_class, f" of class {name!r}")
         return [int(row) for rows in rows_of_class for row in rows[:per_class]]
-    _require_enough(source, total, count or 1, "")
     # The first row of each class, then the second of each, and so on, until a class has no more.
     turns = itertools.zip_longest(*(rows[:count].tolist() for rows in rows_of_class))
     return [row for turn in turns for row in turn if row is not None][:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,17 +33,9 @@ class ForwardScheduleConfig(BaseScheduleConfig):
         """alpha-bar of each timestep: (T,) float32."""
         from hf_ddpm.diffusion.schedules import build_noise_scheduler
 
-        beta_start, beta_end = self.beta_range
-        scheduler = build_noise_scheduler(
-            beta_schedule=self.beta_schedule,
-            num_train_timesteps=self.num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            variance_type="fixed_small",  # irrelevant here, like the next
-            prediction_type="v_prediction",
-            rescale_zero_terminal_snr=self.rescale_zero_terminal_snr,
-        )
-        return scheduler.alphas_cumprod
+        options = asdict(self) | dict(zip(("beta_start", "beta_end"), self.beta_range, strict=True))
+        # The types of the variance and of the prediction are irrelevant here.
+        return build_noise_scheduler(**options, variance_type="fixed_small", prediction_type="v_prediction").alphas_cumprod
 
 
 @dataclass(kw_only=True)
