@@ -36,10 +36,10 @@ SMOOTHED_POINTS = 20
 
 
 def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str) -> list[Path]:
-    """Write `sweep.csv`, `sweep.md`, the figures and, for recipes, a comparison into the folder of a sweep.
+    """Write `sweep.csv`, `sweep.md`, the figures and, for recipes, a comparison into the folder of a finished sweep.
 
     Args:
-        config, rows: options of the finished sweep, and what `sweep` returned.
+        rows: what `sweep` returned.
         command: the command that started it.
 
     Returns:

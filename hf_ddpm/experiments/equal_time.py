@@ -40,8 +40,7 @@ def with_equal_time(config: SweepConfig, trainings: Trainings) -> Trainings:
     Without `train_minutes` the trainings are returned unchanged.
 
     Raises:
-        ValueError: a recipe has learning-rate milestones, or the numbers of steps in the folder are damaged or are those of
-            other minutes.
+        ValueError: a recipe has learning-rate milestones, or the steps in the folder are damaged or of other minutes.
         Stopped: see `hf_ddpm.training.loop.train`; finished timings are kept.
     """
     path = Path(config.output_dir) / STEPS
@@ -70,10 +69,7 @@ def with_equal_time(config: SweepConfig, trainings: Trainings) -> Trainings:
 
 
 def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
-    """The median time of an optimizer step, in seconds, over a short run without its first steps.
-
-    Every process has to call it. `folder` is that of the short run; it is removed afterwards.
-    """
+    """Median seconds of an optimizer step over a short run, whose folder is removed; every process has to call it."""
     processes = init_distributed(options.num_threads)
     broadcast_from_main(lambda: shutil.rmtree(folder, ignore_errors=True), processes)
     short = replace(

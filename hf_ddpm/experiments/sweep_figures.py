@@ -42,10 +42,8 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
         figures["guidance"] = plot(samples, x="guidance_scale", metrics=metrics, series=series, levels=levels)
     if {"num_inference_steps", "scheduler"} & set(varying):
         # Guidance at s = 1 costs half: with it as a series, a line is one setting at several numbers of steps.
-        levels, series = {distance: floor}, others("num_inference_steps")
-        figures["network_calls"] = plot(
-            samples, x="network_calls", metrics=[distance], series=series, levels=levels, log_x=True
-        )
+        one, series, levels = [distance], others("num_inference_steps"), {distance: floor}
+        figures["network_calls"] = plot(samples, x="network_calls", metrics=one, series=series, levels=levels, log_x=True)
     if "num_images" in varying:
         counts = {
             row["floor_num_images"]: row[f"{distance}_floor"] for row in rows if row.get(f"{distance}_floor") is not None

@@ -129,7 +129,7 @@ class RunFacts:
 
     @property
     def data_options(self) -> dict[str, Any]:
-        """The options that say how the images were read."""
+        """How the images were read."""
         hidden = ("source", "batch_size", "shuffle_buffer")
         return self.given_options("data", tuple(name for name in self.config.get("data") or {} if name not in hidden))
 
