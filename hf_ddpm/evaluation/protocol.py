@@ -300,11 +300,7 @@ def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> Refe
 
 
 def open_references(
-    config: ProtocolConfig,
-    data: ReferenceDataConfig,
-    pipeline: ImagePipeline,
-    extractor: Extractor,
-    processes: PartialState,
+    config: ProtocolConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, extractor: Extractor, processes: PartialState
 ) -> References:
     """Read the real images in the model's size, and summarize the split that samples are compared with.
 
