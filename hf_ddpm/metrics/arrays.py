@@ -31,7 +31,7 @@ def checked_features(features: ArrayLike, name: str, *, dim: int | None = None, 
     if len(array) < at_least:
         raise ValueError(f"{name} are of {len(array)} images: give at least {at_least}")
     if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        row = int(np.isfinite(array).all(axis=1).argmin())
         raise ValueError(f"{name} are not finite in row {row}: look at that image and at the extractor's weights")
     return array
 

@@ -30,7 +30,6 @@ class RunningStatistics:
 
     Each batch is centred on its own mean and merged by the parallel formula of Chan, Golub & LeVeque (1979), so that an
     offset of the features, the batch size and the order change the result only by rounding.
-
     """
 
     def __init__(self, dim: int) -> None:
@@ -42,14 +41,7 @@ class RunningStatistics:
         """(D, D) float64, sum of (x - mean)(x - mean)^T over the images."""
 
     def update(self, features: ArrayLike) -> None:
-        """Add a batch.
-
-        Args:
-            features: (B, D) float32 or float64; B may be 0.
-
-        Raises:
-            ValueError: wrong shape, or a value that is not finite.
-        """
+        """Add a batch, (B, D) with B >= 0; a `ValueError` for another shape, or a value that is not finite."""
         batch = checked_features(features, "features", dim=len(self.mean)).astype(np.float64, copy=False)
         if len(batch):
             mean = batch.mean(axis=0)
@@ -57,21 +49,13 @@ class RunningStatistics:
             self._add(len(batch), mean, centred.T @ centred)
 
     def merge(self, other: RunningStatistics) -> None:
-        """Add the images of other statistics, which stay unchanged.
-
-        Raises:
-            ValueError: the dimensions differ.
-        """
+        """Add the images of other statistics, which stay unchanged; a `ValueError` if the dimensions differ."""
         if other.mean.shape != self.mean.shape:
             raise ValueError(f"the other statistics have {len(other.mean)} dimensions: merge those of {len(self.mean)}")
         self._add(other.num_images, other.mean, other.scatter)
 
     def result(self) -> GaussianStatistics:
-        """Mean and unbiased covariance of all images so far, as copies.
-
-        Raises:
-            ValueError: fewer than 2 images.
-        """
+        """Mean and unbiased covariance of all images so far, as copies; a `ValueError` for fewer than 2."""
         if self.num_images < 2:
             raise ValueError(f"a covariance needs at least 2 images, not {self.num_images}")
         return GaussianStatistics(self.num_images, self.mean.copy(), self.scatter / (self.num_images - 1))
@@ -111,8 +95,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
             raise ValueError(f"mean and covariance have the shapes {shapes}: give (D,) and (D, D)")
         if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
             raise ValueError("the statistics contain values that are not finite: compute them again")
-    dim = len(a.mean)
-    if len(b.mean) != dim:
+    if len(b.mean) != (dim := len(a.mean)):
         raise ValueError(f"the statistics have {dim} and {len(b.mean)} dimensions: give those of one extractor")
     if warn and min(a.num_images, b.num_images) <= dim:
         logger.warning(
@@ -124,8 +107,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
     root = _square_root(a.covariance)
     product = root @ b.covariance @ root
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
-    # Rounding makes zero eigenvalues slightly negative.
-    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()
+    trace_of_root = np.sqrt(eigenvalues.clip(min=0)).sum()  # rounding makes zero eigenvalues slightly negative
     return float(difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root)
 
 

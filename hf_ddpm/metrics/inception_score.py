@@ -41,17 +41,12 @@ class RunningInceptionScore:
         self._check_batch(probabilities, positions, num_images)
         self._agree_on(num_images)
         parts = np.searchsorted(self._bounds(num_images), positions, side="right") - 1
-        logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
         np.add.at(self.counts, parts, 1)
         np.add.at(self.sums, parts, probabilities)
-        np.add.at(self.negative_entropies, parts, (probabilities * logarithms).sum(axis=1))
+        np.add.at(self.negative_entropies, parts, _negative_entropies(probabilities))
 
     def merge(self, other: RunningInceptionScore) -> None:
-        """Add the images of another process; `other` stays unchanged.
-
-        Raises:
-            ValueError: the numbers of classes, parts or all images differ.
-        """
+        """Add the images of another process; a `ValueError` if the numbers of classes, parts or all images differ."""
         if other.sums.shape != self.sums.shape:
             raise ValueError(f"the other score has (parts, classes) = {other.sums.shape}: merge those of {self.sums.shape}")
         if other.num_images is not None:
@@ -63,21 +58,18 @@ class RunningInceptionScore:
     def result(self) -> tuple[float, float]:
         """Mean of the parts' scores, each in [1, num_classes], and their standard deviation (divided by num_splits).
 
-        Raises:
-            ValueError: not every image was given once.
+        A `ValueError` unless every image was given once.
         """
         if self.num_images is None or not (self.counts == np.diff(self._bounds(self.num_images))).all():
             of = "no" if self.num_images is None else self.num_images
             raise ValueError(f"the inception score has seen {self.counts.sum()} of {of} images: give each of them once")
         marginals = self.sums / self.counts[:, None]
-        logarithms = np.log(marginals, where=marginals > 0, out=np.zeros_like(marginals))
-        scores = np.exp(self.negative_entropies / self.counts - (marginals * logarithms).sum(axis=1))
+        scores = np.exp(self.negative_entropies / self.counts - _negative_entropies(marginals))
         return float(scores.mean()), float(scores.std())
 
     def _bounds(self, num_images: int) -> np.ndarray:
         """(num_splits + 1,) int64: the parts' first positions, and the number of images."""
-        num_splits = len(self.counts)
-        return np.arange(num_splits + 1) * num_images // num_splits
+        return np.arange(len(self.counts) + 1) * num_images // len(self.counts)
 
     def _agree_on(self, num_images: int) -> None:
         if self.num_images not in (None, num_images):
@@ -87,9 +79,8 @@ class RunningInceptionScore:
         self.num_images = num_images
 
     def _check_batch(self, probabilities: np.ndarray, positions: np.ndarray, num_images: int) -> None:
-        num_classes = self.sums.shape[1]
-        if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
-            raise ValueError(f"probabilities have the shape {probabilities.shape}: give (B, {num_classes})")
+        if probabilities.ndim != 2 or probabilities.shape[1] != self.sums.shape[1]:
+            raise ValueError(f"probabilities have the shape {probabilities.shape}: give (B, {self.sums.shape[1]})")
         sums = probabilities.sum(axis=1)
         if not (np.isfinite(sums).all() and (probabilities >= 0).all() and (abs(sums - 1) < 1e-3).all()):
             raise ValueError("probabilities are not all 0 or more with rows that sum to 1: give the softmax of the logits")
@@ -99,3 +90,9 @@ class RunningInceptionScore:
             raise ValueError(f"positions are {positions.dtype}: give integers")
         if len(positions) and not (positions.min() >= 0 and positions.max() < num_images):
             raise ValueError(f"positions are in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")
+
+
+def _negative_entropies(probabilities: np.ndarray) -> np.ndarray:
+    """(N,) sums of p log p over the rows, with 0 log 0 = 0."""
+    logarithms = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
+    return (probabilities * logarithms).sum(axis=1)

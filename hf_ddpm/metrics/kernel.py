@@ -41,7 +41,7 @@ def kernel_distance(
     if subset_size is None:
         if num_subsets > 1:
             raise ValueError(f"num_subsets is {num_subsets} without a subset_size: give the number of images per subset")
-        return _squared_mmd(_as_double(samples), _as_double(references))
+        return _squared_mmd(samples, references)
     smaller = min(len(samples), len(references))
     if not 2 <= subset_size <= smaller:
         raise ValueError(f"subset_size is {subset_size}: give 2 to {smaller}, the images of the smaller side, or None = all")
@@ -49,12 +49,13 @@ def kernel_distance(
     distances = []
     for _ in range(num_subsets):
         chosen = [side[random.choice(len(side), subset_size, replace=False)] for side in (samples, references)]
-        distances.append(_squared_mmd(*map(_as_double, chosen)))
+        distances.append(_squared_mmd(*chosen))
     return float(np.mean(distances))
 
 
-def _squared_mmd(x: Tensor, y: Tensor) -> float:
-    """MMD_u^2 of Gretton et al. 2012, eq. 3, without pairs of a point with itself: (N, D), (M, D) float64."""
+def _squared_mmd(*sides: np.ndarray) -> float:
+    """MMD_u^2 of Gretton et al. 2012, eq. 3, without pairs of a point with itself: (N, D), (M, D)."""
+    x, y = (torch.from_numpy(side.astype(np.float64, order="C")) for side in sides)
     within_x, within_y = (
         (_kernel_sum(points, points) - _kernel((points * points).sum(dim=1), points.shape[1]).sum().item())
         / (len(points) * (len(points) - 1))
@@ -70,7 +71,3 @@ def _kernel_sum(x: Tensor, y: Tensor) -> float:
 def _kernel(products: Tensor, dim: int) -> Tensor:
     """(x . y / D + 1)^3 of dot products, in place."""
     return products.div_(dim).add_(1).pow_(3)
-
-
-def _as_double(features: np.ndarray) -> Tensor:
-    return torch.from_numpy(features.astype(np.float64, order="C"))

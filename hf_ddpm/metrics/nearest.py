@@ -32,8 +32,7 @@ def nearest_distances(queries: ArrayLike, references: ArrayLike, chunk: int = 51
         chunk: queries compared at a time; memory in addition to the inputs is about 8 x 8192 x (2 x chunk + D) bytes.
 
     Returns:
-        (N,) float32 Euclidean distances in units of the features, and (N,) int64 rows of the references; any of
-        several equally near ones.
+        (N,) float32 Euclidean distances, and (N,) int64 rows of the references; any of several equally near ones.
 
     Raises:
         ValueError: no references, wrong shapes, a value that is not finite, or a chunk below 1.

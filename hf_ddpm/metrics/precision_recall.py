@@ -47,15 +47,14 @@ def manifold_metrics(
     Args:
         features: (N, D) of the samples.
         reference_features: (M, D) of the references; M may differ from N.
-        precision_recall_k: k of precision and recall.
-        density_coverage_k: k of density and coverage.
+        precision_recall_k, density_coverage_k: k of each pair of metrics.
 
     Raises:
         ValueError: k is below 1, a set has at most k images, the dimensions differ, or a value is not finite.
     """
-    largest_k = max(precision_recall_k, density_coverage_k)
-    if min(precision_recall_k, density_coverage_k) < 1:
-        raise ValueError(f"nearest_k is {min(precision_recall_k, density_coverage_k)}: give at least 1")
+    smallest_k, largest_k = sorted((precision_recall_k, density_coverage_k))
+    if smallest_k < 1:
+        raise ValueError(f"nearest_k is {smallest_k}: give at least 1")
     both = checked_pair(features, reference_features, at_least=largest_k + 1)
     # Distances do not depend on the origin, but their cancellation error does.
     origin = both[1].mean(axis=0, dtype=np.float64)
@@ -68,8 +67,7 @@ def manifold_metrics(
     open_references = density_radii - _tie(references, density_radii)
 
     precise = inside = 0
-    recalled = torch.zeros(len(references), dtype=torch.bool)
-    covered = torch.zeros(len(references), dtype=torch.bool)
+    recalled, covered = torch.zeros((2, len(references)), dtype=torch.bool)
     for rows in row_chunks(len(samples), len(references)):
         squared = squared_distances(samples[rows], references)
         precise += int((squared <= closed_references).any(dim=1).sum())
@@ -99,12 +97,9 @@ def density_coverage(features: ArrayLike, reference_features: ArrayLike, *, near
 
 def _squared_radii(points: Tensor, nearest: list[int]) -> list[Tensor]:
     """(N,) squared distances of each point to its k-th nearest other point, for each k."""
-    rows_of_radii = []
-    for rows in row_chunks(len(points), len(points)):
-        squared = squared_distances(points[rows], points)
-        # The nearest one is the point itself, or a copy of it.
-        rows_of_radii.append(squared.topk(max(nearest) + 1, dim=1, largest=False).values)
-    radii = torch.cat(rows_of_radii).clamp(min=0)
+    count = max(nearest) + 1  # the nearest one is the point itself, or a copy of it
+    chunks = (squared_distances(points[rows], points) for rows in row_chunks(len(points), len(points)))
+    radii = torch.cat([squared.topk(count, dim=1, largest=False).values for squared in chunks]).clamp(min=0)
     return [radii[:, k] for k in nearest]
 
 

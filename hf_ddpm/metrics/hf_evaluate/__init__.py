@@ -6,16 +6,8 @@ from pathlib import Path
 
 
 def metric_path(name: str) -> str:
-    """Path of a metric's script, for `evaluate.load`.
-
-    Args:
-        name: of a script in this folder.
-
-    Raises:
-        ValueError: unknown metric.
-    """
-    root = Path(__file__).parent
-    names = sorted(script.stem for script in root.glob("*.py") if script.stem not in ("__init__", "two_sets"))
-    if name not in names:
-        raise ValueError(f"metric is {name!r}: give one of {', '.join(names)}")
-    return str(root / f"{name}.py")
+    """Path of a metric's script in this folder, for `evaluate.load`; a `ValueError` for an unknown name."""
+    scripts = {path.stem: path for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if path.stem != "two_sets"}
+    if name not in scripts:
+        raise ValueError(f"metric is {name!r}: give one of {', '.join(scripts)}")
+    return str(scripts[name])

@@ -17,8 +17,7 @@ _CITATION = """
 @inproceedings{ravuri2019classification,
   title={Classification accuracy score for conditional generative models},
   author={Ravuri, Suman and Vinyals, Oriol},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2019}
+  booktitle={Advances in Neural Information Processing Systems}, year={2019}
 }
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hf_ddpm.metrics import precision_recall
@@ -22,8 +20,7 @@ class DensityCoverage(TwoSetMetric):
     @inproceedings{naeem2020reliable,
       title={Reliable fidelity and diversity metrics for generative models},
       author={Naeem, Muhammad Ferjad and Oh, Seong Joon and Uh, Youngjung and Choi, Yunjey and Yoo, Jaejun},
-      booktitle={International Conference on Machine Learning},
-      year={2020}
+      booktitle={International Conference on Machine Learning}, year={2020}
     }
     """
     OPTIONS = """
@@ -34,6 +31,6 @@ class DensityCoverage(TwoSetMetric):
     coverage: float in [0, 1].
     """
 
-    def score(self, predictions: np.ndarray, references: np.ndarray, *, nearest_k: int = 5) -> dict[str, Any]:
+    def score(self, predictions: np.ndarray, references: np.ndarray, *, nearest_k: int = 5) -> dict[str, float]:
         density, coverage = precision_recall.density_coverage(predictions, references, nearest_k=nearest_k)
         return {"density": density, "coverage": coverage}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hf_ddpm.metrics import frechet
@@ -22,16 +20,15 @@ class FrechetDistance(TwoSetMetric):
     @inproceedings{heusel2017gans,
       title={{GANs} trained by a two time-scale update rule converge to a local {Nash} equilibrium},
       author={Heusel, Martin and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and Hochreiter, Sepp},
-      booktitle={Advances in Neural Information Processing Systems},
-      year={2017}
+      booktitle={Advances in Neural Information Processing Systems}, year={2017}
     }
     """
     RETURNS = """
     frechet_distance: float, in squared units of the features.
     """
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         sides = [frechet.RunningStatistics(references.shape[1]) for _ in range(2)]
-        for running, features in zip(sides, (predictions, references), strict=True):
-            running.update(features)
-        return {"frechet_distance": frechet.frechet_distance(sides[0].result(), sides[1].result())}
+        sides[0].update(predictions)
+        sides[1].update(references)
+        return {"frechet_distance": frechet.frechet_distance(*(side.result() for side in sides))}

@@ -18,8 +18,7 @@ _CITATION = """
 @inproceedings{salimans2016improved,
   title={Improved techniques for training {GANs}},
   author={Salimans, Tim and Goodfellow, Ian and Zaremba, Wojciech and Cheung, Vicki and Radford, Alec and Chen, Xi},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2016}
+  booktitle={Advances in Neural Information Processing Systems}, year={2016}
 }
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hf_ddpm.metrics import kernel
@@ -22,8 +20,7 @@ class KernelDistance(TwoSetMetric):
     @inproceedings{binkowski2018demystifying,
       title={Demystifying {MMD} {GANs}},
       author={Bi{\'n}kowski, Miko{\l}aj and Sutherland, Danica J. and Arbel, Michael and Gretton, Arthur},
-      booktitle={International Conference on Learning Representations},
-      year={2018}
+      booktitle={International Conference on Learning Representations}, year={2018}
     }
     """
     OPTIONS = """
@@ -43,8 +40,6 @@ class KernelDistance(TwoSetMetric):
         subset_size: int | None = None,
         num_subsets: int = 1,
         seed: int = 0,
-    ) -> dict[str, Any]:
-        distance = kernel.kernel_distance(
-            predictions, references, subset_size=subset_size, num_subsets=num_subsets, seed=seed
-        )
-        return {"kernel_distance": distance}
+    ) -> dict[str, float]:
+        options = {"subset_size": subset_size, "num_subsets": num_subsets, "seed": seed}
+        return {"kernel_distance": kernel.kernel_distance(predictions, references, **options)}

@@ -21,8 +21,7 @@ class NearestDistance(TwoSetMetric):
     @inproceedings{meehan2020nonparametric,
       title={A non-parametric test to detect data-copying in generative models},
       author={Meehan, Casey and Chaudhuri, Kamalika and Dasgupta, Sanjoy},
-      booktitle={International Conference on Artificial Intelligence and Statistics},
-      year={2020}
+      booktitle={International Conference on Artificial Intelligence and Statistics}, year={2020}
     }
     """
     RETURNS = """

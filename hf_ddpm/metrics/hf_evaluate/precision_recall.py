@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hf_ddpm.metrics import precision_recall
@@ -22,8 +20,7 @@ class PrecisionRecall(TwoSetMetric):
     @inproceedings{kynkaanniemi2019improved,
       title={Improved precision and recall metric for assessing generative models},
       author={Kynk{\"a}{\"a}nniemi, Tuomas and Karras, Tero and Laine, Samuli and Lehtinen, Jaakko and Aila, Timo},
-      booktitle={Advances in Neural Information Processing Systems},
-      year={2019}
+      booktitle={Advances in Neural Information Processing Systems}, year={2019}
     }
     """
     OPTIONS = """
@@ -34,6 +31,6 @@ class PrecisionRecall(TwoSetMetric):
     recall: float in [0, 1].
     """
 
-    def score(self, predictions: np.ndarray, references: np.ndarray, *, nearest_k: int = 3) -> dict[str, Any]:
+    def score(self, predictions: np.ndarray, references: np.ndarray, *, nearest_k: int = 3) -> dict[str, float]:
         precision, recall = precision_recall.precision_recall(predictions, references, nearest_k=nearest_k)
         return {"precision": precision, "recall": recall}

@@ -1,12 +1,8 @@
 """Base class of the metrics that compare two sets of features of any sizes.
 
 `evaluate` stores predictions and references as the two columns of one table and refuses columns of different lengths. Here
-the shorter side is padded with empty rows, which are removed again, so that each of these works:
-
-    metric.add_batch(predictions=features, references=reference_features)    # of any lengths
-    metric.add_batch(predictions=features)                                   # batch by batch
-    metric.add_batch(references=reference_features)
-    metric.compute(predictions=features, references=reference_features)
+the shorter side is padded with empty rows, which are removed again, so that `add_batch` and `compute` take both sides with
+different lengths, and `add_batch` one side alone.
 """
 
 from __future__ import annotations
@@ -48,14 +44,11 @@ class TwoSetMetric(evaluate.Metric, ABC):
         """Compute from (N, D) predictions and (M, D) references, float64; `options` are the other keywords of `compute`."""
 
     def add_batch(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> None:
-        """Add rows to one side or both; their numbers may differ.
+        """Add rows to one side or both; a `ValueError` for a wrong shape, or a value that is not finite.
 
         Args:
             predictions: (B, D) floats, an array or a CPU tensor; None = none.
             references: the same, (B', D).
-
-        Raises:
-            ValueError: wrong shape, or a value that is not finite.
         """
         given = {"predictions": predictions, "references": references}
         rows = {name: [] if side is None else list(checked_features(side, name)) for name, side in given.items()}
@@ -64,11 +57,7 @@ class TwoSetMetric(evaluate.Metric, ABC):
             super().add_batch(**{name: side + [None] * (length - len(side)) for name, side in rows.items()})
 
     def add(self, *, prediction: ArrayLike | None = None, reference: ArrayLike | None = None) -> None:
-        """Add one (D,) row to one side or both.
-
-        Raises:
-            ValueError: wrong shape, or a value that is not finite.
-        """
+        """Add one (D,) row to one side or both; see `add_batch`."""
         one = {"predictions": prediction, "references": reference}
         self.add_batch(**{name: None if row is None else np.asarray(row)[None] for name, row in one.items()})
 
@@ -81,14 +70,13 @@ class TwoSetMetric(evaluate.Metric, ABC):
             features=datasets.Features({"predictions": row, "references": row}),
         )
 
-    def _compute(
-        self, predictions: list[list[float] | None], references: list[list[float] | None], **options: Any
-    ) -> dict[str, Any]:
-        given = {"predictions": predictions, "references": references}
-        sides = {name: [row for row in rows if row is not None] for name, rows in given.items()}
-        for name, rows in sides.items():
+    def _compute(self, *, predictions: list[Any], references: list[Any], **options: Any) -> dict[str, Any]:
+        sides = []
+        for name, padded in (("predictions", predictions), ("references", references)):
+            rows = [row for row in padded if row is not None]
             if not rows:
                 raise ValueError(f"there are no {name}: give them to add_batch or compute")
             if len({len(row) for row in rows}) > 1:
                 raise ValueError(f"{name} have different dimensions: give features of one extractor")
-        return self.score(np.array(sides["predictions"]), np.array(sides["references"]), **options)
+            sides.append(np.array(rows))
+        return self.score(*sides, **options)
