@@ -3,8 +3,7 @@
 inception = load_inception()                           # the published weights, downloaded on first use
 features, logits = inception(images)                   # (B, 2048), (B, 1008)
 
-Only the published weights are named `inception`; others are named after the sha256 of their file. No code from a file is
-run: pickles are read with weights_only=True.
+Only the published weights are named `inception`. No code from a file is run: pickles are read with weights_only=True.
 """
 
 from __future__ import annotations
@@ -44,14 +43,8 @@ class Inception:
     """sha256 (hex) of the given or published file."""
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute features and logits.
-
-        Args:
-            images: (B, 1 or 3, H, W) uint8 in [0, 255]; gray is repeated.
-
-        Returns:
-            (B, 2048) float32 features, and (B, 1008) float32 logits without bias, for the inception score.
-        """
+        """Turn (B, 1 or 3, H, W) uint8 images in [0, 255] into (B, 2048) float32 features, and (B, 1008) float32 logits
+        without bias, for the inception score; gray is repeated."""
         features, logits = self.network(images.expand(-1, 3, -1, -1).contiguous())
         return features, logits
 
@@ -71,11 +64,6 @@ def load_inception(weights: str | Path | None = None) -> Inception:
     network = _build_network(state, ["2048", "logits_unbiased"], weights)
     # The published weights in another file may have been changed, so they are named after that file.
     return Inception(network=network, name="inception" if digest == SHA256 else f"inception_{digest[:8]}", digest=digest)
-
-
-def cache_folder() -> Path:
-    """Folder of the published weights, beside the Hub's files in HF_HOME."""
-    return Path(constants.HF_HOME) / "hf_ddpm" / "inception"
 
 
 def _build_network(state: dict[str, torch.Tensor], layers: list[str], weights: str | Path | None) -> torch.nn.Module:
@@ -165,7 +153,8 @@ def _fetch() -> bytes:
 
 
 def _kept_file() -> Path:
-    return cache_folder() / URL.rsplit("/", 1)[-1]
+    """The cached file of the published weights, beside the Hub's files in HF_HOME."""
+    return Path(constants.HF_HOME) / "hf_ddpm" / "inception" / URL.rsplit("/", 1)[-1]
 
 
 def _keep(content: bytes) -> None:
@@ -173,4 +162,4 @@ def _keep(content: bytes) -> None:
     try:
         write_whole(_kept_file(), lambda path: path.write_bytes(content))
     except OSError as error:
-        logger.warning("the Inception weights cannot be cached in %s: %s", cache_folder(), error)
+        logger.warning("the Inception weights cannot be cached in %s: %s", _kept_file().parent, error)

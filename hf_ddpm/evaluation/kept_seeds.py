@@ -30,14 +30,9 @@ class SeedScores:
 
 
 class KeptSeeds:
-    """A file beside the output with the scores of finished seeds, for the next start of the same evaluation."""
+    """A file beside the output with the scores of finished seeds and their `kept_key`, for the next start."""
 
     def __init__(self, output: Path, key: dict[str, Any]):
-        """
-        Args:
-            output: results file.
-            key: everything the scores depend on, JSON values; see `kept_key`.
-        """
         self._path, self._key = output.with_name(f".{output.stem}.partial.json"), key
 
     def read(self) -> list[SeedScores]:

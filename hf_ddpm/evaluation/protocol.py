@@ -58,16 +58,7 @@ class Measurement:
         return self.references.processes
 
     def score_seed(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
-        """Sample the images of a seed and score them.
-
-        Args:
-            pipeline: model with its scheduler.
-            sampling: how to sample.
-            number: index of the seed, from 0.
-
-        Raises:
-            Stopped: on a signal, after the current batch.
-        """
+        """Sample the images of the seed with this index, from 0, and score them; `Stopped` on a signal, after a batch."""
         config = self.config
         labels, classes = self.labels(pipeline)
         mine = shard(config.num_images, self.processes)
@@ -96,13 +87,7 @@ class Measurement:
         return (self.config.seed + number) * MAX_IMAGES
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
-        """Score this process's share of the images batch by batch.
-
-        Args:
-            batches: (B, C, H, W) uint8.
-            classes: (n,) class of every image, including those of other processes; None = no classes.
-            batch_size: images per batch, except for the last.
-        """
+        """Score this process's share of the images, batches (B, C, H, W) uint8; `classes` are (n,), of all processes."""
         config, references, clock = self.config, self.references, _Clock()
         mine = shard(config.num_images, self.processes)
         summary = references.new_summary(config.num_images, labelled=classes is not None)
@@ -183,19 +168,15 @@ def evaluate(config: EvaluationConfig) -> Results:
     The scores of finished seeds are kept beside the output until all are done, so that the same command continues an
     interrupted evaluation.
 
-    Args:
-        config: options.
-
-    Returns:
-        The content of the results file.
-
     Raises:
         ValueError: an option is wrong, or does not fit the model or the data.
         Stopped: on SIGINT or SIGTERM.
     """
     started = time.perf_counter()
     processes = init_distributed(config.num_threads)
-    pipeline = load_model(config.model, config.sampling, config.device, processes)
+    device, dtype = config.device or processes.device, getattr(torch, config.sampling.dtype)
+    pipeline = load_pipeline(config.model, scheduler=config.sampling.scheduler, device=device, dtype=dtype)
+    check_sampling(pipeline, config.sampling)
     extractor = build_extractor(
         config.features,
         inception_weights=config.inception_weights,
@@ -228,16 +209,10 @@ def measure(
     """Score all seeds but those finished in an earlier run, and assemble the results; every process must call it.
 
     Args:
-        config: options.
-        data: options of the real images.
-        pipeline: model with the scheduler to sample with.
-        references: real images.
+        config, data, pipeline, references: see `assemble`.
         kept: file with the scores of finished seeds.
-        stop: set by SIGINT or SIGTERM.
+        stop: set by SIGINT or SIGTERM, which raise `Stopped`.
         noise: score uniform noise instead of samples.
-
-    Raises:
-        Stopped: on a signal.
     """
     processes = references.processes
     measurement = Measurement(config=config, references=references, stop=stop)
@@ -248,14 +223,6 @@ def measure(
         if processes.is_main_process:
             kept.write(scores)
     return assemble(config, data, pipeline, references, scores)
-
-
-def load_model(model: str, sampling: SamplingConfig, device: str | None, processes: PartialState) -> ImagePipeline:
-    """Load the pipeline, and refuse options that it cannot be sampled with."""
-    dtype = getattr(torch, sampling.dtype)
-    pipeline = load_pipeline(model, scheduler=sampling.scheduler, device=device or processes.device, dtype=dtype)
-    check_sampling(pipeline, sampling)
-    return pipeline
 
 
 def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
@@ -281,14 +248,8 @@ def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dic
 
 
 def data_options(data: ReferenceDataConfig, model: str) -> ReferenceDataConfig:
-    """Options of the real images; without a source, those of the run that the model belongs to.
-
-    Raises:
-        ValueError: no source is given, and the model belongs to no run.
-    """
-    if data.source is not None:
-        return data
-    return data_of_training(data, options_of_run(model))
+    """Options of the real images; without a source, those of the run of the model, or a `ValueError` if it has none."""
+    return data if data.source is not None else data_of_training(data, options_of_run(model))
 
 
 def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> ReferenceDataConfig:
@@ -315,15 +276,8 @@ def open_references(
         train, test = load_splits(data, image_size=size, channels=channels)
     split = _reference_split(config, train, test)
     _check_classes(pipeline, split.class_names)
-    summary = reference_summary(
-        extractor,
-        split,
-        batch_size=BATCH_SIZE,
-        max_features=config.max_features,
-        processes=processes,
-        reference_statistics=config.reference_statistics,
-        progress=True,
-    )
+    options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}
+    summary = reference_summary(extractor, split, batch_size=BATCH_SIZE, processes=processes, progress=True, **options)
     return References(
         extractor=extractor,
         train=train,
@@ -360,16 +314,17 @@ def _check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
     """Refuse data with a class that the model does not know."""
     if not pipeline.is_conditional or names is None:
         return
-    known = pipeline.id2label
-    if known is None and pipeline.num_classes != len(names):
+    if pipeline.id2label is None:
         count = pipeline.num_classes
+        if count != len(names):
+            found = f"the model has {count} classes without names and the data {len(names)}"
+            raise ValueError(f"--data: {found}: give the model's own")
+        return
+    known = pipeline.id2label.values()
+    unknown = [name for name in names if name not in known]
+    if unknown:
         raise ValueError(
-            f"--data: the model has {count} classes without names and the data {len(names)}: give the model's own"
-        )
-    unknown = [] if known is None else [name for name in names if name not in known.values()]
-    if known is not None and unknown:
-        raise ValueError(
-            f"--data: the model does not know class {unknown[0]!r}, only {', '.join(known.values())[:80]}: choose classes "
+            f"--data: the model does not know class {unknown[0]!r}, only {', '.join(known)[:80]}: choose classes "
             "with --data.labels, or give the model's own data"
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
-from hf_ddpm.evaluation.summary import FeatureSummary
+from hf_ddpm.evaluation.summary import FeatureSummary, empty_summary
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather, shard
 from hf_ddpm.runtime.files import write_whole
@@ -64,11 +65,19 @@ def reference_summary(
     key = summary_key(extractor, table, max_features) if is_first else {}
     path = None
     if extractor.is_cacheable:
-        path = Path(cache_dir or cache_folder()) / f"{_digest(key)}.npz"
-    summary = _agreed(_find(path, reference_statistics, key, _empty(extractor, table, max_features), is_first), processes)
-    if summary is not None:
-        return summary
-    summary = _one_pass(extractor, table, batch_size, max_features, processes, progress)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        path = Path(cache_dir or cache_folder()) / f"{digest}.npz"
+    summary = empty_summary(extractor, table.num_images, max_features, table.class_names)
+    found = _find(path, reference_statistics, key, summary) if is_first else None
+    if processes is not None:
+        # The others may not see the main process's files, and must not wait in vain.
+        found = gather([found], processes)[0]
+    if isinstance(found, ValueError):
+        raise found
+    if found is not None:
+        return found
+    # A new one, as a damaged file may have filled a part of the first.
+    summary = _one_pass(extractor, table, batch_size, replace(summary), processes, progress)
     if path is not None and is_first:
         _write(path, key, summary)
     return summary
@@ -92,34 +101,19 @@ def cache_folder() -> Path:
     return Path(constants.HF_HOME) / "hf_ddpm" / "reference"
 
 
-def _digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _empty(extractor: Extractor, table: ImageTable, max_features: int) -> FeatureSummary:
-    return FeatureSummary(
-        dim=extractor.dim,
-        total_images=table.num_images,
-        max_features=max_features,
-        class_names=table.class_names,
-        predicted_class_names=extractor.class_names,
-    )
-
-
 def _one_pass(
     extractor: Extractor,
     table: ImageTable,
     batch_size: int,
-    max_features: int,
+    summary: FeatureSummary,
     processes: PartialState | None,
     progress: bool,
 ) -> FeatureSummary:
-    """Each process computes its share, and merges all shares in the same order."""
-    positions = torch.arange(table.num_images)
-    mine = positions if processes is None else positions[shard(table.num_images, processes)]
-    summary = _empty(extractor, table, max_features)
-    is_first = processes is None or processes.is_main_process
-    with tqdm(total=len(mine), unit="image", desc="reference features", disable=not (progress and is_first)) as bar:
+    """Fill a summary; each process computes its share, and merges all shares in the same order."""
+    mine = torch.arange(table.num_images)
+    if processes is not None:
+        mine, progress = mine[shard(table.num_images, processes)], progress and processes.is_main_process
+    with tqdm(total=len(mine), unit="image", desc="reference features", disable=not progress) as bar:
         for batch in mine.split(batch_size) if len(mine) else ():
             labels = None if table.class_labels is None else table.class_labels[batch]
             summary.update(extractor(table.images(batch)), labels, batch)
@@ -128,11 +122,9 @@ def _one_pass(
 
 
 def _find(
-    path: Path | None, given: str | Path | None, key: dict[str, Any], empty: FeatureSummary, is_first: bool
+    path: Path | None, given: str | Path | None, key: dict[str, Any], empty: FeatureSummary
 ) -> FeatureSummary | ValueError | None:
-    """Read a summary in the main process: its content, or why a given file is refused, or None = compute it."""
-    if not is_first:
-        return None
+    """The summary of the given or the cached file, or why a given file is refused, or None = compute it."""
     try:
         if given is not None:
             return _read(Path(given), key, empty)
@@ -142,15 +134,6 @@ def _find(
             return ValueError(f"reference_statistics is {str(given)!r}: {error}, leave it out to compute it")
         logger.warning("%s: %s, so the summary is computed again", path, error)
         return None
-
-
-def _agreed(found: FeatureSummary | ValueError | None, processes: PartialState | None) -> FeatureSummary | None:
-    """What the main process found, in all processes: the others may not see its files, and must not wait in vain."""
-    if processes is not None:
-        found = gather([found], processes)[0]
-    if isinstance(found, ValueError):
-        raise found
-    return found
 
 
 class _Unusable(Exception):

@@ -1,8 +1,7 @@
 """The real images that samples are compared with, and the scores of real images and noise instead of samples.
 
 references = open_references(config, data, pipeline, extractor, processes)
-references.score(summary_of_samples)          # metrics by name
-references.floor(1000), references.ceiling(1000)
+references.score(summary_of_samples), references.floor(1000), references.ceiling(1000)
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
-from hf_ddpm.evaluation.summary import FeatureSummary
+from hf_ddpm.evaluation.summary import FeatureSummary, empty_summary
 from hf_ddpm.metrics.frechet import frechet_distance
 from hf_ddpm.metrics.kernel import kernel_distance
 from hf_ddpm.metrics.nearest import nearest_distances
@@ -84,13 +83,7 @@ class References:
     def new_summary(self, num_images: int, *, labelled: bool) -> FeatureSummary:
         """An empty summary for images to compare with the references."""
         class_names = self.train.class_names if labelled else None
-        return FeatureSummary(
-            dim=self.extractor.dim,
-            total_images=num_images,
-            max_features=self.summary.max_features,
-            class_names=class_names,
-            predicted_class_names=self.extractor.class_names if class_names else None,
-        )
+        return empty_summary(self.extractor, num_images, self.summary.max_features, class_names)
 
     def score(self, summary: FeatureSummary) -> dict[str, float]:
         """Every metric of a complete summary."""
@@ -129,11 +122,7 @@ class References:
         return scores
 
     def nearest_train_distance(self, images: np.ndarray) -> float:
-        """Mean distance of images to their nearest training image: root mean square over pixels in [0, 1].
-
-        Args:
-            images: (N, C, H, W) uint8.
-        """
+        """Mean distance of (N, C, H, W) uint8 images to their nearest training image: RMS over pixels in [0, 1]."""
         queries = _as_rows(images)
         nearest = np.full(len(queries), np.inf)
         for block in torch.arange(len(self.train)).split(TABLE_BLOCK):
@@ -142,13 +131,9 @@ class References:
         return float(nearest.mean() / np.sqrt(queries.shape[1]))
 
     def floor(self, num_images: int) -> Bound | None:
-        """Scores of real images; every process must call it.
+        """Scores of at most `num_images` real images, evenly spread over the other split; every process must call it.
 
-        Args:
-            num_images: n; min(n, size of the other split) images are scored, evenly spread over that split.
-
-        Returns:
-            Scores; None = there is no other split, or it is too small.
+        None = there is no other split, or it is too small.
         """
         others = self.others
         if others is None or min(num_images, len(others)) < MIN_IMAGES:
@@ -173,19 +158,16 @@ class References:
     def noise(self, positions: Tensor) -> Tensor:
         """Images of uniform noise, (N, C, H, W) uint8; each depends only on its position, (N,) int64 from 0."""
         shape = (self.train.channels, self.train.image_size, self.train.image_size)
-        images = [
-            torch.randint(256, shape, generator=torch.Generator().manual_seed(position), dtype=torch.uint8)
-            for position in positions.tolist()
-        ]
-        return torch.stack(images)
+        generators = (torch.Generator().manual_seed(position) for position in positions.tolist())
+        return torch.stack([torch.randint(256, shape, generator=it, dtype=torch.uint8) for it in generators])
 
     def _score_all(
         self, images_at: Callable[[Tensor], Tensor], num_images: int, labels: Tensor | None, *, are_unseen: bool
     ) -> Bound:
-        """Score images; each process takes its share.
+        """Score n images; each process takes its share.
 
         Args:
-            images_at: (N,) int64 positions in [0, num_images) -> (N, C, H, W) uint8.
+            images_at: (N,) int64 positions in [0, n) -> (N, C, H, W) uint8.
             num_images: n.
             labels: (n,) int64; None = images without labels.
             are_unseen: whether they are not training images, so that their distance to training images is meaningful.

@@ -34,7 +34,7 @@ def assemble(
     Args:
         config: options.
         data: options of the real images.
-        pipeline: the evaluated model with its scheduler.
+        pipeline: the evaluated model with the scheduler to sample with.
         references: real images.
         scores: one per seed.
     """
@@ -99,12 +99,7 @@ def markdown_report(results: Results) -> str:
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
     """Write a table and a picture beside the results and, if these are in the run of the model, its model card.
 
-    Args:
-        results: of `evaluate`.
-        config: options of the evaluation.
-
-    Returns:
-        Paths of the written files.
+    Returns their paths.
     """
     from hf_ddpm.figures.measurements import plot_measurement
     from hf_ddpm.hub.card import write_card
@@ -168,8 +163,7 @@ def _describe(
 def _notes(config: ProtocolConfig, references: References, floor: Bound | None) -> list[str]:
     """What a reader must know about the metrics."""
     notes, dim = [], references.extractor.dim
-    smallest = min(config.num_images, references.summary.num_images)
-    if smallest <= dim:
+    if (smallest := min(config.num_images, references.summary.num_images)) <= dim:
         notes.append(
             f"{references.distance_name}: {smallest} images do not fill {dim} dimensions, so the distance is far above "
             "that of many images; compare it with those of equally many only"

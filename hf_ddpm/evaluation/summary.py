@@ -3,7 +3,6 @@
 summary = FeatureSummary(dim=extractor.dim, total_images=n, class_names=names, predicted_class_names=extractor.class_names)
 summary.update(extractor(images), class_labels, positions)      # in any order, in any batches
 summary.merge(summary_of_another_process)
-frechet_distance(summary.statistics, other.statistics)
 
 The work is done by the collectors of evaluation/collectors.py.
 """
@@ -17,7 +16,7 @@ from accelerate import PartialState
 from numpy.typing import ArrayLike
 
 from hf_ddpm.evaluation.collectors import Agreement, Batch, Collector, InceptionScore, KeptFeatures, Moments
-from hf_ddpm.evaluation.features import Features
+from hf_ddpm.evaluation.features import Extractor, Features
 from hf_ddpm.metrics.frechet import GaussianStatistics
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather
@@ -44,8 +43,7 @@ class FeatureSummary:
     class_names: list[str] | None = None
     """Names of the C classes in the order of the labels; None = images without labels."""
     predicted_class_names: list[str] | None = None
-    """Names of the K classes in the order of the extractor's probabilities; None = they have no names, and there is no
-    accuracy."""
+    """Names of the K classes in the order of the extractor's probabilities; None = no names, and no accuracy."""
 
     def __post_init__(self) -> None:
         check_number("total_images", self.total_images, 1, integer=True)
@@ -80,11 +78,7 @@ class FeatureSummary:
             collector.update(batch)
 
     def merge(self, other: FeatureSummary) -> None:
-        """Add the part of the n images that another process has seen.
-
-        Raises:
-            ValueError: an image is in both.
-        """
+        """Add the part of the n images that another process has seen; a `ValueError` if an image is in both."""
         assert asdict(self) == asdict(other), "summaries of one pass are made with the same options"
         self._check_new(bool((self._kept.is_kept & other._kept.is_kept).any()), other.num_images)
         for mine, theirs in zip(self._collectors, other._collectors, strict=True):
@@ -103,11 +97,7 @@ class FeatureSummary:
         return {name: array for collector in self._collectors for name, array in collector.to_arrays().items()}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore from `to_arrays` of a summary with the same options.
-
-        Raises:
-            ValueError: an array is missing, of the wrong type or shape, or not finite.
-        """
+        """Restore from `to_arrays` of a summary with the same options; a `ValueError` if an array does not fit."""
         for collector in self._collectors:
             collector.load_arrays(arrays)
         self._check_complete()
@@ -119,11 +109,7 @@ class FeatureSummary:
 
     @property
     def statistics(self) -> GaussianStatistics:
-        """Moments of all n images.
-
-        Raises:
-            ValueError: here and below: not all n images have been seen.
-        """
+        """Moments of all n images; here and below, a `ValueError` unless all have been seen."""
         self._check_complete()
         return self._moments.groups[None].result()
 
@@ -186,6 +172,12 @@ class FeatureSummary:
     def _check_complete(self) -> None:
         if self.num_images != self.total_images or not self._kept.is_kept.all():
             raise ValueError(f"the summary has seen {self.num_images} of {self.total_images} images: give each of them once")
+
+
+def empty_summary(extractor: Extractor, total_images: int, max_features: int, names: list[str] | None) -> FeatureSummary:
+    """A `FeatureSummary` for this extractor; `names` are its class names."""
+    classes = {"class_names": names, "predicted_class_names": extractor.class_names}
+    return FeatureSummary(dim=extractor.dim, total_images=total_images, max_features=max_features, **classes)
 
 
 def _match_classes(class_names: list[str] | None, predicted: list[str] | None) -> np.ndarray | None:
