@@ -29,11 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a whole directory or nothing: `write` fills a temporary directory, which a rename then puts at `path`.
-
-    Args:
-        path: the directory to publish; an existing one is replaced.
-        write: fills the empty directory it is given.
+    """Write a whole directory or nothing: `write` fills an empty temporary one, which a rename then puts at `path`.
 
     Raises:
         OSError: the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
@@ -94,13 +90,9 @@ def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
 
 
 def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
-    """Check every file against the manifest, and that safetensors files are in that format.
+    """Check that a checkpoint has the required files, every file against the manifest, and the safetensors format.
 
     Files that the manifest does not list are ignored: file browsers and network disks leave some, and nothing reads them.
-
-    Args:
-        path: the checkpoint.
-        required: files that it must have.
 
     Raises:
         ValueError: names the file that is missing, truncated, changed or in another format.
@@ -140,15 +132,9 @@ def _find_fault(file: Path, size: int, sha256: str) -> str | None:
 
 
 def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
-    """Find the checkpoint that `--resume` names, and verify it.
+    """Find the checkpoint that `--resume` names, and verify it; None = start from the beginning.
 
-    Args:
-        folder: of the run.
-        resume: `none`, `auto` (the newest whole checkpoint, if any was ever saved), `latest` or the path of a checkpoint.
-        required: files that a checkpoint must have.
-
-    Returns:
-        The checkpoint to continue from; None = start from the beginning.
+    `resume` is `none`, `auto` (the newest whole checkpoint, if any was ever saved), `latest` or the path of a checkpoint.
 
     Raises:
         ValueError: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged checkpoint (with `auto`:
@@ -159,9 +145,8 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
         raise ValueError(f"--output_dir is {str(path)!r}: that is a file, name a folder")
     if resume == "none":
         if path.exists() and any(path.iterdir()):
-            raise ValueError(
-                f"--output_dir is {str(path)!r}: not empty, continue its run with --resume auto or name a new folder"
-            )
+            remedy = "continue its run with --resume auto or name a new folder"
+            raise ValueError(f"--output_dir is {str(path)!r}: not empty, {remedy}")
         return None
     if resume == "auto":
         return _newest_whole_checkpoint(folder, required)
@@ -174,9 +159,8 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
     own = [checkpoint.resolve() for checkpoint in folder.checkpoints().values()]
     if own and Path(resume).resolve() not in own:  # the run would remove its own checkpoints of later steps
-        raise ValueError(
-            f"--resume is {resume!r}: {path} has checkpoints of its own, name another --output_dir or one of these"
-        )
+        remedy = "name another --output_dir or one of these"
+        raise ValueError(f"--resume is {resume!r}: {path} has checkpoints of its own, {remedy}")
     return _checked(Path(resume), resume, required)
 
 

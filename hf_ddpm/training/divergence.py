@@ -32,8 +32,7 @@ def check_finite(
 
     Args:
         step: optimizer steps done before this one.
-        loss: () float32, the mean over all processes, so that it is not finite in all of them or in none.
-        grad_norm: () float32, the same on all processes.
+        loss, grad_norm: () float32, the same on all processes, so that all of them raise or none.
         record: the samples of this process.
         accelerator: every process has to call this.
         folder: `folder.diverged(step)` is written, with the samples of all processes.
@@ -41,15 +40,11 @@ def check_finite(
     Raises:
         FloatingPointError: the loss or the gradient is not finite.
     """
-    scaled = accelerator.scaler is not None
-    if torch.isfinite(loss) and (scaled or torch.isfinite(grad_norm)):
+    if torch.isfinite(loss) and (accelerator.scaler is not None or torch.isfinite(grad_norm)):
         return
+    process = accelerator.process_index
     mine = [
-        {
-            "process": accelerator.process_index,
-            "micro_step": number,
-            **{name: value.tolist() for name, value in entry.items()},
-        }
+        {"process": process, "micro_step": number, **{name: value.tolist() for name, value in entry.items()}}
         for number, entry in enumerate(record.micro_steps)
     ]
     micro_steps = gather(mine, accelerator)

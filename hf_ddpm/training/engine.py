@@ -134,11 +134,7 @@ class TrainingTask(Generic[RunType, StateType]):
 
 
 def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> Path:
-    """Train any network: lock the folder, start or resume, take the steps, save; see `hf_ddpm.training.loop.train`.
-
-    Returns:
-        The folder that `task.finish` published.
-    """
+    """Train any network and return the folder that `task.finish` published; see `hf_ddpm.training.loop.train`."""
     folder = RunFolder(Path(config.output_dir))
     check_trackers(config.logging.trackers)
     accelerator = build_accelerator(config)
@@ -170,8 +166,7 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
 def build_accelerator(config: RunConfig) -> Accelerator:
     """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
 
-    Raises:
-        ValueError: the launcher started more processes than can see each other.
+    Raises `ValueError` if the launcher started more processes than can see each other.
     """
     init_distributed(config.num_threads)
     return Accelerator(
@@ -193,13 +188,9 @@ def _how_to_resume(config: RunConfig) -> str:
 
 
 def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
-    """Continue from a checkpoint, after comparing its options with those of this run.
+    """Continue from a checkpoint; return whether the preview of its step is still to be made.
 
-    Returns:
-        Whether the preview of the checkpoint's step is still to be made.
-
-    Raises:
-        ValueError: the checkpoint is of another run, or past the end of this one.
+    Raises `ValueError` if the checkpoint is of another run, or past the end of this one.
     """
     saved = read_saved(checkpoint)
     if saved["step"] > run.total_steps:
@@ -247,7 +238,6 @@ def take_steps(
 
     With `preview_pending`, the run was stopped before the preview of the step that `state` is at, which comes first.
     """
-    logging_steps, saving_steps = run.config.logging.every_steps, run.config.checkpoint.every_steps
 
     def make_preview() -> None:
         with log.paused(), stop.raising():
@@ -259,13 +249,13 @@ def take_steps(
         grad_norm = task.train_step(state, run, step)
         log.advance(run.total_batch_size)
         done, at_end = state.step, state.step == run.total_steps
-        if at_end or is_due(done, logging_steps):
+        if at_end or is_due(done, run.config.logging.every_steps):
             log_progress(log, state, run, grad_norm)
         signal_number = any_process_stopped(stop, run.accelerator)
         wants_preview = at_end or any(is_due(done, steps) for steps in task.preview_every_steps)
         if wants_preview and not signal_number:
             make_preview()
-        if at_end or is_due(done, saving_steps) or signal_number:
+        if at_end or is_due(done, run.config.checkpoint.every_steps) or signal_number:
             with log.paused():
                 save_checkpoint(state, run, preview_pending=wants_preview and bool(signal_number))
         if signal_number:
@@ -302,11 +292,9 @@ def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record
 
 
 def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[Tensor, Tensor]:
-    """Let the optimizer update the weights that have gradients, unless these are not finite.
+    """Let the optimizer update the weights that have gradients, after `step` earlier optimizer steps.
 
-    Args:
-        state, run, step: of the run; `step` counts the optimizer steps before this one.
-        loss, record: () float32, the mean over this process's images; and which these are.
+    `loss`, () float32, is the mean over this process's images, which `record` lists.
 
     Returns:
         The gradient norm before clipping, and the mean loss over all processes, both () float32.
@@ -314,8 +302,7 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
     Raises:
         FloatingPointError: the norm or the loss is not finite.
     """
-    config, accelerator = run.config, run.accelerator
-    max_norm = config.optim.max_grad_norm
+    accelerator, max_norm = run.accelerator, run.config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
     loss = accelerator.reduce(loss, reduction="mean")
     check_finite(step, loss, grad_norm, record, accelerator, run.folder)

@@ -1,7 +1,6 @@
 """Train a GAN: `train_gan(config)` is the whole way from options to a saved DCGANPipeline.
 
-It runs on the engine of all training (`hf_ddpm.training.engine`), which brings run folder, checkpoints, log and signals.
-This file is the rest: the networks, their data and their training step.
+What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
-from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
+from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
@@ -116,11 +115,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
 def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
     """Take an optimizer step of the discriminator, then one of the generator, on the same generated images.
 
-    Returns:
-        Norm of the generator's gradient before clipping, () float32.
-
-    Raises:
-        FloatingPointError: a norm or a loss is not finite; that step is not taken.
+    Returns the norm of the generator's gradient; see `hf_ddpm.training.loop.train_step`.
     """
     config, device, network = run.config, run.accelerator.device, state.network
     randomness = sample_gan_randomness(config.seed, step, run.batch_size, config.model.latent_dim, run.image_shape)
@@ -145,14 +140,16 @@ def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
     d_loss = adversarial_loss(real_score, config.objective.real_target)
     d_loss = d_loss + adversarial_loss(fake_score, config.objective.fake_target)
     d_loss.backward()
-    _, d_loss = update_weights(state, run, step, d_loss.detach(), _record(batch, d_loss))
+    record = StepRecord([{"sample_ids": batch.sample_ids, "loss": d_loss.detach()}])
+    _, d_loss = update_weights(state, run, step, d_loss.detach(), record)
 
     # The non-saturating loss of the generator, Goodfellow et al. 2014, sec. 3.
     network.discriminator.requires_grad_(False)
     g_loss = adversarial_loss(score(fake, noise[2]), 1.0)
     g_loss.backward()
     network.discriminator.requires_grad_(True)
-    grad_norm, g_loss = update_weights(state, run, step, g_loss.detach(), _record(batch, g_loss))
+    record = StepRecord([{"sample_ids": batch.sample_ids, "loss": g_loss.detach()}])
+    grad_norm, g_loss = update_weights(state, run, step, g_loss.detach(), record)
 
     count_step(state, run, d_loss)
     means = (g_loss, real_score.detach().sigmoid().mean(), fake_score.detach().sigmoid().mean())
@@ -171,9 +168,9 @@ def finish(state: GANState, run: GANRun) -> Path:
     """Publish `pipeline/` with the averaged weights, and say how to use it."""
     path = run.folder.pipeline
     publish_directory(path, lambda directory: state.averaged_pipeline().save_pretrained(directory))
-    images = run.folder.path / "images"
     print(f"samples:  {run.folder.sample_grid(state.step)}")
     print(f"pipeline: {path}")
+    images = run.folder.path / "images"
     print(f"use it:   python train_scripts/sample.py --model {path} --num_images 64 --output_dir {images}")
     return path
 
@@ -206,9 +203,3 @@ def sample_gan_randomness(
 def adversarial_loss(logits: Tensor, target: float) -> Tensor:
     """Binary cross-entropy between the logits of being real, (B,) float32, and one target for all of them; () float32."""
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-
-def _record(batch: ImageBatch, loss: Tensor) -> StepRecord:
-    record = StepRecord()
-    record.add(sample_ids=batch.sample_ids, loss=loss.detach())
-    return record

@@ -1,7 +1,6 @@
 """Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads.
 
-It runs on the engine of all training (`hf_ddpm.training.engine`), which brings run folder, checkpoints, log and signals.
-This file is the rest: the classifier, its data and its training step.
+What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
 """
 
 from __future__ import annotations
@@ -148,14 +147,9 @@ def sample_augmentation(seed: int, step: int, count: int, max_shift: int) -> Aug
 
 
 def shift_images(images: Tensor, shift: Tensor) -> Tensor:
-    """Move images by whole pixels; the pixels of an edge are repeated where nothing is left.
+    """Move images, (B, C, H, W) in any dtype and range, by whole pixels; edges are repeated where nothing is left.
 
-    Args:
-        images: (B, C, H, W), any dtype and range.
-        shift: (B, 2) int64, pixels down and to the right.
-
-    Returns:
-        (B, C, H, W), as `images`.
+    `shift` is (B, 2) int64, pixels down and to the right.
     """
     count, channels, height, width = images.shape
     rows = (torch.arange(height) - shift[:, :1]).clamp(0, height - 1)  # (B, H)

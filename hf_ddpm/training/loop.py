@@ -1,7 +1,6 @@
 """Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline.
 
-What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`. This file is the rest of the
-training of a diffusion model, from the data to the loss of one micro-batch.
+What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
 """
 
 from __future__ import annotations
@@ -49,20 +48,14 @@ DiffusionState = GeneratorState[CFGDDPMPipeline]
 
 
 def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
-    """Train, checkpoint, sample and save.
+    """Train, checkpoint, sample, save, and return the folder of the saved pipeline, `output_dir/pipeline`.
 
-    Args:
-        config: every option of the run.
-        evaluate: measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None.
-
-    Returns:
-        The folder of the saved pipeline, `output_dir/pipeline`.
+    `evaluate` measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None.
 
     Raises:
         ValueError: a mistake in the options or the data; nothing has been written.
         FloatingPointError: the loss or the gradient is not finite; the step is not applied.
-        Stopped: after SIGINT (Ctrl-C) or SIGTERM; a `KeyboardInterrupt` whose message says how to continue. A training step
-            is completed and saved before.
+        Stopped: a `KeyboardInterrupt` after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
     """
     assert (evaluate is None) == (config.evaluation.every_steps is None), "the option and its function belong together"
     return run_training(
@@ -161,8 +154,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     )
     if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
         posterior_of(noise_scheduler.alphas_cumprod)  # refuses a schedule without a bound before anything is written
-    class_names = run.images.class_names
-    id2label = None if class_names is None else dict(enumerate(class_names))
+    id2label = None if run.images.class_names is None else dict(enumerate(run.images.class_names))
     return DiffusionState(
         network=unet,
         model=model,
@@ -191,13 +183,9 @@ def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
-    """Take one optimizer step over the total batch.
+    """Take one optimizer step over the total batch and return the gradient norm before clipping, () float32.
 
-    Returns:
-        Gradient norm before clipping, () float32.
-
-    Raises:
-        FloatingPointError: the norm or the loss is not finite.
+    Raises `FloatingPointError` if the norm or the loss is not finite.
     """
     config, accelerator = run.config, run.accelerator
     randomness = sample_step_randomness(
@@ -212,8 +200,7 @@ def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
     for micro_step in range(run.micro_steps):
         start = (micro_step * accelerator.num_processes + accelerator.process_index) * run.batch_size
         reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
-        last = micro_step == run.micro_steps - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(state.model):
+        with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
             batch = run.reader.read(state.images_seen, micro_step)
             part = randomness.slice(start, run.batch_size)
             micro_loss = micro_batch_loss(state, run, batch, part) / run.micro_steps
@@ -258,8 +245,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
     if is_end or is_due(state.step, config.logging.sample_every_steps):
         save_sample_grid(pipeline, run.folder, state.step, seed=config.seed)
         if run.accelerator.is_main_process and run.test_images is not None:
-            loss = held_out_loss(pipeline, run.test_images, loss=config.objective.loss)
-            log.write(state.step, {"test_loss": loss})
+            log.write(state.step, {"test_loss": held_out_loss(pipeline, run.test_images, loss=config.objective.loss)})
     if evaluate is not None and (is_end or is_due(state.step, config.evaluation.every_steps)):
         log.write(state.step, evaluate(pipeline))
     run.accelerator.wait_for_everyone()

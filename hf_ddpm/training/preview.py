@@ -27,12 +27,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
 
     The grid has one row per class (the first 10), or 8 x 8 images; a diffusion model takes 20 steps of DPM-Solver++. All
     processes share the work and have to call this; `folder.sample_grid(step)` and `folder.grid_settings` are written.
-
-    Args:
-        pipeline: with the averaged weights.
-        folder: of the run.
-        step: optimizer steps done.
-        seed: of the first image; the others have the seeds that follow.
+    `seed` is that of the first image; the others have the seeds that follow.
     """
     processes = PartialState()
     id2label = pipeline.id2label
@@ -68,11 +63,5 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
 
 
 def held_out_loss(pipeline: CFGDDPMPipeline, images: ImageTable, *, loss: str) -> float:
-    """Unweighted loss on the first 512 images, with the same noise and timesteps every time.
-
-    Args:
-        pipeline: with the averaged weights.
-        images: the held-out split.
-        loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
-    """
+    """Unweighted loss, one of `hf_ddpm.diffusion.objective.LOSSES`, on the first 512 images with the same randomness."""
     return simple_loss(pipeline, images, num_images=min(len(images), HELD_OUT_IMAGES), loss=loss).mean

@@ -29,11 +29,7 @@ _EARLIER = {"model.architecture": "unet"}
 
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Compare the options of a checkpoint with those of the run that resumes it.
-
-    Args:
-        saved: nested options, fingerprint and environment of the checkpoint.
-        current: the same of this run.
+    """Compare nested options, fingerprint and environment of a checkpoint with those of the run that resumes it.
 
     Returns:
         Warnings: differences with which the run can continue, though not as the uninterrupted run would have.

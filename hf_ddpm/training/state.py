@@ -58,12 +58,9 @@ class TrainState:
         return {}
 
     def save(self, directory: Path, accelerator: Accelerator, about: dict[str, Any]) -> None:
-        """Write the state into an empty directory.
+        """Write the state, with the accelerator's fp16 loss scaler if there is one, into an empty directory.
 
-        Args:
-            directory: the empty directory.
-            accelerator: its fp16 loss scaler, if there is one, belongs to the state.
-            about: JSON values that `read_saved` gives back too.
+        `about` has JSON values that `read_saved` gives back too.
         """
         training = directory / "training"
         training.mkdir()
@@ -162,11 +159,7 @@ def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def read_saved(directory: Path) -> dict[str, Any]:
-    """Read the values of a checkpoint's `state.json`.
-
-    Raises:
-        ValueError: it is not what `TrainState.save` writes.
-    """
+    """Read a checkpoint's `state.json`; raises `ValueError` if it is not what `TrainState.save` writes."""
     saved = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
     missing = [name for name in _PROGRESS if name not in saved] if isinstance(saved, dict) else _PROGRESS
     if missing:

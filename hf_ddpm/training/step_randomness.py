@@ -39,13 +39,7 @@ def sample_step_randomness(
 ) -> StepRandomness:
     """Sample for the total batch, on the CPU: the same however the batch is split into processes and micro-steps.
 
-    Args:
-        seed: of the run.
-        step: optimizer steps done before this one.
-        total_batch_size: N, images of all processes and micro-steps.
-        image_shape: (C, H, W).
-        num_train_timesteps: T.
-        timestep_sampling: see `sample_timesteps`.
+    `total_batch_size` is N, `image_shape` (C, H, W), `num_train_timesteps` T; `step` counts the steps before this one.
     """
     generator = seeded_generator("step", seed, step)
     return StepRandomness(

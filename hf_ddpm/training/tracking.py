@@ -20,17 +20,9 @@ class RunLog:
     """Progress bar, `metrics.jsonl` and trackers of one run; does nothing in processes other than the main one."""
 
     def __init__(self, accelerator: Accelerator, folder: RunFolder, *, total_steps: int, start_step: int) -> None:
-        """Open the log and drop its lines of steps that will be repeated.
-
-        Args:
-            accelerator: its trackers get the metrics.
-            folder: of the run.
-            total_steps: length of the run in optimizer steps.
-            start_step: optimizer steps done already.
-        """
+        """Open the log after `start_step` of `total_steps` optimizer steps, and drop its lines of later steps."""
         self._accelerator = accelerator
         self._active = accelerator.is_main_process
-        self._start_step = start_step
         self._file = folder.metrics
         if self._active:
             self._forget_steps_after(start_step)
@@ -45,12 +37,9 @@ class RunLog:
         self._bar.update()
 
     def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
-        """Log metrics: a line of metrics.jsonl, the trackers and, with their speed, the losses on the progress bar.
+        """Log JSON numbers by name, after `step` optimizer steps: a line of metrics.jsonl and the trackers.
 
-        Args:
-            step: optimizer steps done.
-            values: JSON numbers by name.
-            with_speed: add `images_per_second`, the mean since the last call with it.
+        `with_speed` adds `images_per_second`, the mean since the last call with it, and updates the progress bar.
         """
         if not self._active:
             return
