@@ -41,5 +41,7 @@ class KernelDistance(TwoSetMetric):
         num_subsets: int = 1,
         seed: int = 0,
     ) -> dict[str, float]:
-        options = {"subset_size": subset_size, "num_subsets": num_subsets, "seed": seed}
-        return {"kernel_distance": kernel.kernel_distance(predictions, references, **options)}
+        distance = kernel.kernel_distance(
+            predictions, references, subset_size=subset_size, num_subsets=num_subsets, seed=seed
+        )
+        return {"kernel_distance": distance}
