@@ -156,13 +156,9 @@ class Agreement:
     """Number of images per class, and of those whose class the extractor predicts."""
 
     def __init__(self, num_classes: int, prediction_of: np.ndarray | None) -> None:
-        """
-        Args:
-            num_classes: C; 0 = images without labels.
-            prediction_of: (C,) index of each class among the predicted ones; None = predictions are not compared.
-        """
         self.counts, self.correct = np.zeros((2, num_classes), dtype=np.int64)
         self.prediction_of = prediction_of
+        """(C,) index of each class among the predicted ones; None = predictions are not compared."""
 
     def update(self, batch: Batch) -> None:
         if batch.labels is None:
@@ -203,8 +199,7 @@ class InceptionScore:
             self._add(other.running)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        score = self.running
-        if score is None:
+        if (score := self.running) is None:
             return {}
         entropies = score.negative_entropies
         return {"score_counts": score.counts, "score_sums": score.sums, "score_negative_entropies": entropies}

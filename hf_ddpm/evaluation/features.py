@@ -59,13 +59,9 @@ class Extractor:
     """(B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None."""
 
     def __call__(self, images: torch.Tensor) -> Features:
-        """Compute the features of images; up to rounding they do not depend on the rest of the batch.
+        """Compute the features of (B, C, H, W) uint8 images in [0, 255], on any device; a `ValueError` for others.
 
-        Args:
-            images: (B, C, H, W) uint8 in [0, 255], on any device.
-
-        Raises:
-            ValueError: wrong type, shape, number of channels or size.
+        Up to rounding, those of an image do not depend on the rest of the batch.
         """
         given = tuple(images.shape)
         require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
@@ -147,15 +143,15 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
     option = "dinov2" if place == DINOV2 else f"dinov2:{place}"
     folder = _dinov2_folder(place, option)
     size, *moments = _dinov2_processor(folder / "preprocessor_config.json", option)
-    digest = _files_digest(sorted(folder.glob("*.safetensors")), option)
+    digests = [sha256_of(path) for path in sorted(folder.glob("*.safetensors"))]
+    require(bool(digests), "features", option, "it has no .safetensors file, and no other format is read")
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     try:
         with _quiet_transformers():
-            loaded: Any = Dinov2Model.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
+            options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+            model, report = Dinov2Model.from_pretrained(folder, dtype=torch.float32, **options)
     except Exception as error:  # transformers raises all kinds of errors for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    model, report = loaded
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
     require(not missing, "features", option, f"its weights are not a Dinov2Model's: {missing[:1]} is missing or differs")
     model.eval().requires_grad_(False).to(device)
@@ -221,13 +217,6 @@ def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[f
     return size, mean, std
 
 
-def _files_digest(files: list[Path], option: str) -> str:
-    """sha256 of a single file, as `sha256sum` prints it; of several files, of their digests in order of the names."""
-    require(bool(files), "features", option, "it has no .safetensors file, and no other format is read")
-    digests = [sha256_of(path) for path in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Extractor:
     from hf_ddpm.models.judge import MIN_INPUT_SIZE, load_judge
 
@@ -256,8 +245,7 @@ def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Ext
 
 
 def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
-    dim = getattr(module, "num_features", None)
-    name = type(module).__qualname__
+    dim, name = getattr(module, "num_features", None), type(module).__qualname__
     if not isinstance(dim, int):
         raise ValueError(f"features is {name!r}: give the module an attribute num_features, the D of its output")
     # A copy, so that the owner does not see evaluation mode, and further training does not change the extractor.
@@ -278,15 +266,11 @@ def _module(module: torch.nn.Module, device: torch.device) -> Extractor:
 @contextlib.contextmanager
 def _full_float32(device: torch.device) -> Iterator[None]:
     """Switch off autocast and TF32, which would change features in the third digit."""
-    precision = torch.get_float32_matmul_precision()
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    flags = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
     torch.set_float32_matmul_precision("highest")
     try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-        ):
+        with torch.autocast(device.type, enabled=False), flags:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -21,33 +21,22 @@ class Monitor:
     def __init__(self, config: MonitorConfig, data: DataConfig, num_threads: int | None = None):
         """
         Args:
-            config: options, with `features` set.
+            config: options, with `features` set; a `ValueError` for unknown ones, or a judge that is too weak.
             data: options of the training data.
             num_threads: CPU threads per process; None = its share of the cores.
-
-        Raises:
-            ValueError: unknown features or scheduler, or a judge that is too weak.
         """
         assert config.features is not None, "config.every_steps is given, and features with it"
         self._config, self._features = config, config.features
         self._measurement: Measurement | None = None
         self._processes = init_distributed(num_threads)
         check_scheduler(config.scheduler)
-        self._extractor = build_extractor(
-            self._features, device=self._processes.device, min_judge_accuracy=config.min_judge_accuracy
-        )
+        accuracy, device = config.min_judge_accuracy, self._processes.device
+        self._extractor = build_extractor(self._features, device=device, min_judge_accuracy=accuracy)
         known = asdict(ReferenceDataConfig()).keys()
         self._data = ReferenceDataConfig(**{name: value for name, value in asdict(data).items() if name in known})
 
     def __call__(self, pipeline: CFGDDPMPipeline) -> dict[str, float]:
-        """Sample images and score them; every process must call it.
-
-        Args:
-            pipeline: EMA weights and the training scheduler.
-
-        Returns:
-            Metrics by name.
-        """
+        """Metrics of images sampled with the EMA weights; every process must call it."""
         config = self._config
         if self._measurement is None:
             protocol = ProtocolConfig(features=self._features, num_images=config.num_images, num_seeds=1)
@@ -55,7 +44,6 @@ class Monitor:
             self._measurement = Measurement(config=protocol, references=references, stop=StopRequest(), progress=False)
         sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
         sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
-        sampling = SamplingConfig(
-            num_inference_steps=fitting_steps(sampler, config.num_inference_steps), guidance_scale=config.guidance_scale
-        )
+        steps = fitting_steps(sampler, config.num_inference_steps)
+        sampling = SamplingConfig(num_inference_steps=steps, guidance_scale=config.guidance_scale)
         return self._measurement.score_seed(sampled, sampling, 0).metrics

@@ -54,7 +54,6 @@ class Measurement:
 
     @property
     def processes(self) -> PartialState:
-        """Processes that share the work."""
         return self.references.processes
 
     def score_seed(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
@@ -65,7 +64,7 @@ class Measurement:
         batches = generate(
             pipeline,
             class_labels=labels[mine],
-            seed=self._first_seed(number) + mine.start,
+            seed=(config.seed + number) * MAX_IMAGES + mine.start,
             batch_size=sampling.batch_size,
             **generation_options(pipeline, sampling),
             progress=self.progress and self.processes.is_main_process,
@@ -79,12 +78,9 @@ class Measurement:
     def score_noise(self, pipeline: ImagePipeline, sampling: SamplingConfig, number: int) -> SeedScores:
         """Score uniform noise instead of the samples of a seed; see `score_seed`."""
         positions = torch.arange(self.config.num_images)[shard(self.config.num_images, self.processes)]
-        first = self._first_seed(number)
+        first = (self.config.seed + number) * MAX_IMAGES
         batches = (self.references.noise(first + batch) for batch in batches_of(positions, sampling.batch_size))
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
-
-    def _first_seed(self, number: int) -> int:
-        return (self.config.seed + number) * MAX_IMAGES
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
         """Score this process's share of the images, batches (B, C, H, W) uint8; `classes` are (n,), of all processes."""
@@ -297,9 +293,8 @@ class _Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
+        last, self._last = self._last, time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._last - last
 
 
 def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:

@@ -76,8 +76,17 @@ def reference_summary(
         raise found
     if found is not None:
         return found
-    # A new one, as a damaged file may have filled a part of the first.
-    summary = _one_pass(extractor, table, batch_size, replace(summary), processes, progress)
+    summary = replace(summary)  # a damaged file may have filled a part of the first
+    mine = torch.arange(table.num_images)
+    if processes is not None:
+        mine = mine[shard(table.num_images, processes)]
+    with tqdm(total=len(mine), unit="image", desc="reference features", disable=not (progress and is_first)) as bar:
+        for batch in mine.split(batch_size) if len(mine) else ():
+            labels = None if table.class_labels is None else table.class_labels[batch]
+            summary.update(extractor(table.images(batch)), labels, batch)
+            bar.update(len(batch))
+    if processes is not None:
+        summary = summary.of_all_processes(processes)
     if path is not None and is_first:
         _write(path, key, summary)
     return summary
@@ -99,26 +108,6 @@ def summary_key(extractor: Extractor, table: ImageTable, max_features: int) -> d
 def cache_folder() -> Path:
     """Default folder of the cache, beside the Hub's files in HF_HOME."""
     return Path(constants.HF_HOME) / "hf_ddpm" / "reference"
-
-
-def _one_pass(
-    extractor: Extractor,
-    table: ImageTable,
-    batch_size: int,
-    summary: FeatureSummary,
-    processes: PartialState | None,
-    progress: bool,
-) -> FeatureSummary:
-    """Fill a summary; each process computes its share, and merges all shares in the same order."""
-    mine = torch.arange(table.num_images)
-    if processes is not None:
-        mine, progress = mine[shard(table.num_images, processes)], progress and processes.is_main_process
-    with tqdm(total=len(mine), unit="image", desc="reference features", disable=not progress) as bar:
-        for batch in mine.split(batch_size) if len(mine) else ():
-            labels = None if table.class_labels is None else table.class_labels[batch]
-            summary.update(extractor(table.images(batch)), labels, batch)
-            bar.update(len(batch))
-    return summary if processes is None else summary.of_all_processes(processes)
 
 
 def _find(
