@@ -26,8 +26,6 @@ from hf_ddpm.runtime.files import write_whole
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Hex digest of the file at `URL`, which pytorch-fid publishes too."""
-TIMEOUT = 60.0
-"""Seconds that the server may take to connect, and to send more data."""
 logger = logging.getLogger(__name__)
 
 
@@ -57,8 +55,7 @@ def load_inception(weights: str | Path | None = None) -> Inception:
             on first use and cached. The published file is also cached if given.
 
     Raises:
-        ValueError: the file is missing or does not fit, the published file cannot be downloaded, or torch-fidelity is not
-            installed.
+        ValueError: the file is missing or does not fit, the download fails, or torch-fidelity is not installed.
     """
     state, digest = _published_weights() if weights is None else _read_weights(Path(weights))
     network = _build_network(state, ["2048", "logits_unbiased"], weights)
@@ -142,7 +139,7 @@ def _fetch() -> bytes:
     """Download the published file and check its sha256."""
     remedy = "download it elsewhere and give --inception_weights FILE"
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(URL, timeout=60.0) as response:  # seconds to connect, and to send more data
             content = response.read()
     except OSError as error:  # as the errors of urllib are
         raise ValueError(f"inception_weights is None: {URL} cannot be downloaded ({error}): {remedy}") from error

@@ -227,11 +227,7 @@ def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
 
 
 def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dict[str, Any]:
-    """Options of the denoising, as keyword arguments of `generate`; a GAN has none.
-
-    Raises:
-        ValueError: the model is a GAN, and one of these options is not at its default.
-    """
+    """Options of the denoising, as keyword arguments of `generate`; a GAN has none, and a `ValueError` if one is given."""
     names = ("num_inference_steps", "guidance_scale", "eta")
     if not isinstance(pipeline, DCGANPipeline):
         values = {name: getattr(sampling, name) for name in names}
@@ -261,8 +257,7 @@ def open_references(
 ) -> References:
     """Read the real images in the model's size, and summarize the split that samples are compared with.
 
-    Raises:
-        ValueError: the images cannot be read, do not fit the model or the extractor, or are too few.
+    A `ValueError` if they cannot be read, do not fit the model or the extractor, or are too few.
     """
     channels, size, _ = image_shape_of(pipeline)
     count = config.bits_per_dim_images

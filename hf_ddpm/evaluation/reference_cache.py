@@ -52,7 +52,7 @@ def reference_summary(
         table: reference images.
         batch_size: images per batch and process; affects the result only by rounding.
         max_features: see `FeatureSummary`.
-        cache_dir: folder of the cache; None = `cache_folder()`. Summaries of modules, whose code may change, are not cached.
+        cache_dir: folder of the cache; None = see above. Summaries of modules, whose code may change, are not cached.
         processes: share the pass; each must call this and gets the same summary. None = a single process.
         reference_statistics: cached file of the same images and extractor; None = look in `cache_dir`.
         progress: whether to show a progress bar on stderr.
@@ -66,7 +66,7 @@ def reference_summary(
     path = None
     if extractor.is_cacheable:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        path = Path(cache_dir or cache_folder()) / f"{digest}.npz"
+        path = Path(cache_dir or Path(constants.HF_HOME, "hf_ddpm", "reference")) / f"{digest}.npz"
     summary = empty_summary(extractor, table.num_images, max_features, table.class_names)
     found = _find(path, reference_statistics, key, summary) if is_first else None
     if processes is not None:
@@ -103,11 +103,6 @@ def summary_key(extractor: Extractor, table: ImageTable, max_features: int) -> d
         "data_fingerprint": table.fingerprint,
         "max_features": max_features,
     }
-
-
-def cache_folder() -> Path:
-    """Default folder of the cache, beside the Hub's files in HF_HOME."""
-    return Path(constants.HF_HOME) / "hf_ddpm" / "reference"
 
 
 def _find(

@@ -56,15 +56,12 @@ class FeatureSummary:
         self._collectors: tuple[Collector, ...] = (self._moments, self._kept, self._agreement, self._score)
 
     def update(self, features: Features, class_labels: ArrayLike | None, positions: ArrayLike) -> None:
-        """Add a batch.
+        """Add a batch; a `ValueError` for wrong labels or positions, or a feature that is not finite.
 
         Args:
             features: of B images.
             class_labels: (B,) integers in [0, C); None = images without labels.
-            positions: (B,) integers in [0, n), index of each image among all.
-
-        Raises:
-            ValueError: wrong labels or positions, a repeated position, or a feature that is not finite.
+            positions: (B,) integers in [0, n), index of each image among all; each only once.
         """
         # Copies, because rows and labels are buffered, and the caller may reuse the memory.
         rows, positions = np.asarray(features.features, dtype=np.float32).copy(), np.asarray(positions)
