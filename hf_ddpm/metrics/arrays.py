@@ -7,16 +7,13 @@ from numpy.typing import ArrayLike
 
 
 def checked_features(features: ArrayLike, name: str, *, dim: int | None = None, at_least: int = 0) -> np.ndarray:
-    """Return the features as an array, or raise an error that says what is wrong with them.
+    """Return the features as (N, D) float32 or float64, without a copy if they are of one of these types.
 
     Args:
         features: (N, D) real numbers, an array or a CPU tensor.
         name: name in error messages.
         dim: required D; None = any above 0.
         at_least: required N.
-
-    Returns:
-        (N, D) float32 or float64, without a copy if the type is one of them.
 
     Raises:
         ValueError: wrong shape or dimension, too few rows, or a value that is not finite.

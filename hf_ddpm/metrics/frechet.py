@@ -75,16 +75,14 @@ class RunningStatistics:
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool = True) -> float:
     """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
 
-    The trace of (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2), which
-    are those of S1 S2. The value is not clipped: for equal statistics, rounding may make it slightly negative. It is biased
-    upwards for few images, so compare only values with the same number of images.
+    It is in squared units of the features. The trace of (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of
+    the symmetric S1^(1/2) S2 S1^(1/2), which are those of S1 S2. The value is not clipped: for equal statistics, rounding
+    may make it slightly negative. It is biased upwards for few images, so compare only values with the same number of
+    images.
 
     Args:
         a, b: moments of the two sets.
         warn: log a warning if there are no more images than dimensions, so that a covariance is singular.
-
-    Returns:
-        The distance, in squared units of the features.
 
     Raises:
         ValueError: the dimensions differ, or a value is not finite.
@@ -95,7 +93,8 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
             raise ValueError(f"mean and covariance have the shapes {shapes}: give (D,) and (D, D)")
         if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.covariance).all()):
             raise ValueError("the statistics contain values that are not finite: compute them again")
-    if len(b.mean) != (dim := len(a.mean)):
+    dim = len(a.mean)
+    if len(b.mean) != dim:
         raise ValueError(f"the statistics have {dim} and {len(b.mean)} dimensions: give those of one extractor")
     if warn and min(a.num_images, b.num_images) <= dim:
         logger.warning(
