@@ -1,8 +1,7 @@
 """Checkpoint directories: complete or absent, never half-written, and never a pickle.
 
-A checkpoint is written under a temporary name, with `manifest.json` (size and sha256 of every other file) last. All of it is
-flushed to the disk, then one rename publishes it. Old checkpoints are removed only after that, and are renamed before their
-files go. So a directory with the name of a checkpoint is whole unless the disk damaged it.
+A checkpoint is written under a temporary name, with `manifest.json` last, and flushed to the disk; then one rename publishes
+it. Old checkpoints are removed after that, renamed first. So whatever has the name of a checkpoint is whole.
 """
 
 from __future__ import annotations
@@ -151,8 +150,7 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
     if resume == "auto":
         return _newest_whole_checkpoint(folder, required)
     if resume == "latest":
-        newest = folder.last_checkpoint()
-        if newest is None:
+        if (newest := folder.last_checkpoint()) is None:
             raise ValueError(f"--resume is 'latest': {path} has no checkpoint, start with --resume auto or none")
         return _checked(newest, resume, required)
     if not Path(resume).is_dir():

@@ -99,11 +99,8 @@ class Run(Generic[ConfigType]):
         """What a checkpoint records of its run, as JSON values; a run that resumes it is compared with that."""
         surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
         names = ("packages", "processor", "device", "num_processes", "num_threads")
-        return {
-            **asdict(self.config),
-            "data_fingerprint": self.images.fingerprint,
-            "environment": {name: surroundings[name] for name in names},
-        }
+        environment = {name: surroundings[name] for name in names}
+        return {**asdict(self.config), "data_fingerprint": self.images.fingerprint, "environment": environment}
 
 
 RunType = TypeVar("RunType", bound=Run)

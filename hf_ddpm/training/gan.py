@@ -66,8 +66,7 @@ class GANState(GeneratorState[DCGANPipeline]):
     """Sums of `MEANS` since the last logged step."""
 
     def take_window(self) -> dict[str, float]:
-        steps = self.window_steps
-        means = {name: total / steps for name, total in self.window.items()}
+        means = {name: total / self.window_steps for name, total in self.window.items()}
         self.window = dict.fromkeys(MEANS, 0.0)
         return {"d_loss": super().take_window()["loss"], **means}
 
@@ -89,14 +88,10 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
     run = Run(config, accelerator, images, None)
     id2label = None if images.class_names is None else dict(enumerate(images.class_names))
+    num_classes = None if id2label is None else len(id2label)
+    shape = {"sample_size": image_size, "channels": images.channels, "num_classes": num_classes}
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
-
-    def build_network() -> DCGAN:
-        num_classes = None if id2label is None else len(id2label)
-        network = DCGAN(sample_size=image_size, channels=images.channels, num_classes=num_classes, **asdict(config.model))
-        return network.to(accelerator.device)
-
-    network, averaged = build_network(), build_network()
+    network, averaged = (DCGAN(**shape, **asdict(config.model)).to(accelerator.device) for _ in range(2))
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
     state = GANState(

@@ -71,7 +71,13 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
     has_labels = sources[0].class_names is not None
     require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
     train_images, test_images = decode_sources(data, sources, image_size=image_size, channels=data.channels)
-    network = _fresh_network(config, train_images).to(accelerator.device)
+    assert train_images.class_names is not None
+    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    size = {"widths": config.model.widths, "depths": config.model.depths, "channels": train_images.channels}
+    try:
+        network = build_network(**size, class_names=train_images.class_names).to(accelerator.device)
+    except ValueError as error:
+        raise ValueError(f"--model: {error}") from None
     run = Run(config, accelerator, train_images, test_images)
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
@@ -156,17 +162,6 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
     columns = (torch.arange(width) - shift[:, 1:]).clamp(0, width - 1)  # (B, W)
     image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _fresh_network(config: JudgeConfig, images: ImageTable) -> ResNetForImageClassification:
-    """A network for these images, with the weights of the run's seed."""
-    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
-    assert images.class_names is not None
-    size = {"widths": config.model.widths, "depths": config.model.depths}
-    try:
-        return build_network(**size, channels=images.channels, class_names=images.class_names)
-    except ValueError as error:
-        raise ValueError(f"--model: {error}") from None
 
 
 def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:

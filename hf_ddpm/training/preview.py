@@ -29,8 +29,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
     processes share the work and have to call this; `folder.sample_grid(step)` and `folder.grid_settings` are written.
     `seed` is that of the first image; the others have the seeds that follow.
     """
-    processes = PartialState()
-    id2label = pipeline.id2label
+    processes, id2label = PartialState(), pipeline.id2label
     labels: Sequence[int | None] = list(id2label)[:MAX_CLASSES] if id2label else [None] * COLUMNS
     names = list(id2label.values())[:MAX_CLASSES] if id2label else None
     scheduler = steps = None

@@ -21,8 +21,7 @@ class RunLog:
 
     def __init__(self, accelerator: Accelerator, folder: RunFolder, *, total_steps: int, start_step: int) -> None:
         """Open the log after `start_step` of `total_steps` optimizer steps, and drop its lines of later steps."""
-        self._accelerator = accelerator
-        self._active = accelerator.is_main_process
+        self._accelerator, self._active = accelerator, accelerator.is_main_process
         self._file = folder.metrics
         if self._active:
             self._forget_steps_after(start_step)
