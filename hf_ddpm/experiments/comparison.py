@@ -1,7 +1,4 @@
-"""Report a finished sweep: `write_report(config, rows, command=...)` writes tables and figures.
-
-For recipes it also writes a page that compares them, its pictures, and `comparison.json` with all facts on the page.
-"""
+"""Report a finished sweep as tables and figures; for recipes, also as a comparison page with pictures and all its facts."""
 
 from __future__ import annotations
 
@@ -38,15 +35,8 @@ SMOOTHED_POINTS = 20
 def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str) -> list[Path]:
     """Write `sweep.csv`, `sweep.md`, the figures and, for recipes, a comparison into the folder of a finished sweep.
 
-    Args:
-        rows: what `sweep` returned.
-        command: the command that started it.
-
-    Returns:
-        Paths of all files written, except the pictures in the folder of the comparison.
-
-    Raises:
-        ValueError: a run folder is damaged.
+    `rows` are what `sweep` returned, `command` started it. Returns the paths of all files written, except the pictures of
+    the comparison; a ValueError names a damaged run folder.
     """
     folder = Path(config.output_dir)
     paths = [folder / "sweep.csv", folder / "sweep.md"]

@@ -1,7 +1,4 @@
-"""Train recipes for equal times: `with_equal_time(config, trainings)` sets the number of steps that fit into the minutes.
-
-The steps of each recipe are timed once, before any training; the sweep's folder keeps the result for a continued sweep.
-"""
+"""Train recipes for equal times; their steps are timed once, before any training, and kept in the folder of the sweep."""
 
 from __future__ import annotations
 
@@ -35,13 +32,10 @@ def train_recipe(options: TrainConfig | GANConfig) -> None:
 
 
 def with_equal_time(config: SweepConfig, trainings: Trainings) -> Trainings:
-    """Replace the length of each training by the steps that fit into `config.train_minutes`; every process has to call it.
+    """Replace the length of each training by the steps that fit into `config.train_minutes` (None = unchanged trainings).
 
-    Without `train_minutes` the trainings are returned unchanged.
-
-    Raises:
-        ValueError: a recipe has learning-rate milestones, or the steps in the folder are damaged or of other minutes.
-        Stopped: see `hf_ddpm.training.loop.train`; finished timings are kept.
+    Every process has to call it. A ValueError names a recipe with learning-rate milestones, or steps in the folder that are
+    damaged or of other minutes; after `Stopped` (see `hf_ddpm.training.loop.train`) finished timings are kept.
     """
     path = Path(config.output_dir) / STEPS
     known = _read(config, path)

@@ -48,11 +48,7 @@ def comparison_page(facts: ComparisonFacts) -> str:
 
 
 def render(template: str, names: Mapping[str, Any]) -> str:
-    """Fill in a template: Markdown with Jinja expressions of these names, see `read_comparisons` for a handwritten page.
-
-    Raises:
-        ValueError: an expression has an error, or names something unknown or ambiguous.
-    """
+    """Fill Jinja expressions of these names into Markdown; a ValueError names one that is wrong, unknown or ambiguous."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     try:
         return environment.from_string(template).render(names)

@@ -1,8 +1,4 @@
-"""Measure a model at every point of a grid: `rows = sweep(config)`.
-
-A point is measured as `evaluate` does; all points share extractor, real images, floor and ceiling. The results of a finished
-point are kept as a JSON file, so that an interrupted sweep continues with the next one.
-"""
+"""Measure a model at every point of a grid, as `evaluate` does; finished points are kept as JSON, to continue a sweep."""
 
 from __future__ import annotations
 
@@ -45,18 +41,11 @@ FREE = ("output_dir", "num_threads", "sampling.batch_size")
 
 
 def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[SweepRow]:
-    """Measure every point of the grid that is not finished; every process has to call it.
+    """Measure every unfinished point of the grid, and return a row for each point, in the order of the grid.
 
-    Args:
-        config: options of the sweep; the checkpoints that `all` stands for are filled in.
-        trainings: options of the trainings; None = `config.trainings()`.
-
-    Returns:
-        A row for each point, in the order of the grid.
-
-    Raises:
-        ValueError: an option is wrong, or does not fit the models, the data or the content of the folder.
-        Stopped: SIGINT or SIGTERM.
+    Every process has to call it. It fills in the checkpoints that `all` stands for; `trainings` None = `config.trainings()`.
+    A ValueError names an option that is wrong, or does not fit the models, the data or the content of the folder; SIGINT and
+    SIGTERM raise `Stopped`.
     """
     trainings = config.trainings() if trainings is None else trainings
     _check_schedulers(config)
@@ -99,10 +88,7 @@ def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
 
 
 def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
-    """Number of function evaluations (NFE): images that the network processes per sample, counted while generating one.
-
-    A guided step counts two, a GAN one.
-    """
+    """Count the images that the network processes for one sample (NFE): two for a guided step, one for a GAN."""
     if isinstance(pipeline, DCGANPipeline):
         return 1
     counts: list[int] = []

@@ -15,16 +15,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str) -> dict[str, Figure]:
-    """Plot the figures for the options that vary.
+    """Plot Figures for the options that vary, by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
 
-    Args:
-        rows: see `hf_ddpm.experiments.tables.SweepRow.columns`.
-        distance: name of the Frechet distance.
-        varying: options that have several values.
-        title: above each figure.
-
-    Returns:
-        matplotlib Figures by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
+    `rows` come from `SweepRow.columns`, `distance` names the Frechet distance, `varying` the options with several values.
     """
     samples = [row for row in rows if row["checkpoint"] != "noise"]
     floor = _floor_levels(rows, distance)

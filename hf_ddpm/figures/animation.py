@@ -21,15 +21,11 @@ def save_gif(
     """Write an animation that repeats forever, the same bytes every time.
 
     Args:
-        frames: pictures of one size.
-        captions: text below each of them, different from that of the next.
-        path: file, whose name ends with .gif.
+        frames: pictures of one size, at least one; otherwise a ValueError is raised.
+        captions: text below each picture, different from that of the next.
         milliseconds: duration of a frame, which GIF rounds to hundredths of a second.
         hold: duration of the last frame, in durations of the others.
         num_colors: grays of gray pictures, or colors common to all frames, 2 to 256; None = 16 grays or 64 colors.
-
-    Raises:
-        ValueError: the pictures have several sizes, or there are none.
     """
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:

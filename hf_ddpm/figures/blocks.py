@@ -1,7 +1,6 @@
-"""Blocks of named images as one figure: `save_figure(plot_blocks([ImageBlock(images=..., column_names=...)]), stem)`.
+"""Blocks of named images as one figure, in which each pixel of an image is a square of the same size.
 
-The layout is in pixels of the PNG, so that each pixel of an image is a square of the same size; in the PDF the images keep
-their own pixels. Names are matplotlib text, with formulas between dollars; `plain` escapes names without formulas.
+The layout is in pixels of the PNG; in the PDF the images keep their own. Names are matplotlib text, see `plain`.
 """
 
 from __future__ import annotations
@@ -54,12 +53,9 @@ class ImageBlock:
 
 
 def plot_blocks(blocks: Sequence[ImageBlock], *, columns: int = 1, tile: int = MIN_TILE, title: str | None = None) -> Figure:
-    """Plot blocks row by row.
+    """Plot at least one block, row by row, `columns` side by side; all images have one size.
 
-    Args:
-        blocks: at least one; all images of one size.
-        columns: blocks side by side.
-        tile: least shorter side of an image in pixels; smaller images are enlarged by a whole factor.
+    Images whose shorter side has fewer than `tile` pixels are enlarged by a whole factor.
     """
     from matplotlib.figure import Figure
 

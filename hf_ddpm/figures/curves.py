@@ -1,8 +1,4 @@
-"""Curves of metrics over an option, from plain rows: `save_figure(plot_curves(rows, x="guidance_scale", ...), stem)`.
-
-A row is a dict with the option, each metric by its name and its standard error as `<name>_stderr`. Lines differ in
-marker, dash and color, so that they can be distinguished without the color.
-"""
+"""Curves of metrics over an option, from rows with the option, the metrics and their standard errors `<name>_stderr`."""
 
 from __future__ import annotations
 
@@ -53,17 +49,13 @@ def plot_curves(
     log_x: bool = False,
     title: str | None = None,
 ) -> Figure:
-    """Plot a panel for each metric.
+    """Plot a panel for each metric; a ValueError says that no row has a value of x, or that there are no metrics.
 
     Args:
         rows: those without a value of x, or without a finite value of a metric, are left out.
         x: name of the option along the horizontal axis.
-        metrics: names of the panels.
         series: options; each combination of their values is a line.
         levels: horizontal lines by the name of the metric; None = none.
-
-    Raises:
-        ValueError: no row has a value of x, or there are no metrics.
     """
     from matplotlib.lines import Line2D
 

@@ -22,12 +22,10 @@ def image_grid(
 
     Args:
         images: (N, H, W, C) uint8, C = 1 (grayscale) or 3 (RGB).
-        columns: images in a row.
         row_names: one name for each row, written on its left; None = no names.
         scale: whole factor by which images are enlarged; None = the smallest that makes them 32 pixels wide and high.
 
-    Raises:
-        ValueError: the shape or type of the images is wrong, or the number of names.
+    A ValueError refuses images of another shape or type, or another number of names.
     """
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images have the shape {images.shape}: give (N, H, W, 1) or (N, H, W, 3)")
@@ -59,8 +57,7 @@ def image_grid(
 def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
     """Positions of the images that fit into a picture, of `total` images row by row, and their number per row.
 
-    Args:
-        row_length: images per row, of which the first 16 are shown; None = a square of at most 256 images.
+    The first 16 of each `row_length` images are shown; None = a square of at most 256 images.
     """
     columns = min(MAX_COLUMNS, row_length or math.ceil(math.sqrt(total)))
     row_length, max_rows = row_length or columns, total if row_length else columns

@@ -57,12 +57,8 @@ def plot_losses(config: LossesConfig) -> list[Path]:
 def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl` that have a training loss, in the folder of a run of any program, finished or not.
 
-    Returns:
-        One row per step, in the order of the steps: `step`, `loss` (or `d_loss` and `g_loss`), each the mean since the row
-        before, and the other logged values.
-
-    Raises:
-        ValueError: the file does not exist, or a line other than the last is damaged.
+    There is one row per step, in order: `step`, `loss` (or `d_loss` and `g_loss`), each the mean since the row before, and
+    the other logged values. A ValueError says that the file is missing, or that a line other than the last is damaged.
     """
     path = RunFolder(run_dir).metrics
     if not path.is_file():
@@ -83,14 +79,10 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def plot_loss_curves(runs: Runs, *, smoothing: int | None = None, log_y: bool = False, title: str | None = None) -> Figure:
-    """Plot a panel for each kind of training loss, with a line for each run, over the training step.
+    """Plot a panel for each kind of training loss, with a line for each run (rows of `read_losses` by name), over the step.
 
-    Args:
-        runs: rows of `read_losses` by the name of the run.
-        smoothing: window of the `moving_mean` that is drawn over the faint values themselves; None = only the values.
-
-    Raises:
-        ValueError: no run has a training loss, `smoothing` is less than 1, or a loss has no logarithm.
+    `smoothing` is the window of the `moving_mean` drawn over the faint values (None = only the values). A ValueError says
+    that no run has a training loss, that `smoothing` is less than 1, or that a loss has no logarithm.
     """
     from matplotlib.lines import Line2D
 
@@ -113,8 +105,7 @@ def plot_loss_curves(runs: Runs, *, smoothing: int | None = None, log_y: bool = 
 
 
 def moving_mean(values: Sequence[float], count: int) -> list[float]:
-    """The mean of `count` values around each, of one more if `count` is even; the window shrinks near the ends on both sides
-    and does not shift a slope."""
+    """The mean of `count` values around each (one more if even); near the ends the window shrinks on both sides alike."""
     last = len(values) - 1
     reach = [min(count // 2, here, last - here) for here in range(len(values))]
     return [statistics.fmean(values[here - side : here + side + 1]) for here, side in enumerate(reach)]

@@ -1,7 +1,6 @@
-"""Options shared by several figures. Those of a single figure are in the file that plots it, see `FIGURES` in registry.py.
+"""Options shared by several figures; those of a single figure are in the file that plots it.
 
-A timestep t of a figure counts noising steps, as in Ho et al. 2020: x_0 is the image, x_T is noise. In the code these are
-`noising_steps`; the network's own timestep, which begins at 0, is one less.
+A timestep t of a figure counts noising steps, as in Ho et al. 2020: x_0 is the image, x_T is noise; see process.py.
 """
 
 from __future__ import annotations

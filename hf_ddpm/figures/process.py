@@ -60,12 +60,9 @@ def forward_states(
 
     Args:
         clean_images: (B, C, H, W) float32 in [-1, 1].
-        noising_steps: K of them, each in [0, T].
+        noising_steps: K of them, each in [0, T]; a ValueError names another.
         alphas_cumprod: (T,) float32, of the whole schedule.
         seeds: B seeds of the noise, which is the same for all noising steps of an image.
-
-    Raises:
-        ValueError: a noising step is out of range.
     """
     for t in noising_steps:
         require(0 <= t <= len(alphas_cumprod), "`timesteps`", t, f"give 0 to {len(alphas_cumprod)}")
@@ -76,7 +73,7 @@ def forward_states(
 def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -> list[int]:
     """Noising steps left at the beginning of each call of the network, falling, and 0 at the end.
 
-    A noising step is repeated where the scheduler calls the network twice; fractional ones of some schedulers are rounded.
+    One is repeated where the scheduler calls the network twice; fractional ones of some schedulers are rounded.
     """
     pipeline.check_inputs(0 if pipeline.is_conditional else None, num_inference_steps=num_inference_steps)
     pipeline.prepare_timesteps(num_inference_steps)
@@ -96,12 +93,10 @@ def reverse_states(
     """Generate the samples of `generate`, and keep their states at some noising steps.
 
     Args:
-        class_labels, seed, num_inference_steps, guidance_scale: see `generate`.
         noising_steps: those left, in any order, each one of `reverse_noising_steps`; None = chosen by `count`.
         count: number of states to keep, evenly spread over the calls of the network and including both ends; at most all.
 
-    Raises:
-        ValueError: an option cannot work with this pipeline, or the sampling does not pass through a noising step.
+    A ValueError names an option that cannot work with this pipeline, or a noising step that the sampling skips.
     """
     visited = reverse_noising_steps(pipeline, num_inference_steps)
     # Of two calls at one noising step the second starts from the result of the first.
@@ -136,8 +131,7 @@ def step_back(
         noising_step: t in [1, T].
         seeds: B seeds of the noise.
 
-    Raises:
-        ValueError: the noising step is out of range, the schedule has no posterior, or the variance type is unknown.
+    A ValueError says that the step is out of range, the schedule has no posterior, or the variance type is unknown.
     """
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.to("cpu", torch.float32)
     total = len(alphas_cumprod)

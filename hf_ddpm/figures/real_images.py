@@ -43,11 +43,7 @@ class RealImages:
 
 
 def data_of_model(data: Data, model: str) -> Data:
-    """Complete data options without a source by those that the model was trained with; given options win.
-
-    Raises:
-        ValueError: no source is given, and the model belongs to no run.
-    """
+    """Complete data options without a source by those of the model's run; given ones win (ValueError: no run)."""
     if data.source is not None:
         return data
     trained = options_of_run(model)
@@ -64,16 +60,13 @@ def read_images(
     max_classes: int | None = None,
     shape: tuple[int, int, int] | None = None,
 ) -> RealImages:
-    """Read the first images of each class.
+    """Read the first images of each class; a ValueError names a wrong option, unreadable data or too few images.
 
     Args:
         count: number of images, cycling through the classes; without classes the first ones. None = see `per_class`.
         per_class: images of each class, class after class; without classes its square. None = see `count`.
         max_classes: number of classes, the first ones; None = all.
         shape: (C, H, W) of the images, see `decode_image`; None = that of the options, else of the first image.
-
-    Raises:
-        ValueError: an option is wrong, the data cannot be read, or it has too few images.
     """
     channels, size, _ = shape or (None, None, None)
     if isinstance(data, FigureDataConfig) and shape is None:

@@ -1,7 +1,4 @@
-"""Every figure by its name, and by one call: `plot_figure(LossesConfig(runs=["runs/digits"], output="figures/losses"))`.
-
-Figures are written as PNG and as PDF, animations as GIF, the same bytes every time.
-"""
+"""Every figure by its name: written as PNG and as PDF, animations as GIF, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -35,12 +32,7 @@ FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
 
 
 def plot_figure(config: FigureConfig) -> list[Path]:
-    """Plot a figure, whose options are an instance of one of the classes in `FIGURES`; return the paths of its files.
-
-    Raises:
-        ValueError: an option cannot work; the message names it.
-        OSError: a file cannot be written.
-    """
+    """Plot the figure of these options, and return the paths of its files; a ValueError names an option that cannot work."""
     return dict(FIGURES.values())[type(config)](config)
 
 

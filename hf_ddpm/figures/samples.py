@@ -19,11 +19,7 @@ DEFAULT_STEPS = 50
 
 
 def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
-    """Load the pipeline of a diffusion model, see `load_pipeline`.
-
-    Raises:
-        ValueError: it is a GAN, its scheduler has no betas, or it cannot be loaded.
-    """
+    """Load a diffusion pipeline, see `load_pipeline`; a ValueError also refuses a GAN and a scheduler without betas."""
     pipeline = load_pipeline(model, scheduler=scheduler, device=device)
     if isinstance(pipeline, DCGANPipeline):
         raise ValueError(f"`model` is {model!r}: it is a GAN, which has no steps and no guidance, give a diffusion model")
@@ -35,8 +31,7 @@ def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device:
 def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int) -> list[int | None]:
     """The class id of each image of a grid, one row per class (None = the first 10); None = unconditional, in a square.
 
-    Raises:
-        ValueError: a class does not exist, or the model is unconditional.
+    A ValueError names a class that does not exist, or says that the model is unconditional.
     """
     if class_labels is not None:
         return resolve_labels(pipeline, class_labels, per_class, None)

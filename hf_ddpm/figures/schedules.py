@@ -94,11 +94,7 @@ def plot_schedules(config: SchedulesConfig) -> list[Path]:
 
 
 def plot_schedule_curves(schedules: Mapping[str, Tensor], *, title: str | None = None) -> Figure:
-    """Plot beta, alpha-bar and log-SNR over the timestep, or over t / T if the schedules differ in T.
-
-    Args:
-        schedules: alphas_cumprod, (T,) float, by the name of the line.
-    """
+    """Plot beta, alpha-bar and log-SNR of alphas_cumprod, (T,) float by name, over t, or over t / T if they differ in T."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * PANEL_WIDTH, PANEL_HEIGHT + 0.3), layout="constrained")

@@ -61,12 +61,7 @@ def add_title(figure: Figure, title: str | None) -> None:
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3, most: int = MAX_LEGEND) -> None:
-    """Add one legend below all panels, of lines by their names.
-
-    Args:
-        columns: most names side by side.
-        most: most lines named; the number of the others is added.
-    """
+    """Add one legend below all panels: at most `columns` names side by side, `most` in all, and the number of the others."""
     from matplotlib.lines import Line2D
 
     shown = dict(itertools.islice(lines.items(), most))

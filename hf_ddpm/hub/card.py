@@ -1,7 +1,4 @@
-"""Model cards: `write_card(pipeline_dir, run_dir)` renders the README.md of a saved pipeline from its run folder.
-
-Sections about which nothing is known are left out; every number stands beside the file or command it comes from.
-"""
+"""Model cards from run folders: sections without facts are left out, and every number has its file or command beside it."""
 
 from __future__ import annotations
 
@@ -31,13 +28,9 @@ TASK = "unconditional-image-generation"
 def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> None:
     """Write the card, its picture and its evaluation results into a saved pipeline.
 
-    Args:
-        pipeline_dir: folder of the pipeline.
-        run_dir: folder of the run that trained it; None = unknown, the card describes the pipeline alone.
-        repo_id: OWNER/NAME on the Hub, for the snippets; None = not published yet.
-
-    Raises:
-        ValueError: the folder is not a saved pipeline, or a file of the run is damaged.
+    `run_dir` is the folder of its training run (None = unknown, the card describes the pipeline alone), `repo_id` its
+    OWNER/NAME on the Hub (None = not published yet). A ValueError names a folder that is no saved pipeline, or a damaged
+    file of the run.
     """
     for name, content in card_files(pipeline_dir, run_dir, repo_id).items():
         path = pipeline_dir / name
@@ -46,10 +39,9 @@ def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
 
 
 def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> dict[str, bytes]:
-    """Return what `write_card` writes: README.md, samples.png and .eval_results/*.yaml, by path in the repository.
+    """Return what `write_card` writes, by path in the repository: README.md, samples.png and .eval_results/*.yaml.
 
-    Raises:
-        ValueError: see `write_card`; or the pipeline is a GAN, for which the card's text about diffusion would be wrong.
+    A ValueError also refuses a GAN, for which the card's text about diffusion would be wrong.
     """
     pipeline = read_pipeline(Path(pipeline_dir))
     if pipeline.class_name == "DCGANPipeline":
@@ -65,10 +57,10 @@ def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
 
 
 def files_to_publish(pipeline_dir: Path, repo_id: str) -> dict[str, bytes]:
-    """Return the card's files for a repository, by path in it.
+    """Return the card's files by path in the repository, rendered again from the run folder around the pipeline.
 
-    A README.md without `MARKER` was written or edited by hand and stays as it is: the dict is empty. Otherwise the card is
-    rendered again from the run folder around the pipeline; if that is gone, only the model's name is filled in.
+    If that is gone, only the model's name is filled in. A README.md without `MARKER` was written or edited by hand and stays
+    as it is: the dict is empty.
     """
     readme = pipeline_dir / "README.md"
     run_dir = find_run(pipeline_dir)

@@ -226,8 +226,7 @@ def read_run(run: RunFolder) -> RunFacts:
 def source_kind(source: str, run_dir: Path) -> SourceKind:
     """Where the images of `--data.source` came from: `digits` (embedded), `hub` (a data set id on the Hub) or `local`.
 
-    A relative source is looked up in the working folder and in every folder above the run, because a run is often published
-    from another place than it was trained in.
+    A relative path may begin in the working folder or any folder above the run, which may be published from another place.
     """
     if source == "digits":
         return "digits"

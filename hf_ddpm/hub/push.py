@@ -1,7 +1,7 @@
-"""Push a saved pipeline with its model card to the Hub: `push_folder("runs/digits/pipeline", "me/digits")`.
+"""Push a saved pipeline with its model card to the Hub, as one commit or none.
 
-One commit or none is made; a push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the
-command to try again. Tokens are read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
+A push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the command to try again. Tokens are
+read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
 """
 
 from __future__ import annotations
@@ -68,22 +68,17 @@ def push_folder(
     api: HfApi | None = None,
     patience: Patience | None = None,
 ) -> str:
-    """Create the repository if needed, and upload pipeline and card in one commit.
+    """Create the repository if needed, upload pipeline and card in one commit, and return the URL of the repository.
 
     Args:
-        folder: a saved pipeline; for the `pipeline/` of a run, the card is rendered again from that run.
+        folder: a saved pipeline with safetensors; for the `pipeline/` of a run, the card is rendered again from that run.
         repo_id: OWNER/NAME, or NAME for the account that is logged in.
         private: whether a new repository is private; None = the account's default.
         commit_message: None = "Upload" and the class of the pipeline.
         api: client with endpoint and token; None = as the environment says.
         patience: None = the defaults of `Patience`.
 
-    Returns:
-        URL of the repository.
-
-    Raises:
-        ValueError: the folder is not a saved pipeline with safetensors, or the name is invalid.
-        HubError: a ValueError, too; the Hub refused or could not be reached.
+    A ValueError names a wrong folder or name, its subclass HubError a Hub that refused or could not be reached.
     """
     folder, api, patience = Path(folder), api or HfApi(), patience or Patience()
     try:
@@ -125,10 +120,9 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
-    """Find the files at the top of a saved pipeline and in the folders of its components, by path in the repository.
+    """Find the files of a saved pipeline and its components, by path in the repository.
 
-    Raises:
-        ValueError: the folder is not a saved pipeline, has only pickled weights, or lacks the network's code.
+    A ValueError refuses a folder that is no saved pipeline, has only pickled weights, or lacks the network's code.
     """
     pipeline = read_pipeline(folder)
     components, code = pipeline.components, pipeline.network_code
