@@ -59,15 +59,10 @@ def simple_loss(
 ) -> Estimate:
     """Unweighted loss on held-out images, with the same noise and (stratified) timesteps every time.
 
-    Args:
-        pipeline: with the averaged weights.
-        images: the held-out split; a conditional model gets its labels.
-        num_images, seed: number of images, and seed of noise and timesteps, which depend on both.
-        loss: name in `hf_ddpm.diffusion.objective.LOSSES`.
-        spread: use images evenly spread over the table, which may be sorted, instead of the first ones.
-
-    Raises:
-        ValueError: the images do not match the model, or are too few.
+    Noise and timesteps depend on the seed and the number of images. The pipeline has the averaged weights; a conditional
+    one gets the labels. `loss` is a name in `hf_ddpm.diffusion.objective.LOSSES`. With `spread`, the images are evenly
+    spread over the table, which may be sorted, instead of the first ones. A `ValueError` if they are too few or do not
+    match the model.
     """
     _check(pipeline, images, num_images, seed)
     unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
@@ -110,16 +105,13 @@ def bits_per_dim(
     depend on the batch size or the number of processes, except for rounding in the network.
 
     Args:
-        pipeline, images: see `simple_loss`; the scheduler is that of the training.
+        pipeline, images: see `simple_loss`; the scheduler is that of the training, and must have a bound.
         num_images: n; the images are those at floor(i N / n).
         timesteps_per_image: network calls per image besides that of timestep 0, for an unbiased estimate whose standard
             error includes them; None = all T - 1.
         seed: of noise and timesteps.
         batch_size: images at a time.
         processes: the group that shares the images and must call this together; None = this process alone.
-
-    Raises:
-        ValueError: the images do not match the model or are too few, or the schedule has no bound.
     """
     _check(pipeline, images, num_images, seed)
     # Before the work is shared: if one process failed alone, the others would wait for it.

@@ -1,7 +1,6 @@
 """Turn images into features: `build_extractor("inception")(images).features`.
 
-An extractor is the Inception network of FID, a DINOv2, a classifier trained on the data itself (a judge), or any module.
-All compute in float32 without TF32, so that the results agree on every device.
+All extractors compute in float32 without TF32, so that the results agree on every device.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ class Extractor:
     class_names: list[str] | None = None
     """Names of the predicted classes; None = they have no names, or there are none."""
     device: torch.device
-    """Device of the network."""
     is_cacheable: bool = True
     """Whether digest and preprocessing identify the features; not so if the code is the user's."""
     network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -83,7 +81,7 @@ def build_extractor(
     device: str | torch.device | None = None,
     min_judge_accuracy: float | None = 0.98,
 ) -> Extractor:
-    """Build an extractor.
+    """Build an extractor; a `ValueError` for unknown features, weights that do not fit, or a judge that is too weak.
 
     Args:
         features: `inception`; `dinov2` (`DINOV2` on the Hub) or `dinov2:` with another id or a folder; `judge:` with the
@@ -92,9 +90,6 @@ def build_extractor(
         inception_weights: see `load_inception`; only for `inception`.
         device: None = cuda if available, else the CPU.
         min_judge_accuracy: a judge with a lower accuracy on its test images is refused; None = accept any.
-
-    Raises:
-        ValueError: unknown features, weights that are missing or do not fit, or a judge that is too weak.
     """
     device = find_device(device)
     is_used = inception_weights is None or (isinstance(features, str) and features == "inception")

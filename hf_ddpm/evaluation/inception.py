@@ -1,8 +1,5 @@
 """The Inception network of 2015-12-05, whose pool3 features give the Frechet distance called FID.
 
-inception = load_inception()                           # the published weights, downloaded on first use
-features, logits = inception(images)                   # (B, 2048), (B, 1008)
-
 Only the published weights are named `inception`. No code from a file is run: pickles are read with weights_only=True.
 """
 
@@ -50,12 +47,11 @@ class Inception:
 def load_inception(weights: str | Path | None = None) -> Inception:
     """Build the network with the published weights or those of a file.
 
+    A `ValueError` if the file is missing or does not fit, the download fails, or torch-fidelity is not installed.
+
     Args:
         weights: a .safetensors with the names of torch-fidelity's network, or a .pth; None = the published file, downloaded
             on first use and cached. The published file is also cached if given.
-
-    Raises:
-        ValueError: the file is missing or does not fit, the download fails, or torch-fidelity is not installed.
     """
     state, digest = _published_weights() if weights is None else _read_weights(Path(weights))
     network = _build_network(state, ["2048", "logits_unbiased"], weights)

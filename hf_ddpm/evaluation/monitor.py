@@ -19,11 +19,9 @@ class Monitor:
     """Scores a pipeline against the train split, always with the same seeds; wrong options are refused at construction."""
 
     def __init__(self, config: MonitorConfig, data: DataConfig, num_threads: int | None = None):
-        """
-        Args:
-            config: options, with `features` set; a `ValueError` for unknown ones, or a judge that is too weak.
-            data: options of the training data.
-            num_threads: CPU threads per process; None = its share of the cores.
+        """Take options with `features` set and those of the training data; a `ValueError` for wrong ones, or a weak judge.
+
+        `num_threads` are CPU threads per process; None = its share of the cores.
         """
         assert config.features is not None, "config.every_steps is given, and features with it"
         self._config, self._features = config, config.features

@@ -44,13 +44,9 @@ class Measurement:
     """Scores the images of one seed after another; every process must call each method."""
 
     config: ProtocolConfig
-    """Evaluation options."""
     references: References
-    """Real images, and the processes that share the work."""
     stop: StopRequest
-    """Set by SIGINT or SIGTERM."""
     progress: bool = True
-    """Whether to show progress bars on stderr."""
 
     @property
     def processes(self) -> PartialState:
@@ -159,14 +155,10 @@ class Measurement:
 
 
 def evaluate(config: EvaluationConfig) -> Results:
-    """Evaluate a saved pipeline and write the results; every process must call it.
+    """Evaluate a saved pipeline and write the results; every process must call it. A signal raises `Stopped`.
 
     The scores of finished seeds are kept beside the output until all are done, so that the same command continues an
-    interrupted evaluation.
-
-    Raises:
-        ValueError: an option is wrong, or does not fit the model or the data.
-        Stopped: on SIGINT or SIGTERM.
+    interrupted evaluation. A `ValueError` names an option that is wrong, or does not fit the model or the data.
     """
     started = time.perf_counter()
     processes = init_distributed(config.num_threads)
@@ -202,13 +194,9 @@ def measure(
     stop: StopRequest,
     noise: bool = False,
 ) -> Results:
-    """Score all seeds but those finished in an earlier run, and assemble the results; every process must call it.
+    """Score all seeds but those in the file `kept`, and assemble the results; every process must call it.
 
-    Args:
-        config, data, pipeline, references: see `assemble`.
-        kept: file with the scores of finished seeds.
-        stop: set by SIGINT or SIGTERM, which raise `Stopped`.
-        noise: score uniform noise instead of samples.
+    A signal, which sets `stop`, raises `Stopped`; with `noise`, uniform noise is scored instead of samples.
     """
     processes = references.processes
     measurement = Measurement(config=config, references=references, stop=stop)

@@ -1,7 +1,5 @@
 """The summary of the reference images: computed in one pass over a table, and cached.
 
-summary = reference_summary(extractor, load_images("digits", "train", image_size=8), batch_size=64)
-
 The cache is the folder `hf_ddpm/reference` of HF_HOME; each file is an .npz without pickle. The key, everything the summary
 depends on, is in the file as JSON; a file with another key is not used.
 """
@@ -54,11 +52,8 @@ def reference_summary(
         max_features: see `FeatureSummary`.
         cache_dir: folder of the cache; None = see above. Summaries of modules, whose code may change, are not cached.
         processes: share the pass; each must call this and gets the same summary. None = a single process.
-        reference_statistics: cached file of the same images and extractor; None = look in `cache_dir`.
+        reference_statistics: cached file of the same images and extractor, or a `ValueError`; None = look in `cache_dir`.
         progress: whether to show a progress bar on stderr.
-
-    Raises:
-        ValueError: `reference_statistics` cannot be used, or an option or image is wrong.
     """
     check_number("batch_size", batch_size, 1, integer=True)
     is_first = processes is None or processes.is_main_process

@@ -1,8 +1,4 @@
-"""The real images that samples are compared with, and the scores of real images and noise instead of samples.
-
-references = open_references(config, data, pipeline, extractor, processes)
-references.score(summary_of_samples), references.floor(1000), references.ceiling(1000)
-"""
+"""The real images that samples are compared with, and the scores of real images and noise instead of samples."""
 
 from __future__ import annotations
 
@@ -40,7 +36,6 @@ class Bound:
     per_class: dict[str, dict[str, float]]
     """By class, then by metric."""
     num_images: int
-    """Images that were scored."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,9 +43,7 @@ class References:
     """Real images, summarized once, and the scores of other images against them."""
 
     extractor: Extractor
-    """Network that computes the features."""
     train: ImageTable
-    """The train split."""
     test: ImageTable | None
     """The held-out split; None = there is none."""
     reference_split: str
@@ -58,9 +51,7 @@ class References:
     summary: FeatureSummary
     """Of the reference split."""
     batch_size: int
-    """Images per batch."""
     processes: PartialState
-    """Processes that share the work."""
     _known: dict[tuple[str, int], Bound] = field(default_factory=dict)
 
     @property
@@ -164,13 +155,9 @@ class References:
     def _score_all(
         self, images_at: Callable[[Tensor], Tensor], num_images: int, labels: Tensor | None, *, are_unseen: bool
     ) -> Bound:
-        """Score n images; each process takes its share.
+        """Score images, each process its share; `images_at` maps (N,) int64 positions to (N, C, H, W) uint8.
 
-        Args:
-            images_at: (N,) int64 positions in [0, n) -> (N, C, H, W) uint8.
-            num_images: n.
-            labels: (n,) int64; None = images without labels.
-            are_unseen: whether they are not training images, so that their distance to training images is meaningful.
+        With `are_unseen`, they are not training images, so that their distance to training images is meaningful.
         """
         mine = torch.arange(num_images)[shard(num_images, self.processes)]
         summary = self.new_summary(num_images, labelled=labels is not None)

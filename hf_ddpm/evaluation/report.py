@@ -29,15 +29,7 @@ def assemble(
     references: References,
     scores: list[SeedScores],
 ) -> Results:
-    """Means and standard errors over the seeds, beside the scores of real images and noise; every process must call it.
-
-    Args:
-        config: options.
-        data: options of the real images.
-        pipeline: the evaluated model with the scheduler to sample with.
-        references: real images.
-        scores: one per seed.
-    """
+    """Means and standard errors over the seeds, beside the scores of real images and noise; every process must call it."""
     count = f"{config.num_images // 1000}k" if config.num_images % 1000 == 0 else str(config.num_images)
     names = {"fid": f"fid{count}_{references.reference_split}"}
     floor, ceiling = references.floor(config.num_images), references.ceiling(config.num_images)
@@ -97,10 +89,7 @@ def markdown_report(results: Results) -> str:
 
 
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
-    """Write a table and a picture beside the results and, if these are in the run of the model, its model card.
-
-    Returns their paths.
-    """
+    """Write table and picture beside the results, and the model card if these are in the model's run; returns the paths."""
     from hf_ddpm.figures.measurements import plot_measurement
     from hf_ddpm.hub.card import write_card
 

@@ -1,11 +1,4 @@
-"""Summary of the features of n images in one pass: moments, a sample of features, and classifier accuracy.
-
-summary = FeatureSummary(dim=extractor.dim, total_images=n, class_names=names, predicted_class_names=extractor.class_names)
-summary.update(extractor(images), class_labels, positions)      # in any order, in any batches
-summary.merge(summary_of_another_process)
-
-The work is done by the collectors of evaluation/collectors.py.
-"""
+"""Summary of the features of n images in one pass: moments, a sample of features, and classifier accuracy."""
 
 from __future__ import annotations
 
@@ -24,14 +17,11 @@ from hf_ddpm.runtime.distributed import gather
 
 @dataclass(kw_only=True, eq=False)
 class FeatureSummary:
-    """Collects features from one pass over n images.
+    """Collects features from one pass over n images; a `ValueError` if the extractor lacks a label's name.
 
     The result depends on the images and their positions, and (up to rounding of 1e-9) not on batches, order or number of
     processes. Memory does not grow with n: D^2 float64 for the moments, times 1 + the number of classes if these are
     tracked; `max_features` times D float32; and a buffer of 4096 times D float32.
-
-    Raises:
-        ValueError: a number is out of range, or the extractor does not know one of the labels' names.
     """
 
     dim: int
@@ -56,12 +46,9 @@ class FeatureSummary:
         self._collectors: tuple[Collector, ...] = (self._moments, self._kept, self._agreement, self._score)
 
     def update(self, features: Features, class_labels: ArrayLike | None, positions: ArrayLike) -> None:
-        """Add a batch; a `ValueError` for wrong labels or positions, or a feature that is not finite.
+        """Add B images; a `ValueError` for wrong labels or positions, or a feature that is not finite.
 
-        Args:
-            features: of B images.
-            class_labels: (B,) integers in [0, C); None = images without labels.
-            positions: (B,) integers in [0, n), index of each image among all; each only once.
+        Labels are (B,) integers in [0, C), None = images without labels; positions (B,) integers in [0, n), each only once.
         """
         # Copies, because rows and labels are buffered, and the caller may reuse the memory.
         rows, positions = np.asarray(features.features, dtype=np.float32).copy(), np.asarray(positions)

@@ -7,16 +7,10 @@ from numpy.typing import ArrayLike
 
 
 def checked_features(features: ArrayLike, name: str, *, dim: int | None = None, at_least: int = 0) -> np.ndarray:
-    """Return the features as (N, D) float32 or float64, without a copy if they are of one of these types.
+    """The features, an array or a CPU tensor, as (N, D) float32 or float64, without a copy if they are of one of these.
 
-    Args:
-        features: (N, D) real numbers, an array or a CPU tensor.
-        name: name in error messages.
-        dim: required D; None = any above 0.
-        at_least: required N.
-
-    Raises:
-        ValueError: wrong shape or dimension, too few rows, or a value that is not finite.
+    `dim` is the required D (None = any above 0), `at_least` the required N. A `ValueError` starts with
+    `name` if these are not met, or a value is not finite.
     """
     array = np.asarray(features)
     if array.dtype not in (np.float32, np.float64):

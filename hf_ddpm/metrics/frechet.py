@@ -18,7 +18,6 @@ class GaussianStatistics:
     """First two moments of a set of features."""
 
     num_images: int
-    """Number of images, one row of features each."""
     mean: np.ndarray
     """(D,) float64."""
     covariance: np.ndarray
@@ -34,7 +33,6 @@ class RunningStatistics:
 
     def __init__(self, dim: int) -> None:
         self.num_images = 0
-        """Number of images so far."""
         self.mean = np.zeros(dim)
         """(D,) float64; zeros before the first image."""
         self.scatter = np.zeros((dim, dim))
@@ -78,14 +76,7 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics, *, warn: bool
     It is in squared units of the features. The trace of (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of
     the symmetric S1^(1/2) S2 S1^(1/2), which are those of S1 S2. The value is not clipped: for equal statistics, rounding
     may make it slightly negative. It is biased upwards for few images, so compare only values with the same number of
-    images.
-
-    Args:
-        a, b: moments of the two sets.
-        warn: log a warning if there are no more images than dimensions, so that a covariance is singular.
-
-    Raises:
-        ValueError: the dimensions differ, or a value is not finite.
+    images. `warn` logs a warning if there are no more images than dimensions, so that a covariance is singular.
     """
     for statistics in (a, b):
         if statistics.covariance.shape != 2 * statistics.mean.shape:

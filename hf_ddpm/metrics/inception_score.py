@@ -27,15 +27,9 @@ class RunningInceptionScore:
         """(num_splits,) sums of p log p, in nats."""
 
     def update(self, probabilities: ArrayLike, positions: ArrayLike, num_images: int) -> None:
-        """Add a batch.
+        """Add (B, K) probabilities, whose rows sum to 1, of images at (B,) positions in [0, num_images).
 
-        Args:
-            probabilities: (B, K) floats whose rows sum to 1.
-            positions: (B,) integers in [0, num_images), index of each image among all.
-            num_images: number of all images, the same in each call.
-
-        Raises:
-            ValueError: not probabilities, another number of classes or images, or positions out of range.
+        `num_images` is the number of all images, the same in each call; a `ValueError` if something does not fit.
         """
         probabilities, positions = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
         self._check_batch(probabilities, positions, num_images)

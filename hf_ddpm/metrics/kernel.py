@@ -23,17 +23,14 @@ def kernel_distance(
 
     Unlike for the Frechet distance, its expectation does not depend on the numbers of images. For equal distributions it is
     as often negative as positive. Memory in addition to the features in float64 is under 200 MiB.
+    A `ValueError` for fewer than 2 images, a subset larger than a side, or several subsets without a size.
 
     Args:
         features: (N, D) of the samples.
         reference_features: (M, D) of the references; M may differ from N.
-        subset_size: images of each side per subset, sampled without replacement; None = all images, once.
+        subset_size: images of each side per subset, 2 or more, sampled without replacement; None = all images, once.
         num_subsets: number of subsets to average over; 1 with all images.
         seed: of the subsets.
-
-    Raises:
-        ValueError: fewer than 2 images, a subset larger than a side or smaller than 2, several subsets without a size,
-            different dimensions, or a value that is not finite.
     """
     samples, references = checked_pair(features, reference_features, at_least=2)
     if num_subsets < 1:

@@ -21,21 +21,14 @@ REFERENCE_BLOCK = 8192
 
 
 def nearest_distances(queries: ArrayLike, references: ArrayLike, chunk: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest reference of each query.
+    """Find the nearest of the (M, D) references for each of the (N, D) queries: features, or pixels as floats.
 
     Candidates come from matrix products in float64; the distance to the nearest one is computed again from the difference,
-    so that a copy has distance 0.
-
-    Args:
-        queries: (N, D) features, or pixels as floats.
-        references: (M, D) in the same units.
-        chunk: queries compared at a time; memory in addition to the inputs is about 8 x 8192 x (2 x chunk + D) bytes.
+    so that a copy has distance 0. `chunk` queries are compared at a time; memory in addition to the inputs is about
+    8 x 8192 x (2 x chunk + D) bytes.
 
     Returns:
         (N,) float32 Euclidean distances, and (N,) int64 rows of the references; any of several equally near ones.
-
-    Raises:
-        ValueError: no references, wrong shapes, a value that is not finite, or a chunk below 1.
     """
     references = checked_features(references, "references", at_least=1)
     queries = checked_features(queries, "queries", dim=references.shape[1])

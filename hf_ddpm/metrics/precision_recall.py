@@ -34,23 +34,16 @@ class ManifoldMetrics:
 def manifold_metrics(
     features: ArrayLike, reference_features: ArrayLike, *, precision_recall_k: int = 3, density_coverage_k: int = 5
 ) -> ManifoldMetrics:
-    """Compute all four from the same distances.
+    """Compute all four from the same distances of (N, D) samples and (M, D) references.
 
     The neighbourhood of a point is the ball around it whose radius is the distance to its k-th nearest other point of its
     own set. Precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2) use the closed ball, density and coverage (Naeem
     et al. 2020, eq. 3 and 4) the open one, as the authors' code does; more than k copies of one reference have an empty
-    open ball. The values depend on the numbers of images: compare only values with equal N and M.
+    open ball. The values depend on the numbers of images: compare only values with equal N and M. Each set needs more than
+    k images.
 
     Most of the time is spent on three matrix products in float64, 2 D (N^2 + N M + M^2) operations. Memory in addition to
     the features in float64 is under 200 MiB for any N and M.
-
-    Args:
-        features: (N, D) of the samples.
-        reference_features: (M, D) of the references; M may differ from N.
-        precision_recall_k, density_coverage_k: k of each pair of metrics.
-
-    Raises:
-        ValueError: k is below 1, a set has at most k images, the dimensions differ, or a value is not finite.
     """
     smallest_k, largest_k = sorted((precision_recall_k, density_coverage_k))
     if smallest_k < 1:

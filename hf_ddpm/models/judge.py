@@ -41,7 +41,6 @@ class JudgeRecord:
     accuracy: float
     """Fraction of the test images that are classified correctly, in [0, 1]."""
     num_test_images: int
-    """Number of images of the held-out split."""
     seed: int
     """Of the training run."""
     sha256: str
@@ -77,18 +76,13 @@ class Judge(torch.nn.Module):
 
     @property
     def dim(self) -> int:
-        """D, the number of features."""
         return self.network.config.hidden_sizes[-1]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> JudgeOutput:
-        """Compute features and logits on the judge's device; those of an image do not depend on the rest of the batch.
+        """Compute features and logits of (B, C, H, W) uint8 images in [0, 255] on the judge's device.
 
-        Args:
-            images: (B, C, H, W) uint8 in [0, 255], with the channels and the size of the training images.
-
-        Raises:
-            ValueError: wrong type, channels or size.
+        Those of an image do not depend on the rest of the batch; a `ValueError` for another type, size or channels.
         """
         record = self.record
         expected = (record.channels, record.image_size, record.image_size)
@@ -115,14 +109,13 @@ def build_network(
 ) -> ResNetForImageClassification:
     """Build the classifier with weights initialized from torch's global generator.
 
+    A `ValueError` if it is not a small classifier; nothing is allocated then.
+
     Args:
         widths: channels per stage; each stage but the first halves the image, and the last width is D.
         depths: blocks of two convolutions per stage.
         channels: 1 (gray) or 3 (RGB).
         class_names: K names, in the order of the logits.
-
-    Raises:
-        ValueError: the network is not a small classifier; nothing is allocated.
     """
     config = _network_config(widths, depths, channels, class_names)
     _size_network(config)
@@ -130,11 +123,7 @@ def build_network(
 
 
 def save_judge(judge: Judge, folder: str | Path) -> None:
-    """Write a judge into a folder, created if needed; `judge.record` gets the sha256 of the weights.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
+    """Write a judge into a folder, created if needed; `judge.record` gets the sha256 of the weights."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Like `save_pretrained`, without its progress bar.
@@ -149,15 +138,9 @@ def save_judge(judge: Judge, folder: str | Path) -> None:
 
 
 def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
-    """Read a judge from JSON and safetensors only, if the weights are those that the record describes.
+    """Read a judge, from its folder or that of its run, from JSON and safetensors only.
 
-    Args:
-        folder: of a judge, or of the run that trained it (with the judge in `judge/`).
-        device: device of the network.
-
-    Raises:
-        ValueError: the folder or its judge is missing, files are damaged or changed, or they describe a network that is not
-            a small classifier (nothing is allocated then).
+    A `ValueError` if files are missing, damaged or not those of the record, or (before allocation) the network is not small.
     """
     root = Path(folder)
     if not root.is_dir():

@@ -1,8 +1,7 @@
 """Base class of the metrics that compare two sets of features of any sizes.
 
-`evaluate` stores predictions and references as the two columns of one table and refuses columns of different lengths. Here
-the shorter side is padded with empty rows, which are removed again, so that `add_batch` and `compute` take both sides with
-different lengths, and `add_batch` one side alone.
+`evaluate` refuses predictions and references of different lengths. Here the shorter side is padded with empty rows, which
+are removed again; `add_batch` may also take one side alone.
 """
 
 from __future__ import annotations
@@ -44,12 +43,7 @@ class TwoSetMetric(evaluate.Metric, ABC):
         """Compute from (N, D) predictions and (M, D) references, float64; `options` are the other keywords of `compute`."""
 
     def add_batch(self, *, predictions: ArrayLike | None = None, references: ArrayLike | None = None) -> None:
-        """Add rows to one side or both; a `ValueError` for a wrong shape, or a value that is not finite.
-
-        Args:
-            predictions: (B, D) floats, an array or a CPU tensor; None = none.
-            references: the same, (B', D).
-        """
+        """Add (B, D) and (B', D) rows, or None to one side; a `ValueError` for a wrong shape, or a value not finite."""
         given = {"predictions": predictions, "references": references}
         rows = {name: [] if side is None else list(checked_features(side, name)) for name, side in given.items()}
         length = max(map(len, rows.values()))
