@@ -137,7 +137,7 @@ def groups(config_class: type) -> Iterator[type]:
 
 
 @pytest.mark.parametrize(
-    "group", {group for program in PROGRAMS for group in groups(program)}, ids=lambda group: group.__name__
+    "group", dict.fromkeys(group for program in PROGRAMS for group in groups(program)), ids=lambda group: group.__name__
 )
 def test_every_group_checks_its_types_and_takes_no_option_away(group):
     required = {option.name: object() for option in fields(group) if option.default is option.default_factory is MISSING}
