@@ -56,8 +56,7 @@ class Results:
     notes: list[str] = field(default_factory=list)
     """What a reader must know about the metrics."""
     protocol: dict[str, Any] = field(default_factory=dict)
-    """JSON values by name: command, model, seeds, sampling, features, data, versions, machine. Keys that do not apply are
-    left out, such as `scheduler` for a GAN."""
+    """JSON values: command, model, seeds, sampling, features, data, versions, machine; only keys that apply."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -81,12 +80,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read a results file.
-
-        Raises:
-            ValueError: it is damaged, or not of results.
-            OSError: it is missing or cannot be read.
-        """
+        """Read a results file; `ValueError`: it is damaged, or not of results, `OSError`: it cannot be read."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except ValueError as error:

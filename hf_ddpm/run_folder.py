@@ -56,11 +56,9 @@ class RunFolder:
 
     @classmethod
     def of(cls, model: str | Path) -> RunFolder | None:
-        """The run, with a config.yaml, that a model belongs to; None = it belongs to no run on this disk.
+        """The run, with a config.yaml, of a `pipeline/`, checkpoint, other folder or Hub id; None = none on this disk.
 
-        Args:
-            model: `pipeline/` of a run, one of its checkpoints, another folder or a Hub id; a relative path gives a relative
-                path if the run is below the working folder.
+        A relative path gives a relative path if the run is below the working folder.
         """
         if not Path(model).is_dir():
             return None

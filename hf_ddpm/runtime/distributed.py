@@ -1,9 +1,4 @@
-"""Join the processes that a launcher started, and share work among them.
-
-processes = init_distributed()
-mine = shard(100, processes)                     # slice(50, 100) in the second of two processes
-everything = gather([f(i) for i in range(100)[mine]], processes)
-"""
+"""Join the processes that a launcher started, and share work: `gather([f(i) for i in range(n)[shard(n, p)]], p)`."""
 
 from __future__ import annotations
 
@@ -27,15 +22,10 @@ PATIENCE = timedelta(hours=2)
 
 
 def init_distributed(num_threads: int | None = None) -> PartialState:
-    """Join the processes of torchrun or accelerate launch until the program ends; a process on its own is a group of one.
+    """Join the processes of torchrun or accelerate launch, also without an accelerator; one on its own is a group of one.
 
-    Without this, the processes that torchrun starts on a machine without an accelerator would not know of each other.
-
-    Args:
-        num_threads: CPU threads of this process; None = its share of the machine's cores, whatever OMP_NUM_THREADS says.
-
-    Raises:
-        ValueError: the launcher started more processes than can see each other.
+    `num_threads`: CPU threads; None = this process's share of the machine's cores, whatever OMP_NUM_THREADS says. Raises
+    `ValueError` if the launcher started more processes than can see each other.
     """
     AcceleratorState._reset_state()  # a second run in one program may have another precision
     processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())

@@ -13,12 +13,8 @@ from pathlib import Path
 def write_whole(path: Path, content: str | Callable[[Path], object]) -> None:
     """Write a file under a temporary name beside it, then rename it; its folder is created if necessary.
 
-    Args:
-        path: the file; an existing one is replaced.
-        content: its text (UTF-8), or a function that writes the file it is given.
-
-    Raises:
-        OSError: the disk is full or the like, in one line with the path; `path` is as it was.
+    `content` is text (UTF-8) or a function that writes the file it is given. An `OSError`, if the disk is full or the like,
+    is one line with the path, and `path` is as it was.
     """
     # Pillow needs the suffix, and another process may be writing the same file into a cache.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")

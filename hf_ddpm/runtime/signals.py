@@ -59,15 +59,9 @@ class StopRequest:
 def stop_requests(promise: str) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request that the work polls; a second one ends the program at once.
 
-    Python handles signals between two of its instructions: not while the process waits in a collective whose peers are gone.
-    Only the main thread can handle signals: elsewhere nothing is ever requested. A signal that is ignored from the start
-    (SIGINT in a shell's background job) stays ignored.
-
-    Args:
-        promise: what will happen, for the line on stderr, as in "stopping after this step".
-
-    Raises:
-        Stopped: at the end, if the work did not act on a request.
+    `promise` says on stderr what will happen. `Stopped` is raised at the end if the work did not act on a request. Python
+    handles no signal while it waits in a collective whose peers are gone. Outside the main thread nothing is ever requested,
+    and a signal that is ignored from the start (SIGINT in a shell's background job) stays ignored.
     """
     stop = StopRequest()
 

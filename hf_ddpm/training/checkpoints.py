@@ -28,10 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a whole directory or nothing: `write` fills an empty temporary one, which a rename then puts at `path`.
+    """Let `write` fill an empty temporary directory, then rename it to `path`: a whole directory or nothing.
 
-    Raises:
-        OSError: the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
+    Raises `OSError` if the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
     """
     partial, replaced = (path.parent / f".{path.name}.{kind}" for kind in ("partial", "replaced"))
     if replaced.exists() and not path.exists():
@@ -89,13 +88,7 @@ def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
 
 
 def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
-    """Check that a checkpoint has the required files, every file against the manifest, and the safetensors format.
-
-    Files that the manifest does not list are ignored: file browsers and network disks leave some, and nothing reads them.
-
-    Raises:
-        ValueError: names the file that is missing, truncated, changed or in another format.
-    """
+    """Check required files, manifest and safetensors format, ignoring unlisted files; a `ValueError` names the bad file."""
     manifest = path / MANIFEST
     try:
         listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
@@ -134,10 +127,8 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
     """Find the checkpoint that `--resume` names, and verify it; None = start from the beginning.
 
     `resume` is `none`, `auto` (the newest whole checkpoint, if any was ever saved), `latest` or the path of a checkpoint.
-
-    Raises:
-        ValueError: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged checkpoint (with `auto`:
-            all are damaged), or a checkpoint of another run although this run has its own.
+    `ValueError`: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged one (with `auto`: all
+    are), or one of another run although this run has its own.
     """
     path = folder.path
     if path.exists() and not path.is_dir():

@@ -28,17 +28,10 @@ class StepRecord:
 def check_finite(
     step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, folder: RunFolder
 ) -> None:
-    """Raise before a step that would ruin the weights; the loss scaler of fp16 handles overflows of the gradient.
+    """Raise `FloatingPointError` before a step that would ruin the weights, after `step` steps; fp16 has its loss scaler.
 
-    Args:
-        step: optimizer steps done before this one.
-        loss, grad_norm: () float32, the same on all processes, so that all of them raise or none.
-        record: the samples of this process.
-        accelerator: every process has to call this.
-        folder: `folder.diverged(step)` is written, with the samples of all processes.
-
-    Raises:
-        FloatingPointError: the loss or the gradient is not finite.
+    Every process calls this, with the same `loss` and `grad_norm`, () float32, so that all raise or none, and the `record`
+    of its own samples; those of all processes are written to `folder.diverged(step)`.
     """
     if torch.isfinite(loss) and (accelerator.scaler is not None or torch.isfinite(grad_norm)):
         return

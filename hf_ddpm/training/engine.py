@@ -1,8 +1,4 @@
-"""The engine of any training: lock the folder, start or resume, take the steps, checkpoint, stop cleanly, finish.
-
-A program describes what is particular to its network by a `TrainingTask` and calls `run_training`; see
-`hf_ddpm.training.loop.train`.
-"""
+"""The engine of any training, `run_training`: a `TrainingTask` describes what is particular to one kind of network."""
 
 from __future__ import annotations
 
@@ -109,14 +105,10 @@ StateType = TypeVar("StateType", bound=TrainState)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask(Generic[RunType, StateType]):
-    """What is particular to the training of one kind of network; `run_training` does the rest.
-
-    Every function is called in all processes.
-    """
+    """What is particular to the training of one kind of network; every function is called in all processes."""
 
     prepare: Callable[[Accelerator], tuple[RunType, StateType]]
-    """Reads the data and builds the run with its state at step 0. What cannot work is refused here by a ValueError: nothing
-    has been written yet."""
+    """Reads the data and builds the run with its state at step 0; refuses by ValueError, before anything is written."""
     train_step: Callable[[StateType, RunType, int], Tensor]
     """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
     Returns the gradient norm before clipping, () float32."""
@@ -161,10 +153,7 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
-    """Build the Accelerator; on a machine without an accelerator it joins the processes that torchrun started.
-
-    Raises `ValueError` if the launcher started more processes than can see each other.
-    """
+    """Build the Accelerator, joining what torchrun started; `ValueError` if more processes started than see each other."""
     init_distributed(config.num_threads)
     return Accelerator(
         mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
@@ -231,10 +220,7 @@ def take_steps(
     *,
     preview_pending: bool,
 ) -> None:
-    """Train to the end of the run, or until a process is asked to stop; log, preview and save when due.
-
-    With `preview_pending`, the run was stopped before the preview of the step that `state` is at, which comes first.
-    """
+    """Train to the end or until stopped; log, preview and save when due, with `preview_pending` the preview of now first."""
 
     def make_preview() -> None:
         with log.paused(), stop.raising():
@@ -289,15 +275,10 @@ def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record
 
 
 def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[Tensor, Tensor]:
-    """Let the optimizer update the weights that have gradients, after `step` earlier optimizer steps.
+    """Update the weights that have gradients, after `step` earlier optimizer steps; for errors see `check_finite`.
 
-    `loss`, () float32, is the mean over this process's images, which `record` lists.
-
-    Returns:
-        The gradient norm before clipping, and the mean loss over all processes, both () float32.
-
-    Raises:
-        FloatingPointError: the norm or the loss is not finite.
+    `loss` is the mean over this process's images, which `record` lists. Returns the gradient norm before clipping and
+    the mean loss over all processes; all are () float32.
     """
     accelerator, max_norm = run.accelerator, run.config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)

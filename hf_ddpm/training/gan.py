@@ -1,7 +1,4 @@
-"""Train a GAN: `train_gan(config)` is the whole way from options to a saved DCGANPipeline.
-
-What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
-"""
+"""Train a GAN: `train_gan(config)` is the whole way from options to a saved DCGANPipeline."""
 
 from __future__ import annotations
 
@@ -108,10 +105,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
 
 
 def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
-    """Take an optimizer step of the discriminator, then one of the generator, on the same generated images.
-
-    Returns the norm of the generator's gradient; see `hf_ddpm.training.loop.train_step`.
-    """
+    """Train the discriminator, then the generator, on the same generated images; return the generator's gradient norm."""
     config, device, network = run.config, run.accelerator.device, state.network
     randomness = sample_gan_randomness(config.seed, step, run.batch_size, config.model.latent_dim, run.image_shape)
     batch = run.reader.read(state.images_seen, 0)
@@ -179,8 +173,7 @@ class GANRandomness:
     flip: Tensor
     """(N,) bool, True with probability 0.5."""
     noise: Tensor
-    """(3, N, C, H, W) float32, standard normal: for the input of the discriminator, which is real images, generated images,
-    and the generated images again in the generator's step."""
+    """(3, N, C, H, W) float32, standard normal, for what the discriminator sees: real, generated, generated again."""
 
 
 def sample_gan_randomness(

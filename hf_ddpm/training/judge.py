@@ -1,7 +1,4 @@
-"""Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads.
-
-What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
-"""
+"""Train a judge: `train_judge(config)` is the whole way from options to a folder that `load_judge` reads."""
 
 from __future__ import annotations
 
@@ -153,10 +150,7 @@ def sample_augmentation(seed: int, step: int, count: int, max_shift: int) -> Aug
 
 
 def shift_images(images: Tensor, shift: Tensor) -> Tensor:
-    """Move images, (B, C, H, W) in any dtype and range, by whole pixels; edges are repeated where nothing is left.
-
-    `shift` is (B, 2) int64, pixels down and to the right.
-    """
+    """Move images, (B, C, H, W), by `shift`, (B, 2) int64, whole pixels down and to the right; edges are repeated."""
     count, channels, height, width = images.shape
     rows = (torch.arange(height) - shift[:, :1]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width) - shift[:, 1:]).clamp(0, width - 1)  # (B, W)

@@ -45,10 +45,7 @@ class RunLock:
             self._lock.release()
 
     def take(self) -> None:
-        """Take the lock, creating the folder; every process has to call it. Nothing happens if it is held already.
-
-        Raises `ValueError` in every process when another run holds it; names the process and machine of that run.
-        """
+        """Take the lock, creating the folder; all processes call it. A `ValueError` in all names another holder."""
         refusal = self._try() if self._accelerator.is_main_process and not self._lock.is_locked else None
         for message in gather([refusal], self._accelerator):
             if message is not None:

@@ -1,7 +1,4 @@
-"""Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline.
-
-What all training shares (checkpoints, resume, signals, log) is in `hf_ddpm.training.engine`.
-"""
+"""Train a diffusion model with Accelerate: `train(config)` is the whole way from options to a saved CFGDDPMPipeline."""
 
 from __future__ import annotations
 
@@ -50,12 +47,9 @@ DiffusionState = GeneratorState[CFGDDPMPipeline]
 def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
     """Train, checkpoint, sample, save, and return the folder of the saved pipeline, `output_dir/pipeline`.
 
-    `evaluate` measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None.
-
-    Raises:
-        ValueError: a mistake in the options or the data; nothing has been written.
-        FloatingPointError: the loss or the gradient is not finite; the step is not applied.
-        Stopped: a `KeyboardInterrupt` after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
+    `evaluate` measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None. Raises
+    `ValueError` for options or data, before anything is written; `FloatingPointError` before a step that is not finite;
+    `Stopped`, a `KeyboardInterrupt`, after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
     """
     assert (evaluate is None) == (config.evaluation.every_steps is None), "the option and its function belong together"
     return run_training(
@@ -97,10 +91,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun
 
 
 def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable | ImageStream, ImageTable | None]:
-    """Read the train split and, if one is named, the held-out split; the first process of a machine fills the cache.
-
-    Whatever can be refused without decoding an image is refused first.
-    """
+    """Read the train split and, if named, the held-out one (None = not), refusing what it can before decoding."""
     data = config.data
     arguments = config.network_arguments(image_size=data.image_size)
     check_unet(arguments, config.model.architecture)
@@ -183,10 +174,7 @@ def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
-    """Take one optimizer step over the total batch and return the gradient norm before clipping, () float32.
-
-    Raises `FloatingPointError` if the norm or the loss is not finite.
-    """
+    """Take one step over the total batch; return the gradient norm before clipping, () float32, see `update_weights`."""
     config, accelerator = run.config, run.accelerator
     randomness = sample_step_randomness(
         config.seed,

@@ -29,14 +29,7 @@ _EARLIER = {"model.architecture": "unet"}
 
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Compare nested options, fingerprint and environment of a checkpoint with those of the run that resumes it.
-
-    Returns:
-        Warnings: differences with which the run can continue, though not as the uninterrupted run would have.
-
-    Raises:
-        ValueError: lists the differences that make it another model.
-    """
+    """Warnings about a run that would not continue exactly; a `ValueError` lists differences that make it another model."""
     before, now = _flatten(saved), _flatten(current)
     before = {name: did for name, did in _EARLIER.items() if name in now} | before
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]

@@ -58,10 +58,7 @@ class TrainState:
         return {}
 
     def save(self, directory: Path, accelerator: Accelerator, about: dict[str, Any]) -> None:
-        """Write the state, with the accelerator's fp16 loss scaler if there is one, into an empty directory.
-
-        `about` has JSON values that `read_saved` gives back too.
-        """
+        """Write the state, any fp16 loss scaler and JSON values `about`, see `read_saved`, into an empty directory."""
         training = directory / "training"
         training.mkdir()
         save_file(_contiguous(self.network.state_dict()), training / "model.safetensors")
@@ -83,12 +80,9 @@ class TrainState:
         (training / "state.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
-        """Read a verified checkpoint back into a freshly built state, tensor for tensor.
+        """Read a verified checkpoint back, tensor for tensor, into a fresh state, whose learning rate and betas stay.
 
-        Learning rate, betas and the like stay those of the fresh state: the current options apply.
-
-        Raises:
-            RuntimeError, KeyError, IndexError: the tensors do not fit this network.
+        Raises `RuntimeError`, `KeyError` or `IndexError` if the tensors do not fit this network.
         """
         training, saved = directory / "training", read_saved(directory)
         self.network.load_state_dict(load_file(training / "model.safetensors"))

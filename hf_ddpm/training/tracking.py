@@ -36,10 +36,7 @@ class RunLog:
         self._bar.update()
 
     def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
-        """Log JSON numbers by name, after `step` optimizer steps: a line of metrics.jsonl and the trackers.
-
-        `with_speed` adds `images_per_second`, the mean since the last call with it, and updates the progress bar.
-        """
+        """Log JSON numbers after `step` steps; `with_speed` adds `images_per_second` since the last call with it."""
         if not self._active:
             return
         if with_speed:
