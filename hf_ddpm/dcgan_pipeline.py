@@ -1,9 +1,7 @@
 """DCGANPipeline: sample images from a DCGAN, of given classes if the model is class-conditional.
 
-Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so a saved model
-loads without the package that trained it:
-
-    DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so that
+`DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)` needs no other package.
 """
 
 from __future__ import annotations
@@ -42,9 +40,6 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
         num_classes: K; None = unconditional.
         label_channels: size of the label embedding, which is concatenated with z.
         wide_early: double the channels of each hidden map after the first.
-
-    Raises:
-        ValueError: a value is beyond that of any network of small images.
     """
 
     @register_to_config
@@ -91,12 +86,7 @@ class DCGANGenerator(ModelMixin, ConfigMixin):
 class DCGANPipeline(DiffusionPipeline):
     """Unconditional and class-conditional generation of small images by a single call of a network.
 
-    Args:
-        generator: network called like `DCGANGenerator`.
-        id2label: class id to class name; None = the classes have no names.
-
-    Raises:
-        ValueError: `id2label` does not match this network.
+    The network is called like `DCGANGenerator`; `id2label` maps class ids to class names, None = no names.
     """
 
     generator: ModelMixin
@@ -146,7 +136,7 @@ class DCGANPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate images.
+        """Generate images: an `ImagePipelineOutput` with the field `images`. A `ValueError` names a value that cannot work.
 
         Args:
             class_labels: labels, one or several: class names (str) or ids in [0, num_classes); None = unconditional.
@@ -155,12 +145,6 @@ class DCGANPipeline(DiffusionPipeline):
                 in its batch; None = torch's global generator.
             output_type: "pil" (list of `PIL.Image`), or float32 in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
             return_dict: False = return the tuple `(images,)`.
-
-        Returns:
-            `ImagePipelineOutput` with the field `images`, or a tuple of one.
-
-        Raises:
-            ValueError: a value cannot work with this model; the message names it.
         """
         self.check_inputs(class_labels, num_images_per_prompt, generator, output_type)
         device = self._execution_device
@@ -195,11 +179,7 @@ class DCGANPipeline(DiffusionPipeline):
             require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one per image")
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
-        """One class id for each label, of which a str is a name in `id2label` and an int an id.
-
-        Raises:
-            ValueError: a label is neither the name of exactly one class nor an id in range.
-        """
+        """One class id for each label: a str is the name of exactly one class, an int an id; else a `ValueError`."""
         labels = _plain(class_labels)
         labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
         require(len(labels) > 0, "class_labels", labels, "give one label or more")
@@ -207,13 +187,10 @@ class DCGANPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> DCGANPipeline:
-        """Load a pipeline from a folder or the Hub: its weights from safetensors, and no code.
+        """Load a pipeline from a folder or the Hub: its weights from safetensors (pickled ones can run code), and no code.
 
         Further arguments are those of `ModelMixin.from_pretrained`: `dtype`, `revision`, `token`, `cache_dir` and the like.
-
-        Raises:
-            ValueError: `use_safetensors` is not True (pickled weights can run code when they are loaded), or weights are
-                missing.
+        Missing weights are a `ValueError`.
         """
         safe = kwargs.pop("use_safetensors", True)
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
@@ -226,12 +203,9 @@ class DCGANPipeline(DiffusionPipeline):
         return cls(generator, index.get("id2label"))
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save the pipeline, its weights as safetensors, and this file as `pipeline.py` and `generator/dcgan.py`.
+        """Save a pipeline like its superclass, with this file as `pipeline.py` and `generator/dcgan.py`.
 
-        The arguments are those of `DiffusionPipeline.save_pretrained`.
-
-        Raises:
-            ValueError: `safe_serialization` is False: pickled weights can run code when they are loaded.
+        Weights are saved as safetensors only: pickled ones can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         # The code comes first, because the superclass ends with an upload (push_to_hub). It is copied twice, because

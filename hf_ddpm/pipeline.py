@@ -1,9 +1,8 @@
 """CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance if the model is class-conditional.
 
 Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, and also the file of a network that
-is not part of diffusers, so a saved model loads without the package that trained it:
-
-    DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+is not part of diffusers, so `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)` needs no
+other package.
 """
 
 from __future__ import annotations
@@ -51,15 +50,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
     """Unconditional and class-conditional generation of small images in pixel space.
 
     Args:
-        unet: network called like `UNet2DModel`, `(sample, timesteps, class_labels)`. Its config gives
-            `sample_size`, `in_channels` and `num_class_embeds` (None = unconditional).
+        unet: network called like `UNet2DModel`, `(sample, timesteps, class_labels)`. Its config gives `sample_size`,
+            `in_channels` and `num_class_embeds` (None = unconditional).
         scheduler: noise scheduler, one of `KarrasDiffusionSchedulers`.
         id2label: class id to class name; None = the classes have no names.
-        null_label: label that was trained as "no class", the last of `num_class_embeds`; None = there is
-            none: the model needs class labels and cannot be guided.
-
-    Raises:
-        ValueError: `id2label` or `null_label` does not match this network.
+        null_label: label that was trained as "no class", the last of `num_class_embeds`; None = there is none: the model
+            needs class labels and cannot be guided.
     """
 
     unet: ModelMixin
@@ -148,12 +144,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate images.
+        """Generate images: an `ImagePipelineOutput` with the field `images`. A `ValueError` names a value that cannot work.
 
         Args:
-            class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes).
-                None on an unconditional model; on a conditional one it means the null label (with the same
-                images at every guidance scale).
+            class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
+                unconditional model; on a conditional one it means the null label (with the same images at every scale).
             num_images_per_prompt: images of each label, side by side; without labels, images in all.
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u with the null label.
                 1 runs the conditional model alone, 0 the unconditional one, at half the cost of other values.
@@ -173,12 +168,6 @@ class CFGDDPMPipeline(DiffusionPipeline):
             callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
                 {"latents": latents})`; latents in the dictionary it returns replace those of the step.
             callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
-
-        Returns:
-            `ImagePipelineOutput` with the field `images`, or a tuple of one.
-
-        Raises:
-            ValueError: a value cannot work with this model and scheduler; the message names it.
         """
         if use_original_formulation:
             check_number("guidance_scale", guidance_scale)
@@ -227,11 +216,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
     ) -> None:
-        """Check the arguments of `__call__`; `guidance_scale` is s.
-
-        Raises:
-            ValueError: an argument cannot work; names it, its value and the remedy.
-        """
+        """Check the arguments of `__call__` (`guidance_scale` is s); a `ValueError` names one, its value and the remedy."""
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
         self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale)
         self._check_schedule(num_inference_steps, eta)
@@ -247,11 +232,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             require(latents.shape == shape, "latents.shape", tuple(latents.shape), f"must be {shape}")
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
-        """One class id for each label, of which a str is a name in `id2label` and an int an id.
-
-        Raises:
-            ValueError: a label is neither the name of exactly one class nor an id in range.
-        """
+        """One class id for each label: a str is the name of exactly one class, an int an id; else a `ValueError`."""
         labels = _plain(class_labels)
         labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
         require(len(labels) > 0, "class_labels", labels, "give one label or more")
@@ -323,11 +304,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> CFGDDPMPipeline:
-        """Load a pipeline like `DiffusionPipeline.from_pretrained`, but its weights from safetensors only.
-
-        Raises:
-            ValueError: `use_safetensors` is not True: pickled weights can run code when they are loaded.
-        """
+        """Load a pipeline like its superclass, but its weights from safetensors only: pickled ones can run code."""
         safe = kwargs.pop("use_safetensors", True)
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
         return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
@@ -348,13 +325,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return config
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Save the pipeline, its weights as safetensors, and its code: `pipeline.py`, and the network's if it is not part of
-        diffusers.
+        """Save the pipeline like its superclass, and its code: `pipeline.py`, and the network's if not part of diffusers.
 
-        The arguments are those of `DiffusionPipeline.save_pretrained`.
-
-        Raises:
-            ValueError: `safe_serialization` is False: pickled weights can run code when they are loaded.
+        Weights are saved as safetensors only: pickled ones can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         # The code comes first, because the superclass ends with an upload (push_to_hub).
@@ -464,10 +437,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
     """Combine the conditional and the unconditional output of the network, c and u, (B, C, H, W) float.
 
-    Args:
-        cond, uncond: c, the output with the class label, and u, with the null label.
-        scale: s = w + 1; 1 gives c, 0 gives u.
-        rescale: phi in [0, 1]; 0 = off, 1 = the output has the standard deviation of c.
+    `scale` is s = w + 1 (1 gives c, 0 gives u), `rescale` phi in [0, 1] (0 = off, 1 = the standard deviation of c).
     """
     # Ho & Salimans 2022, eq. 6: (1 + w) c - w u, with w = s - 1.
     guided = uncond + scale * (cond - uncond)
@@ -493,14 +463,9 @@ def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
 
 
 def check_saved_model(folder: str, index: dict[str, Any]) -> None:
-    """Refuse a saved model that asks for more than an honest one would, before anything is built from it.
+    """Refuse a saved model, of this folder and model_index.json, that asks for too much before anything is built from it.
 
-    Args:
-        folder: of the pipeline.
-        index: its model_index.json.
-
-    Raises:
-        ValueError: a number in a config exceeds its limit, or the network has more parameters than its weights have bytes.
+    A `ValueError`: a number in a config exceeds its limit, or the network has more parameters than its weights have bytes.
     """
     for name in ("unet/config.json", "scheduler/scheduler_config.json"):
         path = os.path.join(folder, *name.split("/"))
@@ -523,11 +488,7 @@ def check_saved_model(folder: str, index: dict[str, Any]) -> None:
 
 
 def check_saved_numbers(name: str, config: dict[str, Any]) -> None:
-    """Refuse a config with a number, or a length of a list, beyond that of any model of small images.
-
-    Raises:
-        ValueError: names the config (`name`), the key and its limit.
-    """
+    """Raise a `ValueError` for a config with a number, or a length of a list, beyond that of any model of small images."""
     for key, value in config.items():
         if key.startswith("_"):  # metadata of the library
             continue

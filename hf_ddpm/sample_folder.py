@@ -34,23 +34,14 @@ def sample_to_folder(
     file_format: Literal["png", "npz"] = "png",
     row_length: int | None = None,
 ) -> None:
-    """Generate one image for each label and write them, with grid.png, to a folder.
+    """Generate one image for each label and write them, with grid.png, to a folder; for other options see `generate`.
 
-    Every process must call it and generates its share. A signal stops it after a batch and keeps the PNG files so far.
+    Every process must call it and generates its share. A signal in any process stops all after a batch, keeps the PNG files
+    so far and raises `Stopped`.
 
     Args:
-        pipeline: to sample from.
-        class_labels: class id of each image; all None = no class.
-        folder: created if necessary.
-        processes: the group that shares the images.
-        seed: image i has the seed `seed + i`.
-        batch_size, num_inference_steps, guidance_scale, eta: see `generate`.
         file_format: one PNG file per image, or one samples.npz, which the first process writes at the end.
         row_length: images per row of the grid, all of one class, which names the row; None = a square without names.
-
-    Raises:
-        Stopped: after a SIGINT or SIGTERM in any process.
-        ValueError: see `generate`.
     """
     labels = list(class_labels)
     mine = shard(len(labels), processes)
@@ -90,11 +81,7 @@ def save_pngs(
 ) -> Iterator[SampleBatch]:
     """Write each batch as PNG files such as `00012_label-7_seed-12.png`, and pass it on.
 
-    Args:
-        batches: from `generate`.
-        folder: created if necessary.
-        first_position: number of the first image, the beginning of its file name.
-        id2label: class names for the file names; None = ids.
+    The first number is the image's, counted from `first_position`; `id2label` has class names for the files, None = ids.
     """
     position = first_position
     for batch in batches:

@@ -43,7 +43,7 @@ class SampleBatch:
 def load_pipeline(
     model: str, *, scheduler: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> ImagePipeline:
-    """Load a pipeline of the class in its model_index.json, its weights from safetensors only.
+    """Load a pipeline of the class in its model_index.json, from safetensors only; a `ValueError` says why not.
 
     Args:
         model: folder with a model_index.json (`pipeline/` of a run, or one of its checkpoints) or a Hub id.
@@ -51,9 +51,6 @@ def load_pipeline(
             none.
         device: of the network; None = cuda if available, else cpu.
         dtype: of the network.
-
-    Raises:
-        ValueError: the model does not exist or is not a pipeline, or `scheduler` or `device` is unknown.
     """
     if scheduler is not None:
         check_scheduler(scheduler)
@@ -113,7 +110,6 @@ def generate(
     """Generate one image for each label, in this order: the call checks the options, iteration generates batches.
 
     Args:
-        pipeline: to sample from.
         class_labels: class id of each image; all None = no class (unconditional, or the null label); [] = no images.
         seed: image i has the seed `seed + i`.
         seeds: seed of each image, instead of `seed`; None = seed, seed + 1, ...
@@ -121,9 +117,6 @@ def generate(
         num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`; None = its
             default. A GAN takes none of them.
         progress: show a progress bar of images on stderr.
-
-    Raises:
-        ValueError: an option cannot work with this pipeline, or only some of the labels are None.
     """
     labels = list(class_labels)
     require(labels.count(None) in (0, len(labels)), "class_labels", labels, "give None for all images or for none of them")
@@ -151,14 +144,12 @@ def resolve_labels(
 ) -> list[int | None]:
     """Class id of each image (None if the model is unconditional) that the options of a command line mean.
 
+    Options that do not go together, and a class that does not exist, are a `ValueError`.
+
     Args:
-        pipeline: model whose classes are meant.
         class_labels: names or ids (names are tried first); None = all classes. Without a number, one image of each.
         per_class: images of each of these classes, in the order of the classes.
         num_images: total number of images, cycling through the classes.
-
-    Raises:
-        ValueError: the number is missing or given twice, a class does not exist, or the model is unconditional.
     """
     for name, count in (("per_class", per_class), ("num_images", num_images)):
         if count is not None:

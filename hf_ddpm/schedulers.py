@@ -90,15 +90,10 @@ SCHEDULERS: dict[str, SamplingScheduler] = {
 
 
 def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """Build the scheduler of this name for a model that was trained or saved with another one.
+    """Build the scheduler in `SCHEDULERS` of this name for a model that was trained or saved with another one.
 
-    Args:
-        name: key of `SCHEDULERS`.
-        config: configuration of the other scheduler: betas, number of timesteps and prediction type are kept.
-
-    Raises:
-        ValueError: the name is unknown, its library is not installed, the other scheduler has no betas, or the two are
-            incompatible.
+    Betas, number of timesteps and prediction type of the other one's `config` are kept. A `ValueError`: the name is unknown,
+    its library is not installed, the other scheduler has no betas, or the two are incompatible.
     """
     check_scheduler(name)
     # `from_config` replaces defaults of the other class by those of this one, but only if the other one has never been

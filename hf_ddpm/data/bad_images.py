@@ -14,16 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class BadImages:
-    """Leaves out the images of one split that cannot be decoded, up to a limit.
-
-    Args:
-        source, split: as the user gave them.
-        on_bad_image: `error` or `skip`.
-        max_bad_images: images that `skip` may leave out; None = 100.
-
-    Raises:
-        ValueError: the two options do not go together.
-    """
+    """Leaves out the images of one split that cannot be decoded, up to `max_bad_images` (None = 100), or none (`error`)."""
 
     def __init__(self, source: str, split: str, on_bad_image: str, max_bad_images: int | None) -> None:
         if on_bad_image not in ("error", "skip"):
@@ -46,15 +37,9 @@ class BadImages:
         return ValueError(f"{error.describe(self.source, self.split, row)}: replace or remove it")
 
     def leave_out(self, record: dict[str, Any] | None, error: UndecodableImage, row: int | None = None) -> None:
-        """Count an image, only once however often it is read, and log the first few.
+        """Count an undecoded image, only once however often it is read, and log the first few.
 
-        Args:
-            record: the undecoded image.
-            error: why it cannot be decoded.
-            row: its row in the split; None = unknown.
-
-        Raises:
-            ValueError: names the image; none is left out, or the limit is exceeded.
+        `row` is its row in the split, None = unknown. A `ValueError` names it if none may be left out, or no more.
         """
         image = hash((row, *(record or {}).values()))
         if image in self._known:

@@ -35,10 +35,7 @@ def epoch_permutation(num_images: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 class IndexStream:
-    """The endless concatenation of the epoch permutations; a position is a number of images seen.
-
-    The last two permutations are cached, so sequential reading shuffles once per epoch.
-    """
+    """The endless concatenation of the epoch permutations, the last two cached; a position is a number of images seen."""
 
     def __init__(self, num_images: int, seed: int) -> None:
         if num_images < 1:

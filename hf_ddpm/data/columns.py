@@ -17,12 +17,7 @@ def choose_columns(
 ) -> tuple[str, str | None]:
     """The image column and the label column (None = there are no labels, or none are requested) of a dataset.
 
-    Args:
-        features: type of each column.
-        image_column, label_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
-
-    Raises:
-        ValueError: a column is missing, has the wrong type or is not the only candidate.
+    For the options see `open_source`; a column that is missing, ambiguous or of the wrong type is a `ValueError`.
     """
     image_column = _find_image_column(features, image_column)
     if class_conditional is False and labels is None:

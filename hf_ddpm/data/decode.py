@@ -23,12 +23,9 @@ MAX_16_BIT = 65535
 
 
 class UndecodableImage(Exception):
-    """An image that cannot be decoded.
+    """An image that cannot be decoded; `reason` is the type and message of the cause, on one line.
 
-    Args:
-        path: file of the image; None = it is stored inside another file.
-        reason: type and message of the cause, on one line.
-        position: position in the decoded dataset; None = not known.
+    `path` is its file (None = inside another file), `position` that in the decoded dataset (None = not known).
     """
 
     def __init__(self, path: str | None, reason: str, position: int | None = None) -> None:
@@ -51,7 +48,7 @@ def check_pixel_options(image_size: int, channels: int | None) -> None:
 
 
 def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: int) -> bytes:
-    """Decode one image.
+    """Decode one image to channels * image_size**2 bytes in CHW order.
 
     The EXIF orientation is applied, transparency is composited over white, and 16-bit gray (0..65535) is divided by 257.
     The shorter side is resized to `image_size` (bicubic, antialiased; skipped if it has that size already), then the
@@ -61,9 +58,6 @@ def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: in
         record: `bytes` of an image file, or else its `path`, which may be a URL that datasets can open.
         image_size: height and width, in pixels.
         channels: 1 (gray) or 3 (RGB).
-
-    Returns:
-        channels * image_size**2 bytes, in CHW order.
 
     Raises:
         UndecodableImage: it is missing, corrupt, truncated, suspiciously large or has float pixels.
@@ -75,11 +69,7 @@ def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: in
 
 
 def count_channels(record: dict[str, Any] | None) -> int:
-    """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB.
-
-    Raises:
-        UndecodableImage: see `decode_image`.
-    """
+    """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB."""
     with _reading(record) as image:
         return 1 if image.mode in GRAY_MODES else 3
 

@@ -42,12 +42,8 @@ def read_image_folder(folder: Path, source: str) -> dict[str, datasets.Dataset] 
       columns are kept; a column `label` or `labels` replaces class folders and becomes a ClassLabel.
     - Names that begin with a dot or with "__", and files without an image suffix, are ignored.
 
-    Returns:
-        Splits by name, with the column `image`, and `label` or the columns of the metadata; None = the folder has no image
-        files, or also has parquet or arrow files.
-
-    Raises:
-        ValueError: the folders are ambiguous, or a metadata file does not match the images.
+    The splits, by name, have the column `image`, and `label` or the columns of the metadata; None = the folder has no image
+    files, or also has parquet or arrow files. Ambiguous folders or metadata that do not match the images: a `ValueError`.
     """
     folder = folder.resolve()
     files, folders = _walk(folder)

@@ -11,19 +11,16 @@ import numpy as np
 def encode_labels(
     dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str, image_column: str
 ) -> tuple[datasets.Dataset, list[str], list[int] | None]:
-    """Check the labels, keep the classes in `labels` and number them from 0.
+    """Check the labels, keep the classes in `labels` (None = all) and number them from 0 in this order.
 
     Args:
         dataset: one whole split.
         column: its label column.
-        labels: classes to keep, in their new order; None = all.
+        labels: classes to keep; a `ValueError` if they do not fit, or if a label of the data is missing or out of range.
         split, image_column: name of the split and its image column, undecoded, for messages.
 
     Returns:
         The dataset, the class names, and for each row of the dataset its row in the split (None = the whole split).
-
-    Raises:
-        ValueError: a label is missing or out of range, or `labels` does not fit the classes.
     """
     class_ids, class_names = _read_labels(dataset, column, split, image_column)
     if labels is None:

@@ -11,11 +11,7 @@ from hf_ddpm.run_folder import RunFolder
 
 
 def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
-    """Open and decode the train split and, if one is named, the held-out split; see `decode_images`.
-
-    Raises:
-        ValueError: an option is wrong, the data cannot be read, or the classes of the two splits differ.
-    """
+    """Open and decode the train split and, if one is named, the held-out split; see `decode_images`."""
     return decode_sources(data, open_sources(data), image_size=image_size, channels=channels)
 
 
@@ -53,8 +49,7 @@ def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
 def options_of_run(model: str) -> dict[str, Any]:
     """The data options that a model, the folder of a pipeline, was trained with, read from the run that it belongs to.
 
-    Raises:
-        ValueError: the model belongs to no run, or the config of the run is damaged.
+    A `ValueError`: it belongs to no run, or the config of the run is damaged.
     """
     run = RunFolder.of(model)
     if run is None:

@@ -29,22 +29,17 @@ def open_stream(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageStream:
-    """Open one split of a dataset without decoding it, and read its first image.
+    """Open one split of a dataset without decoding it, and read its first image; a `ValueError` says what is wrong.
+
+    An empty class goes unnoticed unless all classes in `labels` are empty. For the other options see `open_source`
+    and `decode_images`.
 
     Args:
-        source, split, image_column, labels, class_conditional: see `hf_ddpm.data.sources.open_source`.
-        image_size, channels: see `hf_ddpm.data.table.decode_images`.
         label_column: column of the labels, a ClassLabel, as other classes are known at the end only; None = the only one.
         max_images: the first N images after the choice of classes; None = all.
         shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
         on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
         max_bad_images: images that `skip` may leave out in each process; None = 100.
-
-    Returns:
-        The opened stream. An empty class goes unnoticed unless all classes in `labels` are empty.
-
-    Raises:
-        ValueError: an option is wrong, or the data cannot be read or has no image.
     """
     check_pixel_options(image_size, channels)
     check_max_images(max_images)

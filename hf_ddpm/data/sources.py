@@ -48,7 +48,7 @@ def open_source(
     class_conditional: bool | None = None,
     max_images: int | None = None,
 ) -> ImageSource:
-    """Open one split of a dataset, find its columns and check its labels.
+    """Open one split of a dataset, find its columns and check its labels; a `ValueError` says what is wrong.
 
     Args:
         source: "digits" (the 8 x 8 digits of scikit-learn), a local folder (saved dataset, parquet files, or images as
@@ -63,9 +63,6 @@ def open_source(
             None = labels are used if there are any.
         max_images: N, of the n images left by the choice of classes: those at floor(i * n / N), so that images sorted by
             class keep all classes; None, or more than n = all.
-
-    Raises:
-        ValueError: an option is wrong, or the data cannot be read, has no images or has a wrong label.
     """
     check_max_images(max_images)
     splits = open_splits(source)
@@ -99,14 +96,9 @@ def check_max_images(max_images: int | None) -> None:
 
 
 def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """Open every split of a source (see `open_source`), by name.
+    """Open every split of a source (see `open_source`), by name; a `ValueError` if it cannot be read.
 
-    Args:
-        source: see `open_source`.
-        streaming: read the data during iteration, unless it is a list of files or rows anyway.
-
-    Raises:
-        ValueError: the source does not exist or cannot be read.
+    `streaming`: read the data during iteration, unless it is a list of files or rows anyway.
     """
     if source == "digits":
         return _digits_splits()

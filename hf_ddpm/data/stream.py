@@ -115,14 +115,9 @@ class ImageStream:
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
     def decode(self, example: Example) -> tuple[bytes, int | None] | None:
-        """Decode the image of an example and check its label.
+        """channels * image_size**2 bytes in CHW order, and the class label (None = no labels), of an example.
 
-        Returns:
-            channels * image_size**2 bytes in CHW order, and the class label (None = no labels); None instead of both = the
-            image cannot be decoded and is left out.
-
-        Raises:
-            ValueError: the image cannot be decoded, or the label is missing or out of range.
+        None instead of both = the image cannot be decoded and is left out. A wrong image or label is a `ValueError`.
         """
         label = None
         if self.label_column is not None and self.class_ids is not None:
@@ -178,13 +173,8 @@ class StreamReader:
     def read(self, images_seen: int, micro_step: int) -> ImageBatch:
         """Read the images from position images_seen / num_processes + micro_step * B on in the sequence of this process.
 
-        They are read directly if they follow the last batch, else from the beginning of their epoch.
-
-        Args:
-            images_seen, micro_step: see `TableReader.read`.
-
-        Raises:
-            ValueError: an image or a label is wrong, or this process has no images.
+        They are read directly if they follow the last batch, else from the beginning of their epoch. For the arguments see
+        `TableReader.read`; a wrong image or label, or a process without images, is a `ValueError`.
         """
         position = images_seen // self.num_processes + micro_step * self.batch_size
         if position != self._position:

@@ -71,12 +71,9 @@ class TableReader:
     """Batches of a table in the order of an `IndexStream`; what is read depends on the position alone."""
 
     def __init__(self, table: ImageTable, *, seed: int, batch_size: int, num_processes: int, process_index: int) -> None:
-        """
-        Args:
-            table: the decoded images.
-            seed: seed of the run, at least 0.
-            batch_size: B, images per process and micro-step.
-            num_processes, process_index: number of processes that read together, and which one this is.
+        """`seed` is that of the run, at least 0, and `batch_size` is B, images per process and micro-step.
+
+        `num_processes` processes read together, of which this is number `process_index`.
         """
         self.table = table
         self.batch_size, self.num_processes, self.process_index = batch_size, num_processes, process_index
@@ -85,9 +82,7 @@ class TableReader:
     def read(self, images_seen: int, micro_step: int) -> ImageBatch:
         """Read the images from position images_seen + (micro_step * num_processes + process_index) * B on.
 
-        Args:
-            images_seen: images that all processes together have trained on before this optimizer step.
-            micro_step: micro-steps before this one in the same optimizer step.
+        Before this optimizer step all processes together have trained on `images_seen` images.
         """
         start = (micro_step * self.num_processes + self.process_index) * self.batch_size
         indices = self._stream.indices(images_seen + start, self.batch_size)
@@ -111,15 +106,7 @@ def load_images(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageTable:
-    """Open one split of a dataset and decode it: `open_source`, then `decode_images`.
-
-    Args:
-        source, split, image_column, label_column, labels, class_conditional, max_images: see `open_source`.
-        image_size, channels, on_bad_image, max_bad_images: see `decode_images`.
-
-    Raises:
-        ValueError: an option, an image or a label is wrong.
-    """
+    """Open one split of a dataset and decode it: `open_source`, then `decode_images`, where the options are explained."""
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "labels": labels}
     opened = open_source(source, split, class_conditional=class_conditional, max_images=max_images, **columns)
     bad: dict[str, Any] = {"on_bad_image": on_bad_image, "max_bad_images": max_bad_images}
@@ -136,15 +123,13 @@ def decode_images(
 ) -> ImageTable:
     """Decode all images of a source in its order, or map the pixels of an earlier call from the datasets cache.
 
+    An option that is wrong, or an image that cannot be decoded and is not left out, is a `ValueError`.
+
     Args:
-        source: an opened source.
         image_size: height and width in pixels; see `decode_image` for how an image is resized.
         channels: 1 (gray) or 3 (RGB); None = those of the first image.
         on_bad_image: `skip` leaves out images that cannot be decoded, and logs the first few.
         max_bad_images: images that `skip` may leave out; None = 100.
-
-    Raises:
-        ValueError: an option is wrong, or an image is missing, corrupt, truncated or suspiciously large.
     """
     check_pixel_options(image_size, channels)
     bad_images = BadImages(source.name, source.split, on_bad_image, max_bad_images)

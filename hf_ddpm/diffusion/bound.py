@@ -67,9 +67,6 @@ def variational_bound(
         prediction_type, variance_type: what the model predicts, and the variance of the reverse process.
         noise: `(B,) int64 timesteps -> (B, C, H, W)`, the standard normal noise of each image at its timestep.
         timesteps: (B, n) int64 in [1, T), from `sample_bound_timesteps`, for an estimate; None = all, in order.
-
-    Raises:
-        ValueError: see `bound_posterior`.
     """
     posterior, channels = bound_posterior(alphas_cumprod, prediction_type), clean_images.shape[1]
 
@@ -104,11 +101,7 @@ def variational_bound(
 
 
 def bound_posterior(alphas_cumprod: Tensor, prediction_type: PredictionType) -> Posterior:
-    """`posterior_of` a schedule, if a model of this prediction type has a bound with it.
-
-    Raises:
-        ValueError: it has none: the schedule stands still, or ends with pure noise and the model predicts epsilon.
-    """
+    """`posterior_of` a schedule; a `ValueError` if a model of this prediction type has no bound with it."""
     if prediction_type == "epsilon" and alphas_cumprod[-1] == 0:
         raise ValueError(
             "prediction_type is 'epsilon': the schedule ends with pure noise, from which x_0 cannot be computed, so "

@@ -34,11 +34,8 @@ class Posterior:
 def posterior_of(alphas_cumprod: Tensor) -> Posterior:
     """Posterior of each timestep (Ho et al. 2020, eq. 6 and 7), computed in float64.
 
-    Args:
-        alphas_cumprod: (T,) float, T >= 2, falling; the last may be 0. The result has its type and device.
-
-    Raises:
-        ValueError: alphas_cumprod does not fall at some timestep, which then has no posterior.
+    `alphas_cumprod`, (T,) float, T >= 2, must fall, else a `ValueError`; the last may be 0. The result has its type and
+    device.
     """
     exact = alphas_cumprod.to("cpu", torch.float64)  # not every device knows float64
     previous = torch.cat([exact.new_ones(1), exact[:-1]])
@@ -100,7 +97,7 @@ def vlb_terms(
     pred_original_sample: Tensor,
     log_variance: Tensor,
 ) -> Tensor:
-    """The term of the variational bound at each sample's timestep (Ho et al. 2020, eq. 5).
+    """The term of the bound at each sample's timestep (Ho et al. 2020, eq. 5), (B,) in bits per dimension.
 
     It is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and the decoder's -log p(x_0 | x_t) for t = 0, which the
     paper counts as 1. The bound is the sum over all T timesteps, that is T times the mean over uniform ones, and the prior's
@@ -112,9 +109,6 @@ def vlb_terms(
         noisy_images, timesteps: x_t, (B, C, H, W), and t, (B,) int64.
         pred_original_sample: (B, C, H, W), the model's x_0.
         log_variance: broadcastable to the images, from `model_log_variance`.
-
-    Returns:
-        (B,) in bits per dimension, the mean over channels and pixels.
     """
     true_mean = posterior_mean(posterior, clean_images, noisy_images, timesteps)
     mean = posterior_mean(posterior, _at_least_float32(pred_original_sample), noisy_images, timesteps)
@@ -130,10 +124,8 @@ def vlb_terms(
 def prior_term(alphas_cumprod: Tensor, clean_images: Tensor) -> Tensor:
     """The bound's KL(q(x_T | x_0) || N(0, 1)), which no model changes (Ho et al. 2020, eq. 5), given the whole schedule.
 
-    It is small, about 1e-5 bits: in float32 it would lose most of its digits, so it is computed in float64.
-
-    Returns:
-        (B,) float64 in bits per dimension, on the CPU.
+    It is small, about 1e-5 bits: in float32 it would lose most of its digits, so it is (B,) float64 on the CPU, in bits
+    per dimension.
     """
     clean_images, last = clean_images.to("cpu", torch.float64), alphas_cumprod[-1].to("cpu", torch.float64)
     zero = torch.zeros((), dtype=torch.float64)
@@ -149,7 +141,7 @@ def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_varianc
 
 
 def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log probability of 8-bit values under a Gaussian, integrated over their bins (Ho et al. 2020, eq. 13).
+    """Log probability, in nats, of each 8-bit value under a Gaussian, integrated over its bin (Ho et al. 2020, eq. 13).
 
     The bins are 2 / 255 wide on [-1, 1]; the first and the last are open to the outside. No probability is clamped: one far
     out in the tail, too small for float32, still has its logarithm and its gradient.
@@ -157,9 +149,6 @@ def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_varian
     Args:
         images: values in [-1, 1], multiples of 2 / 255 away from -1.
         mean, log_variance: broadcastable to the images.
-
-    Returns:
-        Log probability of each element in nats.
     """
     images, mean, log_variance = map(_at_least_float32, (images, mean, log_variance))
     precision = (-0.5 * log_variance).exp()

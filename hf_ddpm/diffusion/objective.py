@@ -63,9 +63,6 @@ def diffusion_loss(
         snr_gamma: gamma of min-SNR weights, which the bound does not get; None = weight 1.
         variance_type: variance of the reverse process.
         loss_weighting: `vlb` = the loss is the bound, of mean and variance; the others = as `snr_gamma` says.
-
-    Raises:
-        ValueError: the schedule has no bound, see `posterior_of`.
     """
     channels, learned = clean_images.shape[1], variance_type == "learned_range"
     levels = alphas_cumprod[timesteps].view(-1, 1, 1, 1)

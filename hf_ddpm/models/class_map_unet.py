@@ -27,9 +27,6 @@ class ClassMapUNet(UNet2DModel):
     Args:
         class_map_stages: stages whose residual blocks get a map: any of `down`, `mid` and `up`.
         **unet_arguments: of UNet2DModel. `num_class_embeds` is required, and images must have `sample_size` pixels.
-
-    Raises:
-        ValueError: an argument cannot work with maps.
     """
 
     def __init__(self, class_map_stages: list[str] | tuple[str, ...] = ("down", "up"), **unet_arguments: Any):
@@ -49,10 +46,8 @@ class ClassMapUNet(UNet2DModel):
     ) -> UNet2DOutput | tuple[Tensor]:
         """Predict `sample`, (B, out_channels, sample_size, sample_size) float, alone in a tuple with `return_dict=False`.
 
-        Args:
-            sample: (B, in_channels, sample_size, sample_size) float.
-            timestep: (B,) or a scalar, int64 or float.
-            class_labels: (B,) int64 in [0, num_class_embeds), always required.
+        From `sample`, (B, in_channels, sample_size, sample_size) float, `timestep`, (B,) or a scalar, int64 or float, and
+        `class_labels`, (B,) int64 in [0, num_class_embeds), always required.
         """
         if class_labels is None:
             raise ValueError("class_labels is None: give one label for each image")

@@ -75,13 +75,8 @@ class TinyUNet(ModelMixin, ConfigMixin):
     ) -> UNet2DOutput | tuple[Tensor]:
         """Predict `sample`, (B, out_channels, H, W) float, alone in a tuple with `return_dict=False`.
 
-        Args:
-            sample: (B, in_channels, H, W) float.
-            timestep: (B,) or a scalar, int64 or float.
-            class_labels: (B,) int64 in [0, num_class_embeds); None = the model is unconditional.
-
-        Raises:
-            ValueError: labels are missing, or given to an unconditional model.
+        From `sample`, (B, in_channels, H, W) float, and `timestep`, (B,) or a scalar, int64 or float; `class_labels` are
+        (B,) int64 in [0, num_class_embeds), None = the model is unconditional.
         """
         if (class_labels is None) != (self.class_embedding is None):
             raise ValueError(f"class_labels is {class_labels}: num_class_embeds is {self.config.num_class_embeds}")

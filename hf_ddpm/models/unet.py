@@ -56,11 +56,7 @@ _FROM_DATA = {
 
 
 def read_architecture(preset: str) -> dict[str, Any]:
-    """Arguments of UNet2DModel for a preset's name, a folder with a config.json, or a Hub id.
-
-    Raises:
-        ValueError: the preset, folder or model does not exist, or is not a UNet2DModel.
-    """
+    """Arguments of UNet2DModel for a preset's name, a folder with a config.json, or a Hub id; else a `ValueError`."""
     if preset in UNET_PRESETS:
         return dict(UNET_PRESETS[preset])
     path = Path(preset) / "config.json"
@@ -95,7 +91,7 @@ def unet_arguments(
     learned_variance: bool = False,
     architecture: str = "unet",
 ) -> dict[str, Any]:
-    """Arguments of UNet2DModel, or of another network, for one run.
+    """Arguments of UNet2DModel, or of another network, for one run; a `ValueError` names an argument that does not fit.
 
     Args:
         preset: see `read_architecture`.
@@ -106,9 +102,6 @@ def unet_arguments(
         learned_variance: whether the network has twice as many output as input channels, the second half for the variance;
             the number in a config.json is ignored.
         architecture: name in `hf_ddpm.models.networks.NETWORKS`; it takes those arguments of a preset that it knows.
-
-    Raises:
-        ValueError: an argument is unknown or follows the data, or the model does not support the image size.
     """
     arguments = read_architecture(preset)
     own_channels = arguments.get("in_channels", 3)
@@ -145,14 +138,12 @@ def build_unet(
     null_embedding: Literal["learned", "zero"] = "learned",
     architecture: str = "unet",
 ) -> ModelMixin:
-    """Build a UNet2DModel, or another network, with fresh weights.
+    """Build a UNet2DModel, or another network (see `unet_arguments`), with fresh weights.
 
     Args:
-        arguments: of the network, from `unet_arguments`.
         null_label: row of the class embedding that means "no class"; None = there is none.
         null_embedding: `zero` makes this row zero, and it stays zero: it gets no gradient (`padding_idx`), and neither
             weight decay nor a moving average changes a zero.
-        architecture: name in `hf_ddpm.models.networks.NETWORKS`.
     """
     import torch
 
@@ -170,12 +161,7 @@ def build_unet(
 def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     """Build the network and run it on one image on the meta device: no memory, no arithmetic, but all the errors.
 
-    Args:
-        arguments: from `unet_arguments`. The number of classes may still be unknown: class maps are tried with two.
-        architecture: name in `hf_ddpm.models.networks.NETWORKS`.
-
-    Raises:
-        ValueError: the network refuses the arguments, cannot run with them, or has too many parameters.
+    Every error is a `ValueError`. The number of classes may still be unknown: class maps are tried with two.
     """
     import torch
 
