@@ -31,7 +31,7 @@ _NAMES_OF = {
         "JudgeConfig", "JudgeDataConfig", "JudgeLoggingConfig", "JudgeModelConfig", "TrainConfig",
     ),
 }  # fmt: skip
-"""Public names by the module that they come from; those below are the same, for type checkers."""
+"""Public names by module; the imports below repeat them for type checkers."""
 
 _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
 
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str):
-        """Import a public name when it is first used, so that `import hf_ddpm` costs nothing."""
+        """Import a public name on first use, so that `import hf_ddpm` is fast."""
         if name not in _HOMES:
             raise AttributeError(f"module 'hf_ddpm' has no attribute {name!r}")
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,7 +1,7 @@
 """Command lines: `parse_config(ConfigClass)` reads a recipe and its overrides into a checked dataclass.
 
 Precedence: the defaults of the dataclass, then `--config recipe.yaml` (which may say `extends: other.yaml`), then every
-other option, wherever it stands. A mistake is one line on stderr and exit code 2.
+other option, in any position. A mistake is reported in one line on stderr, with exit code 2.
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 PROGRAMS = ("train", "train_gan", "train_judge")
-"""What a recipe may say as its `program`."""
+"""Values of the key `program` of a recipe."""
 
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
-SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as shells have it
+SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as in shells
 
 _RAISING = re.compile(r"(hf_ddpm|diffusers_modules|train_scripts\w*|__main__|datasets|huggingface_hub)\b")
-"""Modules that raise errors on purpose: ours, pipelines that are saved with their code, and what opens data and models."""
+"""Modules that raise errors on purpose: ours, pipelines saved with their code, and libraries that open data and models."""
 
-# What jsonargparse 4.51 to 4.53 says and how it is shown, in this order.
-_IN_OUR_WORDS = {
+# Messages of jsonargparse 4.51 to 4.53 and how they are shown; applied in this order.
+_REWRITES = {
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)": (
         r"Expected a \1. Got value: \2"
     ),
@@ -59,12 +62,12 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse_config(config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None) -> Config:
     """Read `--config`, overrides, `--print_config` and `--help`.
 
-    An option that is on or off is switched on by its name alone.
+    A boolean option is switched on by its name alone: `--compile`.
 
     Args:
         config_class: keyword-only dataclass whose `__post_init__` raises `ValueError` for values that cannot work.
-        args: command line without the program's name; None = `sys.argv[1:]`.
-        default_recipe: recipe that is read when no `--config` is given; None = the defaults of the dataclass.
+        args: command line without the name of the program; None = `sys.argv[1:]`.
+        default_recipe: recipe to read without `--config`; None = the defaults of the dataclass.
 
     Returns:
         An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
@@ -89,8 +92,7 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, d
 
 
 def load_recipe(path: Path) -> dict[str, Any]:
-    """Read the options of a recipe and of those it extends; a nested key of the recipe wins over the same key of what it
-    extends.
+    """Read the options of a recipe, merged key by key over those of the recipe it extends.
 
     Raises:
         ValueError: the file is missing, is not a YAML mapping, extends itself, or extends a recipe of another program.
@@ -99,7 +101,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def recipe_program(path: Path) -> str | None:
-    """Program that a recipe is for, as it or what it extends says with `program: train_gan`; None = it does not say.
+    """Program of a recipe: its key `program`, or that of the recipe it extends; None = not stated.
 
     Raises:
         ValueError: see `load_recipe`.
@@ -108,18 +110,18 @@ def recipe_program(path: Path) -> str | None:
 
 
 def dump_config(config: Any) -> str:
-    """Write a config dataclass as YAML that `--config` reads back to an equal one."""
+    """Write a config dataclass as YAML from which `--config` reads an equal one."""
     plain = json.loads(json.dumps(asdict(config), default=str))  # tuples as lists, paths as strings
     return yaml.safe_dump(plain, sort_keys=False)
 
 
 @contextlib.contextmanager
 def user_errors(config_class: type | None = None) -> Iterator[None]:
-    """Turn errors that a user can mend into one line on stderr and an exit code.
+    """Turn errors that a user can fix into one line on stderr and an exit code.
 
     A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
     SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
-    A `ValueError` or `FloatingPointError` that was not raised on purpose is a bug: it keeps its traceback, with a line that
+    A `ValueError` or `FloatingPointError` that was not raised on purpose is a bug: it keeps its traceback, with a note that
     says so.
 
     Args:
@@ -138,7 +140,7 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
         if os.environ.get("HF_DDPM_TRACEBACK"):
             raise
         if not _is_on_purpose(error, config_class):
-            error.add_note("This is a bug in hf_ddpm, not a mistake of yours: please report it with these lines.")
+            error.add_note("This is a bug in hf_ddpm, not a mistake in your options: please report it with this traceback.")
             raise
         message = _with_options(str(error), config_class)
         _exit(message, USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
@@ -148,9 +150,9 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
 
 
 def _is_on_purpose(error: Exception, config_class: type | None) -> bool:
-    """Whether an error comes from a `raise` of our own, or from one of a library that checks what a user names.
+    """Whether an error was raised by a `raise` statement of this package, of the program, or of a library that opens data.
 
-    Errors of the operating system and of connections do, wherever they were found.
+    Errors of the operating system and of connections (`OSError`) count as such wherever they occur.
     """
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
@@ -161,11 +163,11 @@ def _is_on_purpose(error: Exception, config_class: type | None) -> bool:
     if not _RAISING.match(module) and module != getattr(config_class, "__module__", None):
         return False
     instruction = traceback.tb_frame.f_code.co_code[traceback.tb_lasti]
-    return dis.opname[instruction] == "RAISE_VARARGS"  # and not a call or an operator that failed
+    return dis.opname[instruction] == "RAISE_VARARGS"  # not a failed call or operator
 
 
 class _Notices(logging.Handler):
-    """Prints what the package logs on stderr, one line each: `warning: ...`."""
+    """Prints the log of the package on stderr, one line per message: `warning: ...`."""
 
     def __init__(self, config_class: type | None) -> None:
         super().__init__()
@@ -178,7 +180,7 @@ class _Notices(logging.Handler):
 
 
 def _with_options(message: str, config_class: type | None) -> str:
-    """Show each argument, as in `argument` or an initial "argument is", as the one option that has its name."""
+    """Replace each argument, as in `argument` or an initial "argument is", by the option of that name, if it is unique."""
     options = list(_options(config_class)) if config_class else []
 
     def option(match: re.Match[str]) -> str:
@@ -205,7 +207,7 @@ def _build_parser(config_class: type) -> ArgumentParser:
 
 
 def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every option of a program, such as data.image_size, and its type."""
+    """Every option of a program, such as data.image_size, with its type."""
     kinds = get_type_hints(config_class)
     for option in fields(config_class):
         if is_dataclass(kinds[option.name]):
@@ -221,7 +223,7 @@ def _complete_flags(args: list[str], flags: set[str]) -> list[str]:
 
 
 def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | None, list[str]]:
-    """Split `--config FILE` off the command line, wherever it stands."""
+    """Take `--config FILE` out of the command line."""
     splitter = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     splitter.add_argument("--config", action="append", default=[])
     try:
@@ -229,14 +231,14 @@ def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | N
     except argparse.ArgumentError as error:
         raise ValueError(f"--config: {error.message}, give the path of a recipe") from None
     if len(known.config) > 1:
-        raise ValueError(f"--config is given {len(known.config)} times: give one recipe, it may say `extends: other.yaml`")
+        raise ValueError(f"--config is given {len(known.config)} times: give one, which may say `extends: other.yaml`")
     return (Path(known.config[0]) if known.config else default_recipe), rest
 
 
 def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str | None]:
     """Options and program of a recipe; `seen` are the recipes that extend it."""
     if path.resolve() in seen:
-        raise ValueError(f"--config {seen[0]}: `extends` leads back to {path}, break the circle")
+        raise ValueError(f"--config {seen[0]}: `extends` leads back to {path}, remove the cycle")
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -246,7 +248,7 @@ def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if not isinstance(options, dict):
         raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
     if "config" in options:
-        raise ValueError(f"--config {path}: a recipe has no key `config`, it may say `extends: other.yaml`")
+        raise ValueError(f"--config {path}: a recipe cannot have the key `config`, use `extends: other.yaml`")
     parent, program = options.pop("extends", None), options.pop("program", None)
     if program not in (None, *PROGRAMS):
         raise ValueError(f"--config {path}: `program` is {program!r}, give one of {', '.join(PROGRAMS)}")
@@ -259,7 +261,7 @@ def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any
 
 
 def _check_program(recipe: Path, config_class: type) -> None:
-    """Refuse a recipe of another program than the one whose options `config_class` are."""
+    """Refuse a recipe whose program has other options than `config_class`."""
     program = recipe_program(recipe)
     if program not in (None, getattr(config_class, "program", None)):
         command = f"python train_scripts/{program}.py --config {recipe}"
@@ -277,9 +279,9 @@ def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False
 
 
 def _readable(message: str) -> str:
-    """Say a parser's message in the words of the command line."""
+    """Rewrite a message of the parser in the words of the command line."""
     text = " ".join(message.split())
-    for pattern, words in _IN_OUR_WORDS.items():
+    for pattern, words in _REWRITES.items():
         text = re.sub(pattern, words, text)
     return text
 

@@ -1,7 +1,7 @@
-"""Option groups that several programs share: keyword-only dataclasses that check themselves.
+"""Option groups shared by several programs: keyword-only dataclasses that check their values.
 
-Every field says its unit and what `None` means. A value that cannot work raises a `ValueError` that names the option as it
-is written on the command line, the value got and the remedy.
+The string under a field is its help text; it states the unit and the meaning of `None`. A value that cannot work raises a
+`ValueError` with the option as written on the command line, the value and the remedy.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 Architecture = Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine", "sigmoid"]
+LRSchedule = Literal["constant", "linear", "cosine", "multistep"]
 LossName = Literal["l2", "l1", "smooth_l1", "huber"]
 LossWeighting = Literal["simple", "min_snr", "vlb"]
+Optimizer = Literal["adam", "adamw"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 TimestepSampling = Literal["uniform", "stratified", "per_batch"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 
 DEFAULT_GUIDANCE_SCALE = 1.5
-"""s in u + s (c - u) where a program is given none and the model has a null label."""
+"""Default s in u + s (c - u) of the programs, for models with a null label."""
 
 
 def require(ok: bool, option: str, value: Any, remedy: str) -> None:
@@ -34,11 +36,13 @@ def require(ok: bool, option: str, value: Any, remedy: str) -> None:
 
 @dataclass(kw_only=True)
 class BaseConfig:
-    """A group of options, whose values are checked against their annotations: from Python as on the command line.
+    """A group of options whose values are checked against their annotations, also when it is built in Python.
 
-    A subclass names its `group`, the prefix of its options on the command line, and calls `super().__post_init__()` before
-    its own checks. Options compose: a class adds its options to those of its bases, and a program's group lists the bases
-    that it is made of from last to first, as dataclasses take the fields of the last base first.
+    A subclass calls `super().__post_init__()` before its own checks. `group` is the prefix of its options on the command
+    line, as in `class DataConfig(BaseConfig, group="data")`; subclasses inherit it.
+
+    Options compose: a class adds options to those of its bases and never removes any. Bases are listed from last to first,
+    because a dataclass takes the fields of its last base first; this is the order in --help, --print_config and config.yaml.
     """
 
     _prefix: ClassVar[str] = ""
@@ -50,10 +54,12 @@ class BaseConfig:
     def __post_init__(self) -> None:
         config_class: Any = type(self)
         for option, kind in _option_types(config_class).items():
-            self.require(_is_of(getattr(self, option), kind), option, f"expected {_name_of(kind)}")
+            value = getattr(self, option)
+            if not _is_of(value, kind):
+                raise ValueError(f"--{self._prefix}{option} is {value!r}: expected {_name_of(kind)}")
 
     def require(self, ok: bool, option: str, remedy: str) -> None:
-        """Raise `ValueError` with the full name of an option, its value and the remedy unless `ok`."""
+        """Raise `ValueError` "--group.option is value: remedy" unless `ok`."""
         require(ok, self._prefix + option, getattr(self, option), remedy)
 
     def require_positive(self, option: str, unit: str) -> None:
@@ -69,24 +75,26 @@ def _option_types(config_class: Any) -> dict[str, Any]:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value suits an annotation; an int is a float, too, and a str a path."""
+    """Whether a value matches an annotation. An int also matches float, a list a tuple, and a str a Path."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if origin in (Union, UnionType):
         return any(_is_of(value, other) for other in arguments)
     if origin in (list, tuple):
-        kinds = arguments if origin is tuple else arguments * len(value) if isinstance(value, list | tuple) else ()
-        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_is_of, value, kinds))
-    if kind is Any or origin is dict:
-        return kind is Any or isinstance(value, dict)
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = arguments if origin is tuple else arguments * len(value)
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if origin is dict:
+        return isinstance(value, dict)
     if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, {float: (int, float), Path: (str, Path)}.get(kind, kind))
+        return kind in (bool, Any)
+    return kind is Any or isinstance(value, {float: (int, float), Path: (str, Path)}.get(kind, kind))
 
 
 def _name_of(kind: Any) -> str:
-    """An annotation in words: `int or null`, `one of 'adam', 'adamw'`."""
+    """An annotation in words, such as "int or null" or "one of 'adam', 'adamw'"."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, arguments))}"
@@ -102,29 +110,29 @@ class ModelConfig(BaseConfig, group="model"):
     """The denoising network."""
 
     architecture: Architecture = "unet"
-    """`unet` = UNet2DModel. `class_map_unet` = the same, told the class by a map at the input of its residual blocks
-    (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed ones, no skips.
-    `tiny_unet` = no attention, told timestep and class at its input only. The last two take from the preset what they know:
-    size, channels, widths and the like."""
+    """`unet` = UNet2DModel. `class_map_unet` = UNet2DModel with the class as a map at the input of its residual blocks
+    (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed convolutions without
+    skip connections. `tiny_unet` = no attention, with timestep and class at its input only. The last two use only some
+    arguments of the preset, such as size, channels and widths."""
     preset: str = "digits8"
-    """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (architecture
-    only, weights are not read)."""
+    """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (only the
+    architecture, not the weights)."""
     overrides: dict[str, Any] | None = None
-    """Any argument of UNet2DModel (or of the other architecture), over those of the preset; None = none."""
+    """Arguments of UNet2DModel (or of the chosen architecture) that replace those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"
-    """Embedding of the null label: trained like the others, or zero throughout."""
+    """Embedding of the null label: trained like the others, or always zero."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass: saves memory, costs time."""
 
 
 @dataclass(kw_only=True)
 class BaseScheduleConfig(BaseConfig, group="schedule"):
-    """How beta grows."""
+    """The betas of the forward process."""
 
     beta_schedule: BetaSchedule = "squaredcos_cap_v2"
-    """How beta grows with t; `cosine` is an alias of squaredcos_cap_v2."""
+    """Growth of beta over t; `cosine` is an alias of squaredcos_cap_v2."""
     num_train_timesteps: int = 1000
-    """T, the number of timesteps."""
+    """Number of timesteps, T."""
     beta_start: float | None = None
     """beta at t = 0; None = 1e-4. Not used by the cosine schedule."""
     beta_end: float | None = None
@@ -156,30 +164,31 @@ class ScheduleConfig(BaseScheduleConfig):
     """The forward process q(x_t | x_0)."""
 
     variance_type: VarianceType = "fixed_small"
-    """Variance of the reverse process when sampling with DDPM: the posterior's, beta, or learnt between the two by twice
-    the output channels and the hybrid loss of Nichol & Dhariwal 2021."""
+    """Variance of the reverse process in DDPM sampling: that of the posterior, beta, or learned between the two (twice the
+    output channels and the hybrid loss of Nichol & Dhariwal 2021)."""
     rescale_zero_terminal_snr: bool = False
     """Rescale the betas so that the last timestep is pure noise (Lin et al. 2023)."""
 
 
 @dataclass(kw_only=True)
 class ObjectiveConfig(BaseConfig, group="objective"):
-    """What the network learns to predict, and how it is scored."""
+    """What the network predicts, and its loss."""
 
     prediction_type: PredictionType = "v_prediction"
-    """The noise, the clean image, or the velocity of Salimans & Ho 2022."""
+    """The noise, the clean image, or the velocity v of Salimans & Ho 2022."""
     loss: LossName = "l2"
-    """Distance of prediction and target. smooth_l1 (beta = 1) and huber (delta = 1) are one function under two names."""
+    """Distance between prediction and target. smooth_l1 (beta = 1) and huber (delta = 1) are the same function."""
     loss_weighting: LossWeighting = "simple"
-    """The same weight for each timestep, min-SNR-gamma (Hang et al. 2023), or the variational bound of Ho et al. 2020
-    (eq. 5), in bits per dimension."""
+    """Weight of a timestep: `simple` = the same for all, `min_snr` = min-SNR-gamma (Hang et al. 2023), `vlb` = the
+    variational bound of Ho et al. 2020 (eq. 5), in bits per dimension."""
     snr_gamma: float | None = None
-    """gamma of min_snr; None = off, as `simple` needs it."""
+    """gamma of min_snr; None = not min_snr."""
     class_dropout_prob: float | None = None
-    """Probability that a sample is trained with the null label; None = 0.1 for a conditional model. 0 = no null label."""
+    """Probability of training a sample with the null label; None = 0.1 for a conditional model, 0 = no null label."""
     timestep_sampling: TimestepSampling = "stratified"
-    """One timestep a sample: independent, or one from each of as many equal strata as the total batch has samples.
-    per_batch = one for all of the total batch, worse and for comparison only: a step's loss is that of one noise level."""
+    """Timesteps of the total batch: `uniform` = independent, one per sample; `stratified` = one from each of as many equal
+    strata as there are samples; `per_batch` = the same for all samples, for comparison only: each step then trains a single
+    noise level."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,35 +197,35 @@ class ObjectiveConfig(BaseConfig, group="objective"):
         self.require(possible, "class_dropout_prob", "give a probability between 0 and 1")
         self.require_positive("snr_gamma", "SNR units")
         if self.loss_weighting == "min_snr":
-            self.require(self.snr_gamma is not None, "snr_gamma", "min_snr needs it, 5 is usual")
+            self.require(self.snr_gamma is not None, "snr_gamma", "min_snr needs it, usually 5")
         else:
             self.require(self.snr_gamma is None, "snr_gamma", "add --objective.loss_weighting min_snr")
         if self.loss_weighting == "vlb":
-            self.require(self.loss == "l2", "loss", "the bound has its own distance, take l2 with vlb")
+            self.require(self.loss == "l2", "loss", "vlb has its own distance, use l2 with it")
 
 
 @dataclass(kw_only=True)
 class BaseOptimConfig(BaseConfig, group="optim"):
     """The optimizer and its learning rate."""
 
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    optimizer: Optimizer = "adamw"
     """Adam, or AdamW with decoupled weight decay."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the two moments of Adam."""
+    """Decay rates of the two moments of Adam."""
     weight_decay: float = 0.0
-    """Weight decay; L2 penalty with adam."""
-    lr_scheduler: Literal["constant", "linear", "cosine", "multistep"] = "cosine"
-    """Learning rate after warm-up: constant, decaying to 0 at the end of the run, or multiplied at milestones."""
+    """Weight decay; with adam an L2 penalty."""
+    lr_scheduler: LRSchedule = "cosine"
+    """Learning rate after warm-up: constant, decaying to 0 over the run (linear, cosine), or multiplied at milestones."""
     lr_warmup_steps: int = 0
     """Optimizer steps over which the learning rate grows from 0."""
     lr_milestones: list[int] | None = None
-    """multistep: when the rate is multiplied, in the unit of the run's length (epochs or steps); None = not multistep."""
+    """multistep: times of the changes, in the unit of the run's length (epochs or steps); None = not multistep."""
     lr_gamma: float | None = None
-    """multistep: the factor at each milestone; None = not multistep."""
+    """multistep: factor at each milestone; None = not multistep."""
     max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this global norm; None = off."""
+    """Maximum global norm of the gradient, which is scaled down to it; None = off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,11 +242,11 @@ class BaseOptimConfig(BaseConfig, group="optim"):
         milestones = self.lr_milestones
         if milestones is not None:
             rising = len(milestones) > 0 and all(a < b for a, b in itertools.pairwise([0, *milestones]))
-            self.require(rising, "lr_milestones", "give rising numbers above 0")
+            self.require(rising, "lr_milestones", "give increasing numbers above 0")
 
     @property
     def micro_steps(self) -> int:
-        """Micro-steps of an optimizer step."""
+        """Micro-steps per optimizer step."""
         return 1
 
 
@@ -246,7 +255,7 @@ class OptimConfig(BaseOptimConfig):
     """The optimizer and its learning rate."""
 
     gradient_accumulation_steps: int = 1
-    """Micro-steps whose gradients are summed into one optimizer step."""
+    """Micro-steps per optimizer step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -259,10 +268,10 @@ class OptimConfig(BaseOptimConfig):
 
 @dataclass(kw_only=True)
 class EMAConfig(BaseConfig, group="ema"):
-    """Moving average of the weights, with which samples are drawn."""
+    """Moving average of the weights, used for sampling."""
 
     decay: float | None = 0.999
-    """Largest decay a step; None = no average, the trained weights themselves are saved."""
+    """Maximum decay per step; None = no average, the trained weights themselves are saved."""
     inv_gamma: float = 1.0
     """Warm-up: the decay after n steps is 1 - (1 + n / inv_gamma) ** -power, at most `decay`."""
     power: float = 0.75
@@ -277,14 +286,14 @@ class EMAConfig(BaseConfig, group="ema"):
 
 @dataclass(kw_only=True)
 class CheckpointConfig(BaseConfig, group="checkpoint"):
-    """When the state of the run is saved."""
+    """When checkpoints are saved and removed."""
 
     every_steps: int | None = 1000
-    """Optimizer steps between checkpoints; None = only the one at the end."""
+    """Optimizer steps between checkpoints; None = one at the end only."""
     keep: int = 2
-    """How many of the newest checkpoints stay, at least 2."""
+    """Number of newest checkpoints to keep, at least 2."""
     keep_every_steps: int | None = None
-    """Checkpoints at multiples of this many steps stay for good; None = none."""
+    """Checkpoints at multiples of this number of steps are never removed; None = all may be."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,7 +304,7 @@ class CheckpointConfig(BaseConfig, group="checkpoint"):
 
 @dataclass(kw_only=True)
 class LogIntervalOptions(BaseConfig, group="logging"):
-    """How often a run is reported on."""
+    """How often metrics are logged."""
 
     every_steps: int = 50
     """Optimizer steps between lines of metrics.jsonl."""
@@ -307,10 +316,10 @@ class LogIntervalOptions(BaseConfig, group="logging"):
 
 @dataclass(kw_only=True)
 class SampleGridOptions(LogIntervalOptions):
-    """How often samples are shown."""
+    """How often sample grids are saved."""
 
     sample_every_steps: int | None = 1000
-    """Optimizer steps between grids of samples (and held-out losses); None = none."""
+    """Optimizer steps between sample grids (and held-out losses); None = no grids."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -319,31 +328,31 @@ class SampleGridOptions(LogIntervalOptions):
 
 @dataclass(kw_only=True)
 class BaseLoggingConfig(LogIntervalOptions):
-    """What is reported while a run goes on."""
+    """What is logged during training."""
 
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
-    """Trackers that get the same numbers as metrics.jsonl; each needs its package (pip install "hf_ddpm[track]")."""
+    """Trackers that receive the metrics of metrics.jsonl; each needs its package (pip install "hf_ddpm[track]")."""
 
 
 @dataclass(kw_only=True)
 class LoggingConfig(BaseLoggingConfig, SampleGridOptions):
-    """What is reported while a run goes on."""
+    """What is logged during training."""
 
 
 @dataclass(kw_only=True)
 class MonitorConfig(BaseConfig, group="evaluation"):
-    """Measuring samples while training goes on, see evaluate_model.py; what comes out is logged into metrics.jsonl."""
+    """Evaluation during training, as by evaluate_model.py; the metrics are logged in metrics.jsonl."""
 
     every_steps: int | None = None
-    """Optimizer steps between measurements, and one at the end; None = none."""
+    """Optimizer steps between evaluations, with one more at the end; None = no evaluation."""
     features: str | None = None
-    """`judge:FOLDER`, `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder; None = no measurements."""
+    """`judge:FOLDER`, `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder; None = no evaluation."""
     min_judge_accuracy: float | None = 0.98
-    """A judge that was right on a smaller share of its test images is refused; None = accept any."""
+    """Minimum accuracy of the judge on its test images; a judge below it is refused. None = accept any."""
     num_images: int = 500
-    """Images that are drawn each time, always with the same seeds."""
+    """Images to generate each time, always from the same seeds."""
     scheduler: str = "dpmsolver++"
-    """Name of a sampler, see sample.py."""
+    """Name of a scheduler, see sample.py."""
     num_inference_steps: int = 20
     """Denoising steps."""
     guidance_scale: float | None = None
@@ -353,7 +362,7 @@ class MonitorConfig(BaseConfig, group="evaluation"):
         super().__post_init__()
         self.require_positive("every_steps", "steps")
         on = self.every_steps is not None
-        remedy = "say what is measured with, as judge:FOLDER" if on else "add --evaluation.every_steps, or leave it out"
+        remedy = "give features, such as judge:FOLDER" if on else "add --evaluation.every_steps, or leave it out"
         self.require((self.features is not None) == on, "features", remedy)
         self.require(self.num_images >= 6, "num_images", "give at least 6 images")
         self.require_positive("num_inference_steps", "steps")
@@ -361,19 +370,19 @@ class MonitorConfig(BaseConfig, group="evaluation"):
 
 @dataclass(kw_only=True)
 class HubConfig(BaseConfig, group="hub"):
-    """Publishing of the trained pipeline with its model card."""
+    """Publishing the trained pipeline with its model card."""
 
     push_to_hub: bool = False
-    """Upload the pipeline folder, in one commit, when training has ended."""
+    """Upload the pipeline folder, in one commit, at the end of training."""
     repo_id: str | None = None
-    """Repository on the Hub, as NAME or OWNER/NAME, made if it is not there; None = no push."""
+    """Repository on the Hub, NAME or OWNER/NAME, created if it does not exist; None = no upload."""
     private: bool | None = None
-    """Whether a repository that is made is private; None = as the account's default is."""
+    """Whether a new repository is private; None = the default of the account."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.push_to_hub:
-            self.require(bool(self.repo_id), "repo_id", "say where to push, as OWNER/NAME")
+            self.require(bool(self.repo_id), "repo_id", "name the repository to push to, as OWNER/NAME")
         else:
             for name in ("repo_id", "private"):
                 self.require(getattr(self, name) is None, name, "add --hub.push_to_hub, or leave it out")

@@ -84,7 +84,7 @@ def test_defaults_recipe_overrides(recipe):
     assert isinstance(cake.oven, Oven)
 
 
-def test_overrides_win_wherever_they_stand(recipe):
+def test_overrides_win_in_any_position(recipe):
     path = recipe("name: a\nlayers: 5\noven:\n  degrees: 200\n")
     override = ["--layers", "3", "--oven.degrees", "90"]
     for args in ([*override, "--config", path], ["--config", path, *override], [*override, f"--config={path}"]):
@@ -106,7 +106,7 @@ def test_a_flag_is_switched_on_by_its_name(args, fan, layers):
     assert (cake.oven.fan, cake.layers) == (fan, layers)
 
 
-def test_flags_that_may_be_unset_are_switched_on_too():
+def test_optional_flags_are_switched_on_by_name_too():
     options = ["--output_dir=a", "--max_train_steps=1", "--hub.push_to_hub", "--hub.private", "--hub.repo_id=me/x"]
     config = parse_config(TrainConfig, options)
     assert config.hub.push_to_hub is True and config.hub.private is True
@@ -127,7 +127,7 @@ def test_null_is_none(recipe):
 @pytest.mark.parametrize(
     ("text", "value"), [("0.1", 0.1), ("1e-3", 1e-3), ("3", 3), ("true", True), ("silu", "silu"), ("[32, 64]", [32, 64])]
 )
-def test_free_options_are_typed_alike_on_the_command_line_and_in_a_recipe(recipe, text, value):
+def test_free_options_get_the_same_types_from_the_command_line_and_a_recipe(recipe, text, value):
     for args in (
         ["--name", "a", "--oven.tuning.x", text],
         ["--name", "a", "--oven.tuning", f"{{x: {text}}}"],
@@ -161,10 +161,10 @@ def test_extends_is_relative_to_the_recipe(recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names", [["a.yaml"], ["a.yaml", "b.yaml"], ["a.yaml", "b.yaml", "c.yaml"]])
-def test_circles_are_refused(recipe, mistake, names):
+def test_cycles_are_refused(recipe, mistake, names):
     for name, parent in zip(names, [*names[1:], names[0]], strict=True):
         path = recipe(f"name: a\nextends: {parent}\n", name)
-    assert "circle" in mistake("--config", path)
+    assert "remove the cycle" in mistake("--config", path)
 
 
 def test_missing_parent_is_named(recipe, mistake):
@@ -182,7 +182,7 @@ def test_a_recipe_of_another_program_is_refused_with_the_command_to_use(recipe, 
     assert "this is a recipe of train_gan.py" in mistake("--name=a", "--config", path)
 
 
-def test_a_recipe_that_names_no_program_suits_any(recipe):
+def test_a_recipe_without_a_program_works_with_any(recipe):
     path = recipe("max_train_steps: 3\noutput_dir: a\n")
     assert recipe_program(path) is None
     for config_class in (TrainConfig, GANConfig):
@@ -266,15 +266,15 @@ def test_unknown_keys_in_a_parent_name_the_recipe(recipe, mistake):
     assert f"--config {path}" in mistake("--name", "a", "--config", path)
 
 
-def test_a_folder_is_no_recipe(mistake, tmp_path):
+def test_a_folder_is_not_a_recipe(mistake, tmp_path):
     assert "Is a directory" in mistake("--config", str(tmp_path))
 
 
-def test_mistakes_are_found_before_the_config_is_printed(mistake):
+def test_mistakes_are_reported_before_the_config_is_printed(mistake):
     mistake("--name", "a", "--layers", "-1", "--print_config")
 
 
-# Ends
+# Exits
 
 
 def test_print_config_reloads_to_an_equal_config_and_creates_nothing(recipe, capsys, tmp_path, monkeypatch):
@@ -321,14 +321,14 @@ def test_traceback_on_request(monkeypatch):
         parse_config(Cake, ["--name", "a", "--layers", "-1"])
 
 
-def test_interruption_is_one_line_and_exit_code_130(capsys):
+def test_an_interrupt_is_one_line_and_exit_code_130(capsys):
     with pytest.raises(SystemExit) as stopped, user_errors():
         raise KeyboardInterrupt("stopped at\nstep 3")
     assert stopped.value.code == 130
     assert capsys.readouterr().err.endswith(": stopped at step 3\n")
 
 
-def test_sigterm_is_one_line_and_exit_code_143_and_is_as_before_afterwards(capsys):
+def test_sigterm_is_one_line_and_exit_code_143_and_its_handler_is_restored(capsys):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped, user_errors():
         signal.raise_signal(signal.SIGTERM)
@@ -342,7 +342,7 @@ def test_other_errors_keep_their_traceback():
         raise ZeroDivisionError
 
 
-# What a parser says, in words
+# Messages of the parser
 
 
 def test_a_group_left_empty_is_named(recipe, mistake):
@@ -353,12 +353,12 @@ def test_a_group_that_is_a_number_is_named(recipe, mistake):
     assert "--oven is 3: it is a group" in mistake("--config", recipe("name: x\noven: 3\n"))
 
 
-def test_a_recipe_has_no_config_key(recipe, mistake):
+def test_a_recipe_cannot_have_the_key_config(recipe, mistake):
     other = recipe("name: y\n", "other.yaml")
-    assert "no key `config`" in mistake("--config", recipe(f"name: x\nconfig: {other}\n"))
+    assert "cannot have the key `config`" in mistake("--config", recipe(f"name: x\nconfig: {other}\n"))
 
 
-IN_OUR_WORDS = {
+REWRITES = {
     r"Does not validate against any of": (["--layers=many"], "--layers is many: expected int or null"),
     r"<class '(\w+)'>": (["--sugar=much"], "--sugar is much: expected float"),
     r"typing\.Literal": (["--flavour=mud"], "--flavour is mud: expected one of 'plain', 'lemon'"),
@@ -372,17 +372,17 @@ IN_OUR_WORDS = {
 }
 
 
-@pytest.mark.parametrize("pattern", cli._IN_OUR_WORDS)
-def test_a_message_of_the_parser_is_said_in_our_words(recipe, mistake, monkeypatch, tmp_path, pattern):
+@pytest.mark.parametrize("pattern", cli._REWRITES)
+def test_messages_of_the_parser_are_rewritten(recipe, mistake, monkeypatch, tmp_path, pattern):
     recipe("name: x\ncolour: red\n", "a.yaml")
     recipe("name: x\noven:\n  colour: red\n", "b.yaml")
     recipe("sugar: 0.1\n", "c.yaml")
     monkeypatch.chdir(tmp_path)
-    ((args, message),) = (case for start, case in IN_OUR_WORDS.items() if pattern.startswith(start))
+    ((args, message),) = (case for start, case in REWRITES.items() if pattern.startswith(start))
     args = args if args[0].startswith("--config") else ["--name=x", *args]
     assert message in mistake(*args)
-    others = {other: words for other, words in cli._IN_OUR_WORDS.items() if other != pattern}
-    monkeypatch.setattr(cli, "_IN_OUR_WORDS", others)  # the pattern has a part in it
+    others = {other: words for other, words in cli._REWRITES.items() if other != pattern}
+    monkeypatch.setattr(cli, "_REWRITES", others)  # the pattern has a part in it
     assert message not in mistake(*args)
 
 

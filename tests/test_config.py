@@ -118,12 +118,12 @@ def test_values_at_the_edge_are_possible(group, options):
         (train_config, {"data": ReferenceDataConfig()}, "--data is ReferenceDataConfig("),
     ],
 )
-def test_values_of_another_type_are_refused_from_python_too(group, options, message):
+def test_values_of_another_type_are_refused_in_python_too(group, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         group(**options)
 
 
-def test_an_int_is_a_float_and_a_list_a_tuple_and_a_str_a_path():
+def test_an_int_matches_float_a_list_a_tuple_and_a_str_a_path():
     OptimConfig(learning_rate=1, betas=[0, 0.5], lr_scheduler="multistep", lr_milestones=(1, 2), lr_gamma=1)
     EvaluationConfig(model="m", features="inception", output="results.json", inception_weights=Path("weights"))
 
@@ -139,7 +139,7 @@ def groups(config_class: type) -> Iterator[type]:
 @pytest.mark.parametrize(
     "group", dict.fromkeys(group for program in PROGRAMS for group in groups(program)), ids=lambda group: group.__name__
 )
-def test_every_group_checks_its_types_and_takes_no_option_away(group):
+def test_every_group_checks_its_types_and_removes_no_option(group):
     required = {option.name: object() for option in fields(group) if option.default is option.default_factory is MISSING}
     first = fields(group)[0].name
     with pytest.raises(ValueError, match=f"{first} is <object"):
@@ -162,7 +162,7 @@ def test_betas_are_variances(name, value):
         ScheduleConfig(beta_schedule="linear", **{name: value})
 
 
-def test_betas_rise():
+def test_betas_increase():
     with pytest.raises(ValueError, match="--schedule.beta_end is 0.01"):
         ScheduleConfig(beta_schedule="linear", beta_start=0.02, beta_end=0.01)
 
@@ -175,7 +175,7 @@ def test_beta_range_has_the_defaults_of_ho_et_al():
 # Pairs
 
 
-def test_min_snr_and_its_gamma_go_together():
+def test_min_snr_requires_its_gamma_and_gamma_requires_min_snr():
     ObjectiveConfig(loss_weighting="min_snr", snr_gamma=5.0)
     with pytest.raises(ValueError, match="--objective.snr_gamma is None: min_snr needs it"):
         ObjectiveConfig(loss_weighting="min_snr")
@@ -194,7 +194,7 @@ def test_multistep_needs_milestones_and_gamma(missing):
 
 
 @pytest.mark.parametrize("milestones", [[], [0], [-1, 2], [2, 2], [4, 2]])
-def test_milestones_rise_from_above_0(milestones):
+def test_milestones_increase_from_above_0(milestones):
     with pytest.raises(ValueError, match="--optim.lr_milestones is"):
         OptimConfig(lr_scheduler="multistep", lr_milestones=milestones, lr_gamma=0.1)
 
@@ -255,7 +255,7 @@ def test_the_model_is_checked_with_the_data():
 @pytest.mark.parametrize(
     ("asked", "conditional", "probability"), [(None, True, 0.1), (0.0, True, 0.0), (0.3, True, 0.3), (None, False, 0.0)]
 )
-def test_class_dropout_depends_on_whether_the_model_is_told_a_class(asked, conditional, probability):
+def test_class_dropout_depends_on_whether_the_model_is_conditional(asked, conditional, probability):
     config = train_config(objective=ObjectiveConfig(class_dropout_prob=asked))
     assert config.resolve_class_dropout(conditional) == probability
 

@@ -103,7 +103,7 @@ def test_every_published_system_has_its_recipes():
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_a_recipe_says_what_was_measured(recipe):
+def test_a_header_says_what_was_measured(recipe):
     text = header(recipe)
     assert len(text.lstrip("# ")) > 20
     assert ("\n# Measured on " in text) != ("\n# Not measured here" in text)
@@ -129,7 +129,7 @@ def test_the_commands_of_a_header_parse(understood, recipe):
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if re.match(r"[abcde]_", name)])
-def test_a_run_of_days_has_one_of_minutes_beside_it(name):
+def test_the_header_of_a_long_run_shows_one_of_minutes(name):
     recipe = ROOT / "train_scripts" / "recipes" / f"{name}.yaml"
     assert re.search(r"\n# On a CPU, in minutes:\n# `python train_scripts/", header(recipe))
     assert any("--max_train_steps" in words for words in header_commands(recipe))

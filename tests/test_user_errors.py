@@ -92,7 +92,7 @@ MISTAKES = {
     "missing recipe": (["--config", "gone.yaml"], ["--config gone.yaml", "No such file"]),
     "broken recipe": (["--config", "broken.yaml"], ["--config broken.yaml", "YAML"]),
     "unknown key in a recipe": (["--config", "unknown.yaml"], ["--config unknown.yaml", "batchsize"]),
-    "recipe that extends itself": (["--config", "circle.yaml"], ["circle"]),
+    "recipe that extends itself": (["--config", "circle.yaml"], ["remove the cycle"]),
     "two recipes": (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given 2 times"]),
     # impossible values
     "negative batch size": (["--data.batch_size", "-1"], ["--data.batch_size is -1"]),

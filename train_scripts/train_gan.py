@@ -1,4 +1,4 @@
-"""Train a DCGAN, the baseline beside the diffusion models, and save it as a DCGANPipeline.
+"""Train a DCGAN, the baseline for the diffusion models, and save it as a DCGANPipeline.
 
 python train_scripts/train_gan.py --config train_scripts/recipes/gan_digits.yaml --output_dir runs/gan_digits
 python train_scripts/train_gan.py --config ... --output_dir runs/gan_digits --resume auto

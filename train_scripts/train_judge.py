@@ -1,9 +1,9 @@
-"""Train a judge, the classifier whose features and predictions measure samples, and save it as output_dir/judge.
+"""Train a judge, a classifier whose features and predictions measure samples, and save it as output_dir/judge.
 
 python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits
 python train_scripts/train_judge.py --config ... --output_dir runs/judge_digits --resume auto
 
-The folder of the run is then named to the measuring programs as `judge:runs/judge_digits`.
+Programs that measure samples then take `--features judge:runs/judge_digits`.
 """
 
 from pathlib import Path

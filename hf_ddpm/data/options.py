@@ -1,4 +1,4 @@
-"""Options of data, in small classes of which each program's group is made: see `hf_ddpm.config.BaseConfig`."""
+"""Options of data: small classes from which each program's data group is composed, see `hf_ddpm.config.BaseConfig`."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class SourceOptions(BaseConfig, group="data"):
     """Where images come from."""
 
     source: str | None = None
-    """As in train.py; None = the data that the model was trained on, as the config.yaml of its run says."""
+    """As in train.py; None = the training data of the model, read from the config.yaml of its run."""
 
 
 @dataclass(kw_only=True)
 class TrainSplitOptions(SourceOptions):
-    """The split of a model."""
+    """The train split."""
 
     train_split: str = "train"
-    """Split that is trained on."""
+    """Split to train on."""
 
 
 @dataclass(kw_only=True)
 class HeldOutSplitOptions(TrainSplitOptions):
-    """The split of a model, and another one beside it."""
+    """The train split and the held-out split."""
 
     test_split: str | None = None
-    """Held-out split whose loss is logged beside each sample grid; None = no held-out loss."""
+    """Held-out split whose loss is logged with each sample grid; None = no held-out loss."""
 
 
 @dataclass(kw_only=True)
 class BaseDataConfig(SourceOptions):
-    """Which images are read."""
+    """Source, columns and classes of images; base of every data group."""
 
     image_column: str | None = None
     """Column of the images; None = the only image column."""
@@ -48,16 +48,16 @@ class BaseDataConfig(SourceOptions):
         self.require(self.labels is None or len(self.labels) > 0, "labels", "name at least one class")
 
     def column_options(self) -> dict[str, Any]:
-        """The options that say which column and which classes are read, as keyword arguments of `open_source`."""
+        """Columns and classes as keyword arguments of `open_source`."""
         return {"image_column": self.image_column, "label_column": self.label_column, "labels": self.labels}
 
 
 @dataclass(kw_only=True)
 class ClassConditionalOptions(BaseDataConfig):
-    """Images of a model that may be told their class."""
+    """Whether a model is class-conditional."""
 
     class_conditional: bool | None = None
-    """Whether the model is told the class; None = yes if there are labels."""
+    """Whether the model is conditioned on the class; None = if there are labels."""
 
     def column_options(self) -> dict[str, Any]:
         return {**super().column_options(), "class_conditional": self.class_conditional}
@@ -65,12 +65,12 @@ class ClassConditionalOptions(BaseDataConfig):
 
 @dataclass(kw_only=True)
 class ImageShapeOptions(BaseDataConfig):
-    """Images of a chosen size."""
+    """Size and channels of images."""
 
     image_size: int | None = None
-    """Height and width in pixels, by resizing and centre crop; None = the size of the model preset."""
+    """Height and width in pixels, by resizing and center crop; None = the size of the model preset."""
     channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = as the first image is, or as a model given by its config.json demands."""
+    """1 = grayscale, 3 = RGB; None = as the first image, or as the model if it is given by its config.json."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,14 +79,14 @@ class ImageShapeOptions(BaseDataConfig):
 
 @dataclass(kw_only=True)
 class DecodeOptions(BaseDataConfig, TrainSplitOptions):
-    """Images of which whole splits are read."""
+    """Which images of a split are decoded."""
 
     max_images: int | None = None
-    """Images to train on, evenly spread over the split (of a stream: the first ones); None = all."""
+    """Number of images to train on, evenly spread over the split (the first ones of a stream); None = all."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be decoded ends the program, or is left out (in a stream: the next one takes its place)."""
+    """What to do with an image that cannot be decoded: stop, or skip it (a stream takes the next one instead)."""
     max_bad_images: int | None = None
-    """Images of a split that may be left out; None = 100. Only with on_bad_image skip."""
+    """Maximum number of images of a split to skip; None = 100. Only with on_bad_image skip."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +98,7 @@ class DecodeOptions(BaseDataConfig, TrainSplitOptions):
 
 @dataclass(kw_only=True)
 class SplitsConfig(DecodeOptions, HeldOutSplitOptions):
-    """Images of which a train split and perhaps a held-out split are read."""
+    """A train split and an optional held-out split."""
 
 
 @dataclass(kw_only=True)
@@ -106,9 +106,9 @@ class StreamOptions(BaseConfig, group="data"):
     """Reading images while training."""
 
     streaming: bool = False
-    """Read the images while training, decoding each as it comes, in place of decoding all of them before."""
+    """Read and decode images during training, instead of decoding all of them before it."""
     shuffle_buffer: int | None = None
-    """Images that a stream is shuffled within; None = 10000. Only with streaming."""
+    """Number of images in the buffer that shuffles a stream; None = 10000. Only with streaming."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,14 +119,14 @@ class StreamOptions(BaseConfig, group="data"):
 
 @dataclass(kw_only=True)
 class TrainingDataConfig(DecodeOptions):
-    """Which images a model learns, and how they are read."""
+    """Images to train on; base of the data groups of all training programs."""
 
     source: str = "digits"
-    """`digits` (embedded, 8 x 8), a local folder (parquet, images or a saved data set) or the id of a Hub data set."""
+    """`digits` (built in, 8 x 8), a local folder (parquet, images or a saved dataset) or the id of a Hub dataset."""
     horizontal_flip: bool = False
     """Mirror each image left to right with probability 0.5."""
     batch_size: int = 128
-    """Images a process and micro-step."""
+    """Images per process and micro-step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,4 +135,4 @@ class TrainingDataConfig(DecodeOptions):
 
 @dataclass(kw_only=True)
 class DataConfig(TrainingDataConfig, StreamOptions, SplitsConfig, ImageShapeOptions, ClassConditionalOptions):
-    """Which images a model learns, and how they are read."""
+    """Images to train a diffusion model on."""

@@ -1,4 +1,4 @@
-"""Options of the training programs, and the checks across options that need no data."""
+"""Options of the training programs, with the checks across groups that need no data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hf_ddpm.config import (
     EMAConfig,
     HubConfig,
     LoggingConfig,
+    LRSchedule,
     ModelConfig,
     MonitorConfig,
     ObjectiveConfig,
     OptimConfig,
+    Optimizer,
     ScheduleConfig,
     require,
 )
@@ -30,24 +32,24 @@ from hf_ddpm.data.options import (
 from hf_ddpm.models.unet import unet_arguments
 
 SIZES = (8, 16, 28, 32, 64)
-"""Pixels of the images that `hf_ddpm.dcgan_pipeline.STAGES` knows, which is not read here: it would load torch."""
+"""Image sizes of a DCGAN in pixels: the keys of `hf_ddpm.dcgan_pipeline.STAGES`, repeated here to avoid loading torch."""
 LARGEST = {"latent_dim": 1024, "generator_width": 512, "discriminator_width": 512, "label_channels": 1024}
 
 
 @dataclass(kw_only=True)
 class RunOptions(BaseConfig):
-    """Where a run is saved, how long it is and how it computes."""
+    """Folder, length and precision of a run."""
 
     output_dir: str
     """Run folder; it must be new or empty unless the run is resumed."""
     seed: int = 0
-    """Seed of everything random in the run."""
+    """Seed of all randomness in the run."""
     max_train_steps: int | None = None
     """Length of the run in optimizer steps; None = given in epochs."""
     num_train_epochs: int | None = None
     """Length of the run in passes over the data; None = given in steps."""
     resume: str = "none"
-    """`none`, `auto` (newest whole checkpoint, else from the start), `latest` (fails without one) or a checkpoint folder."""
+    """`none`, `auto` (newest complete checkpoint, or from scratch), `latest` (fails without one) or a checkpoint folder."""
     mixed_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the network's forward and backward pass; fp16 needs a CUDA device."""
 
@@ -60,12 +62,12 @@ class RunOptions(BaseConfig):
         lengths = {"max_train_steps": self.max_train_steps, "num_train_epochs": self.num_train_epochs}
         given = [name for name, value in lengths.items() if value is not None]
         if len(given) != 1:
-            both = f"both are given ({lengths}): set the other to null" if given else "neither is given"
-            raise ValueError(f"--max_train_steps or --num_train_epochs, exactly one, says how long to train: {both}")
+            both = f"both are given ({lengths}), set the other to null" if given else "neither is given"
+            raise ValueError(f"--max_train_steps or --num_train_epochs, give exactly one of them: {both}")
         if self.mixed_precision == "fp16":
             import torch
 
-            self.require(torch.cuda.is_available(), "mixed_precision", "there is no CUDA device here, take bf16 or fp32")
+            self.require(torch.cuda.is_available(), "mixed_precision", "this machine has no CUDA device, use bf16 or fp32")
 
 
 @dataclass(kw_only=True)
@@ -73,15 +75,15 @@ class CompileOptions(RunOptions):
     """Whether the network is compiled."""
 
     compile: bool = False
-    """Compile the network with torch.compile: a minute or more at the start, faster steps after it."""
+    """Compile the network with torch.compile: takes a minute or more at the start, then steps are faster."""
 
 
 @dataclass(kw_only=True)
 class LearningOptions(RunOptions):
-    """What a network learns from, and how."""
+    """Threads, data and optimizer of a run."""
 
     num_threads: int | None = None
-    """CPU threads of a process; None = the machine's cores shared among its processes, whatever a launcher put into
+    """CPU threads per process; None = the cores of the machine divided among its processes, whatever a launcher set as
     OMP_NUM_THREADS."""
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     optim: BaseOptimConfig = field(default_factory=BaseOptimConfig)
@@ -100,7 +102,7 @@ class EMAOptions(LearningOptions):
 
 @dataclass(kw_only=True)
 class RunConfig(LearningOptions):
-    """What every training program is told, whatever it trains."""
+    """Options shared by all training programs."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: BaseLoggingConfig = field(default_factory=BaseLoggingConfig)
@@ -124,15 +126,15 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
         super().__post_init__()
         streaming = self.data.streaming
         no_epochs = not streaming or self.num_train_epochs is None
-        self.require(no_epochs, "num_train_epochs", "the length of a stream is not known, give --max_train_steps")
+        self.require(no_epochs, "num_train_epochs", "a stream has no known length, give --max_train_steps")
         zero_terminal = self.schedule.rescale_zero_terminal_snr
-        remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, take v_prediction or sample"
+        remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, use v_prediction or sample"
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
         self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
         if self.evaluation.every_steps is not None:
             steps, most = self.evaluation.num_inference_steps, self.schedule.num_train_timesteps
-            require(steps <= most, "evaluation.num_inference_steps", steps, f"there are {most} timesteps")
+            require(steps <= most, "evaluation.num_inference_steps", steps, f"the schedule has {most} timesteps")
             every_steps = self.evaluation.every_steps
             require(not streaming, "evaluation.every_steps", every_steps, "leave out --data.streaming for it")
         if self.data.class_conditional is False:
@@ -141,10 +143,10 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
     def network_arguments(
         self, *, image_size: int | None = None, channels: int | None = None, num_class_embeds: int | None = None
     ) -> dict[str, Any]:
-        """Arguments of the network; those given here follow the images, see `unet_arguments`.
+        """Arguments of the network; the keyword arguments depend on the images, see `unet_arguments`.
 
         Raises:
-            ValueError: the options of the model do not fit together.
+            ValueError: the options of the model contradict each other.
         """
         return unet_arguments(
             self.model.preset,
@@ -157,19 +159,19 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
         )
 
     def resolve_class_dropout(self, conditional: bool) -> float:
-        """Probability of the null label, once it is known whether the data has labels.
+        """Probability of the null label, given whether the model is conditional.
 
         Raises:
-            ValueError: an option of the null label was given to a run that has none.
+            ValueError: the run has no null label or no classes, but an option needs them.
         """
-        asked = self.objective.class_dropout_prob
+        requested = self.objective.class_dropout_prob
         if not conditional:
-            remedy = "the model is not told a class (--data.class_conditional, or no labels), set it to null"
-            require(not asked, "objective.class_dropout_prob", asked, remedy)
+            remedy = "the model is unconditional (--data.class_conditional, or no labels), set it to null"
+            require(not requested, "objective.class_dropout_prob", requested, remedy)
             architecture = self.model.architecture
-            remedy = "the model is not told a class (--data.class_conditional, or no labels), take unet"
+            remedy = "the model is unconditional (--data.class_conditional, or no labels), use unet"
             require(architecture != "class_map_unet", "model.architecture", architecture, remedy)
-        probability = 0.0 if not conditional else 0.1 if asked is None else asked
+        probability = 0.0 if not conditional else 0.1 if requested is None else requested
         if probability == 0:
             null_embedding = self.model.null_embedding
             remedy = "this run has no null label, as class_dropout_prob is 0 or the model is unconditional"
@@ -179,30 +181,30 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
 
 @dataclass(kw_only=True)
 class GANDataConfig(TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
-    """Which images a GAN learns, and how they are read."""
+    """Images to train a GAN on, without a held-out split: no loss of a GAN is meaningful on held-out images."""
 
     image_size: int | None = None
-    """Height and width in pixels, by resizing and centre crop: 8, 16, 28, 32 or 64; a GAN needs it."""
+    """Height and width in pixels, by resizing and center crop: 8, 16, 28, 32 or 64; required."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.batch_size > 1, "batch_size", "the batch norm compares images, give 2 or more")
+        self.require(self.batch_size > 1, "batch_size", "batch norm needs several images, give 2 or more")
 
 
 @dataclass(kw_only=True)
 class GANModelConfig(BaseConfig, group="model"):
-    """The two networks, those of Radford et al. 2016."""
+    """Generator and discriminator of Radford et al. 2016."""
 
     latent_dim: int = 128
     """Size of the latent vector z (nz)."""
     generator_width: int = 64
-    """Channels of the generator's last hidden map (ngf); each map before it has twice as many."""
+    """Channels of the generator's last hidden layer (ngf); each layer before it has twice as many as the next."""
     discriminator_width: int = 64
-    """Channels of the discriminator's first hidden map (ndf); each map after it has twice as many."""
+    """Channels of the discriminator's first hidden layer (ndf); each layer after it has twice as many as the one before."""
     label_channels: int = 16
-    """Channels of the label embedding in each of the two networks; without classes not used."""
+    """Channels of the label embedding in each of the two networks; not used without classes."""
     wide_early: bool = False
-    """Keep more channels early: each hidden map of the generator after the first has twice as many."""
+    """Double the channels of every hidden layer of the generator but the first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,50 +214,52 @@ class GANModelConfig(BaseConfig, group="model"):
 
 @dataclass(kw_only=True)
 class GANObjectiveConfig(BaseConfig, group="objective"):
-    """How the discriminator is made less sure of itself."""
+    """Label smoothing and input noise of the discriminator."""
 
     real_target: float = 1.0
-    """Probability of being real that the discriminator is to give real images; 0.9 = smoothed."""
+    """Target of the discriminator for real images, a probability; 0.9 = smoothed."""
     fake_target: float = 0.0
-    """Probability of being real that the discriminator is to give generated images; 0.1 = smoothed."""
+    """Target of the discriminator for generated images, a probability; 0.1 = smoothed."""
     input_noise: float = 0.0
-    """Standard deviation of the normal noise on what the discriminator sees, whose pixels are in [-1, 1]; 0 = none."""
+    """Standard deviation of the Gaussian noise added to the discriminator's input, pixels in [-1, 1]; 0 = none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (("real_target", 0.5, 1), ("fake_target", 0, 0.5), ("input_noise", 0, 10)):
             self.require(low <= getattr(self, name) <= high, name, f"give a number from {low} to {high}")
         apart = self.fake_target < self.real_target
-        self.require(apart, "fake_target", "real and generated images need different targets")
+        self.require(apart, "fake_target", "give less than real_target, so that the targets differ")
 
 
 @dataclass(kw_only=True)
 class GANOptimConfig(BaseOptimConfig):
-    """The optimizers of the two networks and their learning rate, which are alike."""
+    """The optimizers of the two networks, with the same options.
 
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Adam, or AdamW with decoupled weight decay."""
+    Gradients are not accumulated, because batch norm would see the parts of a batch only.
+    """
+
+    optimizer: Optimizer = "adam"
     learning_rate: float = 2e-4
-    """Peak learning rate."""
     betas: tuple[float, float] = (0.5, 0.999)
-    """Decay of the two moments of Adam."""
-    lr_scheduler: Literal["constant", "linear", "cosine", "multistep"] = "constant"
-    """Learning rate after warm-up: constant, decaying to 0 at the end of the run, or multiplied at milestones."""
+    lr_scheduler: LRSchedule = "constant"
     max_grad_norm: float | None = None
-    """The gradient of each network is scaled down to this norm; None = off."""
+    """Maximum norm of the gradient of each network, which is scaled down to it; None = off."""
 
 
 @dataclass(kw_only=True)
 class GANEMAConfig(EMAConfig):
-    """Moving average of the generator's weights, with which samples are drawn."""
+    """Moving average of the generator's weights, used for sampling."""
 
     decay: float | None = None
-    """Largest decay a step; None = no average, the trained weights themselves are saved."""
 
 
 @dataclass(kw_only=True)
 class GANConfig(RunConfig, EMAOptions):
-    """Train a DCGAN and save it as a DCGANPipeline."""
+    """Train a DCGAN and save it as a DCGANPipeline.
+
+    There is no option to compile the networks, which alternate with and without gradients, nor to publish the model, as
+    model cards describe diffusion models.
+    """
 
     program: ClassVar[str] = "train_gan"
     mixed_precision: Literal["fp32", "bf16"] = "fp32"
@@ -269,45 +273,47 @@ class GANConfig(RunConfig, EMAOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size, remedy = self.data.image_size, f"a DCGAN draws {', '.join(map(str, SIZES))} pixels, give one of them"
+        size, remedy = self.data.image_size, f"a DCGAN generates {', '.join(map(str, SIZES))} pixels, give one of them"
         require(size in SIZES, "data.image_size", size, remedy)
 
 
 @dataclass(kw_only=True)
 class JudgeDataConfig(TrainingDataConfig, SplitsConfig, ImageShapeOptions):
-    """Which images a judge learns, and how they are read."""
+    """Images to train a judge on.
+
+    They are not streamed: the judge's record identifies its data by a fingerprint of all images.
+    """
 
     test_split: str | None = None
-    """Held-out split that the judge's accuracy is measured on, all of it; a judge needs one."""
+    """Held-out split on which the judge's accuracy is measured; required."""
     image_size: int | None = None
-    """Height and width in pixels of the images that it will judge, by resizing and centre crop; a judge needs it."""
+    """Height and width in pixels of the images to judge, by resizing and center crop; required."""
     max_shift: int = 1
-    """Pixels that each training image is moved at most, up or down and left or right; what comes in at an edge repeats it.
-    0 = none."""
+    """Maximum shift of a training image in each direction, in pixels; the edge is repeated. 0 = none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         several = self.labels is None or len(self.labels) > 1
-        self.require(several, "labels", "name at least two classes, as a judge tells them apart")
+        self.require(several, "labels", "name at least two classes")
         self.require(self.max_shift >= 0, "max_shift", "give 0 or more pixels")
 
 
 @dataclass(kw_only=True)
 class JudgeModelConfig(BaseConfig, group="model"):
-    """The classifier, a ResNet of two-convolution blocks."""
+    """The classifier, a ResNet of basic (two-convolution) blocks."""
 
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
-    """Channels of each stage; each stage but the first halves the image. The last is the number of features."""
+    """Channels of each stage; every stage but the first halves the image. The last is the number of features."""
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
     """Blocks of each stage."""
 
 
 @dataclass(kw_only=True)
 class JudgeLoggingConfig(BaseLoggingConfig):
-    """What is reported while a run goes on."""
+    """What is logged during training."""
 
     test_every_steps: int | None = None
-    """Optimizer steps between accuracies on the held-out split; None = only at the end."""
+    """Optimizer steps between measurements of the accuracy on the held-out split; None = only at the end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -316,12 +322,15 @@ class JudgeLoggingConfig(BaseLoggingConfig):
 
 @dataclass(kw_only=True)
 class JudgeConfig(RunConfig):
-    """Train a judge, the classifier whose features and predictions measure samples."""
+    """Train a judge, a classifier whose features and predictions measure samples.
+
+    It has no moving average, which would not include the statistics of batch norm, and trains too briefly to be compiled.
+    """
 
     program: ClassVar[str] = "train_judge"
     min_accuracy: float | None = None
-    """Part of the held-out images, in [0, 1], that the judge should name rightly: one that does not is saved all the same,
-    with its accuracy, and a warning is printed. None = no warning."""
+    """Accuracy on held-out images, in [0, 1], below which a warning is printed; the judge is saved in any case. None = no
+    warning."""
     data: JudgeDataConfig = field(default_factory=JudgeDataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     logging: JudgeLoggingConfig = field(default_factory=JudgeLoggingConfig)
@@ -329,11 +338,11 @@ class JudgeConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        data, remedy = self.data, "a judge is measured on images that it has not learnt, name a split of them"
+        data, remedy = self.data, "a judge is measured on held-out images, name their split"
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
-        require(data.batch_size > 1, "data.batch_size", data.batch_size, "the batch norm compares images, give 2 or more")
+        require(data.batch_size > 1, "data.batch_size", data.batch_size, "batch norm needs several images, give 2 or more")
         fits = data.image_size is None or data.max_shift < data.image_size
-        require(fits, "data.max_shift", data.max_shift, f"give fewer pixels than the {data.image_size} of an image")
+        require(fits, "data.max_shift", data.max_shift, f"give less than the image size, {data.image_size}")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1
-        self.require(ok, "min_accuracy", "give a part between 0 and 1, such as 0.98")
+        self.require(ok, "min_accuracy", "give a number from 0 to 1, such as 0.98")

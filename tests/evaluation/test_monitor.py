@@ -39,10 +39,10 @@ def test_metrics_are_logged_and_training_stays_the_same(run_training, monitored,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["every_steps=2"], "--evaluation.features is None: say what is measured with"),
+        (["every_steps=2"], "--evaluation.features is None: give features, such as"),
         (["features=inception"], "add --evaluation.every_steps"),
         (["every_steps=2", "features=judge:x", "num_images=3"], "at least 6 images"),
-        (["every_steps=2", "features=judge:x", "num_inference_steps=5000"], "there are 1000 timesteps"),
+        (["every_steps=2", "features=judge:x", "num_inference_steps=5000"], "the schedule has 1000 timesteps"),
     ],
 )
 def test_impossible_options_are_refused(tiny_options, capsys, more, message):

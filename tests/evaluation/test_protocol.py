@@ -232,7 +232,7 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
     assert entry["results"][0]["metrics"][0]["type"] == "fd_judge"
     with pytest.raises(SystemExit) as stopped:
         load_script("evaluate_model").main(options(output))
-    assert stopped.value.code == 2 and "it is there already" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "the file exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
