@@ -46,4 +46,4 @@ def test_options_can_be_built_from_public_names_alone(program):
 
 def test_help_lists_the_public_names():
     text = pydoc.render_doc(hf_ddpm, renderer=pydoc.plaintext)
-    assert all(name in text for name in hf_ddpm.__all__)
+    assert [name for name in hf_ddpm.__all__ if name not in text] == ["__version__"], "shown as VERSION"

@@ -144,7 +144,8 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
     try:
         with _quiet_transformers():
             options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-            model, report = Dinov2Model.from_pretrained(folder, dtype=torch.float32, **options)
+            loaded: Any = Dinov2Model.from_pretrained(folder, dtype=torch.float32, **options)
+            model, report = loaded
     except Exception as error:  # transformers raises all kinds of errors for a damaged config or file
         raise ValueError(f"features is {option!r}: it cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]

@@ -86,7 +86,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     run = Run(config, accelerator, images, None)
     id2label = None if images.class_names is None else dict(enumerate(images.class_names))
     num_classes = None if id2label is None else len(id2label)
-    shape = {"sample_size": image_size, "channels": images.channels, "num_classes": num_classes}
+    shape: dict[str, Any] = {"sample_size": image_size, "channels": images.channels, "num_classes": num_classes}
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
     network, averaged = (DCGAN(**shape, **asdict(config.model)).to(accelerator.device) for _ in range(2))
     optimizer = build_optimizer(network.parameters(), config.optim)

@@ -70,9 +70,13 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
     train_images, test_images = decode_sources(data, sources, image_size=image_size, channels=data.channels)
     assert train_images.class_names is not None
     torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
-    size = {"widths": config.model.widths, "depths": config.model.depths, "channels": train_images.channels}
     try:
-        network = build_network(**size, class_names=train_images.class_names).to(accelerator.device)
+        network = build_network(
+            widths=config.model.widths,
+            depths=config.model.depths,
+            channels=train_images.channels,
+            class_names=train_images.class_names,
+        ).to(accelerator.device)
     except ValueError as error:
         raise ValueError(f"--model: {error}") from None
     run = Run(config, accelerator, train_images, test_images)
