@@ -154,7 +154,7 @@ def test_missing_labels_are_refused():
 # A run
 
 OPTIONS = ["--output_dir=unused", "--max_train_steps=1", "--model.architecture=class_map_unet"]
-REFUSAL = "--model.architecture is 'class_map_unet': the model is not told a class"
+REFUSAL = "--model.architecture is 'class_map_unet': the model is unconditional"
 
 
 def test_the_stages_can_be_given_on_the_command_line():
