@@ -144,7 +144,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate images: an `ImagePipelineOutput` with the field `images`. A `ValueError` names a value that cannot work.
+        """Generate images.
 
         Args:
             class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
@@ -168,6 +168,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
             callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
                 {"latents": latents})`; latents in the dictionary it returns replace those of the step.
             callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
+
+        Returns:
+            `ImagePipelineOutput` with the field `images`, or a tuple of one.
+
+        Raises:
+            ValueError: a value cannot work with this model and scheduler; the message names it.
         """
         if use_original_formulation:
             check_number("guidance_scale", guidance_scale)
@@ -437,7 +443,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
 def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
     """Combine the conditional and the unconditional output of the network, c and u, (B, C, H, W) float.
 
-    `scale` is s = w + 1 (1 gives c, 0 gives u), `rescale` phi in [0, 1] (0 = off, 1 = the standard deviation of c).
+    Args:
+        cond, uncond: c, the output with the class label, and u, with the null label.
+        scale: s = w + 1; 1 gives c, 0 gives u.
+        rescale: phi in [0, 1]; 0 = off, 1 = the output has the standard deviation of c.
     """
     # Ho & Salimans 2022, eq. 6: (1 + w) c - w u, with w = s - 1.
     guided = uncond + scale * (cond - uncond)

@@ -34,8 +34,11 @@ class Posterior:
 def posterior_of(alphas_cumprod: Tensor) -> Posterior:
     """Posterior of each timestep (Ho et al. 2020, eq. 6 and 7), computed in float64.
 
-    `alphas_cumprod`, (T,) float, T >= 2, must fall, else a `ValueError`; the last may be 0. The result has its type and
-    device.
+    Args:
+        alphas_cumprod: (T,) float, T >= 2, falling; the last may be 0. The result has its type and device.
+
+    Raises:
+        ValueError: alphas_cumprod does not fall at some timestep, which then has no posterior.
     """
     exact = alphas_cumprod.to("cpu", torch.float64)  # not every device knows float64
     previous = torch.cat([exact.new_ones(1), exact[:-1]])

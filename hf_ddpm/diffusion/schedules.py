@@ -22,8 +22,12 @@ def build_noise_scheduler(
     Timesteps have "trailing" spacing (Lin et al. 2023, table 2): sampling starts at t = T - 1, where images are noise, also
     with few inference steps.
 
-    `beta_start` and `beta_end` are beta at t = 0 and t = T - 1, not used by the cosine schedule;
-    `rescale_zero_terminal_snr` rescales the betas so that the last timestep is pure noise (Lin et al. 2023).
+    Args:
+        beta_schedule: how beta grows with t.
+        num_train_timesteps: T.
+        beta_start, beta_end: beta at t = 0 and t = T - 1; not used by the cosine schedule.
+        variance_type, prediction_type: variance of the reverse process, and what the model predicts.
+        rescale_zero_terminal_snr: rescale the betas so that the last timestep is pure noise (Lin et al. 2023).
     """
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,

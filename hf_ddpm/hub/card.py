@@ -29,7 +29,7 @@ def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
     """Write the card, its picture and its evaluation results into a saved pipeline.
 
     `run_dir` is the folder of its training run (None = unknown, the card describes the pipeline alone), `repo_id` its
-    OWNER/NAME on the Hub (None = not published yet). A ValueError names a folder that is no saved pipeline, or a damaged
+    OWNER/NAME on the Hub (None = not published yet). A ValueError names a folder that is not a saved pipeline, or a damaged
     file of the run.
     """
     for name, content in card_files(pipeline_dir, run_dir, repo_id).items():

@@ -122,7 +122,7 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
 def pipeline_files(folder: Path) -> dict[str, Path]:
     """Find the files of a saved pipeline and its components, by path in the repository.
 
-    A ValueError refuses a folder that is no saved pipeline, has only pickled weights, or lacks the network's code.
+    A ValueError refuses a folder that is not a saved pipeline, has only pickled weights, or lacks the network's code.
     """
     pipeline = read_pipeline(folder)
     components, code = pipeline.components, pipeline.network_code
