@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that no process is left with one of them at the end."""
-    long = ("test_two_processes.py", "test_main_job.py", "test_loop.py", "test_stopping.py", "test_faults.py")
+    long = ("test_main_job.py", "test_two_processes.py", "test_loop.py", "test_stopping.py", "test_faults.py")
     items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))
 
 

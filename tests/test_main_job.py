@@ -1,5 +1,6 @@
-"""The main job: the default recipe learns real digits, and a classifier reads its samples as the requested digits."""
+"""The whole main job: the default recipe learns real digits, and a classifier reads its samples as the requested digits."""
 
+import os
 import time
 
 import numpy as np
@@ -10,9 +11,18 @@ from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
 
 SAMPLES_PER_CLASS = 50
-# Options of train.py beside the output folder; scheduler (None = the saved one) and steps of the samples.
-QUARTER = (["--max_train_steps=300", "--num_threads=1"], "dpmsolver++", 20)
-WHOLE = ([], None, 50)
+# The cores of this machine, shared with the other test processes.
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(load_script, tmp_path_factory) -> str:
+    """The pipeline that `train.py` saves when given only an output folder and a number of threads."""
+    folder = tmp_path_factory.mktemp("main_job") / "digits"
+    started = time.perf_counter()
+    load_script("train").main([f"--output_dir={folder}", f"--num_threads={THREADS}"])
+    print(f"training took {time.perf_counter() - started:.0f} s")
+    return str(folder / "pipeline")
 
 
 def flat_images(table: ImageTable) -> np.ndarray:
@@ -26,28 +36,17 @@ def mean_class_spread(images: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([np.sqrt((d**2).sum(axis=1).mean()) for d in distances]))
 
 
-@pytest.mark.parametrize(
-    ("options", "scheduler", "steps"),
-    [pytest.param(*QUARTER, id="a quarter of the steps"), pytest.param(*WHOLE, id="all steps", marks=pytest.mark.slow)],
-)
-def test_digits_are_learned(load_script, tmp_path, options, scheduler, steps):
+def test_digits_are_learned(pipeline_folder):
     from sklearn.svm import SVC
 
-    started = time.perf_counter()
-    load_script("train").main([f"--output_dir={tmp_path / 'digits'}", *options])
-    print(f"training took {time.perf_counter() - started:.0f} s")
     train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
     real, real_labels = flat_images(train), train.class_labels.numpy()
     classifier = SVC(gamma="scale").fit(real, real_labels)
     accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
     labels = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
-    batches = generate(
-        load_pipeline(str(tmp_path / "digits" / "pipeline"), scheduler=scheduler),
-        class_labels=labels.tolist(),
-        batch_size=250,
-        num_inference_steps=steps,
-        guidance_scale=1.5,
-    )
+    torch.set_num_threads(THREADS)
+    pipeline = load_pipeline(pipeline_folder)
+    batches = generate(pipeline, class_labels=labels.tolist(), batch_size=250, num_inference_steps=50, guidance_scale=1.5)
     samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255
     agreement = float((classifier.predict(samples) == labels).mean())
     spread = mean_class_spread(samples, labels) / mean_class_spread(real, real_labels)
