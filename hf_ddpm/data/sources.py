@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 
 from hf_ddpm.data.columns import choose_columns
+from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.labels import encode_labels
 
@@ -36,6 +37,10 @@ class ImageSource:
     """Name of each class in the order of the labels; None = no labels."""
     kept_rows: list[int] | None = None
     """For each row of `dataset` its row in the split; None = the whole split."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What was found beside the images and is not used."""
+    unused_label_columns: tuple[str, ...] = ()
+    """Columns that look like labels and are not used."""
 
 
 def open_source(

@@ -16,6 +16,7 @@ import torch
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, IndexStream
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
+from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.sources import ImageSource, open_source
 
 DECODING_BATCH = 256  # images
@@ -36,6 +37,12 @@ class ImageTable:
     """Name of each class in the order of the labels; None = no labels."""
     class_labels: torch.Tensor | None
     """(N,) int64 in [0, num_classes); None = no labels."""
+    originals: Originals | None = None
+    """The images as they were before they were decoded; None = unknown."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What was found in the data and is not used."""
+    unused_label_columns: tuple[str, ...] = ()
+    """Columns that look like labels and are not used."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -158,7 +165,13 @@ def decode_images(
             pixels = pixels.select(kept)
             class_labels = None if class_labels is None else class_labels[kept]
     return ImageTable(
-        pixels=pixels, channels=channels, image_size=image_size, class_names=source.class_names, class_labels=class_labels
+        pixels=pixels,
+        channels=channels,
+        image_size=image_size,
+        class_names=source.class_names,
+        class_labels=class_labels,
+        left_out=source.left_out,
+        unused_label_columns=source.unused_label_columns,
     )
 
 
