@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from hf_ddpm.runtime.reading import check_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises
 
 if TYPE_CHECKING:
@@ -240,11 +241,11 @@ def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if path.resolve() in seen:
         raise ValueError(f"--config {seen[0]}: `extends` leads back to {path}, remove the cycle")
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = read_yaml(path)
     except OSError as error:
         raise ValueError(f"--config {path}: {error.strerror}, give the path of a recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path}: not readable as YAML, {error}") from None
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from None
     if not isinstance(options, dict):
         raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
     if "config" in options:
@@ -269,6 +270,7 @@ def _check_program(recipe: Path, config_class: type) -> None:
 
 
 def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False):
+    _check_values(args)
     try:
         return parser.parse_args(args)
     except argparse.ArgumentError as error:
@@ -276,6 +278,21 @@ def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False
         if ignore_missing and "required" in message:
             return None
         raise ValueError(message) from None
+
+
+def _check_values(args: list[str]) -> None:
+    """Refuse values whose YAML grows beyond measure or gives a key twice, before the parser reads them."""
+    name = ""
+    for arg in args:
+        is_option = arg.startswith("--")
+        option, _, value = arg.partition("=") if is_option else (name, "", arg)
+        name = option if is_option else name
+        try:
+            check_yaml(value)
+        except yaml.YAMLError:  # text that is not YAML, for which the parser has its own message
+            continue
+        except ValueError as error:
+            raise ValueError(f"{name} has a value that cannot be read: {error}") from None
 
 
 def _readable(message: str) -> str:

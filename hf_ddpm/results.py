@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from hf_ddpm.runtime.reading import parse_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue:
@@ -65,7 +67,7 @@ class Results:
     def from_json(cls, text: str) -> Results:
         """Read the text of a results file; only `metrics` is required. ValueError: it is damaged, or not of results."""
         try:
-            found = json.loads(text)
+            found = parse_json(text)
             return cls(
                 metrics=_metrics(MetricValue, found["metrics"]),
                 floor={name: _number(value) for name, value in found.get("floor", {}).items()},

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hf_ddpm.runtime.reading import read_json, read_yaml
 
 PREFIX = "step-"
 
@@ -128,7 +128,7 @@ class RunFolder:
         if not self.grid_settings.is_file():
             return None
         try:
-            return GridSettings(**json.loads(self.grid_settings.read_text(encoding="utf-8")))
+            return GridSettings(**read_json(self.grid_settings))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.grid_settings} is damaged: it does not say how the samples were made") from error
 
@@ -143,9 +143,9 @@ class RunFolder:
     def read_options(self) -> dict[str, Any]:
         """The options in config.yaml; ValueError: the file is damaged, OSError: it cannot be read."""
         try:
-            options = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            options = None
+            options = read_yaml(self.config)
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from error
         if not isinstance(options, dict):
             raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options")
         return options

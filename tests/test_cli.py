@@ -260,6 +260,34 @@ def test_mistakes_in_a_recipe_name_the_file(recipe, mistake, text, words):
     assert f"--config {path}" in message and words in message
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11))
+INLINE_BOMB = f"{{{BOMB.strip().replace(chr(10), ', ')}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"name: a\noven:\n  tuning: {INLINE_BOMB}", "where an alias repeats it"),
+        ("name: a\nlayers: 1\nlayers: 2\n", "'layers' twice, in line 3"),
+        ("name: a\ntins: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("name: !!python/object/apply:os.system [ls]", "the tag !!python"),
+    ],
+)
+def test_what_a_recipe_and_a_value_on_the_command_line_may_not_hold(recipe, mistake, text, words):
+    assert words in mistake("--config", recipe(text))
+    assert words in mistake("--config", recipe("extends: recipe.yaml", "child.yaml"))
+    value = text.partition("tuning: ")[2] or "{" + text.replace("\n", ", ").rstrip(", ") + "}"
+    for args in (["--oven.tuning", value], [f"--oven.tuning={value}"]):
+        message = mistake("--name", "a", *args)
+        assert message.split(": ")[1].startswith("--oven.tuning") and words.partition(", in")[0] in message
+
+
+def test_single_anchors_may_be_used(recipe):
+    text = "name: &n lemon\nflavour: *n\noven: {tuning: {a: &a [1, 2], b: *a}}"
+    config = parse_config(Cake, ["--config", recipe(text)])
+    assert (config.name, config.flavour, config.oven.tuning) == ("lemon", "lemon", {"a": [1, 2], "b": [1, 2]})
+
+
 def test_unknown_keys_in_a_parent_name_the_recipe(recipe, mistake):
     recipe("colour: red\n", "base.yaml")
     path = recipe("extends: base.yaml\n")

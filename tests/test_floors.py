@@ -28,6 +28,8 @@ FLOORS = {
 }  # fmt: skip
 TOOLS_OF = {
     "cli": {"runtime"},
+    "results": {"runtime"},
+    "run_folder": {"runtime"},
     "sampling": {"schedulers"},
     "figures": {"schedulers", "sampling"},
     "sample_folder": {"sampling", "figures"},

@@ -52,7 +52,8 @@ def test_a_model_elsewhere_is_of_no_run(run, tmp_path):
 
 def test_options_are_read_and_a_damaged_file_is_named(run):
     assert run.read_options() == {"seed": 3, "data": {"source": "digits"}}
-    for damaged in (b"- 1\n", b"a: [", b"\xff\xfe\xfa"):
+    aliases = b"a: &a [x]\nb: &b [" + b"*a, " * 1000 + b"]\nc: [" + b"*b, " * 1000 + b"]"
+    for damaged in (b"- 1\n", b"a: [", b"\xff\xfe\xfa", aliases, b"seed: 1\nseed: 2", b"[" * 5000):
         run.config.write_bytes(damaged)
         with pytest.raises(ValueError, match="config.yaml is damaged"):
             run.read_options()
@@ -74,7 +75,7 @@ def test_how_grids_were_sampled_is_read_and_a_damaged_file_is_named(run):
     )
     run.grid_settings.write_text(settings.to_json())
     assert run.read_grid_settings() == settings
-    for damaged in (b"{", b"[]", b"{}", b"1", b"\xff"):
+    for damaged in (b"{", b"[]", b"{}", b"1", b"\xff", b"[" * 100_000):
         run.grid_settings.write_bytes(damaged)
         with pytest.raises(ValueError, match="grid.json is damaged"):
             run.read_grid_settings()

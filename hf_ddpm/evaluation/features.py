@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.nn.functional import interpolate
 from hf_ddpm.evaluation.inception import load_inception
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
+from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import find_device
 
 DINOV2 = "facebook/dinov2-small"
@@ -202,7 +202,7 @@ def _dinov2_folder(place: str, option: str) -> Path:
 def _dinov2_processor(path: Path, option: str) -> tuple[int, list[float], list[float]]:
     """Size, mean and standard deviation for the preprocessing, from the processor's file."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         size = int(config["crop_size"]["height"])
         mean, std = ([float(value) for value in config[name]] for name in ("image_mean", "image_std"))
         if size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:

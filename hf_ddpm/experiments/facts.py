@@ -10,6 +10,7 @@ from typing import Any
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import ClassMetricValue, MetricValue
+from hf_ddpm.runtime.reading import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class ComparisonFacts:
     def from_json(cls, text: str) -> ComparisonFacts:
         """Read the text of a comparison.json; ValueError: it is damaged, or not a comparison."""
         try:
-            found = json.loads(text)
+            found = parse_json(text)
             found["runs"] = [TrainingFacts(**run) for run in found["runs"]]
             found["cells"] = [SweepRow(**_with_metrics(cell)) for cell in found["cells"]]
             found["means"] = [MeanRow(**_with_metrics(mean)) for mean in found["means"]]

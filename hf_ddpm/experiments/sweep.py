@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from diffusers import SchedulerMixin
 
@@ -27,6 +26,7 @@ from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.reading import parse_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_scheduler, check_scheduler
@@ -208,10 +208,10 @@ def _check_folder(config: SweepConfig) -> None:
             raise ValueError(f"--output_dir is {str(folder)!r}: it contains something else, give a new or empty folder")
         return
     try:
-        before = flat_options(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        before = flat_options(read_yaml(path))
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"--output_dir is {str(folder)!r}: its {OPTIONS} is damaged, give another folder") from error
-    now = flat_options(yaml.safe_load(dump_config(config)))
+    now = flat_options(parse_yaml(dump_config(config)))
     for name in sorted(before.keys() | now.keys()):
         if name not in FREE and before.get(name) != now.get(name):
             remedy = f"the sweep in {folder} was started with {before.get(name)!r}, give another --output_dir"

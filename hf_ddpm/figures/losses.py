@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from hf_ddpm.config import require
 from hf_ddpm.figures.options import FigureConfig
 from hf_ddpm.figures.style import LARGE_RANGE, MAX_LEGEND, add_legend, dress_panel, line_style, new_panels, save_figure
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.reading import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     rows = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             step = row["step"]
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # the line that is being written, or was when the run was killed

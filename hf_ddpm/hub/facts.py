@@ -16,6 +16,7 @@ import yaml
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
+from hf_ddpm.runtime.reading import parse_json, read_json
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 MAX_CLASSES_SHOWN = 100
@@ -262,7 +263,7 @@ def _finite(values: dict[str, Any]) -> dict[str, float]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -278,7 +279,7 @@ def _read_lines(path: Path) -> list[dict[str, float]]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:  # a killed run left half a line
             continue
         if isinstance(record, dict):

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_ddpm.runtime.files import sha256_of
+from hf_ddpm.runtime.reading import read_json
 
 MIN_INPUT_SIZE = 32
 """Pixels: smaller images are enlarged to this, because a ResNet halves its input twice before the first stage."""
@@ -27,7 +28,6 @@ MIN_INPUT_SIZE = 32
 RECORD, CONFIG, WEIGHTS = "judge.json", "config.json", "model.safetensors"
 # Limits of a small classifier, checked before memory is allocated for the network of a file.
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_PARAMETERS = 5, 16, 4096, 100_000, 1024, 200_000_000
-_MAX_JSON_BYTES = 16_000_000
 # Arguments of ResNetConfig that are the same in every judge.
 _FIXED: dict[str, Any] = {
     "layer_type": "basic", "hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False
@@ -215,11 +215,9 @@ def _in_channels_last(network: ResNetForImageClassification) -> ResNetForImageCl
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ValueError(f"{path.name} has more than {_MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is missing or not JSON ({type(error).__name__})") from None
+        value = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is missing or not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return value

@@ -6,9 +6,10 @@ The other networks of `hf_ddpm.models.networks` take their size, widths and laye
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from hf_ddpm.runtime.reading import read_json
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -62,7 +63,7 @@ def read_architecture(preset: str) -> dict[str, Any]:
     path = Path(preset) / "config.json"
     if preset and path.parent.is_dir():
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"preset is {preset!r}, but {path} is not readable JSON ({error})") from None
     elif "/" in preset and preset.count("/") == 1 and not preset.startswith((".", "/", "~")):
