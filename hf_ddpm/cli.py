@@ -25,6 +25,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from hf_ddpm.runtime.reading import check_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, sigterm_raises
+from hf_ddpm.text import cleaned_output, one_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,6 +38,8 @@ PROGRAMS = ("train", "train_gan", "train_judge")
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as in shells
+MAX_MESSAGE = 2000
+"""Characters of an error or a notice that are shown."""
 
 _RAISING = re.compile(r"(hf_ddpm|diffusers_modules|train_scripts\w*|__main__|datasets|huggingface_hub)\b")
 """Modules that raise errors on purpose: ours, pipelines saved with their code, and libraries that open data and models."""
@@ -135,7 +138,7 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
     others = [handler for handler in logger.handlers if not isinstance(handler, _Notices)]
     logger.handlers = [*others, _Notices(config_class)]
     try:
-        with sigterm_raises():
+        with cleaned_output(), sigterm_raises():
             yield
     except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):
@@ -176,8 +179,8 @@ class _Notices(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        message = _with_options(" ".join(record.getMessage().split()), self.config_class)
-        print(f"{level}{message}", file=sys.stderr)
+        message = _with_options(record.getMessage(), self.config_class)
+        print(f"{level}{one_line(message, MAX_MESSAGE)}", file=sys.stderr)
 
 
 def _with_options(message: str, config_class: type | None) -> str:
@@ -194,7 +197,7 @@ def _with_options(message: str, config_class: type | None) -> str:
 
 def _exit(message: str, code: int) -> NoReturn:
     rank = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"{Path(sys.argv[0]).name}{rank}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}{rank}: {one_line(message, MAX_MESSAGE)}", file=sys.stderr)
     raise SystemExit(code)
 
 

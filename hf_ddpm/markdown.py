@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hf_ddpm.text import one_line, printable
+
 UNESCAPED_BAR = r"(?<!\\)\|"
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://\S*"
 # The start of an absolute path, of one in the home folder, or of one that leads out of the working folder.
@@ -16,13 +18,12 @@ _PATH_START = r"(?:~|/|\\\\|\.\.[/\\]|[A-Za-z]:[/\\])"
 
 def escaped(text: Any) -> str:
     """Plain text for a paragraph or a cell: on one line, without HTML, links, emphasis or cell borders."""
-    one_line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|~:])", r"\\\1", html.escape(one_line, quote=False))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:])", r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def code(value: Any) -> str:
     """A value as inline code, also within a cell of a table."""
-    text = " ".join(str(value).split()).replace("|", r"\|")
+    text = one_line(value).replace("|", r"\|")
     ticks = "`" * (_longest_run(text) + 1)
     pad = " " if len(ticks) > 1 else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"
@@ -30,13 +31,14 @@ def code(value: Any) -> str:
 
 def code_block(text: str, language: str) -> str:
     """A fenced block that the text cannot close."""
+    text = printable(text)
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of Markdown cells, every row as long as the header; a `|` that would end a cell is replaced."""
-    lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', cell) for cell in row)} |" for row in (header, *rows)]
+    lines = [f"| {' | '.join(re.sub(UNESCAPED_BAR, '&#124;', one_line(cell)) for cell in row)} |" for row in (header, *rows)]
     return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 

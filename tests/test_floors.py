@@ -19,7 +19,7 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "cli": 0, "markdown": 0, "results": 0, "run_folder": 0, "runtime": 0, "metrics": 0,
+    "config": 0, "cli": 0, "text": 0, "markdown": 0, "results": 0, "run_folder": 0, "runtime": 0, "metrics": 0,
     "pipeline": 0, "dcgan_pipeline": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
@@ -27,9 +27,10 @@ FLOORS = {
     "experiments": 4,
 }  # fmt: skip
 TOOLS_OF = {
-    "cli": {"runtime"},
     "results": {"runtime"},
     "run_folder": {"runtime"},
+    "cli": {"runtime", "text"},
+    "markdown": {"text"},
     "sampling": {"schedulers"},
     "figures": {"schedulers", "sampling"},
     "sample_folder": {"sampling", "figures"},

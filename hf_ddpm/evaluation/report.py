@@ -11,12 +11,13 @@ from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig
 from hf_ddpm.evaluation.references import Bound, References, nearest_positions
-from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
+from hf_ddpm.markdown import code_block, escaped, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.sampling import ImagePipeline, network_of
+from hf_ddpm.text import printable
 
 LOSS_IMAGES = 512
 """Images per split for the denoising loss."""
@@ -85,7 +86,7 @@ def markdown_report(results: Results) -> str:
     metrics = table(["metric", "mean ± standard error", "n", "real images", "noise"], rows)
     notes = "\n".join(f"- {note}" for note in results.notes)
     parts = [about, metrics, _class_table(results.per_class), notes, code_block(protocol["command"], "bash")]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable("\n\n".join(part for part in parts if part) + "\n")
 
 
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
@@ -184,6 +185,6 @@ def _class_table(per_class: dict[str, dict[str, ClassMetricValue]]) -> str:
     for label, metrics in per_class.items():
         found = [metrics.get(name) for name in names]
         cells = [(mean_with_error(it.mean, it.stderr), number(it.floor)) if it else ("", "") for it in found]
-        rows.append([label, *itertools.chain(*cells)])
+        rows.append([escaped(label), *itertools.chain(*cells)])
     header = ["class", *itertools.chain(*((name, "real images") for name in names))]
     return table(header, rows) if per_class else ""

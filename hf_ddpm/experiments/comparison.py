@@ -18,6 +18,7 @@ from hf_ddpm.experiments.options import SweepConfig, TrainedRun
 from hf_ddpm.experiments.page import AXIS_NAMES, comparison_page
 from hf_ddpm.experiments.sweep_figures import plot_sweep
 from hf_ddpm.experiments.tables import SweepRow, distance_name, sweep_csv, sweep_markdown, varying_axes
+from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.losses import LOSSES, plot_loss_curves, read_losses
 from hf_ddpm.figures.style import save_figure
 from hf_ddpm.results import MetricValue, Results
@@ -42,7 +43,7 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
     paths = [folder / "sweep.csv", folder / "sweep.md"]
     write_whole(paths[0], sweep_csv(rows))
     write_whole(paths[1], sweep_markdown(rows, command=command))
-    title = config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe or ())
+    title = plain(config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe or ()), longest=100)
     columns = [row.columns() for row in rows]
     figures = plot_sweep(columns, distance=distance_name(rows), varying=varying_axes(rows), title=title)
     paths += [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]

@@ -24,7 +24,8 @@ from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedE
 from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SHORT_NAMES
 from hf_ddpm.experiments.tables import MAIN_METRICS, SweepRow, bound_rows, metric_text
-from hf_ddpm.markdown import code_block, counted, number, table, value_text
+from hf_ddpm.markdown import code_block, counted, escaped, number, table, value_text
+from hf_ddpm.text import printable
 
 AXIS_NAMES = {
     "recipe": "recipe",
@@ -51,7 +52,7 @@ def render(template: str, names: Mapping[str, Any]) -> str:
     """Fill Jinja expressions of these names into Markdown; a ValueError names one that is wrong, unknown or ambiguous."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     try:
-        return environment.from_string(template).render(names)
+        return printable(environment.from_string(template).render(names))
     except TemplateSyntaxError as error:
         raise ValueError(f"the template, line {error.lineno}: {error.message}") from error
     except (UndefinedError, TypeError) as error:
@@ -152,7 +153,7 @@ class Comparison:
         for label in dict.fromkeys(label for cell in cells for label in cell.per_class):
             found = [cell.per_class.get(label, {}).get(distance) for cell in cells]
             floor = next((value.floor for value in found if value is not None and value.floor is not None), None)
-            rows.append([label, *map(metric_text, found), number(floor)])
+            rows.append([escaped(label), *map(metric_text, found), number(floor)])
         return table(["class", *map(self._column, cells), "real images"], rows) if rows else ""
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_ddpm.figures.style import DPI, INK
+from hf_ddpm.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,7 @@ def in_rows(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
 
 def plain(name: str, *, longest: int = MAX_NAME) -> str:
     """Escape a name for matplotlib, on one line of at most `longest` characters."""
-    name = " ".join(name.split())
+    name = one_line(name)
     name = name if len(name) <= longest else name[: longest - 1] + "…"
     return name.replace("$", r"\$")
 

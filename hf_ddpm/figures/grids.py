@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_ddpm.text import one_line
+
 MIN_TILE = 32  # pixels; smaller images are enlarged
 PADDING = 2  # pixels of white around each tile
 MAX_COLUMNS = 16
 MIN_FONT_SIZE, MAX_FONT_SIZE = 12, 20
+MAX_NAME = 40  # characters; of a longer name the middle is left out
 
 
 def image_grid(
@@ -67,10 +70,11 @@ def grid_positions(total: int, row_length: int | None) -> tuple[list[int], int]:
 def _draw_names(names: Sequence[str], row_height: int) -> tuple[int, Image.Image]:
     """Draw the names of the rows; return the width of the picture, and the picture."""
     font = ImageFont.load_default(size=min(max(row_height // 2, MIN_FONT_SIZE), MAX_FONT_SIZE))
-    width = math.ceil(max(font.getlength(name) for name in names)) + 2 * PADDING
+    lines = [one_line(name, MAX_NAME) for name in names]
+    width = math.ceil(max(map(font.getlength, lines))) + 2 * PADDING
     picture = Image.new("RGB", (width, len(names) * (row_height + PADDING)), "white")
     draw = ImageDraw.Draw(picture)
-    for row, name in enumerate(names):
+    for row, name in enumerate(lines):
         middle = row * (row_height + PADDING) + row_height / 2
         draw.text((width - PADDING, middle), name, fill="black", font=font, anchor="rm")
     return width, picture

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.style import FAINT, INK
 from hf_ddpm.results import MetricValue, Results
 
@@ -23,7 +24,7 @@ def plot_measurement(results: Results, path: Path, *, title: str) -> None:
     bounded = results.floor.keys() | results.ceiling.keys()
     rows = {name: value for name, value in results.metrics.items() if name in bounded and math.isfinite(value.mean)}
     figure = Figure(figsize=(WIDTH, ROW_HEIGHT * len(rows) + 0.9), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9, color=INK)
+    figure.suptitle(plain(title, longest=100), x=0.01, ha="left", fontsize=9, color=INK)
     for axes, (name, value) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         _draw_row(axes, name, value, results.floor.get(name), results.ceiling.get(name))
     figure.supxlabel("| real images   x noise   o this model, one standard error over the seeds", fontsize=8, color=FAINT)

@@ -16,6 +16,7 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.hub.facts import PipelineFacts, RunFacts, read_pipeline, read_run
 from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, python_literal, value_text
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.text import printable
 
 NO_NAME = "path/to/this/folder"
 """Placeholder for the model in the snippets of a card that is not on the Hub yet."""
@@ -88,7 +89,7 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     local_title = f"{pipeline.size} {kind} diffusion model" if pipeline.unet else pipeline.class_name
     title = repo_id.split("/")[-1] if repo_id else local_title
     facts = {"metadata": _card_metadata(pipeline, run, title).to_yaml(), "title": title, "pipeline": pipeline, "run": run}
-    text = template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE, marker=MARKER)
+    text = printable(template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE, marker=MARKER))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
