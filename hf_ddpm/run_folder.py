@@ -69,6 +69,12 @@ class RunFolder:
         return None if found is None else cls(found)
 
     @property
+    def was_started(self) -> bool:
+        """Whether a run has written here: its options, and something else that only runs write."""
+        written = (self.environment, self.metrics, self.path / "checkpoints", self.judge, self.grid_settings)
+        return self.config.is_file() and (any(path.exists() for path in written) or bool(self.sample_grids()))
+
+    @property
     def config(self) -> Path:
         """The resolved options, YAML."""
         return self.path / "config.yaml"

@@ -16,6 +16,9 @@ class LeftOut:
     reason: str
     """Why, such as "format not read"."""
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.count:,}, {self.reason}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Originals:

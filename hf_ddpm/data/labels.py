@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -45,7 +47,7 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
 
 
 def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
-    """Class id of each row in [0, num_classes), and the class names: sorted values where the column is not a ClassLabel."""
+    """Class id of each row in [0, num_classes), and the class names: sorted where the column is not a ClassLabel."""
     values = dataset[column][:]
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
@@ -54,7 +56,7 @@ def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_colum
         problem = f"is outside 0..{len(class_names) - 1}"
     else:
         present = {value for value in values if value is not None}
-        known = sorted(value for value in present if isinstance(value, str) or value >= 0)
+        known = sorted_classes(value for value in present if isinstance(value, str) or value >= 0)
         class_names = [str(value) for value in known]
         class_ids = {value: class_id for class_id, value in enumerate(known)}
         problem = "is negative, which marks an image without a class"
@@ -64,6 +66,14 @@ def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_colum
             problem = "is missing" if value is None else problem
             raise ValueError(describe_label(value, column, f"row {row} of split {split!r}", path, problem))
     return [class_ids[value] for value in values], class_names
+
+
+def sorted_classes(values: Iterable[Any]) -> list[Any]:
+    """Integers, or names that are all integers, in the order of numbers; other names in that of their characters."""
+    classes = list(values)
+    if all(isinstance(value, str) and value.isascii() and value.isdecimal() for value in classes):
+        return sorted(classes, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
+    return sorted(classes)
 
 
 def describe_label(value: int | str | None, column: str, place: str, path: str | None, problem: str) -> str:

@@ -91,7 +91,7 @@ def open_stream(
 
 def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int | None]:
     """One split and its number of images; None = unknown."""
-    splits = open_splits(source, streaming=True)
+    splits, _ = open_splits(source, streaming=True)
     require_split(splits, source, split)
     dataset = splits[split].with_format(None)
     if isinstance(dataset, datasets.Dataset):

@@ -12,11 +12,26 @@ import PIL.Image
 
 from hf_ddpm.data.columns import choose_columns
 from hf_ddpm.data.description import LeftOut
+from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is_archive
 from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.labels import encode_labels
 
 DIGITS_TEST_IMAGES = 360
+TABLE_SUFFIXES = {".arrow", ".parquet"}
+# Suffixes of the files that datasets reads, by its name for their format.
+READ_SUFFIXES = {
+    "arrow": {".arrow"},
+    "csv": {".csv", ".tsv"},
+    "imagefolder": ARCHIVE_SUFFIXES,
+    "json": {".json", ".jsonl"},
+    "parquet": {".parquet"},
+    "text": {".txt"},
+    "webdataset": ARCHIVE_SUFFIXES,
+}
 FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
+
+
+Splits = dict[str, datasets.Dataset | datasets.IterableDataset]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +85,7 @@ def open_source(
             class keep all classes; None, or more than n = all.
     """
     check_max_images(max_images)
-    splits = open_splits(source)
+    splits, left_out = open_splits(source)
     require_split(splits, source, split)
     if len(splits[split]) == 0:
         raise ValueError(no_rows(source, split))
@@ -91,6 +106,7 @@ def open_source(
         label_column=None if class_conditional is False else label_column,
         class_names=None if class_conditional is False else class_names,
         kept_rows=kept_rows,
+        left_out=left_out,
     )
 
 
@@ -100,23 +116,25 @@ def check_max_images(max_images: int | None) -> None:
         raise ValueError(f"max_images is {max_images}: give at least 1 image, or leave it out for all")
 
 
-def open_splits(source: str, *, streaming: bool = False) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """Open every split of a source (see `open_source`), by name; a `ValueError` if it cannot be read.
+def open_splits(source: str, *, streaming: bool = False) -> tuple[Splits, tuple[LeftOut, ...]]:
+    """Open every split of a source (see `open_source`), by name, and say what of it is not used.
 
-    `streaming`: read the data during iteration, unless it is a list of files or rows anyway.
+    `streaming`: read the data during iteration, unless it is a list of files or rows anyway. A `ValueError` if it cannot be
+    read.
     """
     if source == "digits":
-        return _digits_splits()
+        return _digits_splits(), ()
     folder = Path(source).expanduser()
     if source and folder.is_dir():
         return _folder_splits(folder, source, streaming)
     if source and folder.exists():
-        raise ValueError(f"source is {source!r}, a file: give the folder that holds it")
+        remedy = "unpack it, and give the folder" if is_archive(folder) else "give the folder that holds it"
+        raise ValueError(f"source is {source!r}, a file: {remedy}")
     # load_dataset("imagefolder") and the like would read the files of the current folder.
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
         raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
     try:
-        return datasets.load_dataset(source, streaming=streaming)
+        return datasets.load_dataset(source, streaming=streaming), ()
     except Exception as error:
         raise ValueError(
             f"source is {source!r}, which is not a local folder and could not be read from the Hub "
@@ -142,28 +160,51 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
     return splits
 
 
-def _folder_splits(folder: Path, source: str, streaming: bool) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
-    """Splits of a local folder by name, without network access."""
-    is_saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-    for saved_split in (folder, *sorted(folder.iterdir())) if is_saved else ():
+def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, tuple[LeftOut, ...]]:
+    """Splits of a local folder by name, without network access, and what is not used of it."""
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _saved_splits(folder, source), ()
+    found = find_files(folder, source)
+    if found.images and not any(path.suffix in TABLE_SUFFIXES for path in found.others):
+        return read_image_folder(found, source), found.left_out()
+    try:
+        loaded = datasets.load_dataset(str(folder), streaming=streaming)
+    except Exception as error:
+        raise ValueError(f"source is {source!r}, which {_why_not_read(found, error)}") from error
+    builder = next(iter(loaded.values())).info.builder_name
+    if found.images and builder == "imagefolder":
+        raise ValueError(
+            f"source is {source!r}, which holds images and parquet or arrow files: give a folder with one of them"
+        )
+    left_out = found.left_out(READ_SUFFIXES.get(builder, ()))
+    if found.images:
+        left_out += (LeftOut("image files", len(found.images), f"the {builder} files are read instead"),)
+    return loaded, left_out
+
+
+def _saved_splits(folder: Path, source: str) -> Splits:
+    """Splits of a folder written by `save_to_disk`."""
+    for saved_split in (folder, *sorted(folder.iterdir())):
         if (saved_split / "state.json").is_file() and not any(saved_split.glob("*.arrow")):
             raise ValueError(f"source is {source!r}, which has no rows in {saved_split.name!r}: give another")
-    images = None if is_saved else read_image_folder(folder, source)
-    if images is not None:
-        return images
     try:
-        loaded = (
-            datasets.load_from_disk(str(folder)) if is_saved else datasets.load_dataset(str(folder), streaming=streaming)
-        )
-    except (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError) as error:
-        raise ValueError(
-            f"source is {source!r}, which holds nothing to read: give a saved dataset, parquet files or images"
-        ) from error
+        loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
-        broken = _truncated_parquet_file(folder)
-        reason = f"the parquet file {str(broken)!r} is truncated" if broken else in_short(error)
-        raise ValueError(f"source is {source!r}, which could not be read: {reason}") from error
+        raise ValueError(f"source is {source!r}, which could not be read: {in_short(error)}") from error
     return {str(loaded.split or "train"): loaded} if isinstance(loaded, datasets.Dataset) else loaded
+
+
+def _why_not_read(found: FoundFiles, error: Exception) -> str:
+    """Why a folder without image files could not be read, and what to do."""
+    if archive := next(filter(is_archive, found.others), None):
+        return f"holds the archive {str(archive)!r} and no images: unpack it"
+    if truncated := _truncated_parquet_file(found.root):
+        return f"could not be read: the parquet file {str(truncated)!r} is truncated"
+    if not isinstance(error, (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError)):
+        return f"could not be read: {in_short(error)}"
+    beside = "; ".join(str(left_out) for left_out in found.left_out())
+    what = f"nothing to read, only {beside}" if beside else "nothing to read"
+    return f"holds {what}: give a saved dataset, parquet files or images"
 
 
 def _truncated_parquet_file(folder: Path) -> Path | None:

@@ -6,8 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from hf_ddpm.data.folders import read_image_folder
-from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.sources import open_source, open_splits
 from hf_ddpm.data.table import load_images
 
 
@@ -27,7 +26,7 @@ def write(folder: Path, *names: str) -> str:
 def read(folder: Path) -> dict[str, list]:
     """For each split the file and the name of the class of each image."""
     found = {}
-    for split in read_image_folder(folder, str(folder)):
+    for split in open_splits(str(folder))[0]:
         source = open_source(str(folder), split)
         labels = source.dataset[source.label_column][:] if source.label_column else [None] * len(source.dataset)
         paths = [Path(image["path"]).relative_to(folder.resolve()).as_posix() for image in source.dataset["image"]]
@@ -85,13 +84,6 @@ def test_other_and_hidden_files_are_ignored(folder):
     for name in ("a/Thumbs.db", "a/.DS_Store", "a/._0.png", "notes.txt", "README.md", "classes.csv", "info.json", "b/1.txt"):
         (folder / name).write_text("text")
     assert read(folder) == {"train": [("a/0.png", "a"), ("b/0.png", "b")]}
-
-
-def test_other_folders_are_left_to_datasets(folder):
-    folder.mkdir()
-    assert read_image_folder(folder, "pets") is None
-    (folder / "a.txt").write_text("text")
-    assert read_image_folder(folder, "pets") is None
 
 
 @pytest.mark.parametrize("content", ["this is text", ""])
@@ -189,7 +181,7 @@ def test_class_folders_and_metadata(folder):
         ("file_name,label\n0.png,3\n1.png,\n", "label None at row 1"),
         ("file_name,label\n0.png,3\n1.png,-1\n", "label -1 at row 1"),
         ("file_name,label\n0.png,0.5\n1.png,1\n", "of type float64"),
-        ("name,label\n0.png,a\n1.png,b\n", "no text column file_name"),
+        ("name,label\n0.png,a\n1.png,b\n", "has no column file_name, only name, label"),
         ("file_name,image\n0.png,a\n1.png,b\n", "a column called image"),
         ("file_name,label,label\n0.png,a,a\n1.png,b,b\n", "two columns of one name"),
         ("file_name,label\n0.png\n", "cannot be read"),

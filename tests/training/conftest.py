@@ -32,7 +32,7 @@ def short_previews(monkeypatch) -> None:
 def some_digits(tmp_path_factory) -> str:
     """A data set of 72 of the embedded digits, so that a run is not longer in reading than in training."""
     folder = tmp_path_factory.mktemp("some") / "digits"
-    splits = open_splits("digits")
+    splits, _ = open_splits("digits")
     some = {name: splits[name].select(range(count)) for name, count in (("train", 48), ("test", 24))}
     datasets.DatasetDict(some).save_to_disk(folder)
     return f"--data.source={folder}"
