@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from hf_ddpm.data.decode import UndecodableImage
+from hf_ddpm.data.undecoded import Undecoded
 
 MAX_BAD_IMAGES = 100
 SHOWN = 3
@@ -36,12 +36,12 @@ class BadImages:
         """The error of an image that is not left out; `row` is its row in the split, None = unknown."""
         return ValueError(f"{error.describe(self.source, self.split, row)}: replace or remove it")
 
-    def leave_out(self, record: dict[str, Any] | None, error: UndecodableImage, row: int | None = None) -> None:
+    def leave_out(self, value: Undecoded, error: UndecodableImage, row: int | None = None) -> None:
         """Count an undecoded image, only once however often it is read, and log the first few.
 
         `row` is its row in the split, None = unknown. A `ValueError` names it if none may be left out, or no more.
         """
-        image = hash((row, *(record or {}).values()))
+        image = hash((row, repr(value)))
         if image in self._known:
             return
         self._known.add(image)

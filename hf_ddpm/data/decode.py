@@ -3,129 +3,194 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-from datasets.utils.file_utils import xopen
+
+from hf_ddpm.data.undecoded import Undecoded, open_undecoded, path_of, shortened
 
 # Part of the name of every cache file: increase it whenever the same image would decode to other pixels.
 DECODER_VERSION = 2
 # A palette counts as RGB even if all its colours are gray: channels=1 is there to say so.
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
+ValueRange = tuple[float, float]
+Kind = Literal["integers", "floats", "array", "reduced"]
+"""Images of more than 8 bits: gray integers, gray floats, arrays of any type, and those that Pillow reduces to 8 bits."""
 MAX_16_BIT = 65535
+DEFAULT_RANGES: dict[Kind, ValueRange] = {"integers": (0, MAX_16_BIT), "array": (0, 255), "reduced": (0, MAX_16_BIT)}
 
 
 class UndecodableImage(Exception):
     """An image that cannot be decoded; `reason` is the type and message of the cause, on one line.
 
-    `path` is its file (None = inside another file), `position` that in the decoded dataset (None = not known).
+    `path` is its file (None = inside another file).
     """
 
-    def __init__(self, path: str | None, reason: str, position: int | None = None) -> None:
-        super().__init__(path, reason, position)
-        self.path, self.reason, self.position = path, reason, position
+    def __init__(self, path: str | None, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
     def describe(self, source: str, split: str, row: int | None) -> str:
         """Which image cannot be decoded and why, on one line; `row` in the split, None = unknown."""
         place = "an image" if row is None else f"the image at row {row}"
-        file = f" (file {self.path!r})" if self.path else ""
+        file = f" (file {shortened(self.path)!r})" if self.path else ""
         return f"{place} of split {split!r} of `source` {source!r}{file} cannot be decoded ({self.reason})"
 
 
-def check_pixel_options(image_size: int, channels: int | None) -> None:
-    """Raise a `ValueError` for an impossible size or number of channels."""
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """An image before it is decoded."""
+
+    width: int
+    """In pixels, as stored."""
+    height: int
+    """In pixels, as stored."""
+    is_gray: bool
+    """Whether it has no colour, by its mode; a palette image counts as colour."""
+    kind: Kind | None
+    """What its values are if they are not plain 8 bits; None = they are."""
+    low: float | None
+    """The lowest value; None = plain 8 bits."""
+    high: float | None
+    """The highest value; None = plain 8 bits."""
+
+
+def check_pixel_options(image_size: int, channels: int | None, value_range: ValueRange | None = None) -> None:
+    """Raise a `ValueError` for an impossible size, number of channels or range."""
     if image_size < 1:
         raise ValueError(f"image_size is {image_size}: give at least 1 pixel")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}: give 1 (gray) or 3 (RGB), or leave it out (as the data)")
+    if value_range is not None and not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range is {list(value_range)}: give the lower value first, as in [0, 4095]")
 
 
-def decode_image(record: dict[str, Any] | None, *, image_size: int, channels: int) -> bytes:
+def decode_image(
+    value: Undecoded,
+    *,
+    image_size: int,
+    channels: int,
+    value_range: ValueRange | None = None,
+    roots: tuple[str, ...] = (),
+) -> bytes:
     """Decode one image to channels * image_size**2 bytes in CHW order.
 
-    The EXIF orientation is applied, transparency is composited over white, and 16-bit gray (0..65535) is divided by 257.
-    The shorter side is resized to `image_size` (bicubic, antialiased; skipped if it has that size already), then the
-    centre is cropped. An animation is represented by its first frame.
+    The EXIF orientation is applied, transparency is composited over white, and values of more than 8 bits are scaled from
+    their range to 0..255. The shorter side is resized to `image_size` (bicubic, antialiased; skipped if it has that size
+    already), then the centre is cropped. An animation is represented by its first frame.
 
     Args:
-        record: `bytes` of an image file, or else its `path`, which may be a URL that datasets can open.
+        value: the image as the data hold it, see `open_undecoded`.
         image_size: height and width, in pixels.
         channels: 1 (gray) or 3 (RGB).
+        value_range: the values that become black and white, of images of more than 8 bits and of arrays; None = 0..65535
+            for gray images of 16 bits and 0..255 for arrays.
+        roots: folders in which its path may lie, see `image_roots`.
 
     Raises:
-        UndecodableImage: it is missing, corrupt, truncated, suspiciously large or has float pixels.
+        UndecodableImage: it is missing, corrupt, truncated, suspiciously large, or has values outside the range.
     """
-    with _reading(record) as image:
-        image = _to_8_bits(image).convert("L" if channels == 1 else "RGB")
+    with _reading(value, roots) as image:
+        image = _to_8_bits(image, value_range).convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(_centre_square(image, image_size))
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1).tobytes()
 
 
-def count_channels(record: dict[str, Any] | None) -> int:
+def inspect_image(value: Undecoded, roots: tuple[str, ...] = ()) -> ImageFacts:
+    """Facts from the header of an image, and the range of its values if they are not plain 8 bits.
+
+    Raises:
+        UndecodableImage: it is missing or its header is damaged; other damage may go unnoticed.
+    """
+    with _reading(value, roots) as image:
+        kind = _kind_of(image)
+        values = None if kind is None else np.asarray(image)
+        is_gray = image.ndim == 2 if isinstance(image, np.ndarray) else image.mode in GRAY_MODES
+        width, height = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+        if values is not None and kind == "reduced":  # the upper 8 of 16 bits, and perhaps opacity
+            values = (values if values.ndim == 2 or values.shape[2] == 3 else values[..., :-1]).astype(int) * 257
+        low, high = (None, None) if values is None else (float(values.min()), float(values.max()))
+    return ImageFacts(width=width, height=height, is_gray=is_gray, kind=kind, low=low, high=high)
+
+
+def count_channels(value: Undecoded, roots: tuple[str, ...] = ()) -> int:
     """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB."""
-    with _reading(record) as image:
-        return 1 if image.mode in GRAY_MODES else 3
+    return 1 if inspect_image(value, roots).is_gray else 3
 
 
 @contextlib.contextmanager
-def _reading(record: dict[str, Any] | None) -> Iterator[PIL.Image.Image]:
+def _reading(value: Undecoded, roots: tuple[str, ...]) -> Iterator[PIL.Image.Image | np.ndarray[Any, Any]]:
     """Open an undecoded image; every error until it is closed becomes an `UndecodableImage`."""
     # Pillow raises a dozen unrelated types on damaged files.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with _open(record) as image:
+            image = open_undecoded(value, roots)
+            with contextlib.nullcontext(image) if isinstance(image, np.ndarray) else image:
                 yield image
     except Exception as error:
         words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name for bytes without a file
         reason = f"{type(error).__name__}: {' '.join(words.split())}"
-        raise UndecodableImage((record or {}).get("path"), reason) from error
+        raise UndecodableImage(path_of(value), reason) from error
 
 
-def _open(record: dict[str, Any] | None) -> PIL.Image.Image:
-    """Open an undecoded image: its bytes, or else the file at its path."""
-    if record is None or (record["bytes"] is None and record["path"] is None):
-        raise ValueError("the row has no image")
-    if record["bytes"] is not None:
-        return PIL.Image.open(io.BytesIO(record["bytes"]))
-    if "://" in record["path"]:
-        with xopen(record["path"], "rb") as file:
-            return PIL.Image.open(io.BytesIO(file.read()))
-    return PIL.Image.open(record["path"])
-
-
-def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Make an image upright, opaque and 8 bits per channel."""
+def _kind_of(image: PIL.Image.Image | np.ndarray[Any, Any]) -> Kind | None:
+    """What the values of an unread image are; None = plain 8 bits."""
+    if isinstance(image, np.ndarray):
+        return "array"
     if image.mode == "F":
-        raise ValueError("float pixels (mode F) have no known range: save them with 8 or 16 bits")
+        return "floats"
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return "integers"
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else None
+    layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return "reduced" if isinstance(layout, str) and ";16" in layout else None
+
+
+def _to_8_bits(image: PIL.Image.Image | np.ndarray[Any, Any], value_range: ValueRange | None) -> PIL.Image.Image:
+    """Make an image upright, opaque and 8 bits per channel."""
+    if isinstance(image, np.ndarray):
+        return _opaque(PIL.Image.fromarray(_scale(image, value_range or DEFAULT_RANGES["array"])))
+    if image.mode == "F" and value_range is None:
+        raise ValueError("float pixels (mode F) have no known range: name it with `value_range`")
+    kind = _kind_of(image)
     if image.getexif().get(ORIENTATION_TAG) is not None:
         image = PIL.ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        return white
-    return image
+    if kind in ("integers", "floats"):
+        values, (low, high) = np.asarray(image), value_range or DEFAULT_RANGES["integers"]
+        if isinstance(image.info.get("transparency"), int):
+            values = np.where(values == image.info["transparency"], high, values)
+        return PIL.Image.fromarray(_scale(values, (low, high)))
+    return _opaque(image)
 
 
-def _from_16_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Scale gray values from 0..65535 to 0..255; the value declared transparent becomes white."""
-    values = np.asarray(image).astype(np.int64)
-    low, high = values.min(), values.max()
-    if low < 0 or high > MAX_16_BIT:
-        raise ValueError(f"gray values from {low} to {high} do not fit 16 bits (0..{MAX_16_BIT}): save it with 8 or 16 bits")
-    if isinstance(image.info.get("transparency"), int):
-        values[values == image.info["transparency"]] = MAX_16_BIT
-    return PIL.Image.fromarray(((values + 128) // 257).astype(np.uint8))
+def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Composite transparency over white."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white
+
+
+def _scale(values: np.ndarray[Any, Any], value_range: ValueRange) -> np.ndarray[Any, Any]:
+    """Scale values of any type from their range to 0..255, uint8; a `ValueError` if one is outside it."""
+    low, high = value_range
+    if not (values.min() >= low and values.max() <= high):  # not a number compares as False
+        raise ValueError(
+            f"values from {values.min():g} to {values.max():g} do not fit {low:g}..{high:g}: name their range with "
+            "`value_range`"
+        )
+    return np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:

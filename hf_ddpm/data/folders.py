@@ -20,7 +20,7 @@ import pyarrow
 
 from hf_ddpm.data.columns import LABEL_COLUMN_NAMES
 from hf_ddpm.data.find_files import FoundFiles
-from hf_ddpm.data.labels import sorted_classes
+from hf_ddpm.data.labels import class_names_of, classes_among, plain_label, sorted_classes
 from hf_ddpm.data.metadata import read_metadata
 
 SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev"}
@@ -149,9 +149,10 @@ def _to_class_ids(
     values: list[Any], all_values: list[Any], feature: datasets.Value
 ) -> tuple[list[Any], datasets.Value | datasets.ClassLabel]:
     """Number strings or integers by their order among those of all splits; missing and negative labels mean no class."""
-    present = [value for value in all_values if value is not None]
-    if not present or not all(type(value) in (str, int) for value in present):
+    present = [label for value in all_values if (label := plain_label(value)) is not None]
+    if not present or class_names_of(feature) or not all(isinstance(label, str | int) for label in present):
         return values, feature
-    known = sorted_classes({value for value in present if isinstance(value, str) or value >= 0})
+    known = classes_among(present)
     ids = {value: class_id for class_id, value in enumerate(known)}
-    return [ids.get(value, value) for value in values], datasets.ClassLabel(names=[str(value) for value in known])
+    labels = [plain_label(value) for value in values]
+    return [ids.get(label, label) for label in labels], datasets.ClassLabel(names=[str(value) for value in known])

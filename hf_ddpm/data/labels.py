@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+
+from hf_ddpm.data.description import LeftOut
+from hf_ddpm.data.undecoded import path_of
+
+WORD_AND_NUMBER = re.compile(r"([^\W\d_]{2,})[\W_]*\d+")
 
 
 def encode_labels(
@@ -46,26 +53,53 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
     return dataset.remove_columns(column).add_column(column, ids, feature=datasets.Value("int64"))
 
 
+def plain_label(value: Any) -> Any:
+    """A label as an integer or text: also if it is a bool, a whole float, or alone in a list.
+
+    Other values, such as 0.5 or a list of two, are returned as they are: they are not labels.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    is_whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
+    return int(value) if is_whole else value
+
+
+def label_problem(value: Any, num_classes: int | None) -> str:
+    """Why a `plain_label` is not a class; `num_classes` is that of a column whose type names its classes, else None."""
+    if value is None or value != value:
+        return "is missing"
+    if isinstance(value, list):
+        return f"is a list of {len(value)}, and an image has one class"
+    if isinstance(value, float):
+        return "is not a whole number"
+    return "is negative, which marks an image without a class" if num_classes is None else f"is outside 0..{num_classes - 1}"
+
+
+def class_names_of(feature: Any) -> list[str] | None:
+    """The class names that follow from the type of a column, or of the lists in it; None = they depend on its values."""
+    feature = getattr(feature, "feature", feature)
+    if isinstance(feature, datasets.Value) and feature.dtype == "bool":
+        return ["False", "True"]
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def classes_among(values: Iterable[Any]) -> list[Any]:
+    """The distinct classes among plain labels, in order; missing and negative labels mean no class."""
+    return sorted_classes({value for value in values if isinstance(value, str) or (isinstance(value, int) and value >= 0)})
+
+
 def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
-    """Class id of each row in [0, num_classes), and the class names: sorted where the column is not a ClassLabel."""
-    values = dataset[column][:]
-    feature = dataset.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        class_names = list(feature.names)
-        class_ids = dict(enumerate(range(len(class_names))))
-        problem = f"is outside 0..{len(class_names) - 1}"
-    else:
-        present = {value for value in values if value is not None}
-        known = sorted_classes(value for value in present if isinstance(value, str) or value >= 0)
-        class_names = [str(value) for value in known]
-        class_ids = {value: class_id for class_id, value in enumerate(known)}
-        problem = "is negative, which marks an image without a class"
+    """Class id of each row in [0, num_classes), and the class names: sorted values where the column is not a ClassLabel."""
+    values = [plain_label(value) for value in dataset[column][:]]
+    class_names = class_names_of(dataset.features[column])
+    num_classes = None if class_names is None else len(class_names)
+    known = classes_among(values) if num_classes is None else range(num_classes)
+    class_ids = {value: class_id for class_id, value in enumerate(known)}
     for row, value in enumerate(values):
-        if value not in class_ids:
-            path = (dataset[row][image_column] or {}).get("path")
-            problem = "is missing" if value is None else problem
-            raise ValueError(describe_label(value, column, f"row {row} of split {split!r}", path, problem))
-    return [class_ids[value] for value in values], class_names
+        if isinstance(value, list) or value not in class_ids:
+            path, place = path_of(dataset[row][image_column]), f"row {row} of split {split!r}"
+            raise ValueError(describe_label(value, column, place, path, label_problem(value, num_classes)))
+    return [class_ids[value] for value in values], class_names or [str(value) for value in known]
 
 
 def sorted_classes(values: Iterable[Any]) -> list[Any]:
@@ -76,7 +110,18 @@ def sorted_classes(values: Iterable[Any]) -> list[Any]:
     return sorted(classes)
 
 
-def describe_label(value: int | str | None, column: str, place: str, path: str | None, problem: str) -> str:
+def words_left_out(paths: Iterable[str | None]) -> tuple[LeftOut, ...]:
+    """Words that look like classes in the names of image files without labels, such as cat_01.png and dog_01.png."""
+    stems = [Path(path).stem for path in paths if path]
+    found = [match[1] for stem in stems if (match := WORD_AND_NUMBER.fullmatch(stem))]
+    words = sorted(set(found))
+    if not 1 < len(words) < len(found) or len(found) < len(stems):
+        return ()
+    what = f"words in file names ({first_ten(words)})"
+    return (LeftOut(what, len(words), "they are not classes: use a folder for each class, or a metadata file"),)
+
+
+def describe_label(value: Any, column: str, place: str, path: str | None, problem: str) -> str:
     """Which label is wrong and why, on one line."""
     file = f" (file {path!r})" if path else ""
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_ddpm.data.options import DecodeOptions, SplitsConfig
+from hf_ddpm.data.scan import check_value_range, scan
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.table import ImageTable, decode_images
 from hf_ddpm.run_folder import RunFolder
@@ -18,7 +19,7 @@ def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = N
 def load_train_split(data: DecodeOptions, *, image_size: int, channels: int | None = None) -> ImageTable:
     """Open and decode the train split alone; see `load_splits`."""
     source = _open(data, data.train_split, max_images=data.max_images)
-    return decode_images(source, image_size=image_size, channels=channels, **bad_image_options(data))
+    return decode_images(source, image_size=image_size, channels=channels, **decode_options(data))
 
 
 def open_sources(data: SplitsConfig) -> list[ImageSource]:
@@ -33,11 +34,20 @@ def open_sources(data: SplitsConfig) -> list[ImageSource]:
 def decode_sources(
     data: SplitsConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
 ) -> tuple[ImageTable, ImageTable | None]:
-    """Decode the result of `open_sources`, the held-out split to as many channels as the train split."""
-    train = decode_images(sources[0], image_size=image_size, channels=channels, **bad_image_options(data))
-    if len(sources) == 1:
-        return train, None
-    return train, decode_images(sources[1], image_size=image_size, channels=train.channels, **bad_image_options(data))
+    """Decode the result of `open_sources`; its splits have the same number of channels and range of values."""
+    scans = [scan(source) for source in sources]
+    check_value_range(scans, data.value_range, sources[0].name, " and ".join(source.split for source in sources))
+    if channels is None and scans[-1].channels > scans[0].channels:
+        raise ValueError(
+            f"test_split is {data.test_split!r}, which has images in colour, while {data.train_split!r} has none: "
+            "give `channels` 3, or 1"
+        )
+    channels = channels or scans[0].channels
+    tables = [
+        decode_images(source, image_size=image_size, channels=channels, scanned=scanned, **decode_options(data))
+        for source, scanned in zip(sources, scans, strict=True)
+    ]
+    return tables[0], tables[1] if len(tables) > 1 else None
 
 
 def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
@@ -60,9 +70,9 @@ def options_of_run(model: str) -> dict[str, Any]:
         raise ValueError(f"{run.config} is damaged, name the data with `source`") from error
 
 
-def bad_image_options(data: DecodeOptions) -> dict[str, Any]:
-    """Options about images that cannot be decoded, as keyword arguments."""
-    return {"on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}
+def decode_options(data: DecodeOptions) -> dict[str, Any]:
+    """How images are decoded, and what is done about those that cannot be, as keyword arguments."""
+    return {"value_range": data.value_range, "on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}
 
 
 def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import datasets
 
 from hf_ddpm.data.bad_images import BadImages
-from hf_ddpm.data.columns import choose_columns, type_name
-from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, count_channels, decode_image
-from hf_ddpm.data.labels import class_ids_of
+from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
+from hf_ddpm.data.decode import UndecodableImage, ValueRange, check_pixel_options, decode_image
+from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label
+from hf_ddpm.data.scan import check_value_range, scan_values
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
-from hf_ddpm.data.stream import Example, ImageStream
+from hf_ddpm.data.stream import Example, ImageStream, Settled
+from hf_ddpm.data.undecoded import image_roots
+
+FIRST_IMAGES = 100  # that stand for all of a stream; each may be a request to the Hub
 
 
 def open_stream(
@@ -20,6 +26,7 @@ def open_stream(
     *,
     image_size: int,
     channels: int | None = None,
+    value_range: ValueRange | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     labels: list[str | int] | None = None,
@@ -28,11 +35,13 @@ def open_stream(
     shuffle_buffer: int = 10_000,
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
+    settled: Settled | None = None,
 ) -> ImageStream:
-    """Open one split of a dataset without decoding it, and read its first image; a `ValueError` says what is wrong.
+    """Open one split of a dataset without decoding it, and look at its first images; a `ValueError` says what is wrong.
 
-    An empty class goes unnoticed unless all classes in `labels` are empty. For the other options see `open_source`
-    and `decode_images`.
+    An empty class goes unnoticed unless all classes in `labels` are empty. For the other options see `open_source` and
+    `decode_images`. The first 100 images stand for all of them: a later one that has colour where these have none, or more
+    than 8 bits where these have not, is an error that names the option which would have settled it.
 
     Args:
         label_column: column of the labels, a ClassLabel, as other classes are known at the end only; None = the only one.
@@ -40,48 +49,66 @@ def open_stream(
         shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
         on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
         max_bad_images: images that `skip` may leave out in each process; None = 100.
+        settled: what another split has settled for this one; None = nothing.
     """
-    check_pixel_options(image_size, channels)
+    check_pixel_options(image_size, channels, value_range)
     check_max_images(max_images)
     bad_images = BadImages(source, split, on_bad_image, max_bad_images)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
     whole_split, num_images = _open_split(source, split)
-    image_column, label_column = choose_columns(whole_split.features, image_column, label_column, labels, class_conditional)
-    columns = [image_column] if label_column is None else [image_column, label_column]
-    whole_split = whole_split.select_columns(columns).cast_column(image_column, datasets.Image(decode=False))
+    roots = image_roots(source, whole_split)
+    columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
+    image_column, label_column = columns.image, columns.label
+    used = [image_column] if label_column is None else [image_column, label_column]
+    whole_split = with_undecoded_images(whole_split.select_columns(used), image_column)
     examples, class_ids, class_names = whole_split, None, None
     if label_column is not None:
-        feature = whole_split.features[label_column]
-        if not isinstance(feature, datasets.ClassLabel):
+        names = class_names_of(whole_split.features[label_column])
+        if names is None:
             raise ValueError(
                 f"the column {label_column!r} is of type {type_name(whole_split.features, label_column)}, and its classes "
                 "are known at the end of the stream only: leave out `streaming`, cast it to ClassLabel, or set "
                 "`class_conditional` to false"
             )
-        names = feature.names
         wanted = list(range(len(names))) if labels is None else class_ids_of(labels, names)
         class_ids, class_names = {old: new for new, old in enumerate(wanted)}, [names[old] for old in wanted]
         if labels is not None:
             # Labels that are missing or out of range pass the filter and are refused where they are read.
-            unwanted = set(range(len(names))) - set(wanted)
-            examples = examples.filter(lambda label: label not in unwanted, input_columns=[label_column])
+            unwanted = [old for old in range(len(names)) if old not in class_ids]
+            examples = examples.filter(lambda label: plain_label(label) not in unwanted, input_columns=[label_column])
             num_images = None
     if max_images is not None:
         examples, num_images = examples.take(max_images), None if num_images is None else min(num_images, max_images)
-    first = _first_example(examples, labels, image_column, bad_images)
+    rows = _read(examples, source)
+    head = list(itertools.islice(rows, FIRST_IMAGES))
+    if not head and labels is not None:
+        raise ValueError(f"labels is {labels!r}, classes that have no image in split {split!r}: name others")
+    if not head:
+        raise ValueError(no_rows(source, split))
+    looked = scan_values([example[image_column] for example in head], roots)
+    if settled is None:
+        check_value_range([looked], value_range, source, split)
+        settled = Settled(
+            gray=channels is None and looked.channels == 1, kinds=None if value_range else tuple(looked.ranges)
+        )
     return ImageStream(
         examples=examples,
         whole_split=whole_split,
-        first=first,
+        first=_first_example(itertools.chain(head, rows), image_column, bad_images, value_range=value_range, roots=roots),
         name=source,
         split=split,
         image_column=image_column,
         label_column=label_column,
         class_ids=class_ids,
         class_names=None if class_conditional is False else class_names,
-        channels=channels or count_channels(first[image_column]),
+        channels=channels or looked.channels,
         image_size=image_size,
+        value_range=value_range,
+        roots=roots,
+        settled=settled,
+        originals=looked.originals,
+        unused_label_columns=columns.unused_labels,
         max_images=max_images,
         num_images=num_images,
         shuffle_buffer=shuffle_buffer,
@@ -102,22 +129,19 @@ def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int 
     return dataset, info.num_examples or None if info else None
 
 
-def _first_example(
-    examples: datasets.IterableDataset, labels: list[str | int] | None, image_column: str, bad_images: BadImages
-) -> Example:
-    """The first example whose image can be decoded."""
-    source, split, rows = bad_images.source, bad_images.split, iter(examples)
-    while True:
+def _read(examples: Iterable[Example], source: str) -> Iterator[Example]:
+    try:
+        yield from examples
+    except Exception as error:
+        raise ValueError(f"source is {source!r}, which could not be read: {in_short(error)}") from error
+
+
+def _first_example(examples: Iterator[Example], image_column: str, bad_images: BadImages, **options: Any) -> Example:
+    """The first example whose image can be decoded, with these options of `decode_image`."""
+    for example in examples:
         try:
-            first = next(rows, None)
-        except Exception as error:
-            raise ValueError(f"source is {source!r}, which could not be read: {in_short(error)}") from error
-        if first is None and labels is not None:
-            raise ValueError(f"labels is {labels!r}, classes that have no image in split {split!r}: name others")
-        if first is None:
-            raise ValueError(no_rows(source, split))
-        try:
-            decode_image(first[image_column], image_size=1, channels=1)
-            return first
+            decode_image(example[image_column], image_size=1, channels=1, **options)
+            return example
         except UndecodableImage as error:
-            bad_images.leave_out(first[image_column], error)
+            bad_images.leave_out(example[image_column], error)
+    raise ValueError(no_rows(bad_images.source, bad_images.split))

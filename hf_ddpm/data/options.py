@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class BaseDataConfig(SourceOptions):
     """Source, columns and classes of images; base of every data group."""
 
     image_column: str | None = None
-    """Column of the images; None = the only image column."""
+    """Column of the images (also of paths, or of arrays of pixels); None = the only image column."""
     label_column: str | None = None
     """Column of the class labels; None = the only class label column, if there is one."""
     labels: list[str | int] | None = None
@@ -50,6 +51,22 @@ class BaseDataConfig(SourceOptions):
     def column_options(self) -> dict[str, Any]:
         """Columns and classes as keyword arguments of `open_source`."""
         return {"image_column": self.image_column, "label_column": self.label_column, "labels": self.labels}
+
+
+@dataclass(kw_only=True)
+class ValueRangeOptions(BaseDataConfig):
+    """Values of images that are not plain 8 bits."""
+
+    value_range: tuple[float, float] | None = None
+    """Values that become black and white, of images of more than 8 bits and arrays; None = [0, 65535], arrays [0, 255]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value_range is not None:
+            low, high = self.value_range = (float(self.value_range[0]), float(self.value_range[1]))
+            self.require(
+                -math.inf < low < high < math.inf, "value_range", "give black and then a higher white, as in [0, 4095]"
+            )
 
 
 @dataclass(kw_only=True)
@@ -70,7 +87,7 @@ class ImageShapeOptions(BaseDataConfig):
     image_size: int | None = None
     """Height and width in pixels, by resizing and center crop; None = the size of the model preset."""
     channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = as the first image, or as the model if it is given by its config.json."""
+    """1 = grayscale, 3 = RGB; None = RGB if any image has colour, or as the model if it is given by its config.json."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +95,7 @@ class ImageShapeOptions(BaseDataConfig):
 
 
 @dataclass(kw_only=True)
-class DecodeOptions(BaseDataConfig, TrainSplitOptions):
+class DecodeOptions(ValueRangeOptions, TrainSplitOptions):
     """Which images of a split are decoded."""
 
     max_images: int | None = None

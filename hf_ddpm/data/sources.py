@@ -10,11 +10,12 @@ import datasets
 import numpy as np
 import PIL.Image
 
-from hf_ddpm.data.columns import choose_columns
+from hf_ddpm.data.columns import choose_columns, with_undecoded_images
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is_archive
 from hf_ddpm.data.folders import read_image_folder
-from hf_ddpm.data.labels import encode_labels
+from hf_ddpm.data.labels import encode_labels, words_left_out
+from hf_ddpm.data.undecoded import image_roots, path_of
 
 DIGITS_TEST_IMAGES = 360
 TABLE_SUFFIXES = {".arrow", ".parquet"}
@@ -39,7 +40,7 @@ class ImageSource:
     """A map-style dataset whose image and label columns are known."""
 
     dataset: datasets.Dataset
-    """Images undecoded (`Image(decode=False)`); labels, if any, int64 in [0, num_classes)."""
+    """Images undecoded, see `hf_ddpm.data.undecoded`; labels, if any, int64 in [0, num_classes)."""
     name: str
     """The source as the user gave it."""
     split: str
@@ -52,6 +53,8 @@ class ImageSource:
     """Name of each class in the order of the labels; None = no labels."""
     kept_rows: list[int] | None = None
     """For each row of `dataset` its row in the split; None = the whole split."""
+    roots: tuple[str, ...] = ()
+    """Folders in which images may lie that are kept as paths, see `image_roots`."""
     left_out: tuple[LeftOut, ...] = ()
     """What was found beside the images and is not used."""
     unused_label_columns: tuple[str, ...] = ()
@@ -74,9 +77,10 @@ def open_source(
         source: "digits" (the 8 x 8 digits of scikit-learn), a local folder (saved dataset, parquet files, or images as
             described in `hf_ddpm.data.folders`) or a Hub id. A local folder called digits is "./digits".
         split: name of the split. A saved dataset without splits is "train".
-        image_column: column of the images; None = the only column of type Image.
-        label_column: column of the labels (ClassLabel, integers or strings); None = the only column of type ClassLabel,
-            else the column called "label" or "labels".
+        image_column: column of the images, of type Image, bytes or paths of image files, or arrays of pixels; None = the
+            only one of type Image, else the only one of bytes that are images.
+        label_column: column of the labels (ClassLabel, integers, strings, true and false, whole floats, or lists of one of
+            these); None = the only column of type ClassLabel, else the column called "label" or "labels".
         labels: classes to keep, in this order, renumbered from 0; a token is looked up among the class names first, then
             among the ids. None = all.
         class_conditional: True = labels are required, False = labels only serve to choose `labels` and are then dropped,
@@ -90,11 +94,16 @@ def open_source(
     if len(splits[split]) == 0:
         raise ValueError(no_rows(source, split))
     dataset = splits[split].with_format(None)
-    image_column, label_column = choose_columns(dataset.features, image_column, label_column, labels, class_conditional)
-    dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
+    roots = image_roots(source, dataset)
+    columns = choose_columns(dataset, image_column, label_column, labels, class_conditional, roots)
+    image_column, label_column = columns.image, columns.label
+    dataset = with_undecoded_images(dataset, image_column)
     class_names, kept_rows = None, None
     if label_column is not None:
         dataset, class_names, kept_rows = encode_labels(dataset, label_column, labels, split, image_column)
+    elif class_conditional is None and not columns.unused_labels:
+        some = dataset.select(range(0, len(dataset), max(1, len(dataset) // 200)))
+        left_out += words_left_out(map(path_of, some[image_column][:]))
     if max_images is not None and max_images < len(dataset):
         rows = [i * len(dataset) // max_images for i in range(max_images)]
         dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else [kept_rows[row] for row in rows]
@@ -106,7 +115,9 @@ def open_source(
         label_column=None if class_conditional is False else label_column,
         class_names=None if class_conditional is False else class_names,
         kept_rows=kept_rows,
+        roots=roots,
         left_out=left_out,
+        unused_label_columns=columns.unused_labels,
     )
 
 

@@ -18,13 +18,25 @@ import torch
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
-from hf_ddpm.data.decode import UndecodableImage, decode_image
-from hf_ddpm.data.labels import describe_label
+from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, ValueRange, decode_image, inspect_image
+from hf_ddpm.data.description import Originals
+from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
+from hf_ddpm.data.undecoded import path_of
 
 Example = dict[str, Any]
 READING_BATCH = 256  # undecoded images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What was concluded from the first images of a stream and must hold for all."""
+
+    gray: bool
+    """That no image has colour."""
+    kinds: tuple[Kind, ...] | None
+    """The kinds of images that are not plain 8 bits; None = a range of their values is given, so all kinds are known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +65,12 @@ class ImageStream:
     """1 (gray) or 3 (RGB)."""
     image_size: int
     """Height and width, in pixels."""
+    value_range: ValueRange | None
+    """The option, see `decode_image`."""
+    roots: tuple[str, ...]
+    """Folders in which images may lie that are kept as paths, see `image_roots`."""
+    settled: Settled
+    """What every image is compared with before it is decoded."""
     max_images: int | None
     """The option; None = all."""
     num_images: int | None
@@ -61,18 +79,24 @@ class ImageStream:
     """Images within which the order is shuffled."""
     bad_images: BadImages
     """What is done about images that cannot be decoded."""
+    originals: Originals | None
+    """The first images as they were before they were decoded; None = unknown."""
+    unused_label_columns: tuple[str, ...]
+    """Columns that look like labels and are not used."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of what is known without reading everything: types of the columns, options that choose or change
         images, class names, pixels and label of the first image. Data that differ later may have the same fingerprint."""
-        known = {
+        known: dict[str, Any] = {
             "columns": {name: type_name(self.whole_split.features, name) for name in self.whole_split.features},
             "shape": [self.channels, self.image_size, self.image_size],
             "class_ids": None if self.class_ids is None else list(self.class_ids.items()),
             "class_names": self.class_names,
             "max_images": self.max_images,
         }
+        if self.value_range is not None:
+            known["value_range"] = list(self.value_range)
         first = self.decode(self.first)
         assert first is not None, "open_stream has decoded it before"
         return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
@@ -121,16 +145,30 @@ class ImageStream:
         """
         label = None
         if self.label_column is not None and self.class_ids is not None:
-            value = example[self.label_column]
-            if value not in self.class_ids:
+            value = plain_label(example[self.label_column])
+            if isinstance(value, list) or value not in self.class_ids:
                 raise ValueError(self._describe_label(example, self.label_column))
             label = None if self.class_names is None else self.class_ids[value]
+        image = example[self.image_column]
         try:
-            return decode_image(example[self.image_column], image_size=self.image_size, channels=self.channels), label
+            self._check_settled(inspect_image(image, self.roots))
+            shape = {"image_size": self.image_size, "channels": self.channels}
+            return decode_image(image, **shape, value_range=self.value_range, roots=self.roots), label
         except UndecodableImage as error:
             row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data again
-            self.bad_images.leave_out(example[self.image_column], error, row)
+            self.bad_images.leave_out(image, error, row)
             return None
+
+    def _check_settled(self, facts: ImageFacts) -> None:
+        """Raise a `ValueError` if an image is of another kind than the first ones."""
+        which = f"split {self.split!r} of `source` {self.name!r} has no"
+        if self.settled.gray and not facts.is_gray:
+            raise ValueError(f"channels is None, and the beginning of {which} colour, but a later image has: give 3, or 1")
+        if facts.kind is not None and self.settled.kinds is not None and facts.kind not in self.settled.kinds:
+            raise ValueError(
+                f"value_range is None, and the beginning of {which} image of more than 8 bits, but a later one has values "
+                f"from {facts.low:g} to {facts.high:g}: give the range from black to white of all images"
+            )
 
     def _iterate(self, examples: datasets.IterableDataset) -> Iterator[Example]:
         """Iterate over examples in blocks, which is several times faster than one by one."""
@@ -142,10 +180,10 @@ class ImageStream:
             raise ValueError(f"source is {self.name!r}, which could not be read: {in_short(error)}") from error
 
     def _describe_label(self, example: Example, column: str) -> str:
-        value, row = example[column], self._row(example)
-        problem = "is missing" if value is None else f"is outside 0..{self.whole_split.features[column].num_classes - 1}"
+        value, row = plain_label(example[column]), self._row(example)
+        problem = label_problem(value, len(class_names_of(self.whole_split.features[column]) or ()))
         place = f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
-        return describe_label(value, column, place, (example[self.image_column] or {}).get("path"), problem)
+        return describe_label(value, column, place, path_of(example[self.image_column]), problem)
 
     def _row(self, example: Example) -> int | None:
         """The row of an example in the split; None = it is not found a second time."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -15,9 +15,12 @@ import torch
 
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, IndexStream
-from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, count_channels, decode_image
+from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, ValueRange, check_pixel_options, decode_image
+from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
+from hf_ddpm.data.scan import Scan, check_value_range, scan
 from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.undecoded import Undecoded
 
 DECODING_BATCH = 256  # images
 HASHING_BATCH = 512  # images
@@ -105,6 +108,7 @@ def load_images(
     *,
     image_size: int,
     channels: int | None = None,
+    value_range: ValueRange | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     labels: list[str | int] | None = None,
@@ -117,7 +121,7 @@ def load_images(
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "labels": labels}
     opened = open_source(source, split, class_conditional=class_conditional, max_images=max_images, **columns)
     bad: dict[str, Any] = {"on_bad_image": on_bad_image, "max_bad_images": max_bad_images}
-    return decode_images(opened, image_size=image_size, channels=channels, **bad)
+    return decode_images(opened, image_size=image_size, channels=channels, value_range=value_range, **bad)
 
 
 def decode_images(
@@ -125,6 +129,8 @@ def decode_images(
     *,
     image_size: int,
     channels: int | None = None,
+    value_range: ValueRange | None = None,
+    scanned: Scan | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageTable:
@@ -134,34 +140,25 @@ def decode_images(
 
     Args:
         image_size: height and width in pixels; see `decode_image` for how an image is resized.
-        channels: 1 (gray) or 3 (RGB); None = those of the first image.
+        channels: 1 (gray) or 3 (RGB); None = RGB if any image has colour.
+        value_range: the values that become black and white, see `decode_image` and `check_value_range`.
+        scanned: the result of `scan`, whose values fit `value_range`; None = look at the images first.
         on_bad_image: `skip` leaves out images that cannot be decoded, and logs the first few.
         max_bad_images: images that `skip` may leave out; None = 100.
     """
-    check_pixel_options(image_size, channels)
+    check_pixel_options(image_size, channels, value_range)
     bad_images = BadImages(source.name, source.split, on_bad_image, max_bad_images)
-    records = source.dataset.select_columns([source.image_column])
-    try:
-        channels = channels or _count_channels(records, source.image_column, bad_images.are_left_out)
-        pixels = records.map(
-            _decode_batch,
-            batched=True,
-            with_indices=True,
-            batch_size=DECODING_BATCH,
-            input_columns=[source.image_column],
-            remove_columns=[source.image_column],
-            features=datasets.Features({"pixels": datasets.Value("binary")}),
-            fn_kwargs={"image_size": image_size, "channels": channels, "leave_out_bad": bad_images.are_left_out},
-            desc=f"decoding {source.split}",
-            **_cache_place(records, source.image_column, image_size, channels, bad_images.are_left_out),
-        )
-    except UndecodableImage as error:
-        raise bad_images.refusal(error, _row(source, error.position or 0)) from error.__cause__
-    assert len(pixels) == len(records), "a complete cache file has one row per image"
+    if scanned is None:
+        scanned = scan(source)
+        check_value_range([scanned], value_range, source.name, source.split)
+    channels = channels or scanned.channels
+    pixels = _decode_all(source, bad_images, image_size=image_size, channels=channels, value_range=value_range)
     class_labels = None if source.label_column is None else torch.tensor(source.dataset[source.label_column][:])
+    left_out = source.left_out
     if bad_images.are_left_out:
-        kept = _kept_positions(pixels, source, bad_images, image_size)
+        kept = _kept_positions(pixels, source, bad_images, image_size, value_range)
         if len(kept) < len(pixels):
+            left_out += (LeftOut("images", len(pixels) - len(kept), "cannot be decoded, and `on_bad_image` is skip"),)
             pixels = pixels.select(kept)
             class_labels = None if class_labels is None else class_labels[kept]
     return ImageTable(
@@ -170,34 +167,65 @@ def decode_images(
         image_size=image_size,
         class_names=source.class_names,
         class_labels=class_labels,
-        left_out=source.left_out,
+        originals=scanned.originals,
+        left_out=left_out,
         unused_label_columns=source.unused_label_columns,
     )
 
 
-def _count_channels(records: datasets.Dataset, image_column: str, leave_out_bad: bool) -> int:
-    """Channels of the first image; with `leave_out_bad`, of the first that can be read."""
-    for record in records[image_column]:
+def _decode_all(
+    source: ImageSource, bad_images: BadImages, *, image_size: int, channels: int, value_range: ValueRange | None
+) -> datasets.Dataset:
+    """The table of pixels, one row per image; None for those that cannot be decoded and are left out."""
+    records = source.dataset.select_columns([source.image_column])
+
+    def decode(value: Undecoded, position: int) -> bytes | None:
         try:
-            return count_channels(record)
-        except UndecodableImage:
-            if not leave_out_bad:
-                raise
-    return 1  # no image can be read: `_kept_positions` refuses that
+            return decode_image(value, image_size=image_size, channels=channels, value_range=value_range, roots=source.roots)
+        except UndecodableImage as error:
+            if bad_images.are_left_out:
+                return None
+            raise bad_images.refusal(error, _row(source, position)) from error.__cause__
+
+    def rows() -> Iterator[dict[str, list[Any]]]:
+        start = 0
+        for batch in records.iter(batch_size=DECODING_BATCH):
+            values = batch[source.image_column]
+            yield {"pixels": [decode(value, position) for position, value in enumerate(values, start)]}
+            start += len(values)
+
+    stamps = stamps_of(records, source.image_column, source.roots)
+    parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
+    parts += ["bad images left out"] if bad_images.are_left_out else []
+    parts += [] if value_range is None else [list(value_range)]
+    return read_or_build(
+        None if stamps is None else cache_file("pixels", parts),
+        datasets.Features({"pixels": datasets.Value("binary")}),
+        len(records),
+        rows,
+        f"decoding {source.split}",
+        channels * image_size**2,
+    )
 
 
-def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: BadImages, image_size: int) -> list[int]:
+def _kept_positions(
+    pixels: datasets.Dataset,
+    source: ImageSource,
+    bad_images: BadImages,
+    image_size: int,
+    value_range: ValueRange | None,
+) -> list[int]:
     """Positions of the images that could be decoded; the others are counted, and a `ValueError` if they are too many."""
     column = pixels.with_format("arrow")["pixels"][:]
     if column.null_count == 0:
         return list(range(len(pixels)))
     missing = column.is_null().to_pylist()
     for position in np.flatnonzero(missing).tolist():
-        record = source.dataset[position][source.image_column]
+        value = source.dataset[position][source.image_column]
         try:
-            decode_image(record, image_size=image_size, channels=1)
+            decode_image(value, image_size=image_size, channels=1, value_range=value_range, roots=source.roots)
         except UndecodableImage as error:
-            bad_images.leave_out(record, error, _row(source, position))
+            bad_images.leave_out(value, error, _row(source, position))
     if all(missing):
         raise ValueError(f"source is {source.name!r}, but no image of split {source.split!r} can be decoded: give another")
     return [position for position, is_missing in enumerate(missing) if not is_missing]
@@ -206,42 +234,3 @@ def _kept_positions(pixels: datasets.Dataset, source: ImageSource, bad_images: B
 def _row(source: ImageSource, position: int) -> int:
     """The row in the split of a position in the source."""
     return position if source.kept_rows is None else source.kept_rows[position]
-
-
-def _cache_place(
-    records: datasets.Dataset, image_column: str, image_size: int, channels: int, leave_out_bad: bool
-) -> dict[str, str | None]:
-    """Arguments of `Dataset.map`: a cache file named by everything that the pixels depend on; none for images in memory.
-
-    By default it would hash an importable function by its name only, and would write beside the source, which may be a
-    read-only folder.
-    """
-    files = [Path(file["filename"]) for file in records.cache_files]
-    images = [] if files else records[image_column][:]
-    if all(image and image["bytes"] is None for image in images):
-        files += [Path(image["path"]) for image in images]
-    if not files:
-        return {"cache_file_name": None}
-    stamps = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
-    if leave_out_bad:
-        parts.append("bad images left out")
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_ddpm_pixels"
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key}
-
-
-def _decode_batch(
-    records: list[dict[str, Any]], positions: list[int], *, image_size: int, channels: int, leave_out_bad: bool
-) -> dict[str, list[bytes | None]]:
-    """Decode a batch of images to CHW bytes; with `leave_out_bad`, None for those that cannot be decoded."""
-    pixels: list[bytes | None] = []
-    for record, position in zip(records, positions, strict=True):
-        try:
-            pixels.append(decode_image(record, image_size=image_size, channels=channels))
-        except UndecodableImage as error:
-            if not leave_out_bad:
-                raise UndecodableImage(error.path, error.reason, position) from error.__cause__
-            pixels.append(None)
-    return {"pixels": pixels}

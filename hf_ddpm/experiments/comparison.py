@@ -23,6 +23,7 @@ from hf_ddpm.figures.losses import LOSSES, plot_loss_curves, read_losses
 from hf_ddpm.figures.style import save_figure
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.pictures import open_picture
 from hf_ddpm.sampling import load_pipeline, network_of
 
 FOLDER = "comparison"
@@ -92,7 +93,7 @@ def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
 def small_png(path: Path) -> bytes:
     """A picture as PNG of less than 300 kB: unchanged, or with 256 colors, or scaled down."""
     content = path.read_bytes()
-    with Image.open(path) as opened:
+    with open_picture(path) as opened:
         picture = opened.convert("RGB")
     while len(content) >= MAX_PICTURE:
         file = io.BytesIO()

@@ -16,6 +16,7 @@ from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.figures.options import SampleGridConfig
 from hf_ddpm.figures.style import save_figure
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.pictures import open_picture
 
 
 @dataclass(kw_only=True)
@@ -116,7 +117,7 @@ def _sample(config: CheckpointsConfig, checkpoint: Path) -> tuple[np.ndarray[Any
 
 def _read_picture(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.convert("RGB")
     except OSError as error:
         raise ValueError(f"{path} is not an image: {error}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_ddpm.config import BaseConfig, require
-from hf_ddpm.data.options import BaseDataConfig, ImageShapeOptions
+from hf_ddpm.data.options import ImageShapeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
@@ -23,7 +23,7 @@ RANGES = {
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(BaseDataConfig):
+class ModelDataConfig(ValueRangeOptions):
     """Real images to show beside the output of a model."""
 
     split: str | None = None
@@ -37,7 +37,7 @@ class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
     image_size: int | None = None
     """Height and width in pixels, by resizing and center crop; None = the shorter side of the first image, at most 128."""
     channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = those of the first image."""
+    """1 = grayscale, 3 = RGB; None = RGB if any of the images has colour."""
 
 
 @dataclass(kw_only=True)

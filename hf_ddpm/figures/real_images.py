@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_ddpm.data.batches import to_model_range
-from hf_ddpm.data.decode import UndecodableImage, count_channels, decode_image
+from hf_ddpm.data.decode import UndecodableImage, decode_image, inspect_image
 from hf_ddpm.data.load_splits import options_of_run
+from hf_ddpm.data.scan import check_value_range, scan, scan_values
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
@@ -74,12 +74,21 @@ def read_images(
     assert data.source is not None  # checked by the options of the figure, or set by `data_of_model`
     source = open_source(data.source, data.split or "train", **data.column_options())
     rows = _choose_rows(source, count, per_class, max_classes)
-    column = source.image_column
-    records = source.dataset.select_columns([column])
+    values = source.dataset.select(rows)[source.image_column][:]
     try:
-        channels = channels or count_channels(records[0][column])
-        size = size or min(*records.cast_column(column, datasets.Image())[0][column].size, LARGEST_SIZE)
-        pixels = [decode_image(records[row][column], image_size=size, channels=channels) for row in rows]
+        looked = scan_values(values, source.roots)
+        if looked.ranges:
+            check_value_range([scan(source)], data.value_range, source.name, source.split)
+        channels = channels or looked.channels
+        first = inspect_image(source.dataset[0][source.image_column], source.roots)
+        size = size or min(first.width, first.height, LARGEST_SIZE)
+        options: dict[str, Any] = {
+            "image_size": size,
+            "channels": channels,
+            "value_range": data.value_range,
+            "roots": source.roots,
+        }
+        pixels = [decode_image(value, **options) for value in values]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])

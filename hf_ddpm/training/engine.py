@@ -181,7 +181,9 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     saved = read_saved(checkpoint)
     if saved["step"] > run.total_steps:
         raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
-    for warning in check_changes(saved["identity"], run.identity()):
+    originals = run.images.originals
+    mixes_colours = originals is not None and originals.num_gray > 0 and originals.num_colour > 0
+    for warning in check_changes(saved["identity"], run.identity(), mixes_colours=mixes_colours):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
     try:

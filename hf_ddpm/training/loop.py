@@ -15,7 +15,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
-from hf_ddpm.data.load_splits import bad_image_options, check_classes, decode_sources, open_sources
+from hf_ddpm.data.load_splits import check_classes, decode_options, decode_sources, open_sources
 from hf_ddpm.data.open_stream import open_stream
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import ImageTable
@@ -109,14 +109,14 @@ def _decode_splits(config: TrainConfig, image_size: int, channels: int | None) -
 
 def _open_streams(config: TrainConfig, image_size: int, channels: int | None) -> tuple[ImageStream, ImageTable | None]:
     data = config.data
-    options = {**data.column_options(), **bad_image_options(data), "image_size": image_size}
+    options = {**data.column_options(), **decode_options(data), "image_size": image_size}
     train_options = {**options, "channels": channels, "max_images": data.max_images}
     if data.shuffle_buffer is not None:
         train_options["shuffle_buffer"] = data.shuffle_buffer
     train = open_stream(data.source, data.train_split, **train_options)
     test = None
     if data.test_split is not None:
-        test = open_stream(data.source, data.test_split, channels=train.channels, **options)
+        test = open_stream(data.source, data.test_split, channels=train.channels, settled=train.settled, **options)
     config.resolve_class_dropout(conditional=train.class_names is not None)
     check_classes(data, train, test)
     return train, None if test is None else test.head(HELD_OUT_IMAGES)

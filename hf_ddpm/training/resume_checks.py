@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Another network, forward process or data set: the saved weights and moments would not fit.
-_FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.channels", "seed")
+_FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "seed")
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
     "output_dir",
@@ -19,6 +19,8 @@ _ALLOWED = (
     "data.test_split",
     "data.on_bad_image",
     "data.max_bad_images",
+    "data.channels",  # a change of the pixels changes the fingerprint
+    "data.value_range",
     "data.streaming",  # a stream has another fingerprint
     "hub.",
     "min_accuracy",
@@ -28,15 +30,21 @@ _ALLOWED = (
 _EARLIER = {"model.architecture": "unet"}
 
 
-def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Warnings about a run that would not continue exactly; a `ValueError` lists differences that make it another model."""
+def check_changes(saved: dict[str, Any], current: dict[str, Any], *, mixes_colours: bool = False) -> list[str]:
+    """Warnings about a run that would not continue exactly; a `ValueError` lists differences that make it another model.
+
+    `mixes_colours`: some images are gray and others are not.
+    """
     before, now = _flatten(saved), _flatten(current)
     before = {name: did for name, did in _EARLIER.items() if name in now} | before
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     fatal = [name for name in changed if _matches(name, (*_FATAL, "data_fingerprint")) and name not in _FATAL_EXCEPT]
     if fatal:
         listed = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in fatal)
-        raise ValueError(f"--resume: the checkpoint is of another run, {listed}: undo that or name a new --output_dir")
+        remedy = "undo that or name a new --output_dir"
+        if mixes_colours and "data_fingerprint" in fatal and now.get("data.channels") is None:
+            remedy += " (earlier versions took the channels of the first image: if that is gray, add --data.channels 1)"
+        raise ValueError(f"--resume: the checkpoint is of another run, {listed}: {remedy}")
     warned = [name for name in changed if not _matches(name, _ALLOWED)]
     return [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in warned]
 

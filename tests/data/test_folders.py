@@ -180,7 +180,7 @@ def test_class_folders_and_metadata(folder):
         ("file_name,label\n0.png,a\n1.png,\n", "label None at row 1"),
         ("file_name,label\n0.png,3\n1.png,\n", "label None at row 1"),
         ("file_name,label\n0.png,3\n1.png,-1\n", "label -1 at row 1"),
-        ("file_name,label\n0.png,0.5\n1.png,1\n", "of type float64"),
+        ("file_name,label\n0.png,0.5\n1.png,1\n", "label 0.5 at row 0"),
         ("name,label\n0.png,a\n1.png,b\n", "has no column file_name, only name, label"),
         ("file_name,image\n0.png,a\n1.png,b\n", "a column called image"),
         ("file_name,label,label\n0.png,a,a\n1.png,b,b\n", "two columns of one name"),

@@ -273,8 +273,8 @@ def test_other_integer_columns_are_not_labels(tmp_path):
 
 def test_wrong_label_columns(tmp_path):
     folder = save(tmp_path / "floats", make_dataset(label=[0.5, 1.0], weight=[0.1, 0.2]))
-    assert "'label' is of type float64" in refusal(folder, "train")
-    assert "'weight', of type float64" in refusal(folder, "train", label_column="weight")
+    assert "label 0.5 at row 0 of split 'train' is not a whole number" in refusal(folder, "train")
+    assert "label 0.1 at row 0" in refusal(folder, "train", label_column="weight")
     assert "columns are image, label, weight" in refusal(folder, "train", label_column="class")
     assert open_source(folder, "train", class_conditional=False).label_column is None
     folder = save(tmp_path / "both", make_dataset(label=[0, 1], labels=[0, 1]))

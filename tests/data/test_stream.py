@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from hf_ddpm.data.open_stream import open_stream
+from hf_ddpm.data.open_stream import FIRST_IMAGES, open_stream
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import load_images
 
@@ -292,10 +292,10 @@ def test_broken_images_are_named(tmp_path):
 
 
 def test_a_file_that_breaks_off_is_one_line(tmp_path):
-    folder = write_parquet(tmp_path / "cut", [3, 3])
+    folder = write_parquet(tmp_path / "cut", [FIRST_IMAGES, 3])
     path = tmp_path / "cut" / "data" / "train-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    message = refusal(open_tiny(folder).reader(seed=0, batch_size=6).read, 0, 0)
+    message = refusal(open_tiny(folder).reader(seed=0, batch_size=FIRST_IMAGES + 1).read, 0, 0)
     assert f"source is {folder!r}, which could not be read: Arrow" in message
 
 

@@ -146,8 +146,7 @@ def test_channels_can_be_chosen(tmp_path):
     table = load_images(folder, "train", image_size=6, channels=3)
     assert torch.equal(everything(table)[:2], expected_images(gray).expand(-1, 3, -1, -1))
     assert torch.equal(everything(table)[2:], expected_images(colour))
-    table = load_images(folder, "train", image_size=6)
-    assert table.channels == 1
+    table = load_images(folder, "train", image_size=6, channels=1)
     luminance = [np.asarray(PIL.Image.fromarray(array).convert("L")) for array in colour]
     assert torch.equal(everything(table), expected_images(gray + luminance))
 

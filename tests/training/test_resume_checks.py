@@ -2,8 +2,12 @@
 
 from dataclasses import asdict
 
+import numpy as np
+import PIL.Image
 import pytest
 
+from hf_ddpm.cli import parse_config
+from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.resume_checks import check_changes
 
@@ -50,7 +54,6 @@ def test_a_tuple_and_the_list_it_was_saved_as_are_equal():
         ("schedule__beta_schedule", "linear"),
         ("objective__prediction_type", "epsilon"),
         ("data__image_size", 16),
-        ("data__channels", 3),
         ("data_fingerprint", "other"),
         ("seed", 1),
     ],
@@ -98,6 +101,8 @@ def test_what_changes_the_bits_is_warned_about(name, value):
         ("checkpoint__keep", 5),
         ("data__source", "./moved"),
         ("data__test_split", "test"),
+        ("data__channels", 1),
+        ("data__value_range", (0.0, 65535.0)),
     ],
 )
 def test_what_changes_nothing_is_allowed_in_silence(name, value):
@@ -109,3 +114,25 @@ def test_an_option_that_a_newer_version_added_is_warned_about():
     del saved["optim"]["max_grad_norm"]
     (warning,) = check_changes(saved, identity())
     assert warning.startswith("optim.max_grad_norm was None")
+
+
+def test_a_run_on_gray_images_and_others_says_how_it_resumes(tmp_path, tiny_options):
+    """Earlier versions took the channels of the first image: their runs of mixtures resume if gray is asked for."""
+    rng, folder = np.random.default_rng(0), tmp_path / "data"
+    folder.mkdir()
+    for row, shape in enumerate([(8, 8), (8, 8, 3), (8, 8)]):
+        PIL.Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{row}.png")
+    options = [*tiny_options, f"--data.source={folder}", f"--output_dir={tmp_path / 'run'}"]
+    train(parse_config(TrainConfig, [*options, "--max_train_steps=1", "--data.channels=1"]))
+    resumed = [*options, "--max_train_steps=2", "--resume=auto"]
+    with pytest.raises(ValueError, match="data_fingerprint was .* if that is gray, add --data.channels 1"):
+        train(parse_config(TrainConfig, resumed))
+    pipeline = train(parse_config(TrainConfig, [*resumed, "--data.channels=1"]))
+    assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir()
+
+
+def test_only_a_mixture_gets_that_advice():
+    with pytest.raises(ValueError, match="new --output_dir$"):
+        check_changes(identity(), identity(data_fingerprint="other"))
+    with pytest.raises(ValueError, match="--data.channels 1"):
+        check_changes(identity(), identity(data_fingerprint="other"), mixes_colours=True)

@@ -1,0 +1,144 @@
+"""Look at all images of a source before they are decoded: `scan(source).channels`."""
+
+# A pass of its own, as the number of channels and the range of the values must be known before the first image is decoded.
+# It reads headers, which takes a fraction of the time of decoding (whole images only if they have more than 8 bits), and
+# its result is kept: later runs do not look again, whatever size and channels they decode to.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.compute
+
+from hf_ddpm.data.decode import DEFAULT_RANGES, MAX_16_BIT, ImageFacts, Kind, UndecodableImage, ValueRange, inspect_image
+from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
+from hf_ddpm.data.description import Originals
+from hf_ddpm.data.sources import ImageSource
+
+SCAN_VERSION = 1
+SCANNING_BATCH = 256  # images
+FEATURES = datasets.Features(
+    {
+        "width": datasets.Value("int32"),
+        "height": datasets.Value("int32"),
+        "is_gray": datasets.Value("bool"),
+        "kind": datasets.Value("string"),
+        "low": datasets.Value("float64"),
+        "high": datasets.Value("float64"),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What is known about the images of a split, without those that cannot be read."""
+
+    originals: Originals | None
+    """Their sizes and colours; None = no image can be read."""
+    ranges: dict[Kind, ValueRange]
+    """Lowest and highest value of all images of a kind that is not plain 8 bits."""
+
+    @property
+    def channels(self) -> int:
+        """3 (RGB) if any image has colour, else 1 (gray)."""
+        return 3 if self.originals and self.originals.num_colour else 1
+
+
+def scan(source: ImageSource) -> Scan:
+    """Look at all images of a source, or read the result of an earlier call from the datasets cache."""
+    records = source.dataset.select_columns([source.image_column])
+
+    def rows() -> Iterator[dict[str, list[Any]]]:
+        for batch in records.iter(batch_size=SCANNING_BATCH):
+            found = [_inspect(value, source.roots) for value in batch[source.image_column]]
+            yield {name: [None if facts is None else facts[name] for facts in found] for name in FEATURES}
+
+    stamps = stamps_of(records, source.image_column, source.roots)
+    parts = [SCAN_VERSION, records.column_names, records._fingerprint, stamps]
+    place = None if stamps is None else cache_file("facts", parts)
+    table = read_or_build(place, FEATURES, len(records), rows, f"looking at {source.split}")
+    return _summarize(table.data.table)
+
+
+def scan_values(values: Sequence[Any], roots: tuple[str, ...]) -> Scan:
+    """Look at some undecoded images."""
+    found = [facts for value in values if (facts := _inspect(value, roots)) is not None]
+    return _summarize(pyarrow.Table.from_pylist(found, schema=FEATURES.arrow_schema))
+
+
+def check_value_range(scans: Sequence[Scan], value_range: ValueRange | None, source: str, split: str) -> None:
+    """Raise a `ValueError` if a range does not fit the values of all images, or if they need one and it is None.
+
+    `split` is named in the message. Without a range, gray images of 16 bits must use more than half of 0..65535 and arrays
+    more than half of 0..255, or they might be 12 bits in 16, or 0 and 1, and would become black.
+    """
+    ranges: dict[Kind, ValueRange] = {}
+    for kind, (low, high) in (pair for each in scans for pair in each.ranges.items()):
+        known = ranges.get(kind, (low, high))
+        ranges[kind] = min(low, known[0]), max(high, known[1])
+    if value_range is not None and not ranges:
+        raise ValueError(f"value_range is {list(value_range)}, but all images have plain 8 bits: leave it out")
+    for kind, (low, high) in ranges.items():
+        where = f"in split {split!r} of `source` {source!r} are {low:g} to {high:g}"
+        if kind == "reduced" and value_range != (0, MAX_16_BIT) and (value_range is not None or high <= MAX_16_BIT / 2):
+            raise ValueError(
+                f"value_range is {_written(value_range)}, but values of images with 16 bits and colour or transparency "
+                f"{where}, and only the upper 8 bits can be read: save them with 8 bits, or give [0, {MAX_16_BIT}]"
+            )
+        if value_range is not None and (low < value_range[0] or high > value_range[1]):
+            raise ValueError(f"value_range is {_written(value_range)}, but values {where}: give a range that holds them")
+        if value_range is None and not _fits_default(kind, low, high):
+            raise ValueError(
+                f"value_range is None, but values of more than 8 bits {where}: "
+                f"give the range from black to white, such as {_suggest(kind, low, high)}"
+            )
+
+
+def _inspect(value: Any, roots: tuple[str, ...]) -> dict[str, Any] | None:
+    """Facts about an image; None = it cannot be read, which decoding reports."""
+    try:
+        facts: ImageFacts = inspect_image(value, roots)
+    except UndecodableImage:
+        return None
+    return asdict(facts)
+
+
+def _summarize(facts: pyarrow.Table) -> Scan:
+    facts = facts.filter(pyarrow.compute.is_valid(facts["width"]))
+    if len(facts) == 0:
+        return Scan(originals=None, ranges={})
+    sizes = pyarrow.compute.multiply(facts["width"].cast("int64"), facts["height"].cast("int64")).to_numpy()
+    smallest, largest = (facts.slice(int(row), 1).to_pylist()[0] for row in (sizes.argmin(), sizes.argmax()))
+    num_gray = pyarrow.compute.sum(facts["is_gray"]).as_py()
+    originals = Originals(
+        smallest=(smallest["width"], smallest["height"]),
+        largest=(largest["width"], largest["height"]),
+        num_gray=num_gray,
+        num_colour=len(facts) - num_gray,
+    )
+    kinds = facts.group_by("kind").aggregate([("low", "min"), ("high", "max")]).to_pylist()
+    ranges = {row["kind"]: (row["low_min"], row["high_max"]) for row in kinds if row["kind"] is not None}
+    return Scan(originals=originals, ranges=ranges)
+
+
+def _fits_default(kind: Kind, low: float, high: float) -> bool:
+    if kind not in DEFAULT_RANGES:
+        return False
+    least, most = DEFAULT_RANGES[kind]
+    return least <= low and most / 2 < high <= most
+
+
+def _suggest(kind: Kind, low: float, high: float) -> str:
+    """A likely range of values, as on the command line."""
+    if low < 0 or (kind == "floats" and high > 1):
+        return f"[{math.floor(low)}, {math.ceil(high)}]"
+    return f"[0, {(1 << max(1, math.ceil(high).bit_length())) - 1}]"
+
+
+def _written(value_range: ValueRange | None) -> str:
+    return str(None) if value_range is None else "[" + ", ".join(f"{value:g}" for value in value_range) + "]"

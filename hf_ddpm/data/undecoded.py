@@ -1,0 +1,99 @@
+"""Open an image as a dataset holds it, before it is decoded: bytes of a file, a path, or an array of pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+import numpy as np
+import PIL.Image
+from datasets.utils.file_utils import xopen
+
+from hf_ddpm.runtime.pictures import open_picture
+
+COLOUR_DEPTHS = (1, 3, 4)
+BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}=*\s*")
+Undecoded = dict[str, Any] | list[Any] | np.ndarray[Any, Any] | None
+"""`bytes` of an image file, or else its `path`; or the pixels themselves, (H, W), (H, W, C) or (C, H, W); None = missing."""
+
+
+def open_undecoded(value: Undecoded, roots: tuple[str, ...]) -> PIL.Image.Image | np.ndarray[Any, Any]:
+    """Open an image without decoding it; an array is returned as (H, W) or (H, W, C), of any type.
+
+    `roots` are the folders in which a path is read, see `image_roots`. Pillow, the operating system and numpy raise a dozen
+    unrelated types of errors.
+    """
+    if isinstance(value, (list, np.ndarray)):
+        return _channels_last(np.asarray(value))
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise ValueError("the row has no image")
+    if value["bytes"] is not None:
+        return open_picture(io.BytesIO(value["bytes"]))
+    path = _allowed(value["path"], roots)
+    if "://" in path:
+        with xopen(path, "rb") as file:
+            return open_picture(io.BytesIO(file.read()))
+    return open_picture(path)
+
+
+def path_of(value: Undecoded) -> str | None:
+    """The file of an image as its data names it; None = it has none."""
+    return value.get("path") if isinstance(value, dict) else None
+
+
+def shortened(path: str) -> str:
+    """A path for a message: what a row calls a path may be a text of any length."""
+    return path if len(path) <= 300 else f"{path[:50]}..."
+
+
+def image_roots(source: str, dataset: datasets.Dataset | datasets.IterableDataset) -> tuple[str, ...]:
+    """Where the images of a dataset may be read that are kept as paths; no folder = nowhere, only bytes are read.
+
+    A row could name any file of this machine, or an address. So a path must lie in the folder of the data, or, if datasets
+    itself has listed the files of a Hub repository, in that repository or the place it was downloaded to.
+    """
+    folder = Path(source).expanduser()
+    roots = [] if source == "digits" or not folder.is_dir() else [str(folder.absolute()), str(folder.resolve())]
+    if dataset.info.builder_name == "imagefolder":
+        downloads = (huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
+        roots += [*map(str, downloads), str(datasets.config.DOWNLOADED_DATASETS_PATH), f"hf://datasets/{source}@"]
+    return tuple(roots)
+
+
+def local_file(path: str, roots: tuple[str, ...]) -> Path | None:
+    """A path, absolute or in the first of the local folders, without following links; None = it is in none of them."""
+    folders = [root for root in roots if "://" not in root]
+    whole = os.path.normpath(os.path.join(folders[0], path)) if folders else path
+    return Path(whole) if any(whole.startswith(os.path.join(folder, "")) for folder in folders) else None
+
+
+def _allowed(path: str, roots: tuple[str, ...]) -> str:
+    """The path, made absolute, if it lies in one of the folders; else a `ValueError`."""
+    place = path.split("::")[-1]  # zip://inside.png::archive
+    if "://" in place:
+        if any(place.startswith(root) for root in roots if "://" in root):
+            return path
+        raise ValueError(f"its path {shortened(path)!r} is an address, and no images are fetched: download it")
+    whole = local_file(place, roots)
+    if whole is None:
+        raise ValueError(f"its path {shortened(path)!r} is not in a local folder of data: move it there, or store its bytes")
+    if not whole.exists() and BASE64.fullmatch(path):
+        raise ValueError("its path looks like the text of base64: store the bytes that it stands for")
+    return path if "::" in path else str(whole)
+
+
+def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array of pixels with its channels, if any, on the last axis; a single one has none."""
+    if array.ndim == 3 and 0 not in array.shape:
+        first, last = array.shape[0] in COLOUR_DEPTHS, array.shape[-1] in COLOUR_DEPTHS
+        if first != last:
+            array = array if last else np.moveaxis(array, 0, -1)
+            return array[..., 0] if array.shape[-1] == 1 else array
+    if array.ndim != 2 or 0 in array.shape or array.dtype == object:
+        raise ValueError(f"an array of shape {array.shape} is not an image: give (H, W), (H, W, C) or (C, H, W)")
+    return array
