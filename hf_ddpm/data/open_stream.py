@@ -88,7 +88,7 @@ def open_stream(
         raise ValueError(no_rows(source, split))
     looked = scan_values([example[image_column] for example in head], roots)
     if settled is None:
-        check_value_range([looked], value_range, source, split)
+        check_value_range([looked], value_range, source, split, are_all=False)
         settled = Settled(
             gray=channels is None and looked.channels == 1, kinds=None if value_range else tuple(looked.ranges)
         )

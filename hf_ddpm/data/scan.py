@@ -71,17 +71,20 @@ def scan_values(values: Sequence[Any], roots: tuple[str, ...]) -> Scan:
     return _summarize(pyarrow.Table.from_pylist(found, schema=FEATURES.arrow_schema))
 
 
-def check_value_range(scans: Sequence[Scan], value_range: ValueRange | None, source: str, split: str) -> None:
+def check_value_range(
+    scans: Sequence[Scan], value_range: ValueRange | None, source: str, split: str, *, are_all: bool = True
+) -> None:
     """Raise a `ValueError` if a range does not fit the values of all images, or if they need one and it is None.
 
-    `split` is named in the message. Without a range, gray images of 16 bits must use more than half of 0..65535 and arrays
-    more than half of 0..255, or they might be 12 bits in 16, or 0 and 1, and would become black.
+    `split` is named in the message; `are_all` says that there are no other images, which may need the range. Without one,
+    gray images of 16 bits must use more than half of 0..65535 and arrays more than half of 0..255, or they might be 12 bits
+    in 16, or 0 and 1, and would become black.
     """
     ranges: dict[Kind, ValueRange] = {}
     for kind, (low, high) in (pair for each in scans for pair in each.ranges.items()):
         known = ranges.get(kind, (low, high))
         ranges[kind] = min(low, known[0]), max(high, known[1])
-    if value_range is not None and not ranges:
+    if value_range is not None and not ranges and are_all:
         raise ValueError(f"value_range is {list(value_range)}, but all images have plain 8 bits: leave it out")
     for kind, (low, high) in ranges.items():
         where = f"in split {split!r} of `source` {source!r} are {low:g} to {high:g}"

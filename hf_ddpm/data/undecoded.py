@@ -82,7 +82,7 @@ def _allowed(path: str, roots: tuple[str, ...]) -> str:
     whole = local_file(place, roots)
     if whole is None:
         raise ValueError(f"its path {shortened(path)!r} is not in a local folder of data: move it there, or store its bytes")
-    if not whole.exists() and BASE64.fullmatch(path):
+    if not os.path.exists(whole) and BASE64.fullmatch(path):
         raise ValueError("its path looks like the text of base64: store the bytes that it stands for")
     return path if "::" in path else str(whole)
 
