@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import numpy as np
 import PIL.Image
 from datasets.utils.file_utils import xopen
+from huggingface_hub.file_download import repo_folder_name
 
 from hf_ddpm.runtime.pictures import open_picture
 
@@ -54,15 +55,18 @@ def shortened(path: str) -> str:
 def image_roots(source: str, dataset: datasets.Dataset | datasets.IterableDataset) -> tuple[str, ...]:
     """Where the images of a dataset may be read that are kept as paths; no folder = nowhere, only bytes are read.
 
-    A row could name any file of this machine, or an address. So a path must lie in the folder of the data, or, if datasets
-    itself has listed the files of a Hub repository, in that repository or the place it was downloaded to.
+    A row could name any file of this machine, or an address. So a path must lie in the folder of the data; or, if datasets
+    itself has listed the image files of a Hub repository, in that repository, where it was downloaded to, or in an archive
+    that was unpacked.
     """
-    folder = Path(source).expanduser()
-    roots = [] if source == "digits" or not folder.is_dir() else [str(folder.absolute()), str(folder.resolve())]
-    if dataset.info.builder_name == "imagefolder":
-        downloads = (huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
-        roots += [*map(str, downloads), str(datasets.config.DOWNLOADED_DATASETS_PATH), f"hf://datasets/{source}@"]
-    return tuple(roots)
+    folder, lists_files = Path(source).expanduser(), dataset.info.builder_name == "imagefolder"
+    unpacked = [str(datasets.config.EXTRACTED_DATASETS_PATH)] if lists_files else []
+    if source == "digits":
+        return ()
+    if folder.is_dir():
+        return (str(folder.absolute()), str(folder.resolve()), *unpacked)
+    downloaded = Path(huggingface_hub.constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="dataset")
+    return (str(downloaded), f"hf://datasets/{source}@", *unpacked) if lists_files else ()
 
 
 def local_file(path: str, roots: tuple[str, ...]) -> Path | None:
@@ -74,17 +78,18 @@ def local_file(path: str, roots: tuple[str, ...]) -> Path | None:
 
 def _allowed(path: str, roots: tuple[str, ...]) -> str:
     """The path, made absolute, if it lies in one of the folders; else a `ValueError`."""
-    place = path.split("::")[-1]  # zip://inside.png::archive
-    if "://" in place:
-        if any(place.startswith(root) for root in roots if "://" in root):
-            return path
+    *inside, place = path.split("::")  # zip://inside.png::archive.zip
+    is_address = "://" in place and not any(place.startswith(root) for root in roots if "://" in root)
+    if is_address or not all(part.startswith("zip://") for part in inside):
         raise ValueError(f"its path {shortened(path)!r} is an address, and no images are fetched: download it")
+    if "://" in place:
+        return path
     whole = local_file(place, roots)
     if whole is None:
         raise ValueError(f"its path {shortened(path)!r} is not in a local folder of data: move it there, or store its bytes")
     if not os.path.exists(whole) and BASE64.fullmatch(path):
         raise ValueError("its path looks like the text of base64: store the bytes that it stands for")
-    return path if "::" in path else str(whole)
+    return "::".join([*inside, str(whole)])
 
 
 def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import pyarrow
@@ -73,13 +74,14 @@ def server():
 
 
 @pytest.mark.parametrize("read", [values, read_stream])
-@pytest.mark.parametrize("path", ["absolute", "above", "file URL", "through a folder", "archive"])
+@pytest.mark.parametrize("path", ["absolute", "above", "file URL", "through a folder", "archive", "chain"])
 def test_a_row_cannot_name_a_private_file(tmp_path, private, path, read):
     paths = {
         "absolute": str(private),
         "above": "../private/secret.png",
         "file URL": f"file://{private}",
         "through a folder": str(tmp_path / "data" / ".." / "private" / "secret.png"),
+        "chain": f"file://{private}::{tmp_path / 'data' / 'train.parquet'}",
         "archive": f"zip://secret.png::{private}",
     }
     source = write_rows(tmp_path / "data", [{"bytes": png(IMAGES[0]), "path": None}, {"bytes": None, "path": paths[path]}])
@@ -134,8 +136,12 @@ def test_where_files_may_lie(tmp_path):
             _allowed(path.replace("/data@", "/other@"), roots)
     with pytest.raises(ValueError, match="not in a local folder"):
         _allowed("/etc/passwd", roots)
-    downloaded = str(Path(datasets.config.HF_DATASETS_CACHE) / "downloads" / "0")
-    assert _allowed(downloaded, roots) == downloaded
+    downloads = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    own, other = (str(downloads / f"datasets--someone--{name}" / "snapshots" / "0" / "a.png") for name in ("data", "other"))
+    assert _allowed(own, roots) == own
+    assert _allowed(f"zip://a.png::{own}", roots) == f"zip://a.png::{own}"
+    with pytest.raises(ValueError, match="not in a local folder"):
+        _allowed(other, roots)
 
 
 @pytest.mark.parametrize(
