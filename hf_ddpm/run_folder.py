@@ -1,7 +1,7 @@
 """The layout of a run folder: `RunFolder("runs/digits").checkpoint(1000)`; `RunFolder.of(model)` finds the run of a model.
 
 ```
-config.yaml  environment.json  metrics.jsonl
+config.yaml  environment.json  data.json  metrics.jsonl
 checkpoints/step-00001000/  samples/step-00001000.png  samples/grid.json
 pipeline/  judge/  results/*.json
 ```
@@ -83,6 +83,11 @@ class RunFolder:
     def environment(self) -> Path:
         """Package versions, hardware and threads, JSON."""
         return self.path / "environment.json"
+
+    @property
+    def data(self) -> Path:
+        """What the run learns from, `hf_ddpm.data.description.DataDescription` as JSON; not in runs of earlier versions."""
+        return self.path / "data.json"
 
     @property
     def metrics(self) -> Path:

@@ -1,8 +1,15 @@
-"""What a run learns from, and what of its data it does not use."""
+"""What a run learns from, and what of its data it does not use: `print(DataDescription.read(RunFolder(path).data))`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hf_ddpm.runtime.reading import read_json
+from hf_ddpm.text import one_line
+
+SHOWN_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -32,3 +39,121 @@ class Originals:
     """Number of images without colour."""
     num_colour: int
     """Number of the others."""
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """The images of a class."""
+
+    name: str
+    num_train_images: int | None
+    """None = unknown, as the images are read in training."""
+    num_test_images: int | None
+    """None = unknown, or no split is held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDescription:
+    """What a run learns from; a run records it as JSON, and prints it before the first step."""
+
+    source: str
+    """As the user named it."""
+    train_split: str
+    num_train_images: int | None
+    """None = unknown, as the images are read in training."""
+    test_split: str | None
+    """The held-out split; None = there is none."""
+    num_test_images: int | None
+    streaming: bool
+    """Whether images are read in training."""
+    originals: Originals | None
+    """The images of the train split, or the first ones of a stream, before they are decoded; None = unknown."""
+    image_size: int
+    """Height and width in pixels that they are decoded to."""
+    channels: int
+    """1 (gray) or 3 (RGB)."""
+    classes: list[ClassCount] | None
+    """In the order of the labels; None = the model is unconditional."""
+    no_classes_because: str | None
+    """Why the model is unconditional; None = it is not."""
+    unused_label_columns: list[str]
+    """Columns that look like labels and are not used."""
+    left_out: list[LeftOut]
+    """What was found in the data and is not used."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> DataDescription:
+        """Read the file of a run; `ValueError`: it is damaged, `OSError`: it cannot be read."""
+        try:
+            values = read_json(path)
+            originals, classes = values["originals"], values["classes"]
+            values["originals"] = None if originals is None else Originals(**originals)
+            values["classes"] = None if classes is None else [ClassCount(**each) for each in classes]
+            values["left_out"] = [LeftOut(**each) for each in values["left_out"]]
+            description = cls(**values)
+            str(description)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: it does not describe the data of a run") from error
+        return description
+
+    def __str__(self) -> str:
+        """A block of lines to print."""
+        lines = {
+            "data": f"{self.source}, {self.counts}",
+            "images": f"{self.sizes}, {self.colours}" + (", judged by the first ones" if self.streaming else ""),
+            "classes": self.class_counts,
+            "not used": ", ".join(map(repr, self.unused_label_columns)),
+            "left out": "; ".join(map(str, self.left_out)),
+        }
+        if self.unused_label_columns:
+            lines["not used"] += ", which may be labels: name one with --data.label_column to use it"
+        return "\n".join(f"{name + ':':<9} {one_line(text)}" for name, text in lines.items() if text)
+
+    @property
+    def sizes(self) -> str:
+        """The original sizes and the one trained at."""
+        trained = f"{self.image_size} x {self.image_size}"
+        if self.originals is None:
+            return f"trained at {trained} pixels"
+        smallest, largest = (f"{width} x {height}" for width, height in (self.originals.smallest, self.originals.largest))
+        if smallest != largest:
+            return f"from {smallest} to {largest} pixels, trained at {trained}"
+        return f"{trained} pixels" if smallest == trained else f"{smallest} pixels, trained at {trained}"
+
+    @property
+    def colours(self) -> str:
+        """The channels, and what the images had if that is not the same."""
+        name, found = {1: "grayscale", 3: "RGB"}[self.channels], self.originals
+        if found is None or {1: found.num_colour, 3: found.num_gray}[self.channels] == 0:
+            return name
+        return f"{name}: {found.num_colour:,} of {found.num_colour + found.num_gray:,} images have colour"
+
+    @property
+    def counts(self) -> str:
+        """The splits and their numbers of images."""
+        train = f"split {self.train_split!r}, {_number_of_images(self.num_train_images)}"
+        if self.test_split is None:
+            return train
+        return f"{train}; held out: split {self.test_split!r}, {_number_of_images(self.num_test_images)}"
+
+    @property
+    def class_counts(self) -> str:
+        """The first classes with their numbers of training images, or why there are none."""
+        if self.classes is None:
+            return f"none, the model is unconditional: {self.no_classes_because}"
+        counts = [each.num_train_images for each in self.classes]
+        shown = [
+            each.name if each.num_train_images is None else f"{each.name} ({each.num_train_images:,})"
+            for each in self.classes[:SHOWN_CLASSES]
+        ]
+        more = len(self.classes) - len(shown)
+        text = f"{len(self.classes)}: {', '.join(shown)}" + (f" and {more:,} more" if more else "")
+        without = counts[SHOWN_CLASSES:].count(0)
+        return text + (f", {without:,} of them without an image" if without else "")
+
+
+def _number_of_images(count: int | None) -> str:
+    return "an unknown number of images" if count is None else f"{count:,} {'image' if count == 1 else 'images'}"

@@ -11,6 +11,7 @@ import datasets
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
 from hf_ddpm.data.decode import UndecodableImage, ValueRange, check_pixel_options, decode_image
+from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label
 from hf_ddpm.data.scan import check_value_range, scan_values
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
@@ -56,7 +57,7 @@ def open_stream(
     bad_images = BadImages(source, split, on_bad_image, max_bad_images)
     if shuffle_buffer < 1:
         raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
-    whole_split, num_images = _open_split(source, split)
+    whole_split, num_images, left_out = _open_split(source, split)
     roots = image_roots(source, whole_split)
     columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
     image_column, label_column = columns.image, columns.label
@@ -108,6 +109,7 @@ def open_stream(
         roots=roots,
         settled=settled,
         originals=looked.originals,
+        left_out=left_out,
         unused_label_columns=columns.unused_labels,
         max_images=max_images,
         num_images=num_images,
@@ -116,17 +118,17 @@ def open_stream(
     )
 
 
-def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int | None]:
-    """One split and its number of images; None = unknown."""
-    splits, _ = open_splits(source, streaming=True)
+def _open_split(source: str, split: str) -> tuple[datasets.IterableDataset, int | None, tuple[LeftOut, ...]]:
+    """One split, its number of images (None = unknown), and what of the source is not used."""
+    splits, left_out = open_splits(source, streaming=True)
     require_split(splits, source, split)
     dataset = splits[split].with_format(None)
     if isinstance(dataset, datasets.Dataset):
-        return dataset.to_iterable_dataset(), len(dataset)
+        return dataset.to_iterable_dataset(), len(dataset), left_out
     if dataset.features is None:
         raise ValueError(f"source is {source!r}, which does not say the types of its columns: leave out `streaming`")
     info = (dataset.info.splits or {}).get(split)
-    return dataset, info.num_examples or None if info else None
+    return dataset, info.num_examples or None if info else None, left_out
 
 
 def _read(examples: Iterable[Example], source: str) -> Iterator[Example]:

@@ -10,7 +10,7 @@ from hf_ddpm.run_folder import RunFolder
 # Names of the files of hf_ddpm.sample_folder.
 _SAMPLE = re.compile(r"\d{5,}(_label-[\w-]+)?_seed-\d+\.png")
 _GRID, _ARRAYS = "grid.png", "samples.npz"
-_RUN = {"config.yaml", "environment.json", "metrics.jsonl"}
+_RUN = {"config.yaml", "environment.json", "data.json", "metrics.jsonl"}
 _RUN |= {"checkpoints", "samples", "pipeline", "judge", "results", "trackers"}
 
 

@@ -100,11 +100,15 @@ def open_source(
     dataset = with_undecoded_images(dataset, image_column)
     class_names, kept_rows = None, None
     if label_column is not None:
+        count = len(dataset)
         dataset, class_names, kept_rows = encode_labels(dataset, label_column, labels, split, image_column)
+        if len(dataset) < count:
+            left_out += (LeftOut(f"images of split {split!r}", count - len(dataset), "of other classes than `labels`"),)
     elif class_conditional is None and not columns.unused_labels:
         some = dataset.select(range(0, len(dataset), max(1, len(dataset) // 200)))
         left_out += words_left_out(map(path_of, some[image_column][:]))
     if max_images is not None and max_images < len(dataset):
+        left_out += (LeftOut(f"images of split {split!r}", len(dataset) - max_images, "more than `max_images`"),)
         rows = [i * len(dataset) // max_images for i in range(max_images)]
         dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else [kept_rows[row] for row in rows]
     return ImageSource(

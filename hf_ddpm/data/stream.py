@@ -19,7 +19,7 @@ from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
 from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, ValueRange, decode_image, inspect_image
-from hf_ddpm.data.description import Originals
+from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
@@ -81,6 +81,8 @@ class ImageStream:
     """What is done about images that cannot be decoded."""
     originals: Originals | None
     """The first images as they were before they were decoded; None = unknown."""
+    left_out: tuple[LeftOut, ...]
+    """What was found beside the images and is not used."""
     unused_label_columns: tuple[str, ...]
     """Columns that look like labels and are not used."""
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import datasets
@@ -64,6 +64,13 @@ class ImageTable:
         rows = bytearray().join(self.pixels[indices.tolist()]["pixels"])
         shape = (len(indices), self.channels, self.image_size, self.image_size)
         return torch.from_numpy(np.frombuffer(rows, dtype=np.uint8).reshape(shape))
+
+    def in_class_order(self, class_names: list[str]) -> ImageTable:
+        """The same images with their classes, which these are the names of, numbered in another order."""
+        if self.class_names is None or self.class_labels is None or self.class_names == class_names:
+            return self
+        new_ids = torch.tensor([class_names.index(name) for name in self.class_names])
+        return replace(self, class_names=class_names, class_labels=new_ids[self.class_labels])
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -158,9 +165,11 @@ def decode_images(
     if bad_images.are_left_out:
         kept = _kept_positions(pixels, source, bad_images, image_size, value_range)
         if len(kept) < len(pixels):
-            left_out += (LeftOut("images", len(pixels) - len(kept), "cannot be decoded, and `on_bad_image` is skip"),)
+            left_out += (LeftOut(f"images of split {source.split!r}", len(pixels) - len(kept), "cannot be decoded"),)
             pixels = pixels.select(kept)
-            class_labels = None if class_labels is None else class_labels[kept]
+            if class_labels is not None:
+                _require_classes(source, class_labels, class_labels[kept])
+                class_labels = class_labels[kept]
     return ImageTable(
         pixels=pixels,
         channels=channels,
@@ -229,6 +238,16 @@ def _kept_positions(
     if all(missing):
         raise ValueError(f"source is {source.name!r}, but no image of split {source.split!r} can be decoded: give another")
     return [position for position, is_missing in enumerate(missing) if not is_missing]
+
+
+def _require_classes(source: ImageSource, before: torch.Tensor, after: torch.Tensor) -> None:
+    """Raise a `ValueError` if a class has no image that can be decoded; these are the labels of all images, and of those."""
+    for label in sorted(set(before.tolist()) - set(after.tolist())):
+        assert source.class_names is not None, "there are labels"
+        raise ValueError(
+            f"source is {source.name!r}, but no image of class {source.class_names[label]!r} in split {source.split!r} can "
+            "be decoded: replace them, or choose other classes with `labels`"
+        )
 
 
 def _row(source: ImageSource, position: int) -> int:

@@ -19,6 +19,8 @@ from hf_ddpm.runtime.pictures import open_picture
 
 COLOUR_DEPTHS = (1, 3, 4)
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}=*\s*")
+NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")
+"""A byte in the name of a file, as `hf_ddpm.data.folders` writes it."""
 Undecoded = dict[str, Any] | list[Any] | np.ndarray[Any, Any] | None
 """`bytes` of an image file, or else its `path`; or the pixels themselves, (H, W), (H, W, C) or (C, H, W); None = missing."""
 
@@ -39,6 +41,7 @@ def open_undecoded(value: Undecoded, roots: tuple[str, ...]) -> PIL.Image.Image 
     if "://" in path:
         with xopen(path, "rb") as file:
             return open_picture(io.BytesIO(file.read()))
+    _require_file(path)
     return open_picture(path)
 
 
@@ -90,6 +93,18 @@ def _allowed(path: str, roots: tuple[str, ...]) -> str:
     if not os.path.exists(whole) and BASE64.fullmatch(path):
         raise ValueError("its path looks like the text of base64: store the bytes that it stands for")
     return "::".join([*inside, str(whole)])
+
+
+def _require_file(path: str) -> None:
+    """Say why a path is not a file; a pipe would never end."""
+    if os.path.isfile(path):
+        return
+    if os.path.islink(path):
+        raise FileNotFoundError(f"it is a link to {os.readlink(path)!r}, which leads nowhere")
+    if os.path.exists(path):
+        raise ValueError("it is not a regular file")
+    hint = "; its name is not UTF-8, rename it" if NOT_UTF8.search(path) else ""
+    raise FileNotFoundError(f"there is no such file{hint}")
 
 
 def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -119,8 +119,11 @@ class Measurement:
         if isinstance(pipeline, DCGANPipeline):
             return {}
         ids = _ids_of_classes(pipeline, train.class_names or [])
-        if pipeline.is_conditional and ids != list(range(pipeline.num_classes or 0)):
+        if pipeline.is_conditional and sorted(ids) != list(range(pipeline.num_classes or 0)):
             return {}
+        if pipeline.is_conditional and pipeline.id2label is not None:
+            names = list(pipeline.id2label.values())
+            train, test = train.in_class_order(names), None if test is None else test.in_class_order(names)
         losses = {}
         for split, table in (("train", train), ("test", test)):
             if table is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
+from hf_ddpm.data.describe import describe_data
 from hf_ddpm.data.stream import ImageStream, StreamReader
 from hf_ddpm.data.table import ImageTable, TableReader
 from hf_ddpm.run_folder import RunFolder
@@ -33,7 +35,7 @@ from hf_ddpm.training.checkpoints import (
 from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import RunConfig
-from hf_ddpm.training.resume_checks import check_changes, describe_other_processes
+from hf_ddpm.training.resume_checks import check_changes, describe_earlier_reading, describe_other_processes
 from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.tracking import RunLog, check_trackers
 
@@ -181,9 +183,8 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     saved = read_saved(checkpoint)
     if saved["step"] > run.total_steps:
         raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
-    originals = run.images.originals
-    mixes_colours = originals is not None and originals.num_gray > 0 and originals.num_colour > 0
-    for warning in check_changes(saved["identity"], run.identity(), mixes_colours=mixes_colours):
+    earlier_reading = partial(describe_earlier_reading, saved["identity"], run.config.data.channels, run.images)
+    for warning in check_changes(saved["identity"], run.identity(), earlier_reading):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
     try:
@@ -199,12 +200,15 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
 
 
 def open_log(run: Run, state: TrainState) -> RunLog:
-    """Create the run folder with its options, and open the log."""
+    """Create the run folder with its options, say what the run learns from, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
         write_whole(run.folder.config, dump_config(run.config))
+        description = describe_data(run.config.data, run.images, run.test_images)
         surroundings = describe_environment(accelerator.device, accelerator.num_processes)
         write_whole(run.folder.environment, json.dumps(surroundings, indent=1) + "\n")
+        write_whole(run.folder.data, description.to_json())
+        print(description)
         for path in drop_checkpoints_after(run.folder, state.step):
             print(f"removed {path}: the run continues from step {state.step}")
     if run.config.logging.trackers:

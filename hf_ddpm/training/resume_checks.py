@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from hf_ddpm.data.stream import ImageStream
+from hf_ddpm.data.table import ImageTable
 
 # Another network, forward process or data set: the saved weights and moments would not fit.
 _FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "seed")
@@ -21,6 +25,7 @@ _ALLOWED = (
     "data.max_bad_images",
     "data.channels",  # a change of the pixels changes the fingerprint
     "data.value_range",
+    "data.labels",  # other classes, too
     "data.streaming",  # a stream has another fingerprint
     "hub.",
     "min_accuracy",
@@ -30,10 +35,12 @@ _ALLOWED = (
 _EARLIER = {"model.architecture": "unet"}
 
 
-def check_changes(saved: dict[str, Any], current: dict[str, Any], *, mixes_colours: bool = False) -> list[str]:
+def check_changes(
+    saved: dict[str, Any], current: dict[str, Any], earlier_reading: Callable[[], list[str]] = list
+) -> list[str]:
     """Warnings about a run that would not continue exactly; a `ValueError` lists differences that make it another model.
 
-    `mixes_colours`: some images are gray and others are not.
+    `earlier_reading` is called if the data differ, see `describe_earlier_reading`.
     """
     before, now = _flatten(saved), _flatten(current)
     before = {name: did for name, did in _EARLIER.items() if name in now} | before
@@ -42,11 +49,26 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any], *, mixes_colou
     if fatal:
         listed = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in fatal)
         remedy = "undo that or name a new --output_dir"
-        if mixes_colours and "data_fingerprint" in fatal and now.get("data.channels") is None:
-            remedy += " (earlier versions took the channels of the first image: if that is gray, add --data.channels 1)"
+        if "data_fingerprint" in fatal and (differences := earlier_reading()):
+            remedy += f" (earlier versions {', and '.join(differences)})"
         raise ValueError(f"--resume: the checkpoint is of another run, {listed}: {remedy}")
     warned = [name for name in changed if not _matches(name, _ALLOWED)]
     return [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in warned]
+
+
+def describe_earlier_reading(saved: dict[str, Any], channels: int | None, images: ImageTable | ImageStream) -> list[str]:
+    """How earlier versions read these images where it differs, with the options that read them so again.
+
+    `saved` is the identity in the checkpoint, and `channels` an option of the run.
+    """
+    differences, originals = [], images.originals
+    if originals is not None and originals.num_gray and originals.num_colour and channels is None:
+        differences.append("took the channels of the first image: if that is gray, add --data.channels 1")
+    if isinstance(images, ImageTable) and images.class_names is not None:
+        names = sorted(images.class_names)
+        if images.in_class_order(names).fingerprint == saved["data_fingerprint"]:
+            differences.append(f"sorted numbers as text: add --data.labels '[{', '.join(names)}]'")
+    return differences
 
 
 def describe_other_processes(before: int, now: int, streaming: bool) -> str:

@@ -102,6 +102,7 @@ def test_what_changes_the_bits_is_warned_about(name, value):
         ("data__source", "./moved"),
         ("data__test_split", "test"),
         ("data__channels", 1),
+        ("data__labels", ["0", "1"]),
         ("data__value_range", (0.0, 65535.0)),
     ],
 )
@@ -135,4 +136,4 @@ def test_only_a_mixture_gets_that_advice():
     with pytest.raises(ValueError, match="new --output_dir$"):
         check_changes(identity(), identity(data_fingerprint="other"))
     with pytest.raises(ValueError, match="--data.channels 1"):
-        check_changes(identity(), identity(data_fingerprint="other"), mixes_colours=True)
+        check_changes(identity(), identity(data_fingerprint="other"), lambda: ["took gray: add --data.channels 1"])
