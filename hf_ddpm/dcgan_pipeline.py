@@ -7,6 +7,7 @@ Needs torch and diffusers only. `save_pretrained` copies this file beside the in
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -200,7 +201,19 @@ class DCGANPipeline(DiffusionPipeline):
             pretrained_model_name_or_path, subfolder="generator", use_safetensors=True, output_loading_info=True, **kwargs
         )
         require(not loading["missing_keys"], "generator", loading["missing_keys"], "the weight file lacks these")
+        require(not loading["unexpected_keys"], "generator", loading["unexpected_keys"], "it has no such tensors")
         return cls(generator, index.get("id2label"))
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
+        """Load model_index.json; in the installed package, a folder whose files cannot work is refused."""
+        config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        # A copy of this file that came with a model runs on trust, so that checks would protect nobody.
+        if __name__ == "hf_ddpm.dcgan_pipeline" and os.path.isdir(pretrained_model_name_or_path):
+            checks = importlib.import_module("hf_ddpm.saved_model")
+            index = {**config, "generator": (__name__, DCGANGenerator.__name__)}
+            checks.check_saved_pipeline(pretrained_model_name_or_path, index, "generator")
+        return config
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save a pipeline like its superclass, with this file as `pipeline.py` and `generator/dcgan.py`.

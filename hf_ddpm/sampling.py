@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from tqdm.auto import tqdm
 
@@ -22,7 +22,8 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.schedulers import build_scheduler, check_scheduler
+from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
+from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
 
 MAX_SEED = 2**63 - 1
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
@@ -57,10 +58,13 @@ def load_pipeline(
     device = find_device(device)
     _check_model(model)
     try:
+        if Path(model).is_dir():
+            read_index(model)
         with _no_loading_bar():
             is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
             pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
+        check_finite(network_of(pipeline), "generator" if is_gan else "unet")
     except Exception as error:  # a damaged or foreign folder makes the libraries raise anything
         place = "the folder" if Path(model).is_dir() else "no such folder exists, and as a model of the Hub it"
         reason = " ".join(str(error).split())
@@ -73,6 +77,7 @@ def load_pipeline(
         pipeline.scheduler = build_scheduler(scheduler, config)
     elif config.get("timestep_spacing", "trailing") != "trailing":
         pipeline.scheduler = type(pipeline.scheduler).from_config(config, timestep_spacing="trailing")
+    _try_scheduler(pipeline)
     return pipeline.to(device)
 
 
@@ -215,6 +220,26 @@ def find_device(device: str | torch.device | None) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"device is {str(device)!r}: torch cannot use it here, give cpu or another") from error
     return torch.device(device)
+
+
+def _try_scheduler(pipeline: CFGDDPMPipeline) -> None:
+    """Take a few steps with one pixel, in milliseconds; a `ValueError` if they fail or their results are not finite.
+
+    A scheduler that the pipeline refuses is left to its call, because another one may be set until then.
+    """
+    try:
+        pipeline._check_scheduler()
+    except ValueError:
+        return
+    with blaming(f"model is {pipeline.name_or_path!r}: {SCHEDULER}"), torch.random.fork_rng(devices=[]):
+        scheduler: Any = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+        scheduler.set_timesteps(fitting_steps(scheduler, 10))
+        latents = torch.ones(1, 1, 1, 1) * scheduler.init_noise_sigma
+        learns_variance = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type == "learned_range"
+        output = torch.zeros(1, 2 if learns_variance else 1, 1, 1)
+        for t in scheduler.timesteps:
+            latents = scheduler.step(output, t, latents).prev_sample
+        require(bool(torch.isfinite(latents).all()), "a sample", "NaN or infinite", "the noise schedule cannot work")
 
 
 def _check_model(model: str) -> None:

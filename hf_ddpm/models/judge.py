@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +20,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.runtime.reading import read_json
+from hf_ddpm.saved_model import blaming, check_finite, check_tensors, read_header
 
 MIN_INPUT_SIZE = 32
 """Pixels: smaller images are enlarged to this, because a ResNet halves its input twice before the first stage."""
@@ -148,25 +148,26 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
     folder = root if (root / RECORD).is_file() else root / "judge"
     if not (folder / RECORD).is_file():
         raise ValueError(f"judge {str(root)!r}: not a judge, neither it nor its folder judge contains {RECORD}")
-    try:
+    with blaming(f"judge {str(folder)!r}"):
         record = _read_record(_read_json(folder / RECORD))
         network = _load_network(folder, record)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ValueError(f"judge {str(folder)!r}: {' '.join(str(error).split())[:300]}") from None
     return Judge(network, record).to(device)
 
 
 def _load_network(folder: Path, record: JudgeRecord) -> ResNetForImageClassification:
     given = _read_json(folder / CONFIG)
-    config = _network_config(given.get("hidden_sizes"), given.get("depths"), record.channels, record.class_names)
+    with blaming(f"{CONFIG} with {RECORD}"):
+        config = _network_config(given.get("hidden_sizes"), given.get("depths"), record.channels, record.class_names)
     for name in ("model_type", "num_channels", "embedding_size", *_FIXED):
         if given.get(name) != getattr(config, name):
             raise ValueError(f"{CONFIG}: {name} is {str(given.get(name))[:80]!r}, not that of the judge in {RECORD}")
     network = _size_network(config)
     if sha256_of(folder / WEIGHTS) != record.sha256:
         raise ValueError(f"{WEIGHTS} is not the file that {RECORD} describes: its sha256 differs, train the judge again")
-    # Assigned to the network after their names and shapes are checked.
+    with blaming(WEIGHTS):
+        check_tensors(read_header(folder / WEIGHTS), network)
     network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+    check_finite(network, WEIGHTS)
     return _in_channels_last(network)
 
 

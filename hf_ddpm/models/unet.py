@@ -47,9 +47,6 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
 }
 # fmt: on
 
-MAX_PARAMETERS = 2_000_000_000
-"""More than any U-Net for images of at most 256 pixels has; a mistyped width is refused before it takes memory."""
-
 _FROM_DATA = {
     "sample_size": "image_size", "in_channels": "channels", "out_channels": "channels",
     "num_class_embeds": "class_conditional", "class_embed_type": "class_conditional",
@@ -166,25 +163,20 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     """
     import torch
 
-    from hf_ddpm.pipeline import check_saved_numbers
+    from hf_ddpm.saved_model import blaming, check_saved_numbers, check_size
 
-    check_saved_numbers("`overrides`", arguments)
+    with blaming("`overrides`"):
+        check_saved_numbers(arguments)
     network, size = _network(architecture), arguments["sample_size"]
     if architecture == "class_map_unet":
         arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
-    try:
-        with torch.device("meta"):
-            unet = network(**arguments)
-            count = sum(parameter.numel() for parameter in unet.parameters())
-            labels = None if arguments["num_class_embeds"] is None else torch.zeros(1, dtype=torch.int64)
-            images = torch.empty(1, arguments["in_channels"], size, size)
-            unet(images, torch.zeros(1), class_labels=labels, return_dict=False)
-    except Exception as error:
-        message = f"`overrides`: {network.__name__} cannot work with them, {type(error).__name__}: {error}"
-        raise ValueError(message) from error
-    if count > MAX_PARAMETERS:
-        remedy = f"at most {MAX_PARAMETERS:,} are allowed: give fewer channels, layers or levels"
-        raise ValueError(f"`overrides`: the network would have {count:,} parameters, {remedy}")
+    with blaming(f"`overrides`: {network.__name__} cannot work with them"), torch.device("meta"):
+        unet = network(**arguments)
+        labels = None if arguments["num_class_embeds"] is None else torch.zeros(1, dtype=torch.int64)
+        images = torch.empty(1, arguments["in_channels"], size, size)
+        unet(images, torch.zeros(1), class_labels=labels, return_dict=False)
+    with blaming("`overrides`"):
+        check_size(unet)
 
 
 def _network(architecture: str) -> type[ModelMixin]:

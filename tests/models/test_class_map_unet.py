@@ -141,7 +141,7 @@ def test_other_residual_blocks_can_have_maps(overrides):
     ids=str,
 )
 def test_what_cannot_have_maps_names_the_option(overrides, message):
-    with pytest.raises(ValueError, match=f"`overrides`: ClassMapUNet cannot work with them, .*{message}") as refused:
+    with pytest.raises(ValueError, match=f"`overrides`: ClassMapUNet cannot work with them: .*{message}") as refused:
         check_unet(unet_arguments("digits8", overrides, architecture="class_map_unet"), "class_map_unet")
     assert "\n" not in str(refused.value)
 

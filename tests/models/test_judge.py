@@ -315,3 +315,32 @@ def test_an_invalid_record_is_refused(saved, name, value):
 def test_files_that_are_not_json_are_refused(saved, name, text):
     (saved / name).write_text(text, encoding="latin-1")
     assert name in refusal(lambda: load_judge(saved))
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e9, float("nan"), ...], ids=repr)
+def test_every_key_of_every_file_with_values_that_cannot_work(saved, value):
+    """It loads and judges, or one line names the file."""
+    for name in ("config.json", "judge.json"):
+        file = saved / name
+        before = file.read_text()
+        for key in json.loads(before):
+            change(file, **{key: value})
+            try:
+                judge = load_judge(saved)
+            except ValueError as refused:
+                message = str(refused)
+                assert name in message or "model.safetensors" in message, message
+                assert "\n" not in message and len(message) < 600
+            else:
+                assert judge(some_images(2)).logits.shape == (2, 3)
+            file.write_text(before)
+
+
+@pytest.mark.parametrize("fault", ["dtype", "nan"])
+def test_weights_of_another_type_and_weights_that_are_not_finite_are_refused(saved, fault):
+    weights = load_file(saved / "model.safetensors")
+    name = next(name for name in weights if name.endswith("classifier.1.weight"))
+    weights[name] = weights[name].long() if fault == "dtype" else weights[name] * float("nan")
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    change(saved / "judge.json", sha256=hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest())
+    assert f"model.safetensors: {'the dtype of ' if fault == 'dtype' else ''}{name} is" in refusal(lambda: load_judge(saved))

@@ -233,3 +233,21 @@ def test_a_zero_null_embedding_changes_no_other_row():
     zero = build_unet(arguments, null_label=NULL, null_embedding="zero").state_dict()
     assert learned.keys() == zero.keys()
     assert torch.equal(learned["class_embedding.weight"][:NULL], zero["class_embedding.weight"][:NULL])
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e9, float("nan"), "deleted"], ids=repr)
+def test_every_key_of_a_given_config_with_values_that_cannot_work(tiny_unet, tmp_path, value):
+    """`preset` is a stranger's folder: a network can be built from it, or one line says why not."""
+    unet = tiny_unet()
+    unet.save_config(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for key in content:
+        changed = {**content, key: value}
+        if value == "deleted":
+            del changed[key]
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        try:
+            check_unet(unet_arguments(str(tmp_path), image_size=8, num_class_embeds=4))
+        except ValueError as refused:
+            message = str(refused)
+            assert "\n" not in message and len(message) < 600, message

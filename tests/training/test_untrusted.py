@@ -295,4 +295,4 @@ def test_hostile_configs_allocate_nothing(trained, tmp_path):
         own_wish = component == "scheduler" or "not the weights" in name or "classes" in name
         assert own_wish or network_line.startswith("refused"), name
     assert "num_class_embeds" in lines[0] and "num_class_embeds" in lines[-1]
-    assert "parameters" in lines[2] and "bytes" in lines[2]
+    assert "class_embedding.weight" in lines[2] and "shape" in lines[2]
