@@ -238,6 +238,7 @@ def _try_scheduler(pipeline: CFGDDPMPipeline) -> None:
         learns_variance = isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type == "learned_range"
         output = torch.zeros(1, 2 if learns_variance else 1, 1, 1)
         for t in scheduler.timesteps:
+            scheduler.scale_model_input(latents, t)  # some warn without it
             latents = scheduler.step(output, t, latents).prev_sample
         require(bool(torch.isfinite(latents).all()), "a sample", "NaN or infinite", "the noise schedule cannot work")
 

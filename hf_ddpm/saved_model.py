@@ -139,12 +139,13 @@ def blaming(file: str) -> Iterator[None]:
 
 
 def _component_class(index: Mapping[str, Any], component: str, base: type) -> Any:
-    """The class of a component; None = of a library that is not imported, which the pipeline itself will refuse."""
+    """The class of a component; None = neither of diffusers nor of this package, which the pipeline itself will refuse."""
     named: Any = index.get(component)
     is_pair = isinstance(named, (list, tuple)) and len(named) == 2 and all(isinstance(word, str) for word in named)
     require(is_pair, component, named, "give [library, class]")
     library, class_name = named
-    module = diffusers if library == "diffusers" else sys.modules.get(library)
+    is_own = library.partition(".")[0] == __name__.partition(".")[0]
+    module = diffusers if library == "diffusers" else sys.modules.get(library) if is_own else None
     if module is None:
         return None
     found = getattr(module, class_name, None)

@@ -255,7 +255,7 @@ def test_maps_larger_than_the_weights_are_refused(tmp_path):
     tiny_pipeline("class_map_unet").save_pretrained(tmp_path)
     path = tmp_path / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 1024}))
-    with pytest.raises(ValueError, match="parameters': its weights have only .* bytes"):
+    with pytest.raises(ValueError, match="safetensors: the shape of .*to_map.weight is"):
         load_pipeline(str(tmp_path), device="cpu")
 
 
