@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from PIL import Image
 from hf_ddpm.figures.grids import grid_positions, image_grid
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.lock import OutputLock, is_free
 from hf_ddpm.runtime.signals import Stopped, stop_requests
 from hf_ddpm.sampling import ImagePipeline, SampleBatch, generate
 
@@ -34,7 +36,7 @@ def sample_to_folder(
     file_format: Literal["png", "npz"] = "png",
     row_length: int | None = None,
 ) -> None:
-    """Generate one image for each label and write them, with grid.png, to a folder; for other options see `generate`.
+    """Generate one image for each label into a new or empty folder, with grid.png; for other options see `generate`.
 
     Every process must call it and generates its share. A signal in any process stops all after a batch, keeps the PNG files
     so far and raises `Stopped`.
@@ -55,10 +57,11 @@ def sample_to_folder(
         eta=eta,
         progress=processes.is_main_process,
     )
-    if file_format == "png":
-        batches = save_pngs(batches, folder, first_position=mine.start, id2label=pipeline.id2label)
-    done: list[SampleBatch] = []
-    with stop_requests("sampling ends after this batch") as stop:
+    with OutputLock(folder, processes) as lock, stop_requests("sampling ends after this batch") as stop:
+        lock.take(partial(_check_free, folder))
+        if file_format == "png":
+            batches = save_pngs(batches, folder, first_position=mine.start, id2label=pipeline.id2label)
+        done: list[SampleBatch] = []
         largest_share = math.ceil(len(labels) / processes.num_processes)
         for _ in range(math.ceil(largest_share / batch_size)):  # in every process equally often
             done += itertools.islice(batches, 1)
@@ -66,14 +69,14 @@ def sample_to_folder(
                 del batches  # and their progress bar
                 count = sum(len(batch.images) for batch in done) if file_format == "png" else 0
                 raise Stopped(signal_number, f"stopped: {count} of {len(labels[mine])} images are in {folder}")
-    everything = gather([*done, *batches], processes)  # none are left, but this finishes the bar
-    if processes.is_main_process:
-        if file_format == "npz":
-            save_npz(everything, folder)
-        names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
-        positions, columns = grid_positions(len(labels), row_length)
-        images = np.concatenate([batch.images for batch in everything])[positions]
-        write_whole(folder / "grid.png", image_grid(images, columns=columns, row_names=names).save)
+        everything = gather([*done, *batches], processes)  # none are left, but this finishes the bar
+        if processes.is_main_process:
+            if file_format == "npz":
+                save_npz(everything, folder)
+            names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
+            positions, columns = grid_positions(len(labels), row_length)
+            images = np.concatenate([batch.images for batch in everything])[positions]
+            write_whole(folder / "grid.png", image_grid(images, columns=columns, row_names=names).save)
 
 
 def save_pngs(
@@ -101,6 +104,11 @@ def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
     integers = {"class_labels": np.array(labels, dtype=np.int64), "seeds": np.array(seeds, dtype=np.int64)}
     arrays: dict[str, Any] = {"images": np.concatenate([batch.images for batch in batches]), **integers}
     write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
+
+
+def _check_free(folder: Path) -> None:
+    if not is_free(folder):
+        raise ValueError(f"output_dir is {str(folder)!r}: there are files in it by now, give a new or an empty folder")
 
 
 def _name(label: int | None, id2label: Mapping[int, str] | None) -> str:

@@ -22,6 +22,7 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
 from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
 
@@ -56,6 +57,7 @@ def load_pipeline(
     if scheduler is not None:
         check_scheduler(scheduler)
     device = find_device(device)
+    put_back(Path(model))
     _check_model(model)
     try:
         if Path(model).is_dir():

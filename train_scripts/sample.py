@@ -12,6 +12,7 @@ from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require
+from hf_ddpm.runtime.lock import is_free
 
 
 @dataclass(kw_only=True)
@@ -53,8 +54,7 @@ class SampleConfig:
             require(value is None or value >= low, option, value, f"give at least {low}")
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
         folder = Path(self.output_dir)
-        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-        require(is_free, "output_dir", str(folder), "give a new or an empty folder")
+        require(is_free(folder), "output_dir", str(folder), "give a new or an empty folder")
 
 
 def main(args: list[str] | None = None) -> None:

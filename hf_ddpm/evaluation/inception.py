@@ -153,6 +153,6 @@ def _kept_file() -> Path:
 def _keep(content: bytes) -> None:
     """Cache the published file, whose sha256 was just checked."""
     try:
-        write_whole(_kept_file(), lambda path: path.write_bytes(content))
+        write_whole(_kept_file(), content)
     except OSError as error:
         logger.warning("the Inception weights cannot be cached in %s: %s", _kept_file().parent, error)

@@ -32,6 +32,7 @@ from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 
@@ -161,10 +162,17 @@ def evaluate(config: EvaluationConfig) -> Results:
     """Evaluate a saved pipeline and write the results; every process must call it. A signal raises `Stopped`.
 
     The scores of finished seeds are kept beside the output until all are done, so that the same command continues an
-    interrupted evaluation. A `ValueError` names an option that is wrong, or does not fit the model or the data.
+    interrupted evaluation. A `ValueError` names an option that is wrong, or does not fit the model or the data, or another
+    evaluation that is writing the same results.
     """
+    output, processes = Path(config.output), init_distributed(config.num_threads)
+    with OutputLock(output, processes, option="output", file_name=output.stem) as lock:
+        lock.take()
+        return _evaluate(config, processes)
+
+
+def _evaluate(config: EvaluationConfig, processes: PartialState) -> Results:
     started = time.perf_counter()
-    processes = init_distributed(config.num_threads)
     device, dtype = config.device or processes.device, getattr(torch, config.sampling.dtype)
     pipeline = load_pipeline(config.model, scheduler=config.sampling.scheduler, device=device, dtype=dtype)
     check_sampling(pipeline, config.sampling)

@@ -112,29 +112,32 @@ def command_line(arguments: list[str], num_processes: int) -> str:
     return f"{launcher} {shlex.join(arguments)}"
 
 
-def _describe(
-    config: EvaluationConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, references: References
-) -> dict[str, Any]:
-    """Everything needed to repeat the evaluation."""
-    surroundings = describe_environment(pipeline.device, references.processes.num_processes)
-    extractor, sampling = references.extractor, config.sampling
-    denoising = {}  # of a GAN
-    if hasattr(pipeline, "scheduler"):
+def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[str, Any]:
+    """What the samples depend on beside the model, as the protocol says it."""
+    sampling, denoising = config.sampling, {}
+    if hasattr(pipeline, "scheduler"):  # not a GAN
         denoising = {
             "scheduler": type(pipeline.scheduler).__name__,
             "num_inference_steps": sampling.num_inference_steps,
             "guidance_scale": sampling.scale_for(pipeline.null_label),
             "eta": sampling.eta,
         }
+    seeds = [config.seed + number for number in range(config.num_seeds)]
+    return {"seeds": seeds, "num_images": config.num_images, **denoising, "dtype": sampling.dtype}
+
+
+def _describe(
+    config: EvaluationConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, references: References
+) -> dict[str, Any]:
+    """Everything needed to repeat the evaluation."""
+    surroundings = describe_environment(pipeline.device, references.processes.num_processes)
+    extractor = references.extractor
     return {
         "command": command_line(surroundings["command"], references.processes.num_processes),
         "model": config.model,
         "model_sha256": weights_digest(network_of(pipeline)),
-        "seeds": [config.seed + number for number in range(config.num_seeds)],
-        "num_images": config.num_images,
+        **describe_samples(config, pipeline),
         "class_prior": config.class_prior if references.train.class_names and pipeline.is_conditional else None,
-        **denoising,
-        "dtype": sampling.dtype,
         "features": extractor.name,
         "features_from": config.features,
         "features_sha256": extractor.digest,

@@ -7,7 +7,6 @@ import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: st
     for run, training in zip(runs, trainings, strict=True):
         grid = run.folder.last_sample_grid()
         if grid is not None and training.samples is not None:
-            write_whole(folder / training.samples, partial(Path.write_bytes, data=small_png(grid)))
+            write_whole(folder / training.samples, small_png(grid))
     values = [row[name] for found in losses.values() for row in found for name in LOSSES if name in row]
     smoothing = max(map(len, losses.values())) // SMOOTHED_POINTS
     curves = plot_loss_curves(losses, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)

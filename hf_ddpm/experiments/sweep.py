@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
-from hf_ddpm.evaluation.report import command_line
+from hf_ddpm.evaluation.report import command_line, describe_samples
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
 from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock
 from hf_ddpm.runtime.reading import parse_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
@@ -34,8 +36,10 @@ from hf_ddpm.training.options import GANConfig, TrainConfig
 
 OPTIONS = "sweep.yaml"
 """File with the options of the sweep."""
-EARLIER = {"runs", STEPS, CALIBRATION}
-"""Contents of a folder before its options are written: models, and the lengths of their trainings."""
+EARLIER = {"runs", STEPS, CALIBRATION, LOCK, HOLDER}
+"""Contents of a folder before its options are written: models, the lengths of their trainings, and the lock."""
+NO_SAMPLING = dict.fromkeys(("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype"))
+"""What the protocol of noise says of the sampling."""
 FREE = ("output_dir", "num_threads", "sampling.batch_size")
 """Options that do not change a result."""
 
@@ -44,8 +48,8 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
     """Measure every unfinished point of the grid, and return a row for each point, in the order of the grid.
 
     Every process has to call it. It fills in the checkpoints that `all` stands for; `trainings` None = `config.trainings()`.
-    A ValueError names an option that is wrong, or does not fit the models, the data or the content of the folder; SIGINT and
-    SIGTERM raise `Stopped`.
+    A ValueError names an option that is wrong, or does not fit the models, the data or the content of the folder, or another
+    sweep that is writing there; SIGINT and SIGTERM raise `Stopped`.
     """
     trainings = config.trainings() if trainings is None else trainings
     _check_schedulers(config)
@@ -54,6 +58,12 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
     processes = init_distributed(config.num_threads)
     if processes.num_processes > 1 and any(run.is_gan for run in trainings):
         raise ValueError("--grid.recipe: a GAN is trained by a single process, start train_scripts/sweep.py with python")
+    with OutputLock(Path(config.output_dir), processes) as lock:
+        lock.take(partial(_check_folder, config))  # again, now that no other sweep can write there
+        return _train_and_measure(config, trainings, processes)
+
+
+def _train_and_measure(config: SweepConfig, trainings: Trainings, processes: PartialState) -> list[SweepRow]:
     data = _data_of_recipes(config, trainings) if config.model is None else None
     extractor = build_extractor(
         config.features,
@@ -138,10 +148,8 @@ def _measure_points(
     for point in reversed(points):  # so that the first is loaded last
         pipeline = models.open(point)
         shapes.add(image_shape_of(pipeline))
-        results = found[point]
-        if results is not None and results.protocol.get("model_sha256") != weights_digest(network_of(pipeline)):
-            what = f"its weights have changed since {_path(config, point)} was measured"
-            raise ValueError(f"--model is {point.model!r}: {what}, give another --output_dir")
+        if (results := found[point]) is not None:
+            _check_cell(config, point, pipeline, results)
     if len(shapes) > 1:
         raise ValueError("--grid.recipe: the models differ in image size or channels, sweep over each separately")
     data = data or data_options(config.data, points[0].model)
@@ -171,8 +179,7 @@ def _measure_point(
     nfe = None if point.is_noise else count_nfe(pipeline, options.sampling)
     results = measure(options, data, pipeline, references, kept, stop=stop, noise=point.is_noise)
     if point.is_noise:
-        nothing = ("scheduler", "num_inference_steps", "guidance_scale", "eta", "dtype")
-        results.protocol.update(dict.fromkeys(nothing), model="uniform noise")
+        results.protocol.update(NO_SAMPLING, model="uniform noise")
     else:
         results.protocol.update(command=evaluation_command(options, processes.num_processes), network_calls=nfe)
     if processes.is_main_process:
@@ -216,6 +223,19 @@ def _check_folder(config: SweepConfig) -> None:
         if name not in FREE and before.get(name) != now.get(name):
             remedy = f"the sweep in {folder} was started with {before.get(name)!r}, give another --output_dir"
             raise ValueError(f"--{name} is {now.get(name)!r}: {remedy}")
+
+
+def _check_cell(config: SweepConfig, point: GridPoint, pipeline: ImagePipeline, results: Results) -> None:
+    """Refuse results in the folder that are of other weights or options than this sweep would measure."""
+    path, protocol = _path(config, point), results.protocol
+    if protocol.get("model_sha256") != weights_digest(network_of(pipeline)):
+        what = f"its weights have changed since {path} was measured"
+        raise ValueError(f"--model is {point.model!r}: {what}, give another --output_dir")
+    expected = describe_samples(point_config(config, point), pipeline) | (NO_SAMPLING if point.is_noise else {})
+    for name, value in expected.items():
+        if protocol.get(name, value) != value:
+            what = f"{path} was measured with {name} {protocol[name]!r} and not {value!r}"
+            raise ValueError(f"--output_dir is {str(config.output_dir)!r}: {what}, remove it or give another folder")
 
 
 def _check_same_references(config: SweepConfig, found: Mapping[GridPoint, Results | None], references: References) -> None:

@@ -15,6 +15,7 @@ from hf_ddpm.figures.posterior import PosteriorConfig, plot_posterior
 from hf_ddpm.figures.real import RealConfig, plot_real
 from hf_ddpm.figures.reverse import ReverseConfig, ReverseGifConfig, plot_reverse, plot_reverse_gif
 from hf_ddpm.figures.schedules import SchedulesConfig, plot_schedules
+from hf_ddpm.runtime.lock import OutputLock
 
 FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
     "forward": (ForwardConfig, plot_forward),
@@ -33,7 +34,10 @@ FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
 
 def plot_figure(config: FigureConfig) -> list[Path]:
     """Plot the figure of these options, and return the paths of its files; a ValueError names an option that cannot work."""
-    return dict(FIGURES.values())[type(config)](config)
+    output = Path(config.output)
+    with OutputLock(output, option="output", file_name=output.name) as lock:
+        lock.take()
+        return dict(FIGURES.values())[type(config)](config)
 
 
 def figure_list() -> str:

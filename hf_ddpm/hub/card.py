@@ -16,6 +16,7 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.hub.facts import PipelineFacts, RunFacts, read_pipeline, read_run
 from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, python_literal, value_text
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.text import printable
 
 NO_NAME = "path/to/this/folder"
@@ -34,9 +35,7 @@ def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | N
     file of the run.
     """
     for name, content in card_files(pipeline_dir, run_dir, repo_id).items():
-        path = pipeline_dir / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+        write_whole(pipeline_dir / name, content)
 
 
 def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> dict[str, bytes]:

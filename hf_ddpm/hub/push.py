@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_ddpm.hub.card import files_to_publish
 from hf_ddpm.hub.facts import read_pipeline
+from hf_ddpm.runtime.folders import put_back
 
 PUBLISHED = {".safetensors", ".json", ".py", ".md", ".png", ".yaml"}
 PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
@@ -85,6 +86,7 @@ def push_folder(
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
+    put_back(folder)
     files = pipeline_files(folder)
     message = commit_message or f"Upload {read_pipeline(folder).class_name}"
     try:

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_ddpm.runtime.files import sha256_of
+from hf_ddpm.runtime.files import sha256_of, write_whole
+from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.saved_model import blaming, check_finite, check_tensors, read_header
 
@@ -132,7 +133,7 @@ def save_judge(judge: Judge, folder: str | Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     judge.record = replace(judge.record, sha256=sha256_of(folder / WEIGHTS))
     record = folder / RECORD
-    record.write_text(json.dumps(asdict(judge.record), indent=1) + "\n", encoding="utf-8")
+    write_whole(record, json.dumps(asdict(judge.record), indent=1) + "\n")
     # As the umask allows: safetensors creates files for the owner alone.
     (folder / WEIGHTS).chmod(record.stat().st_mode & 0o777)
 
@@ -143,6 +144,8 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
     A `ValueError` if files are missing, damaged or not those of the record, or (before allocation) the network is not small.
     """
     root = Path(folder)
+    for place in (root, root / "judge"):
+        put_back(place)
     if not root.is_dir():
         raise ValueError(f"judge {str(folder)!r}: no such folder, give one written by train_scripts/train_judge.py")
     folder = root if (root / RECORD).is_file() else root / "judge"

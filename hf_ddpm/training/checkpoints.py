@@ -1,63 +1,41 @@
 """Checkpoint directories: complete or absent, never half-written, and never a pickle.
 
 A checkpoint is written under a temporary name, with `manifest.json` last, and flushed to the disk; then one rename publishes
-it. Old checkpoints are removed after that, renamed first. So whatever has the name of a checkpoint is whole.
+it (`publish_directory`). Old checkpoints are removed after that, renamed first. So whatever has the name of a checkpoint is
+whole, and the one that a run was resumed from stays until a later one is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable
+import re
+from collections.abc import Container
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.run_folder import PREFIX, RunFolder
-from hf_ddpm.runtime.files import sha256_of
+from hf_ddpm.runtime.files import is_file_within, remove, sha256_of
+from hf_ddpm.runtime.folders import put_back
+from hf_ddpm.runtime.lock import is_free
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "training/state.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # Files needed to resume any run, and a diffusion run.
-TRAINING_FILES = ("training/state.json", "training/model.safetensors", "training/optimizer.safetensors")
+TRAINING_FILES = (STATE, "training/model.safetensors", "training/optimizer.safetensors")
 REQUIRED = (*TRAINING_FILES, UNET_WEIGHTS)
 
 logger = logging.getLogger(__name__)
 
 
-def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill an empty temporary directory, then rename it to `path`: a whole directory or nothing.
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be continued; `--resume auto` takes the one before it."""
 
-    Raises `OSError` if the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
-    """
-    partial, replaced = (path.parent / f".{path.name}.{kind}" for kind in ("partial", "replaced"))
-    if replaced.exists() and not path.exists():
-        replaced.rename(path)  # an earlier process died between the two renames below
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write(partial)
-        # What the umask allows: safetensors creates files that only their owner can read.
-        file_mode = partial.stat().st_mode & 0o666
-        for written in (*partial.rglob("*"), partial):
-            if written.is_file():
-                written.chmod(file_mode)
-            _flush(written)
-    except BaseException as error:
-        size = _size_of(partial)
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise OSError(_write_failure(path, size, error)) from error
-        raise
-    if path.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
-    partial.rename(path)
-    _flush(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"checkpoint {path}: {fault}")
 
 
 def write_manifest(directory: Path) -> None:
@@ -88,28 +66,34 @@ def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
 
 
 def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
-    """Check required files, manifest and safetensors format, ignoring unlisted files; a `ValueError` names the bad file."""
-    manifest = path / MANIFEST
+    """Check required files, manifest, safetensors format and name, ignoring unlisted files.
+
+    A `DamagedCheckpoint` names the bad file. Only regular files within the checkpoint are opened.
+    """
     try:
-        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"].items()
+        if not is_file_within(path, MANIFEST):
+            raise ValueError
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"].items()
         files = {name: (expected["size"], expected["sha256"]) for name, expected in listed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"checkpoint {path}: {MANIFEST} is missing or damaged") from None
+        raise DamagedCheckpoint(path, f"{MANIFEST} is missing or damaged") from None
     for name in required:
         if name not in files:
-            raise ValueError(f"checkpoint {path}: {name} is missing, in {MANIFEST} too")
+            raise DamagedCheckpoint(path, f"{name} is missing, in {MANIFEST} too")
     for name, (size, sha256) in files.items():
         try:
-            fault = _find_fault(path / name, size, sha256)
+            fault = _find_fault(path, name, size, sha256)
         except OSError as error:
             fault = f"cannot be read, {error.strerror}"
         if fault is not None:
-            raise ValueError(f"checkpoint {path}: {name} {fault}")
+            raise DamagedCheckpoint(path, f"{name} {fault}")
+    _check_name(path)
 
 
-def _find_fault(file: Path, size: int, sha256: str) -> str | None:
-    if not file.is_file():
-        return "is missing"
+def _find_fault(checkpoint: Path, name: str, size: int, sha256: str) -> str | None:
+    file = checkpoint / name
+    if not is_file_within(checkpoint, name):
+        return "is no regular file in this folder" if os.path.lexists(file) else "is missing"
     if file.stat().st_size != size:
         return f"has {file.stat().st_size} bytes instead of {size}"
     if sha256_of(file) != sha256:
@@ -123,10 +107,24 @@ def _find_fault(file: Path, size: int, sha256: str) -> str | None:
     return None
 
 
-def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] = REQUIRED) -> Path | None:
+def _check_name(path: Path) -> None:
+    """Compare the step in the name of a checkpoint, if there is one, with that of its state."""
+    named = re.fullmatch(rf"{PREFIX}(\d+)", path.name)
+    try:
+        step = json.loads((path / STATE).read_text(encoding="utf-8"))["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedCheckpoint(path, f"{STATE} is not the state of a run") from None
+    if named is not None and step != int(named[1]):
+        raise DamagedCheckpoint(path, f"its name is not that of its state, which is of step {step!r}")
+
+
+def choose_checkpoint(
+    folder: RunFolder, resume: str, required: tuple[str, ...] = REQUIRED, damaged: Container[Path] = ()
+) -> Path | None:
     """Find the checkpoint that `--resume` names, and verify it; None = start from the beginning.
 
     `resume` is `none`, `auto` (the newest whole checkpoint, if any was ever saved), `latest` or the path of a checkpoint.
+    `damaged` are checkpoints that `auto` passes over.
     `ValueError`: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged one (with `auto`: all
     are), or one of another run although this run has its own.
     """
@@ -134,31 +132,45 @@ def choose_checkpoint(folder: RunFolder, resume: str, required: tuple[str, ...] 
     if path.exists() and not path.is_dir():
         raise ValueError(f"--output_dir is {str(path)!r}: that is a file, name a folder")
     if resume == "none":
-        if path.exists() and any(path.iterdir()):
+        if not is_free(path):
             remedy = "continue its run with --resume auto or name a new folder"
             raise ValueError(f"--output_dir is {str(path)!r}: not empty, {remedy}")
         return None
+    _check_place(folder)
+    for replaced in folder.checkpoint(0).parent.glob(f".{PREFIX}*.replaced"):
+        put_back(replaced.with_name(replaced.stem.removeprefix(".")))
     if resume == "auto":
-        return _newest_whole_checkpoint(folder, required)
+        return _newest_whole_checkpoint(folder, required, damaged)
     if resume == "latest":
         if (newest := folder.last_checkpoint()) is None:
             raise ValueError(f"--resume is 'latest': {path} has no checkpoint, start with --resume auto or none")
         return _checked(newest, resume, required)
     if not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
-    own = [checkpoint.resolve() for checkpoint in folder.checkpoints().values()]
+    own = {checkpoint.resolve(): checkpoint for checkpoint in folder.checkpoints().values()}
     if own and Path(resume).resolve() not in own:  # the run would remove its own checkpoints of later steps
         remedy = "name another --output_dir or one of these"
         raise ValueError(f"--resume is {resume!r}: {path} has checkpoints of its own, {remedy}")
-    return _checked(Path(resume), resume, required)
+    return _checked(own.get(Path(resume).resolve(), Path(resume)), resume, required)
 
 
-def _newest_whole_checkpoint(folder: RunFolder, required: tuple[str, ...]) -> Path | None:
+def _check_place(folder: RunFolder) -> None:
+    """Refuse a run folder whose checkpoints or pictures are, by a link, those of another run."""
+    for link in (folder.checkpoint(0).parent, folder.sample_grid(0).parent):
+        owner = RunFolder(link.resolve().parent)
+        if link.is_symlink() and owner.config.is_file() and owner.path != folder.path.resolve():
+            what = f"by a link its {link.name} are those of {owner.path}, remove it"
+            raise ValueError(f"--output_dir is {str(folder.path)!r}: {what}")
+
+
+def _newest_whole_checkpoint(folder: RunFolder, required: tuple[str, ...], damaged: Container[Path]) -> Path | None:
     checkpoints = list(folder.checkpoints().values())
     for path in reversed(checkpoints):
+        if path in damaged:
+            continue
         try:
             verify_checkpoint(path, required)
-        except ValueError as error:
+        except DamagedCheckpoint as error:
             logger.warning("%s; trying the checkpoint before it", error)
         else:
             return path
@@ -173,44 +185,21 @@ def _newest_whole_checkpoint(folder: RunFolder, required: tuple[str, ...]) -> Pa
 def _checked(path: Path, resume: str, required: tuple[str, ...]) -> Path:
     try:
         verify_checkpoint(path, required)
-    except ValueError as error:
+    except DamagedCheckpoint as error:
         raise ValueError(f"--resume is {resume!r}: {error}; --resume auto takes the newest whole one") from None
     return path
 
 
-def _flush(path: Path) -> None:
-    """Force the content of a file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove(path: Path) -> None:
-    """Remove a checkpoint: rename it first, as its files go one by one."""
+    """Remove a checkpoint: rename it first, as its files go one by one. Of a link the target stays."""
     removed = path.parent / f".{path.name}.removed"
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
     path.rename(removed)
-    shutil.rmtree(removed)
+    remove(removed)
 
 
 def _remove_leftovers(folder: RunFolder) -> None:
     """Remove what a killed process was writing, replacing or removing."""
     for leftover in folder.checkpoint(0).parent.glob(f".{PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write_failure(path: Path, size: int, error: Exception) -> str:
-    """The message about a directory that could not be written, after `size` bytes of it."""
-    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
-    needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{PREFIX}*"))])
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return (
-        f"{path} cannot be written, {reason}: it takes at least {needed:,} bytes and {shutil.disk_usage(folder).free:,} are "
-        "free. What was saved before is still there: fix this and continue with --resume auto"
-    )
-
-
-def _size_of(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        with contextlib.suppress(OSError):
+            remove(leftover)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import gather
+from hf_ddpm.runtime.files import write_whole
 
 
 @dataclass
@@ -47,7 +48,7 @@ def check_finite(
         values = {"step": step, "loss": str(loss.item()), "grad_norm": str(float(grad_norm))}
         for entry in micro_steps:
             entry["loss"] = str(entry["loss"])
-        path.write_text(json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n")
     raise FloatingPointError(
         f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, the "
         f"last checkpoint is good. The samples of the step are listed in {path}. Try a lower --optim.learning_rate, or "

@@ -23,17 +23,18 @@ from hf_ddpm.data.table import ImageTable, TableReader
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import any_process_stopped, has_accelerator, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
-from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.files import check_appendable, write_whole
+from hf_ddpm.runtime.folders import publish_directory, put_back
+from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.checkpoints import (
+    DamagedCheckpoint,
     choose_checkpoint,
     drop_checkpoints_after,
     prune_checkpoints,
-    publish_directory,
     write_manifest,
 )
 from hf_ddpm.training.divergence import StepRecord, check_finite
-from hf_ddpm.training.lock import RunLock
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import check_changes, describe_earlier_reading, describe_other_processes
 from hf_ddpm.training.state import TrainState, read_saved
@@ -129,13 +130,15 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
     folder = RunFolder(Path(config.output_dir))
     check_trackers(config.logging.trackers)
     accelerator = build_accelerator(config)
-    with RunLock(folder, accelerator) as lock:
+    with OutputLock(folder.path, accelerator) as lock:
         if folder.config.exists():  # a run was started here: refuse at once if it is still running
             lock.take()
-        how, before = _how_to_resume(config), folder.checkpoints()
+        how = _how_to_resume(config)
         checkpoint = choose_checkpoint(folder, how, task.required)
+        before = folder.checkpoints()
+        check_appendable(folder.metrics)
         run, state = task.prepare(accelerator)
-        preview_pending = checkpoint is not None and resume(state, run, checkpoint)
+        preview_pending = checkpoint is not None and _resume_whole(state, run, task, how, checkpoint)
         if checkpoint is None and how == "auto":
             accelerator.print(f"no checkpoint in {folder.path}: starting from the beginning")
 
@@ -175,10 +178,27 @@ def _how_to_resume(config: RunConfig) -> str:
     return "auto"
 
 
+def _resume_whole(state: StateType, run: RunType, task: TrainingTask[RunType, StateType], how: str, first: Path) -> bool:
+    """Continue from a verified checkpoint, or with `auto` from the one before it if its content is damaged; see `resume`."""
+    checkpoint, damaged = first, list[Path]()
+    while True:
+        try:
+            return resume(state, run, checkpoint)
+        except DamagedCheckpoint as error:
+            if how != "auto":
+                raise ValueError(f"--resume is {how!r}: {error}; --resume auto takes the newest whole one") from None
+            logger.warning("%s; trying the checkpoint before it", error)
+            damaged.append(checkpoint)
+            before = choose_checkpoint(run.folder, how, task.required, damaged)
+            assert before is not None, "it refuses if there is none before it"
+            checkpoint = before
+
+
 def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     """Continue from a checkpoint; return whether the preview of its step is still to be made.
 
-    Raises `ValueError` if the checkpoint is of another run, or past the end of this one.
+    Raises `ValueError` if the checkpoint is of another run, or past the end of this one; a `DamagedCheckpoint` before
+    anything of it is taken.
     """
     saved = read_saved(checkpoint)
     if saved["step"] > run.total_steps:
@@ -187,16 +207,12 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     for warning in check_changes(saved["identity"], run.identity(), earlier_reading):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
-    try:
-        state.load(checkpoint, run.accelerator)
-    except (RuntimeError, KeyError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"checkpoint {checkpoint}: its tensors are not those of this network ({reason})") from error
+    state.load(checkpoint, run.accelerator)
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:
         run.accelerator.print(describe_other_processes(before, now, isinstance(run.images, ImageStream)))
-    return saved.get("owes_preview", False)
+    return saved.get("owes_preview") is True
 
 
 def open_log(run: Run, state: TrainState) -> RunLog:
@@ -209,6 +225,8 @@ def open_log(run: Run, state: TrainState) -> RunLog:
         write_whole(run.folder.environment, json.dumps(surroundings, indent=1) + "\n")
         write_whole(run.folder.data, description.to_json())
         print(description)
+        for path in (run.folder.pipeline, run.folder.judge):
+            put_back(path)
         for path in drop_checkpoints_after(run.folder, state.step):
             print(f"removed {path}: the run continues from step {state.step}")
     if run.config.logging.trackers:

@@ -17,13 +17,14 @@ from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.dcgan import DCGAN
-from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
+from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import Run, TrainingTask, count_step, require_one_process, run_training, update_weights
 from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.preview import save_sample_grid
-from hf_ddpm.training.state import GeneratorState, read_saved, tensors_of
+from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensors_of
 from hf_ddpm.training.tracking import RunLog
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
@@ -72,8 +73,8 @@ class GANState(GeneratorState[DCGANPipeline]):
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
         """Read back what `save` wrote; see `TrainState.load`."""
+        saved = read_saved(directory, window=_is_window)
         super().load(directory, accelerator)
-        saved = read_saved(directory)
         self.window = {name: saved["window"][name] for name in MEANS}
 
 
@@ -191,3 +192,7 @@ def sample_gan_randomness(
 def adversarial_loss(logits: Tensor, target: float) -> Tensor:
     """Binary cross-entropy between the logits of being real, (B,) float32, and one target for all of them; () float32."""
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _is_window(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_finite(value.get(name)) for name in MEANS)

@@ -19,7 +19,8 @@ from hf_ddpm.data.load_splits import decode_sources, open_sources
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
-from hf_ddpm.training.checkpoints import TRAINING_FILES, publish_directory
+from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, require_one_process, run_training
 from hf_ddpm.training.optim import build_lr_scheduler, build_optimizer

@@ -27,7 +27,8 @@ from hf_ddpm.hub.card import write_card
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
-from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS, publish_directory
+from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, is_due, run_training

@@ -7,6 +7,8 @@ model that generates images is a pipeline folder too, with the averaged weights,
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,11 +21,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_ddpm.sampling import ImagePipeline, network_of
+from hf_ddpm.training.checkpoints import STATE, DamagedCheckpoint
 from hf_ddpm.training.optim import resume_lr_schedule
 
 PipelineType = TypeVar("PipelineType", bound=ImagePipeline)
 
-_PROGRESS = ("step", "images_seen", "window_loss", "window_steps", "scaler", "identity")
+WEIGHTS, MOMENTS = "training/model.safetensors", "training/optimizer.safetensors"
+MOMENT_NAMES = {"step", "exp_avg", "exp_avg_sq"}
+"""What Adam and AdamW keep of a weight that has received a gradient; `step` is a number, the others are like the weight."""
 
 
 @dataclass(kw_only=True)
@@ -59,15 +64,14 @@ class TrainState:
 
     def save(self, directory: Path, accelerator: Accelerator, about: dict[str, Any]) -> None:
         """Write the state, any fp16 loss scaler and JSON values `about`, see `read_saved`, into an empty directory."""
-        training = directory / "training"
-        training.mkdir()
-        save_file(_contiguous(self.network.state_dict()), training / "model.safetensors")
+        (directory / "training").mkdir()
+        save_file(_contiguous(self.network.state_dict()), directory / WEIGHTS)
         moments = {
             f"{index}.{name}": tensor
             for index, parameter_state in self.optimizer.state_dict()["state"].items()
             for name, tensor in parameter_state.items()
         }
-        save_file(_contiguous(moments), training / "optimizer.safetensors")
+        save_file(_contiguous(moments), directory / MOMENTS)
         values = {
             "step": self.step,
             "images_seen": self.images_seen,
@@ -77,29 +81,44 @@ class TrainState:
             **self.progress(),
             **about,
         }
-        (training / "state.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        (directory / STATE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
         """Read a verified checkpoint back, tensor for tensor, into a fresh state, whose learning rate and betas stay.
 
-        Raises `RuntimeError`, `KeyError` or `IndexError` if the tensors do not fit this network.
+        Raises `DamagedCheckpoint`, before anything is taken, if a value or tensor is not one of this network's state.
         """
-        training, saved = directory / "training", read_saved(directory)
-        self.network.load_state_dict(load_file(training / "model.safetensors"))
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(training / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            like = parameters[int(index)]
-            if value.shape == like.shape:
-                value = torch.empty_like(like).copy_(value)  # in the parameter's memory format
-            moments.setdefault(int(index), {})[name] = value
+        saved = read_saved(directory)
+        weights = read_tensors(directory, WEIGHTS, self.network.state_dict())
+        moments = self._read_moments(directory, weights)
+        self.network.load_state_dict(weights)
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         resume_lr_schedule(self.optimizer, self.lr_scheduler, saved["step"])
-        if accelerator.scaler is not None and saved["scaler"] is not None:
+        if accelerator.scaler is not None and saved["scaler"]:
             accelerator.scaler.load_state_dict(saved["scaler"])
         self.step, self.images_seen = saved["step"], saved["images_seen"]
         self.window_loss, self.window_steps = saved["window_loss"], saved["window_steps"]
+
+    def _read_moments(self, directory: Path, weights: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The state of the optimizer by the number of the weight; `weights` are those of the same checkpoint."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        names = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        # A weight that never received a gradient has no moments, and is what it was at the start.
+        trained = [not torch.equal(weights[names[id(it)]], it.detach().cpu()) for it in parameters]
+        tensors = load_file(directory / MOMENTS)
+        like: dict[str, Tensor] = {}
+        for index, parameter in enumerate(parameters):
+            if trained[index] or any(f"{index}.{name}" in tensors for name in MOMENT_NAMES):
+                like |= {f"{index}.{name}": parameter for name in MOMENT_NAMES - {"step"}}
+                like[f"{index}.step"] = parameter.new_zeros(())
+        _check_tensors(directory, MOMENTS, tensors, like)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            number, name = key.split(".")
+            if name != "step":
+                value = torch.empty_like(parameters[int(number)]).copy_(value)  # in the parameter's memory format
+            moments.setdefault(int(number), {})[name] = value
+        return moments
 
 
 @dataclass(kw_only=True)
@@ -139,12 +158,13 @@ class GeneratorState(TrainState, Generic[PipelineType]):
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
         """Read back what `save` wrote; see `TrainState.load`."""
+        averaged = read_tensors(directory, self.averaged_weights, tensors_of(self.generator))
+        ema_step = read_saved(directory, ema_step=lambda value: value is None or is_count(value))["ema_step"]
         super().load(directory, accelerator)
         if self.ema is not None:
-            averaged = load_file(directory / self.averaged_weights)
             for shadow, name in zip(self.ema.shadow_params, tensors_of(self.generator), strict=True):
                 shadow.copy_(averaged[name])
-            self.ema.optimization_step = read_saved(directory)["ema_step"] or 0
+            self.ema.optimization_step = ema_step or 0
 
 
 def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -152,13 +172,76 @@ def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def read_saved(directory: Path) -> dict[str, Any]:
-    """Read a checkpoint's `state.json`; raises `ValueError` if it is not what `TrainState.save` writes."""
-    saved = json.loads((directory / "training" / "state.json").read_text(encoding="utf-8"))
-    missing = [name for name in _PROGRESS if name not in saved] if isinstance(saved, dict) else _PROGRESS
-    if missing:
-        raise ValueError(f"checkpoint {directory}: training/state.json has no {', '.join(missing)}: not one of a run")
+def read_saved(directory: Path, **more: Callable[[Any], bool]) -> dict[str, Any]:
+    """Read a checkpoint's `state.json`; a `DamagedCheckpoint` if it is not what `TrainState.save` writes.
+
+    `more` has a check of each value that only this kind of state has, by name.
+    """
+    try:
+        saved = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise DamagedCheckpoint(directory, f"{STATE} is not the state of a run")
+    for name, is_valid in {**_VALUES, **more}.items():
+        if name not in saved:
+            raise DamagedCheckpoint(directory, f"{STATE} has no {name}: not one of a run")
+        if not is_valid(saved[name]):
+            raise DamagedCheckpoint(directory, f"{STATE}: {name} is {str(saved[name])[:80]!r}, which is not valid")
     return saved
+
+
+def read_tensors(directory: Path, name: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read a file of a checkpoint whose tensors have the names, shapes and types of `like`, and finite values."""
+    tensors = load_file(directory / name)
+    _check_tensors(directory, name, tensors, like)
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DamagedCheckpoint(directory, f"{name}: {key} is not finite")
+    return tensors
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_identity(value: Any) -> bool:
+    environment = value.get("environment") if isinstance(value, dict) else None
+    return isinstance(environment, dict) and is_count(environment.get("num_processes"))
+
+
+def _is_scaler(value: Any) -> bool:
+    names = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+    return value in (None, {}) or (isinstance(value, dict) and all(is_finite(value.get(name)) for name in names))
+
+
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "step": is_count,
+    "images_seen": is_count,
+    "window_loss": is_finite,
+    "window_steps": is_count,
+    "scaler": _is_scaler,
+    "identity": _is_identity,
+}
+
+
+def _check_tensors(directory: Path, file: str, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raise `DamagedCheckpoint` for a tensor that is missing, unknown, of another shape or type, or not a number."""
+    for name in sorted(tensors.keys() | like.keys()):
+        found, wanted = (_describe(its.get(name)) for its in (tensors, like))
+        if found != wanted:
+            what = f"its tensors are not those of this network, {name[:80]!r} is {found} instead of {wanted}"
+            raise DamagedCheckpoint(directory, f"{file}: {what}")
+        if tensors[name].isnan().any():
+            raise DamagedCheckpoint(directory, f"{file}: {name} is not a number")
+
+
+def _describe(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

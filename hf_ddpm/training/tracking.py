@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.runtime.files import naming, write_whole
+from hf_ddpm.runtime.files import append, write_whole
 
 
 class RunLog:
@@ -46,8 +46,7 @@ class RunLog:
             self._images_since, self._time_since = 0, now
             losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith("loss")}
             self._bar.set_postfix({**losses, "images/s": f"{speed:.0f}"})
-        with naming(self._file), self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+        append(self._file, json.dumps({"step": step, **values}) + "\n")
         self._accelerator.log(values, step=step)
 
     @contextlib.contextmanager

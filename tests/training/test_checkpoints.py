@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
     REQUIRED,
     choose_checkpoint,
     drop_checkpoints_after,
     prune_checkpoints,
-    publish_directory,
     verify_checkpoint,
     write_manifest,
 )
@@ -25,12 +26,12 @@ from hf_ddpm.training.checkpoints import (
 WEIGHTS = "training/model.safetensors"
 
 
-def fill(directory: Path) -> None:
+def fill(directory: Path, step: int = 0) -> None:
     """What stands for a saved state."""
     for name in REQUIRED:
         (directory / name).parent.mkdir(exist_ok=True)
         if name.endswith(".json"):
-            (directory / name).write_text("{}")
+            (directory / name).write_text(json.dumps({"step": step}))
         else:
             save_file({"weights": np.arange(99)}, directory / name)
     (directory / "model_index.json").write_text("{}")
@@ -39,7 +40,7 @@ def fill(directory: Path) -> None:
 
 def publish(run_dir: Path, step: int) -> Path:
     path = RunFolder(run_dir).checkpoint(step)
-    publish_directory(path, fill)
+    publish_directory(path, partial(fill, step=step))
     return path
 
 

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
     REQUIRED,
     choose_checkpoint,
     prune_checkpoints,
-    publish_directory,
     verify_checkpoint,
     write_manifest,
 )
@@ -74,6 +74,7 @@ SAVE_IN_COPIES = (
     DIE_AFTER
     + """
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import *
 
 folder, keep, keep_every, rewind_to, step = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
@@ -87,8 +88,10 @@ def write(directory):
             stream.write(content[len(content) // 2 :])
     write_manifest(directory)
 
-def save(run, count):
+def save(run, count, rewind_to):
     die_after(count)
+    if rewind_to == "auto":
+        rewind_to = json.loads((choose_checkpoint(run, "auto") / STATE).read_text())["step"]
     if rewind_to is not None:
         drop_checkpoints_after(run, rewind_to)
     publish_directory(run.checkpoint(step), write)
@@ -98,7 +101,7 @@ count, done = 0, False
 while not done:
     run_dir = folder / f"run-{count}"
     shutil.copytree(folder / "before", run_dir)
-    done = in_a_child(lambda: save(RunFolder(run_dir), count))
+    done = in_a_child(lambda: save(RunFolder(run_dir), count, rewind_to))
     count += 1
 """
 )
@@ -137,20 +140,20 @@ for step, count in deaths:
 )
 
 
-def write_state(directory: Path, seed: int) -> None:
-    """What stands for a saved state: another one for every seed."""
+def write_state(directory: Path, step: int, seed: int) -> None:
+    """What stands for a saved state of a step: another one for every seed."""
     for name in REQUIRED:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".json"):
-            (directory / name).write_text(json.dumps({"step": seed}))
+            (directory / name).write_text(json.dumps({"step": step}))
         else:
             save_file({"weights": torch.full((9,), float(seed))}, directory / name)
     (directory / "model_index.json").write_text(json.dumps({"seed": seed}))
 
 
-def save(run_dir: Path, step: int, seed: int | None = None) -> Path:
+def save(run_dir: Path, step: int) -> Path:
     def write(directory: Path) -> None:
-        write_state(directory, step if seed is None else seed)
+        write_state(directory, step, seed=step)
         write_manifest(directory)
 
     publish_directory(RunFolder(run_dir).checkpoint(step), write)
@@ -178,8 +181,8 @@ MORE_SAVES = {
     "the second": ([10], [], (2, None, None, 20), {10, 20}),
     "many too many": ([10, 20, 30, 40, 50], [], (2, 20, None, 60), {50, 60}),
     "after a death": ([10, 20], [".step-00000030.partial", ".step-00000010.removed"], (2, None, None, 30), {20, 30}),
-    # Training never saves a step twice: between the two renames there is neither.
-    "the same again": ([10], [], (2, None, None, 10), {None, 10}),
+    # Between the two renames there is neither; the old one is put back.
+    "the same again": ([10], [], (2, None, None, 10), {10}),
     "after a death in the rewind": ([10, 20, 30], [".step-00000040.removed"], (3, None, 20, 30), {20, 30}),
 }
 
@@ -191,7 +194,7 @@ MORE_SAVES = {
 )
 def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, caplog, before, leftovers, call, choices):
     (tmp_path / "before" / "checkpoints").mkdir(parents=True)
-    write_state(tmp_path / "state", seed=99)
+    write_state(tmp_path / "state", step=call[-1], seed=99)
     states = [content(save(tmp_path / "before", step)) for step in before]
     for leftover in leftovers:
         (tmp_path / "before" / "checkpoints" / leftover).mkdir()
@@ -215,7 +218,20 @@ def test_a_death_after_any_operation_loses_no_checkpoint(tmp_path, capfd, caplog
         assert len(names(run / "checkpoints")) <= 2 and all(name.startswith("step-") for name in names(run / "checkpoints"))
 
 
-def deaths_while_saving(folder: Path, *call: int | None) -> list[Path]:
+def test_a_death_after_a_resume_under_a_wrong_name_leaves_what_it_resumed_from(tmp_path, caplog):
+    """The state of step 4 is called step 6: continued from as such, step 4 would be later than itself, and dropped."""
+    (tmp_path / "before" / "checkpoints").mkdir(parents=True)
+    write_state(tmp_path / "state", step=5, seed=99)
+    for step in (2, 4):
+        save(tmp_path / "before", step)
+    RunFolder(tmp_path / "before").checkpoint(4).rename(RunFolder(tmp_path / "before").checkpoint(6))
+    runs = deaths_while_saving(tmp_path, 2, None, "auto", 5)
+    chosen = [choose_checkpoint(RunFolder(run), "auto") for run in runs]
+    assert {path and path.name for path in chosen} == {"step-00000002", "step-00000005"}
+    assert "step-00000006: its name is not that of its state, which is of step 4" in caplog.text
+
+
+def deaths_while_saving(folder: Path, *call: int | str | None) -> list[Path]:
     """Copies of folder/before that died in (keep, keep_every_steps, rewind_to, step), in the order of their deaths."""
     command = [sys.executable, "-c", SAVE_IN_COPIES, str(folder), *map(json.dumps, call)]
     subprocess.run(command, check=True, env=ENVIRONMENT, timeout=300)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hf_ddpm.training.lock import LOCK, RunLock
 from safetensors.torch import load_file
 
 import hf_ddpm.training.engine as engine
@@ -23,7 +24,6 @@ import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.signals import Stopped
-from hf_ddpm.training.lock import LOCK, RunLock
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.state import GeneratorState
 
