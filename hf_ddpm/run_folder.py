@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from hf_ddpm.runtime.reading import read_json, read_yaml
 
 PREFIX = "step-"
+STATE = "training/state.json"
+"""File of a checkpoint with the step, among others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,3 +168,20 @@ class RunFolder:
 def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
     numbers = ((path.stem.removeprefix(PREFIX), path) for path in paths)
     return dict(sorted((int(number), path) for number, path in numbers if number.isdecimal()))
+
+
+def find_name_fault(checkpoint: Path) -> str | None:
+    """What is wrong with the step in the name of a checkpoint, which may have been renamed; None = nothing.
+
+    A folder without a state, or with any other name, has no such fault.
+    """
+    named, state = re.fullmatch(rf"{PREFIX}(\d+)", checkpoint.name), checkpoint / STATE
+    if named is None or not state.is_file():
+        return None
+    try:
+        step = read_json(state)["step"]
+    except (ValueError, KeyError, TypeError):
+        return f"{STATE} is not the state of a run"
+    if type(step) is int and step == int(named[1]):
+        return None
+    return f"its name is not that of its state, which is of step {step!r}"

@@ -1,6 +1,8 @@
 """train_scripts/figures.py: the files of each figure, what they show, and its one-line refusals."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.figures.animation import CAPTION_HEIGHT
 from hf_ddpm.figures.registry import FIGURES
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.run_folder import STATE
+from hf_ddpm.runtime.lock import OutputLock
 
 
 @pytest.fixture
@@ -262,3 +266,23 @@ def test_an_unconditional_model_has_no_guided_figure(save_model, main, tmp_path,
     assert "it is unconditional, give a class-conditional one" in line
     line = refusal(main, capsys, ["posterior", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'a'}"])
     assert "--data.source is None" in line
+
+
+def test_a_figure_that_another_program_is_writing_is_refused(main, tmp_path, capsys):
+    with OutputLock(tmp_path / "betas.v1", option="output", file_name="betas.v1") as lock:
+        lock.take()
+        with pytest.raises(SystemExit) as stopped:
+            main(["schedules", "--output", str(tmp_path / "betas.v1")])
+        assert stopped.value.code == 2
+        assert f": --output is '{tmp_path / 'betas.v1'}': process {os.getpid()} on " in capsys.readouterr().err
+        main(["schedules", "--output", str(tmp_path / "betas.v2")])
+    assert sorted(path.name for path in tmp_path.glob("*betas*")) == ["betas.v2.pdf", "betas.v2.png"]
+
+
+def test_a_checkpoint_is_not_shown_under_a_step_that_it_is_not_of(main, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/step-00000004/training").mkdir()
+    (tmp_path / "run/checkpoints/step-00000004" / STATE).write_text('{"step": 3}')
+    with pytest.raises(SystemExit) as stopped:
+        main(["checkpoints", "--run", str(tmp_path / "run"), "--output", str(tmp_path / "figure")])
+    assert stopped.value.code == 2 and "its name is not that of its state, which is of step 3" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ddpm.run_folder import GridSettings, RunFolder
+from hf_ddpm.run_folder import STATE, GridSettings, RunFolder, find_name_fault
 
 
 @pytest.fixture
@@ -79,3 +79,25 @@ def test_how_grids_were_sampled_is_read_and_a_damaged_file_is_named(run):
         run.grid_settings.write_bytes(damaged)
         with pytest.raises(ValueError, match="grid.json is damaged"):
             run.read_grid_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "fault"),
+    [
+        ("step-00000004", '{"step": 4}', None),
+        ("step-4", '{"step": 4}', None),
+        ("best", '{"step": 4}', None),
+        ("step-00000006", None, None),
+        ("step-00000006", '{"step": 4}', "its name is not that of its state, which is of step 4"),
+        ("step-00000004", '{"step": true}', "which is of step True"),
+        ("step-00000004", '{"step": 4.0}', "which is of step 4.0"),
+        ("step-00000004", "[4]", "training/state.json is not the state of a run"),
+        ("step-00000004", "{}", "training/state.json is not the state of a run"),
+    ],
+)
+def test_a_checkpoint_that_was_renamed_is_found(tmp_path, name, state, fault):
+    (tmp_path / name / "training").mkdir(parents=True)
+    if state is not None:
+        (tmp_path / name / STATE).write_text(state)
+    found = find_name_fault(tmp_path / name)
+    assert found == fault if fault is None else found.endswith(fault)

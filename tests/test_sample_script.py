@@ -1,5 +1,6 @@
 """train_scripts/sample.py: the files that it writes, and its one-line refusals."""
 
+import os
 import signal
 import threading
 import time
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hf_ddpm.sampling as sampling
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.runtime.lock import OutputLock
 
 
 @pytest.fixture
@@ -187,3 +190,30 @@ def test_an_npz_is_whole_or_not_there(main, model, tmp_path, capsys, monkeypatch
     assert caught.value.code == 130
     assert "stopped: 0 of 3 images are in" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_another_program_writes_is_refused(main, model, tmp_path, capsys):
+    with OutputLock(tmp_path / "images") as lock:
+        lock.take()
+        with pytest.raises(SystemExit) as stopped:
+            main(options(model, tmp_path / "images"))
+        assert stopped.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f": --output_dir is '{tmp_path / 'images'}': process {os.getpid()} on " in line
+    main(options(model, tmp_path / "images", "--num_images", "1"))  # what a killed program may leave is no content
+    assert len(names_in(tmp_path / "images")) == 2
+
+
+def test_a_folder_that_was_filled_while_this_one_started_is_refused(main, model, tmp_path, capsys, monkeypatch):
+    load = sampling.load_pipeline
+
+    def overtaken(*args, **kwargs):
+        monkeypatch.setattr(sampling, "load_pipeline", load)
+        main(options(model, tmp_path / "images", "--num_images", "1"))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(sampling, "load_pipeline", overtaken)
+    with pytest.raises(SystemExit) as stopped:
+        main(options(model, tmp_path / "images", "--num_images", "1", "--seed", "5"))
+    assert stopped.value.code == 2 and "there are files in it by now" in capsys.readouterr().err
+    assert names_in(tmp_path / "images") == ["00000_label-cat_seed-0.png", "grid.png"]

@@ -15,7 +15,7 @@ from typing import Any
 from hf_ddpm.cli import parse_config, recipe_program
 from hf_ddpm.config import BaseConfig, require
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
-from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.run_folder import RunFolder, find_name_fault
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
 NOISE, ALL = "noise", "all"
@@ -229,6 +229,9 @@ class SweepConfig(ProtocolConfig):
         missing = [step for step in wanted if step not in (ALL, NOISE, *there)]
         self.grid.require(not missing, "checkpoint", f"the run has the checkpoints {', '.join(map(str, there))}")
         steps: list[int | str] = [step for step in there if ALL in wanted or step in wanted]
+        for step, path in self._checkpoints().items():
+            fault = find_name_fault(path) if step in steps else None
+            self.grid.require(fault is None, "checkpoint", f"{path}: {fault}")
         self.grid.checkpoint = [*steps, NOISE] if NOISE in wanted else steps
 
     def _checkpoints(self) -> dict[int, Path]:

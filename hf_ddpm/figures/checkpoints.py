@@ -15,7 +15,7 @@ from hf_ddpm.figures.blocks import ImageBlock, in_rows, plot_blocks
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.figures.options import SampleGridConfig
 from hf_ddpm.figures.style import save_figure
-from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.run_folder import RunFolder, find_name_fault
 from hf_ddpm.runtime.pictures import open_picture
 
 
@@ -99,6 +99,8 @@ def _paths(config: CheckpointsConfig, source: Literal["samples", "checkpoints"])
     steps = config.checkpoints or found
     for step in steps:
         require(step in found, "checkpoints", step, remedy)
+        if (fault := find_name_fault(found[step])) is not None:
+            raise ValueError(f"checkpoint {found[step]}: {fault}")
     return {step: found[step] for step in sorted(set(steps))}
 
 

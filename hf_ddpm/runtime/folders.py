@@ -47,8 +47,8 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
 
 def put_back(path: Path) -> None:
     """Give a directory its name back if a process died after it had set it aside for a new one."""
-    if not os.path.lexists(path):
-        with contextlib.suppress(OSError, ValueError):  # there is none, it is not a name, or the folder is read-only
+    if os.path.lexists(_set_aside(path)) and not os.path.lexists(path):
+        with contextlib.suppress(OSError):  # another process has just done so, or the folder above is read-only
             _set_aside(path).rename(path)
 
 

@@ -11,18 +11,18 @@ import contextlib
 import json
 import logging
 import os
-import re
 from collections.abc import Container
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from hf_ddpm.run_folder import PREFIX, RunFolder
+from hf_ddpm.run_folder import PREFIX, STATE, RunFolder, find_name_fault
 from hf_ddpm.runtime.files import is_file_within, remove, sha256_of
 from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.runtime.lock import is_free
+from hf_ddpm.runtime.reading import read_json
 
-MANIFEST, STATE = "manifest.json", "training/state.json"
+MANIFEST = "manifest.json"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # Files needed to resume any run, and a diffusion run.
 TRAINING_FILES = (STATE, "training/model.safetensors", "training/optimizer.safetensors")
@@ -73,9 +73,9 @@ def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
     try:
         if not is_file_within(path, MANIFEST):
             raise ValueError
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"].items()
+        listed = read_json(path / MANIFEST)["files"].items()
         files = {name: (expected["size"], expected["sha256"]) for name, expected in listed}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DamagedCheckpoint(path, f"{MANIFEST} is missing or damaged") from None
     for name in required:
         if name not in files:
@@ -87,7 +87,8 @@ def verify_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> None:
             fault = f"cannot be read, {error.strerror}"
         if fault is not None:
             raise DamagedCheckpoint(path, f"{name} {fault}")
-    _check_name(path)
+    if (fault := find_name_fault(path)) is not None:
+        raise DamagedCheckpoint(path, fault)
 
 
 def _find_fault(checkpoint: Path, name: str, size: int, sha256: str) -> str | None:
@@ -105,17 +106,6 @@ def _find_fault(checkpoint: Path, name: str, size: int, sha256: str) -> str | No
         except SafetensorError:
             return "is not in the safetensors format, and no other is read"
     return None
-
-
-def _check_name(path: Path) -> None:
-    """Compare the step in the name of a checkpoint, if there is one, with that of its state."""
-    named = re.fullmatch(rf"{PREFIX}(\d+)", path.name)
-    try:
-        step = json.loads((path / STATE).read_text(encoding="utf-8"))["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedCheckpoint(path, f"{STATE} is not the state of a run") from None
-    if named is not None and step != int(named[1]):
-        raise DamagedCheckpoint(path, f"its name is not that of its state, which is of step {step!r}")
 
 
 def choose_checkpoint(

@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from hf_ddpm.run_folder import STATE
+from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import ImagePipeline, network_of
-from hf_ddpm.training.checkpoints import STATE, DamagedCheckpoint
+from hf_ddpm.training.checkpoints import DamagedCheckpoint
 from hf_ddpm.training.optim import resume_lr_schedule
 
 PipelineType = TypeVar("PipelineType", bound=ImagePipeline)
@@ -178,8 +180,8 @@ def read_saved(directory: Path, **more: Callable[[Any], bool]) -> dict[str, Any]
     `more` has a check of each value that only this kind of state has, by name.
     """
     try:
-        saved = json.loads((directory / STATE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        saved = read_json(directory / STATE)
+    except ValueError:
         saved = None
     if not isinstance(saved, dict):
         raise DamagedCheckpoint(directory, f"{STATE} is not the state of a run")

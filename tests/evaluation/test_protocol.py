@@ -26,6 +26,7 @@ from hf_ddpm.heldout_metrics import simple_loss
 from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.metrics.precision_recall import manifold_metrics
 from hf_ddpm.results import Results
+from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import generate, load_pipeline
 
@@ -276,3 +277,14 @@ def test_classes_unknown_to_the_model(measure, tmp_path):
             Image.new("L", (8, 8), 20 * number).save(folder / "train" / letter / f"{number}.png")
     with pytest.raises(ValueError, match="does not know class 'a'"):
         measure("eval", f"--data.source={folder}", "--data.test_split=null")
+
+
+def test_results_that_another_evaluation_is_writing_are_refused(measure, tmp_path):
+    """Also under a name that has the same table, picture and finished seeds."""
+    with OutputLock(tmp_path / "same.json", option="output", file_name="same") as lock:
+        lock.take()
+        with pytest.raises(ValueError, match=rf"^output is '.*same\.json': process {os.getpid()} on .* is writing there"):
+            measure("same")
+    with pytest.raises(ValueError, match="no such folder"):
+        measure("new/wrong", "--model=nothing")
+    assert not (tmp_path / "new").exists(), "a mistake leaves no folder"

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from diffusers import UNet2DModel
 from huggingface_hub import constants
 
+import hf_ddpm.experiments.sweep as sweep_module
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import evaluate
@@ -22,6 +24,8 @@ from hf_ddpm.experiments.options import GridPoint, SweepConfig, SweepGrid
 from hf_ddpm.experiments.sweep import count_nfe, evaluation_command, point_config, sweep
 from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
+from hf_ddpm.run_folder import STATE
+from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.schedulers import build_scheduler
 
@@ -210,6 +214,47 @@ def test_another_sweep_in_the_same_folder_is_refused(options, tmp_path):
     (tmp_path / "foreign" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="it contains something else"):
         sweep(options("foreign", guidance_scale=[1.0]))
+
+
+def test_a_folder_that_another_sweep_is_writing_is_refused(options, tmp_path):
+    with OutputLock(tmp_path / "out") as lock:
+        lock.take()
+        with pytest.raises(ValueError, match=rf"^output_dir is '.*out': process {os.getpid()} on .* is writing there"):
+            sweep(options(guidance_scale=[1.0]))
+
+
+def test_a_sweep_that_began_meanwhile_is_not_continued_with_other_options(options, tmp_path, monkeypatch):
+    """Both find the folder new."""
+    begin = sweep_module.init_distributed
+
+    def overtaken(*args):
+        monkeypatch.setattr(sweep_module, "init_distributed", begin)
+        sweep(options(guidance_scale=[1.0]))
+        return begin(*args)
+
+    monkeypatch.setattr(sweep_module, "init_distributed", overtaken)
+    with pytest.raises(ValueError, match="--num_seeds is 3: the sweep in .* was started with 2"):
+        sweep(options(guidance_scale=[1.0], num_seeds=3))
+
+
+@pytest.mark.parametrize(("given", "said"), [({"num_seeds": 1}, "seeds"), ({"num_images": [9]}, "num_images")])
+def test_a_cell_of_other_options_is_not_reported_under_these(options, tmp_path, given, said):
+    sweep(options("other", **{"guidance_scale": [1.0], **given}))
+    (cell,) = (tmp_path / "other" / "cells").iterdir()
+    config = options("out", guidance_scale=[1.0])
+    sweep(config)
+    cell.replace(tmp_path / "out" / "cells" / "s-1.json")
+    with pytest.raises(ValueError, match=rf"s-1\.json was measured with {said} .* and not .*, remove it or give another"):
+        sweep(config)
+
+
+def test_a_checkpoint_is_not_reported_under_a_step_that_it_is_not_of(options, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/step-00000010/training").mkdir()
+    (tmp_path / "run/checkpoints/step-00000010" / STATE).write_text('{"step": 8}')
+    with pytest.raises(ValueError, match="--grid.checkpoint is .*step-00000010: its name is not that of its state"):
+        sweep(options(checkpoint=["all"], model=tmp_path / "run" / "pipeline"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_has_changed_is_refused(tiny_pipeline, options, tmp_path):

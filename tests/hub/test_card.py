@@ -351,3 +351,14 @@ def test_there_is_no_card_for_a_gan(tmp_path):
         files_to_publish(tmp_path, "ada/gan")
     (tmp_path / "README.md").write_text("# A GAN\n")
     assert files_to_publish(tmp_path, "ada/gan") == {}
+
+
+def test_a_card_is_not_written_through_a_link(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    (tmp_path / "mine").write_text("mine")
+    for name in ("README.md", "samples.png"):
+        (pipeline_dir / name).unlink(missing_ok=True)
+        (pipeline_dir / name).symlink_to(tmp_path / "mine")
+    write_card(pipeline_dir, pipeline_dir.parent)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert MARKER in (pipeline_dir / "README.md").read_text() and not (pipeline_dir / "README.md").is_symlink()

@@ -1,6 +1,7 @@
 """Checkpoint directories are complete or absent, damage is found and named, and old ones go."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hf_ddpm.run_folder import RunFolder
+import hf_ddpm.training.checkpoints as checkpoints
+from hf_ddpm.run_folder import STATE, RunFolder
+from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
@@ -253,15 +256,69 @@ def test_a_manifest_that_forgets_a_file_is_no_excuse(tmp_path, name):
         choose_checkpoint(RunFolder(tmp_path), "latest")
 
 
-def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, caplog):
+def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, caplog, monkeypatch):
     good, bad = publish(tmp_path, 5), publish(tmp_path, 10)
-    manifest = json.loads((bad / MANIFEST).read_text())
-    manifest["files"]["model_index.json"]["size"] = 0
-    (bad / MANIFEST).write_text(json.dumps(manifest))
-    (bad / "model_index.json").unlink()
-    (bad / "model_index.json").symlink_to("/proc/self/mem")  # of size 0, and its first byte gives an input/output error
+
+    def fail(file: Path) -> str:
+        if file == bad / "model_index.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return sha256_of(file)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", fail)
     assert choose_checkpoint(RunFolder(tmp_path), "auto") == good
-    assert "model_index.json cannot be read" in caplog.text
+    assert "model_index.json cannot be read, Input/output error" in caplog.text
+
+
+# What a manifest may name
+
+
+def list_in_manifest(path: Path, name: str) -> None:
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["files"][name] = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/proc/kmsg",
+        "/dev/zero",
+        "../../outside",
+        "training/../empty",
+        "link",
+        "folder/empty",
+        "pipe",
+        "training",
+        "\0",
+        "loop",
+    ],
+)
+def test_a_manifest_names_regular_files_of_its_folder_only(tmp_path, name):
+    good, bad = publish(tmp_path, 5), publish(tmp_path, 10)
+    for file in (tmp_path / "outside", bad / "empty", bad / "training" / "empty"):
+        file.write_text("")
+    for link, target in {"link": "empty", "folder": "training", "loop": "loop"}.items():
+        (bad / link).symlink_to(target)
+    os.mkfifo(bad / "pipe")
+    list_in_manifest(bad, "empty")
+    verify_checkpoint(bad)
+    list_in_manifest(bad, name)
+    with pytest.raises(ValueError, match=r"(is no regular file in this folder|is missing)$"):
+        verify_checkpoint(bad)
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == good
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, STATE])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_pipe_or_link_in_the_place_of_a_file_is_damage(tmp_path, name, kind):
+    path = publish(tmp_path / "run", 5)
+    (path / name).rename(tmp_path / "moved")
+    if kind == "pipe":
+        os.mkfifo(path / name)
+    else:
+        (path / name).symlink_to(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"{name} is (missing or damaged|no regular file)"):
+        verify_checkpoint(path)
 
 
 def test_a_manifest_without_end_is_damage(tmp_path):
@@ -274,6 +331,96 @@ def test_a_manifest_without_end_is_damage(tmp_path):
 def test_a_moved_checkpoint_is_still_whole(tmp_path):
     shutil.move(publish(tmp_path / "a", 5), tmp_path / "moved")
     verify_checkpoint(tmp_path / "moved")
+
+
+# Names
+
+
+def test_a_name_that_is_not_that_of_its_state_is_damage(tmp_path, caplog):
+    """Continued from as step 4 it would be removed as a later step, before there is another."""
+    good, step_4 = publish(tmp_path, 2), publish(tmp_path, 4)
+    wrong = step_4.rename(RunFolder(tmp_path).checkpoint(6))
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == good
+    assert "step-00000006: its name is not that of its state, which is of step 4; trying" in caplog.text
+    for resume in ("latest", str(wrong)):
+        with pytest.raises(ValueError, match="--resume is .* its name is not that of its state, which is of step 4"):
+            choose_checkpoint(RunFolder(tmp_path), resume)
+    with pytest.raises(ValueError, match="its name is not that"):
+        choose_checkpoint(RunFolder(tmp_path / "new"), str(wrong))
+
+
+def test_a_copy_may_have_any_other_name(tmp_path):
+    best = publish(tmp_path / "run", 5).rename(tmp_path / "best")
+    assert choose_checkpoint(RunFolder(tmp_path / "new"), str(best)) == best
+    publish(tmp_path / "run", 5)
+    (tmp_path / "link").symlink_to("run/checkpoints/step-00000005")
+    link = str(tmp_path / "link")
+    assert choose_checkpoint(RunFolder(tmp_path / "run"), link) == RunFolder(tmp_path / "run").checkpoint(5)
+
+
+@pytest.mark.parametrize("state", ["[]", "{}", '{"step": "5"}', '{"step": 5, "step": 5}', "5", "\xff"])
+def test_a_state_without_its_step_is_damage(tmp_path, state):
+    path = publish(tmp_path, 5)
+    (path / STATE).write_bytes(state.encode("latin-1"))
+    (path / MANIFEST).unlink()
+    write_manifest(path)
+    with pytest.raises(ValueError, match="is not the state of a run|its name is not that of its state"):
+        verify_checkpoint(path)
+
+
+def test_a_death_between_the_renames_of_a_checkpoint_is_put_right(tmp_path):
+    publish(tmp_path, 5)
+    path = publish(tmp_path, 7)
+    path.rename(path.parent / f".{path.name}.replaced")
+    assert choose_checkpoint(RunFolder(tmp_path), "auto") == path
+
+
+# Links
+
+
+def test_a_checkpoint_that_is_a_link_is_not_pruned_into_its_target(tmp_path):
+    publish(tmp_path / "run", 5).rename(tmp_path / "kept")
+    RunFolder(tmp_path / "run").checkpoint(5).symlink_to(tmp_path / "kept")
+    for step in (10, 20):
+        publish(tmp_path / "run", step)
+    prune_checkpoints(RunFolder(tmp_path / "run"), 2, None)
+    assert steps(tmp_path / "run") == [10, 20]
+    verify_checkpoint(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("leftover", [".step-00000020.partial", ".step-00000005.removed"])
+def test_a_leftover_that_is_a_link_goes_without_its_target(tmp_path, leftover):
+    publish(tmp_path / "other", 5)
+    for step in (5, 10):
+        publish(tmp_path / "run", step)
+    (tmp_path / "run" / "checkpoints" / leftover).symlink_to(RunFolder(tmp_path / "other").checkpoint(5))
+    prune_checkpoints(RunFolder(tmp_path / "run"), 1, None)
+    assert [file.name for file in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010"]
+    verify_checkpoint(RunFolder(tmp_path / "other").checkpoint(5))
+
+
+def test_the_checkpoints_of_a_run_may_be_on_another_disk(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    for step in (5, 10, 15):
+        publish(tmp_path / "run", step)
+    prune_checkpoints(RunFolder(tmp_path / "run"), 2, None)
+    assert [file.name for file in sorted((tmp_path / "disk").iterdir())] == ["step-00000010", "step-00000015"]
+    assert choose_checkpoint(RunFolder(tmp_path / "run"), "auto") == RunFolder(tmp_path / "run").checkpoint(15)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_they_may_not_be_those_of_another_run(tmp_path, name):
+    publish(tmp_path / "other", 5)
+    (tmp_path / "other" / "samples").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "other" / name)
+    with pytest.raises(ValueError, match=f"by a link its {name} are those of .*other, remove it"):
+        choose_checkpoint(RunFolder(tmp_path / "run"), "auto")
+    (tmp_path / "same").symlink_to("other")
+    assert choose_checkpoint(RunFolder(tmp_path / "same"), "auto") == RunFolder(tmp_path / "same").checkpoint(5)
 
 
 # Pruning

@@ -3,8 +3,6 @@
 Starting a process costs seconds of imports, so one pair of processes does everything that two are needed for.
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -13,22 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from hf_ddpm.training.lock import LOCK, RunLock
 from safetensors.torch import load_file
 
 import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.lock import LOCK
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.state import GeneratorState
 
 ROOT = Path(__file__).parents[2]
-ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
 STEPS = 6
 OPTIONS = [
     f"--max_train_steps={STEPS}",
@@ -207,33 +203,6 @@ class TestLock:
         with pytest.raises(ValueError, match="another run has written there meanwhile"):
             run_training("run")
         assert saved_steps(tmp_path / "run") == [3, 6]
-
-    def test_a_lock_on_a_file_that_was_removed_does_not_count(self, tmp_path, monkeypatch):
-        flock, calls = fcntl.flock, []
-
-        def overtaken(file, how):
-            if not calls:
-                (tmp_path / LOCK).unlink()  # its holder ends between our opening and our locking
-            calls.append(how)
-            flock(file, how)
-
-        monkeypatch.setattr(fcntl, "flock", overtaken)
-        with RunLock(RunFolder(tmp_path), ALONE) as lock:
-            lock.take()
-            lock.take()
-            with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(RunFolder(tmp_path), ALONE) as other:
-                other.take()
-            assert (tmp_path / LOCK).exists(), "who is refused leaves the lock where it is"
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_disk_without_locks_is_said(self, tmp_path, monkeypatch, caplog):
-        def unable(*_):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr(fcntl, "flock", unable)
-        with RunLock(RunFolder(tmp_path), ALONE) as lock:
-            lock.take()
-        assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_a_restart_keeps_a_beginning_from_elsewhere(run_training, tmp_path, monkeypatch, capsys):
