@@ -11,7 +11,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hf_ddpm.run_folder import PREFIX
 from hf_ddpm.runtime.files import remove
 
 
@@ -86,7 +85,8 @@ def _flush(path: Path) -> None:
 def _write_failure(path: Path, size: int, error: Exception) -> str:
     """The message about a directory that could not be written, after `size` bytes of it."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
-    needed = max([size, *(_size_of(sibling) for sibling in path.parent.glob(f"{PREFIX}*"))])
+    alike = path.parent.glob(f"{path.name.rstrip('0123456789')}*")  # checkpoints of other steps, or what is there already
+    needed = max([size, *map(_size_of, alike)])
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return (
         f"{path} cannot be written, {reason}: it takes at least {needed:,} bytes and {shutil.disk_usage(folder).free:,} are "
