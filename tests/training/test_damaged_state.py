@@ -16,7 +16,14 @@ import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import STATE, RunFolder
 from hf_ddpm.runtime.lock import OutputLock
-from hf_ddpm.training.checkpoints import MANIFEST, REQUIRED, DamagedCheckpoint, verify_checkpoint, write_manifest
+from hf_ddpm.training.checkpoints import (
+    MANIFEST,
+    REQUIRED,
+    TRAINING_FILES,
+    DamagedCheckpoint,
+    verify_checkpoint,
+    write_manifest,
+)
 from hf_ddpm.training.gan import GANState, prepare, train_gan
 from hf_ddpm.training.options import GANConfig, TrainConfig
 from hf_ddpm.training.state import MOMENTS, WEIGHTS, GeneratorState
@@ -57,7 +64,7 @@ def seal(checkpoint: Path) -> None:
     """Write the manifest of what is there, and see that nothing else is wrong."""
     (checkpoint / MANIFEST).unlink()
     write_manifest(checkpoint)
-    verify_checkpoint(checkpoint)
+    verify_checkpoint(checkpoint, TRAINING_FILES)
 
 
 def edit_state(checkpoint: Path, **values) -> None:
