@@ -196,7 +196,7 @@ def test_a_folder_that_another_program_writes_is_refused(main, model, tmp_path, 
     with OutputLock(tmp_path / "images") as lock:
         lock.take()
         with pytest.raises(SystemExit) as stopped:
-            main(options(model, tmp_path / "images"))
+            main(options(model, tmp_path / "images", "--num_images", "1"))
         assert stopped.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert f": --output_dir is '{tmp_path / 'images'}': process {os.getpid()} on " in line
