@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow
 
 from hf_ddpm.data.columns import choose_columns, with_undecoded_images
 from hf_ddpm.data.description import LeftOut
@@ -33,6 +35,8 @@ FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webda
 
 
 Splits = dict[str, datasets.Dataset | datasets.IterableDataset]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +153,25 @@ def open_splits(source: str, *, streaming: bool = False) -> tuple[Splits, tuple[
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
         raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
     try:
-        return datasets.load_dataset(source, streaming=streaming), ()
+        return _load(source, streaming), ()
     except Exception as error:
         raise ValueError(
             f"source is {source!r}, which is not a local folder and could not be read from the Hub "
             f"({in_short(error)}): check the name and the network, or give a local folder"
         ) from error
+
+
+def _load(name: str, streaming: bool) -> Splits:
+    """`load_dataset`, which keeps a copy of its own; a damaged copy is made again, from what has been downloaded."""
+    try:
+        return datasets.load_dataset(name, streaming=streaming)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        # Data that cannot be read are a DatasetGenerationError, and everything else of the system has a type of its own.
+        if streaming or type(error) not in (OSError, pyarrow.ArrowInvalid):
+            raise
+        folder = datasets.config.HF_DATASETS_CACHE
+        logger.warning("the copy of `source` %r in %s is damaged (%s): it is made again", name, folder, in_short(error))
+        return datasets.load_dataset(name, download_mode=datasets.DownloadMode.REUSE_CACHE_IF_EXISTS)
 
 
 def _digits_splits() -> dict[str, datasets.Dataset]:
@@ -183,7 +200,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, 
     if found.images and not any(path.suffix in TABLE_SUFFIXES for path in found.others):
         return read_image_folder(found, source), found.left_out()
     try:
-        loaded = datasets.load_dataset(str(folder), streaming=streaming)
+        loaded = _load(str(folder), streaming)
     except Exception as error:
         raise ValueError(f"source is {source!r}, which {_why_not_read(found, error)}") from error
     builder = next(iter(loaded.values())).info.builder_name

@@ -114,6 +114,17 @@ def test_a_file_that_cannot_be_replaced_is_named(source, pixel_file):
         check(source)
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut in the middle", "text"])
+def test_so_is_the_copy_of_the_datasets_library(source, tmp_path, private_datasets_cache, caplog, damage):
+    (tmp_path / "parquet").mkdir()
+    datasets.load_from_disk(source).to_parquet(tmp_path / "parquet" / "train.parquet")
+    check(str(tmp_path / "parquet"))
+    (copy,) = private_datasets_cache.rglob("*train.arrow")
+    DAMAGE[damage](copy)
+    check(str(tmp_path / "parquet"))
+    assert f"the copy of `source` {str(tmp_path / 'parquet')!r} in {private_datasets_cache} is damaged (" in caplog.text
+
+
 def test_files_of_earlier_versions_are_read(source, pixel_file, monkeypatch):
     """As `Dataset.map` writes them."""
     whole = datasets.Dataset.from_file(str(pixel_file))
