@@ -12,11 +12,11 @@ from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
 from hf_ddpm.data.decode import UndecodableImage, ValueRange, check_pixel_options, decode_image
 from hf_ddpm.data.description import LeftOut
-from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label
+from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label, words_left_out
 from hf_ddpm.data.scan import check_value_range, scan_values
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
 from hf_ddpm.data.stream import Example, ImageStream, Settled
-from hf_ddpm.data.undecoded import image_roots
+from hf_ddpm.data.undecoded import image_roots, path_of
 
 FIRST_IMAGES = 100  # that stand for all of a stream; each may be a request to the Hub
 
@@ -87,7 +87,10 @@ def open_stream(
         raise ValueError(f"labels is {labels!r}, classes that have no image in split {split!r}: name others")
     if not head:
         raise ValueError(no_rows(source, split))
-    looked = scan_values([example[image_column] for example in head], roots)
+    values = [example[image_column] for example in head]
+    looked = scan_values(values, roots)
+    if label_column is None and class_conditional is None and not columns.unused_labels:
+        left_out += words_left_out(map(path_of, values))
     if settled is None:
         check_value_range([looked], value_range, source, split, are_all=False)
         settled = Settled(

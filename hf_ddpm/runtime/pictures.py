@@ -19,5 +19,5 @@ def open_picture(file: str | os.PathLike[str] | IO[bytes]) -> PIL.Image.Image:
     """
     try:
         return PIL.Image.open(file, formats=RASTER_FORMATS)
-    except PIL.UnidentifiedImageError as error:
-        raise PIL.UnidentifiedImageError(f"{error}, formats are {', '.join(RASTER_FORMATS)}") from None
+    except PIL.UnidentifiedImageError:
+        raise PIL.UnidentifiedImageError(f"it is in none of the formats {', '.join(RASTER_FORMATS)}") from None

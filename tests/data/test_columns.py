@@ -265,9 +265,11 @@ def test_file_names_that_look_like_labels_are_named(tmp_path, names, words):
     (tmp_path / "data").mkdir()
     for name, array in zip(names, GRAY, strict=True):
         PIL.Image.fromarray(array).save(tmp_path / "data" / f"{name}.png")
-    found = [left.what for left in open_source(str(tmp_path / "data"), "train").left_out]
-    assert found == ([] if words is None else [words])
-    assert open_source(str(tmp_path / "data"), "train", class_conditional=False).left_out == ()
+    source = str(tmp_path / "data")
+    for read in (load_images, open_stream):
+        found = [left.what for left in read(source, "train", image_size=6).left_out]
+        assert found == ([] if words is None else [words])
+        assert read(source, "train", image_size=6, class_conditional=False).left_out == ()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_sizes_and_colours_of_the_originals(tmp_path):
     table = load_images(source, "train", image_size=6, on_bad_image="skip")
     assert table.originals.smallest == (6, 6) and table.originals.largest == (40, 30)
     assert (table.originals.num_gray, table.originals.num_colour) == (2, 1)
-    assert [(left.what, left.count) for left in table.left_out] == [("images", 1)]
+    assert [(left.what, left.count) for left in table.left_out] == [("images of split 'train'", 1)]
 
 
 def test_gray_can_be_asked_for(tmp_path):
