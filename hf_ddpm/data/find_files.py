@@ -90,17 +90,22 @@ def find_files(folder: Path, source: str) -> FoundFiles:
     """
     found = FoundFiles(root=folder.resolve())
     _require_utf8(found.root, source)
-    waiting = [(found.root, frozenset({_identity(found.root)}))]
+    waiting = [(found.root, frozenset[tuple[int, int]]())]
     while waiting:
         parent, above = waiting.pop()
         try:
+            status = parent.stat()
             with os.scandir(parent) as scanned:
                 entries = list(scanned)
         except OSError as error:
-            remedy = "allow it, or move it out"
-            raise ValueError(
-                f"source is {source!r}, whose folder {str(parent)!r} cannot be read ({error.strerror}): {remedy}"
-            ) from error
+            problem = f"whose folder {str(parent)!r} cannot be read ({error.strerror})"
+            raise ValueError(f"source is {source!r}, {problem}: allow it, or move it out") from error
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            found.loops.append(parent)
+            continue
+        if parent != found.root:
+            found.folders.append(parent)
         what, written = written_entries(parent, {entry.name for entry in entries})
         if written:
             found.written[parent] = what
@@ -110,15 +115,12 @@ def find_files(folder: Path, source: str) -> FoundFiles:
                 continue
             if entry.name.startswith(HIDDEN) or entry.name in SYSTEM_FOLDERS:
                 found.hidden.append(path)
-            elif not _is_folder(entry, path, source):
-                _file_under(found, path)
-            elif (identity := _identity(path)) in above:
-                found.loops.append(path)
-            else:
+            elif _is_folder(entry, path, source):
                 _require_utf8(path, source)
-                found.folders.append(path)
                 waiting.append((path, above | {identity}))
-    for paths in (found.images, found.metadata, found.others, found.hidden, found.loops):
+            else:
+                _file_under(found, path)
+    for paths in (found.images, found.metadata, found.others, found.folders, found.hidden, found.loops):
         paths.sort(key=lambda path: path.as_posix())
     found.samples = find_samples(found.images, found.others)
     samples = set(found.samples)
@@ -161,11 +163,6 @@ def _count_suffixes(paths: Iterable[Path]) -> dict[str, int]:
     shown = dict(counts.most_common(SHOWN_SUFFIXES))
     rest = counts.total() - sum(shown.values())
     return {**shown, "of other suffixes": rest} if rest else shown
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _require_utf8(path: Path, source: str) -> None:

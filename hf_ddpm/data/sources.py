@@ -197,16 +197,19 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, 
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _saved_splits(folder, source), ()
     found = find_files(folder, source)
-    if found.images and not any(path.suffix in TABLE_SUFFIXES for path in found.others):
+    has_tables = any(path.suffix in TABLE_SUFFIXES for path in found.others)
+    if found.images and not has_tables:
         return read_image_folder(found, source), found.left_out()
+    if not found.others:
+        raise ValueError(f"source is {source!r}, which {_nothing_to_read(found)}")
     try:
         loaded = _load(str(folder), streaming)
     except Exception as error:
         raise ValueError(f"source is {source!r}, which {_why_not_read(found, error)}") from error
     builder = next(iter(loaded.values())).info.builder_name
-    if found.images and builder == "imagefolder":
+    if has_tables and builder not in ("arrow", "parquet"):
         raise ValueError(
-            f"source is {source!r}, which holds images and parquet or arrow files: give a folder with one of them"
+            f"source is {source!r}, where the {builder} files hide the parquet or arrow files: move what is not data out"
         )
     left_out = found.left_out(READ_SUFFIXES.get(builder, ()))
     if found.images:
@@ -234,9 +237,12 @@ def _why_not_read(found: FoundFiles, error: Exception) -> str:
         return f"could not be read: the parquet file {str(truncated)!r} is truncated"
     if not isinstance(error, (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError)):
         return f"could not be read: {in_short(error)}"
-    beside = "; ".join(str(left_out) for left_out in found.left_out())
-    what = f"nothing to read, only {beside}" if beside else "nothing to read"
-    return f"holds {what}: give a saved dataset, parquet files or images"
+    return _nothing_to_read(found)
+
+
+def _nothing_to_read(found: FoundFiles) -> str:
+    beside = "; ".join(map(str, found.left_out()))
+    return f"holds nothing to read{beside and ', only '}{beside}: give a saved dataset, parquet files or images"
 
 
 def _truncated_parquet_file(folder: Path) -> Path | None:
