@@ -54,17 +54,19 @@ def _read_file(file: Path, source: str) -> pyarrow.Table:
         return ValueError(f"source is {source!r}, but {str(file)!r} {what}")
 
     try:
+        content = file.read_bytes()
+        content.decode()
         if file.suffix == ".csv":
             options = pyarrow.csv.ConvertOptions(
                 null_values=[""], strings_can_be_null=True, column_types={"file_name": pyarrow.string()}
             )
-            table = pyarrow.csv.read_csv(file, convert_options=options)
+            table = pyarrow.csv.read_csv(pyarrow.BufferReader(content), convert_options=options)
         else:
-            table = pyarrow.json.read_json(file)
-    except (pyarrow.ArrowException, UnicodeError, OSError) as error:
+            table = pyarrow.json.read_json(pyarrow.BufferReader(content))
+    except UnicodeDecodeError as error:
+        raise mistake("is not in UTF-8: save it as UTF-8") from error
+    except (pyarrow.ArrowException, OSError) as error:
         raise mistake(f"cannot be read ({' '.join(str(error).split())}): fix the file") from error
-    if any(pyarrow.types.is_binary(field.type) for field in table.schema):
-        raise mistake("is not in UTF-8: save it as UTF-8")
     names = table.column_names
     if len(set(names)) < len(names):
         raise mistake("has two columns of one name: rename one")

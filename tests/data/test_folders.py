@@ -1,11 +1,13 @@
 """Folders of image files: splits, classes and metadata, and what contradicts itself."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from hf_ddpm.data.labels import sorted_classes
 from hf_ddpm.data.sources import open_source, open_splits
 from hf_ddpm.data.table import load_images
 
@@ -100,6 +102,92 @@ def test_an_empty_class_folder_is_named(folder):
     assert f"whose class folder '{folder / 'c'}' holds no image" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("images", "others", "named"),
+    [
+        (["dog/0.png"], ["cat/0.HEIC", "cat/1.HEIC"], "cat' holds no image in a format that is read, only 2 files .HEIC"),
+        (["dog/0.png", "fox/0.png"], ["cat/0.HEIC"], "cat' holds no image in a format that is read, only 1 file .HEIC"),
+        (
+            ["dog/0.png"],
+            ["cat/a/0.svg", "cat/0.psd"],
+            "cat' holds no image in a format that is read, only 1 file .psd, 1 file",
+        ),
+        (["dog/0.png"], ["cat/"], "cat' holds no image: fill or remove it"),
+        (["all/dog/0.png"], ["all/cat/"], "all/cat' holds no image: fill or remove it"),
+        (["train/dog/0.png", "test/dog/0.png"], ["train/cat/0.heif", "test/cat/0.heif"], "/cat' holds no image in a format"),
+        (
+            ["train/dog/0.png", "test/dog/0.png", "test/cat/0.png"],
+            ["train/cat/0.heif"],
+            "train/cat' holds no image in a format",
+        ),
+    ],
+)
+def test_a_class_folder_without_an_image_that_is_read_is_named(folder, images, others, named):
+    write(folder, *images)
+    for name in others:
+        path = folder / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    assert "whose class folder" in refusal(folder) and named in refusal(folder)
+
+
+def test_folders_beside_one_called_images_are_not_classes(folder):
+    write(folder, "train/images/0.png", "valid/images/0.png")
+    for split in ("train", "valid"):
+        (folder / split / "labels").mkdir()
+        (folder / split / "labels" / "0.txt").touch()
+    assert {split: [name for _, name in rows] for split, rows in read(folder).items()} == {"train": [None], "valid": [None]}
+
+
+def test_a_folder_without_any_image_that_is_read_says_what_is_in_it(folder):
+    for name in ("cat/0.HEIC", "dog/0.HEIC"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    assert "holds nothing to read, only files .HEIC: 2, format not read" in refusal(folder)
+
+
+def test_classes_of_which_each_split_has_another_are_classes(folder):
+    source = write(folder, "train/cat/0.png", "test/dog/0.png")
+    assert open_source(source, "train").class_names == open_source(source, "test").class_names == ["cat", "dog"]
+
+
+def test_a_class_that_loses_all_its_images_is_named(folder):
+    write(folder, "cat/0.png", "dog/0.png", "dog/1.png")
+    (folder / "dog" / "0.png").write_text("text")
+    assert len(load_images(str(folder), "train", image_size=2, on_bad_image="skip")) == 2
+    (folder / "cat" / "0.png").write_text("text")
+    assert "no image of class 'cat' in split 'train' can be decoded" in refusal(folder, on_bad_image="skip")
+    assert len(load_images(str(folder), "train", image_size=2, on_bad_image="skip", class_conditional=False)) == 1
+
+
+@pytest.mark.parametrize("file", ["pets.zip", "data/train.ZIP"])
+def test_an_archive_must_be_unpacked(folder, file):
+    store = write(folder.with_name("store"), "cat/0.png", "dog/0.png")
+    (folder / file).parent.mkdir(parents=True)
+    shutil.make_archive(str(folder / file)[:-4], "zip", store)
+    (folder / file).with_suffix(".zip").rename(folder / file)
+    assert f"holds the archive '{folder / file}' and no images: unpack it" in refusal(folder)
+    assert "a file: unpack it, and give the folder" in refusal(folder / file)
+
+
+@pytest.mark.parametrize(
+    ("names", "in_order"),
+    [
+        (["0", "1", "10", "11", "2"], ["0", "1", "2", "10", "11"]),
+        (["007", "10", "7", "8"], ["007", "7", "8", "10"]),
+        (["1", "10", "2a"], ["1", "10", "2a"]),
+        (["-1", "0", "10", "2"], ["-1", "0", "10", "2"]),
+        (["1" * 5000, "2"], ["2", "1" * 5000]),
+    ],
+)
+def test_names_that_are_all_integers_are_numbered_in_their_order(folder, names, in_order):
+    assert sorted_classes(reversed(names)) == in_order
+    if max(map(len, names)) < 100:
+        source = write(folder, *(f"{name}/0.png" for name in names))
+        assert open_source(source, "train").class_names == in_order
+
+
 def test_a_class_may_be_empty_in_one_split(folder):
     write(folder, "train/a/0.png", "train/b/0.png", "test/a/0.png")
     (folder / "test" / "b").mkdir()
@@ -145,6 +233,36 @@ def test_integer_labels_are_sorted_as_numbers(folder):
     assert source.class_names == ["9", "10"] and source.dataset["labels"][:] == [1, 0]
 
 
+def test_text_labels_that_are_all_integers_are_sorted_as_numbers(folder):
+    write(folder, "0.png", "1.png", "2.png")
+    rows = [
+        '{"file_name": "0.png", "label": "10"}',
+        '{"file_name": "1.png", "label": "2"}',
+        '{"file_name": "2.png", "label": "0"}',
+    ]
+    metadata(folder, "\n".join(rows), "metadata.jsonl")
+    assert open_source(str(folder), "train").class_names == ["0", "2", "10"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("[0, 1]", "[1]", "label [0, 1] at row 0 of split 'train'"),
+        ("[]", "[1]", "label [] at row 0 of split 'train'"),
+        ('{"id": 1}', '{"id": 2}', "the column 'label' is of type struct of id"),
+        ("null", "null", "the column 'label' is of type null"),
+        ("null", '"cat"', "label None at row 0 of split 'train'"),
+        ("0.5", "1", "label 0.5 at row 0 of split 'train'"),
+    ],
+)
+def test_labels_that_are_not_classes_are_refused_and_may_be_ignored(folder, first, second, words):
+    write(folder, "0.png", "1.png")
+    rows = [f'{{"file_name": "{name}.png", "label": {label}}}' for name, label in enumerate((first, second))]
+    metadata(folder, "\n".join(rows), "metadata.jsonl")
+    assert words in refusal(folder) and "set `class_conditional` to false" in refusal(folder)
+    assert len(load_images(str(folder), "train", image_size=2, class_conditional=False)) == 2
+
+
 def test_ids_of_labels_are_those_of_all_splits(folder):
     write(folder, "train/0.png", "train/1.png", "test/0.png")
     metadata(folder / "train", "file_name,label\n0.png,a\n1.png,b\n")
@@ -186,12 +304,37 @@ def test_class_folders_and_metadata(folder):
         ("file_name,label,label\n0.png,a,a\n1.png,b,b\n", "two columns of one name"),
         ("file_name,label\n0.png\n", "cannot be read"),
         ("", "cannot be read"),
+        ("file_name;label\n0.png;a\n1.png;b\n", "separates its columns by ';': separate them by commas"),
+        ("file_name\tlabel\n0.png\ta\n1.png\tb\n", r"separates its columns by '\t': separate them by commas"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(folder, text, words):
     write(folder, "0.png", "1.png")
     metadata(folder, text)
     assert words in refusal(folder)
+
+
+def test_backslashes_in_metadata_are_named(folder):
+    write(folder, "a/0.png", "b/0.png")
+    metadata(folder, "file_name,label\na\\0.png,a\nb\\0.png,b\n")
+    assert "row 0 of" in refusal(folder) and "separate folders by / instead of \\" in refusal(folder)
+
+
+def test_numbers_as_file_names_are_refused(folder):
+    write(folder, "0.png", "1.png")
+    metadata(folder, '{"file_name": 0, "label": 1}\n{"file_name": 1, "label": 1}', "metadata.jsonl")
+    assert "has a column file_name of type int64: write the names of the images as text" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("csv", "file_name,label\n0.png,a\n"), ("jsonl", '{"file_name": "0.png", "label": "a"}')]
+)
+def test_the_mark_at_the_start_of_a_text_of_windows_is_not_part_of_it(folder, name, text):
+    write(folder, "0.png")
+    (folder / f"metadata.{name}").write_text(text, encoding="utf-8-sig")
+    assert read(folder) == {"train": [("0.png", "a")]}
+    (folder / f"metadata.{name}").write_text(text, encoding="utf-16")
+    assert "as UTF-8" in refusal(folder)
 
 
 def test_more_metadata_that_does_not_fit(folder):
