@@ -145,6 +145,8 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
         lock.take()
         if accelerator.is_main_process and folder.checkpoints() != before:
             raise ValueError(f"--output_dir is {str(folder.path)!r}: another run has written there meanwhile, see --resume")
+        if accelerator.is_main_process:  # with `auto`, what cannot be read stays until something new is saved
+            drop_later_checkpoints(run, max(before, default=0) if how == "auto" else state.step)
         log = open_log(run, state)
         try:
             with stop_requests("the run is saved and ends after this step") as stop:
@@ -227,8 +229,6 @@ def open_log(run: Run, state: TrainState) -> RunLog:
         print(description)
         for path in (run.folder.pipeline, run.folder.judge):
             put_back(path)
-        for path in drop_checkpoints_after(run.folder, state.step):
-            print(f"removed {path}: the run continues from step {state.step}")
     if run.config.logging.trackers:
         accelerator.init_trackers("trackers")
     accelerator.wait_for_everyone()
@@ -278,6 +278,12 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     log.write(state.step, values, with_speed=True)
 
 
+def drop_later_checkpoints(run: Run, step: int) -> None:
+    """Remove checkpoints of later steps, which are done again, and say so."""
+    for path in drop_checkpoints_after(run.folder, step):
+        print(f"removed {path}: the run continues from step {step}")
+
+
 def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
     """Publish a checkpoint of this step, then remove old ones; `preview_pending` says that its preview was skipped."""
     if run.accelerator.is_main_process:
@@ -287,6 +293,7 @@ def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> No
             write_manifest(directory)
 
         publish_directory(run.folder.checkpoint(state.step), write)
+        drop_later_checkpoints(run, state.step)
         prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
     run.accelerator.wait_for_everyone()
 

@@ -1,6 +1,7 @@
 """Checkpoints that were edited, with a manifest to match: whatever is in them is checked before anything is taken."""
 
 import copy
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+import hf_ddpm.training.checkpoints as checkpoints
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import STATE, RunFolder
@@ -201,6 +203,7 @@ def test_auto_takes_the_checkpoint_before_and_a_path_is_refused(run, options, tm
     loop.train(parse_config(TrainConfig, [*arguments, "--resume=auto"]))
     assert f"checkpoint {last}: {MOMENTS}: " in caplog.text and "trying the checkpoint before it" in caplog.text
     assert f"resumed from {first} at step 1" in capsys.readouterr().out
+    assert list(RunFolder(tmp_path / "run").checkpoints()) == [1, 2]
     whole, again = (load_file(RunFolder(folder).checkpoint(2) / WEIGHTS) for folder in (run, tmp_path / "run"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     for path in RunFolder(tmp_path / "run").checkpoints().values():
@@ -231,3 +234,33 @@ def test_no_training_begins_where_another_program_writes(tmp_path, load_script, 
             load_script(program).main(["--resume=auto", "--num_threads=1", f"--output_dir={tmp_path / 'run'}"])
     assert stopped.value.code == 2
     assert f"--output_dir is '{tmp_path / 'run'}': process {os.getpid()} on " in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_stays_until_another_is_saved(run, options, tmp_path, monkeypatch, capsys):
+    """A shared disk may be out of reach for a moment: a run that dies before it has saved anything must not cost a step."""
+    folder, read = RunFolder(tmp_path / "run"), checkpoints.sha256_of
+    shutil.copytree(run, folder.path)
+    first, last = folder.checkpoints().values()
+
+    def fail(file: Path) -> str:
+        if last in file.parents:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    def die(*_) -> None:
+        raise KeyboardInterrupt
+
+    again = parse_config(TrainConfig, [*options, "--resume=auto", f"--output_dir={folder.path}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "sha256_of", fail)
+        patch.setattr(loop, "train_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(again)
+    assert f"resumed from {first} at step 1" in capsys.readouterr().out
+    assert list(folder.checkpoints().values()) == [first, last]
+    loop.train(again)
+    assert f"resumed from {last} at step 2" in capsys.readouterr().out
+    shutil.move(last, folder.checkpoint(9))  # not of step 9, which is found; the run is shorter, and saves an earlier one
+    loop.train(again)
+    assert f"removed {folder.checkpoint(9)}: the run continues from step 2" in capsys.readouterr().out
+    assert list(folder.checkpoints()) == [1, 2]
