@@ -92,7 +92,7 @@ def markdown_report(results: Results) -> str:
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
     """Write table and picture beside the results, and the model card if these are in the model's run; returns the paths."""
     from hf_ddpm.figures.measurements import plot_measurement
-    from hf_ddpm.hub.card import write_card
+    from hf_ddpm.hub.card import try_write_card
 
     output, model = Path(config.output), Path(config.model)
     paths = [output.with_suffix(".md"), output.with_suffix(".png")]
@@ -101,8 +101,7 @@ def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
     run, is_diffusion = RunFolder.of(model), "scheduler" in results.protocol
     places = None if run is None else (run.results.resolve(), run.pipeline.resolve())
     if run is not None and is_diffusion and places == (output.parent.resolve(), model.resolve()):
-        write_card(model, run.path)
-        paths.append(model / "README.md")
+        paths += [model / "README.md"] if try_write_card(model, run.path) else []
     return paths
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import shlex
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -13,64 +16,107 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
-from hf_ddpm.hub.facts import PipelineFacts, RunFacts, read_pipeline, read_run
+from hf_ddpm.hub.facts import MAX_REASON, PipelineFacts, RunFacts, read_pipeline, read_run
+from hf_ddpm.hub.seal import is_rendered, seal
 from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, python_literal, value_text
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import write_whole
-from hf_ddpm.text import printable
+from hf_ddpm.text import one_line, printable
 
 NO_NAME = "path/to/this/folder"
 """Placeholder for the model in the snippets of a card that is not on the Hub yet."""
-MARKER = "Rendered by hf_ddpm, and again at each push; delete this line to keep your own changes."
-"""Last line of a card; published cards are recognized by it, so it must not change."""
+README, PICTURE, EVAL_RESULTS = CARD_FILES = ("README.md", "samples.png", ".eval_results")
+"""What a card consists of, in the folder of its pipeline."""
 FILTERS: tuple[Callable[..., str], ...] = (code, code_block, counted, mean_with_error, number, python_literal, value_text)
 TASK = "unconditional-image-generation"
 
+logger = logging.getLogger(__name__)
 
-def write_card(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> None:
-    """Write the card, its picture and its evaluation results into a saved pipeline.
 
-    `run_dir` is the folder of its training run (None = unknown, the card describes the pipeline alone), `repo_id` its
-    OWNER/NAME on the Hub (None = not published yet). A ValueError names a folder that is not a saved pipeline, or a damaged
-    file of the run.
+def write_card(pipeline_dir: Path, run_dir: Path | None = None) -> bool:
+    """Write the card, its picture and its evaluation results into a saved pipeline; return whether it was written.
+
+    `run_dir` is the folder of its training run (None = unknown, the card describes the pipeline alone). A README.md that a
+    user has written or edited stays, and the log says so. A ValueError says why there can be no card.
     """
-    for name, content in card_files(pipeline_dir, run_dir, repo_id).items():
-        write_whole(pipeline_dir / name, content)
+    if _keeps_own(pipeline_dir):
+        return False
+    files = card_files(pipeline_dir, run_dir)
+    for name in sorted(files, key=lambda name: name == README):  # last, as it shows the others
+        write_whole(pipeline_dir / name, files[name])
+    return True
+
+
+def try_write_card(pipeline_dir: Path, run_dir: Path) -> bool:
+    """Do `write_card` where the weights matter more: a failure is a warning with the command to write the card later."""
+    try:
+        return write_card(pipeline_dir, run_dir)
+    except Exception as error:  # a full disk, a file of the run that anyone may have edited, a mistake in the template
+        command = shlex.join(["python", "train_scripts/write_card.py", "--model", str(pipeline_dir)])
+        logger.warning("the model card of %s is not written, %s; to try again: %s", pipeline_dir, _reason(error), command)
+        return False
 
 
 def card_files(pipeline_dir: Path, run_dir: Path | None = None, repo_id: str | None = None) -> dict[str, bytes]:
-    """Return what `write_card` writes, by path in the repository: README.md, samples.png and .eval_results/*.yaml.
+    """Return the files of a card by path in the repository: README.md, samples.png and .eval_results/*.yaml.
 
-    A ValueError also refuses a GAN, for which the card's text about diffusion would be wrong.
+    `repo_id` is OWNER/NAME on the Hub, None = not published yet. A ValueError names a folder that is not a saved pipeline or
+    a damaged config.yaml of the run, or refuses a GAN, for which the card's text about diffusion would be wrong.
     """
     pipeline = read_pipeline(Path(pipeline_dir))
     if pipeline.class_name == "DCGANPipeline":
         raise ValueError(f"--model is {str(pipeline_dir)!r}: there is no model card for a GAN, write its README.md yourself")
     run = None if run_dir is None else read_run(RunFolder(run_dir))
-    files = {"README.md": render_card(pipeline, run, repo_id).encode()}
+    files = {README: render_card(pipeline, run, repo_id).encode()}
     if run is not None and run.samples is not None:
-        files["samples.png"] = run.samples[1].read_bytes()
+        files[PICTURE] = run.samples[1].read_bytes()
     for name, entries in _result_entries(run).items():
         text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
-        files[f".eval_results/{name}.yaml"] = text.encode()
+        files[f"{EVAL_RESULTS}/{name}.yaml"] = text.encode()
     return files
 
 
 def files_to_publish(pipeline_dir: Path, repo_id: str) -> dict[str, bytes]:
     """Return the card's files by path in the repository, rendered again from the run folder around the pipeline.
 
-    If that is gone, only the model's name is filled in. A README.md without `MARKER` was written or edited by hand and stays
-    as it is: the dict is empty.
+    If that is gone, only the model's name is filled in. The dict is empty if a user has written or edited the README.md, or
+    if the card fails, which must not hold the weights back; the log says so.
     """
-    readme = pipeline_dir / "README.md"
-    run_dir = find_run(pipeline_dir)
-    if readme.exists():
-        text = readme.read_text(encoding="utf-8")
-        if MARKER not in text:
-            return {}
-        if run_dir is None:
-            return {"README.md": text.replace(f'"{NO_NAME}"', f'"{repo_id}"').encode()}
-    return card_files(pipeline_dir, run_dir, repo_id)
+    run_dir, readme = find_run(pipeline_dir), pipeline_dir / README
+    if _keeps_own(pipeline_dir):
+        return {}
+    try:
+        if run_dir is None and readme.is_file():
+            return {README: seal(_read(readme).replace(f'"{NO_NAME}"', f'"{repo_id}"')).encode()}
+        return card_files(pipeline_dir, run_dir, repo_id)
+    except Exception as error:  # as in `try_write_card`
+        instead = "the README.md there is published as it is" if readme.is_file() else "the model is published without one"
+        logger.warning("no model card is rendered, %s: %s", _reason(error), instead)
+        return {}
+
+
+def has_rendered_card(pipeline_dir: Path) -> bool:
+    """Whether the README.md of a folder is a rendered card that nobody has changed."""
+    readme = pipeline_dir / README
+    return readme.is_file() and is_rendered(_read(readme))
+
+
+def _keeps_own(pipeline_dir: Path) -> bool:
+    """Whether a folder has a README.md that a user has written or edited; then the log says that it stays."""
+    readme = pipeline_dir / README
+    if not os.path.lexists(readme) or has_rendered_card(pipeline_dir):
+        return False
+    logger.info("%s was written or edited by hand and stays as it is; remove it to get a rendered model card", readme)
+    return True
+
+
+def _read(readme: Path) -> str:
+    return readme.read_text(encoding="utf-8", errors="replace")
+
+
+def _reason(error: Exception) -> str:
+    name = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return one_line(f"{name}{error}", MAX_REASON)
 
 
 def find_run(pipeline_dir: Path) -> Path | None:
@@ -88,8 +134,8 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     local_title = f"{pipeline.size} {kind} diffusion model" if pipeline.unet else pipeline.class_name
     title = repo_id.split("/")[-1] if repo_id else local_title
     facts = {"metadata": _card_metadata(pipeline, run, title).to_yaml(), "title": title, "pipeline": pipeline, "run": run}
-    text = printable(template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE, marker=MARKER))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = template.render(facts, model=repo_id or NO_NAME, guidance_scale=DEFAULT_GUIDANCE_SCALE)
+    return seal(re.sub(r"\n{3,}", "\n\n", printable(text)))
 
 
 def build_environment() -> Environment:

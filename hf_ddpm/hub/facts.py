@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
+import os
 import re
 import shlex
-import struct
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
 from hf_ddpm.runtime.reading import parse_json, read_json
+from hf_ddpm.text import one_line
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 MAX_CLASSES_SHOWN = 100
@@ -24,8 +28,13 @@ PRIVATE_OPTIONS = ("output_dir", "resume", "num_threads", "hub")
 """Options of the machine or the user rather than the model."""
 LOCAL_SOURCE = "path/to/images"
 """Placeholder for the source of local images in a published recipe."""
+MAX_REASON = 300
+"""Characters of the reason why something is left out."""
 
 SourceKind = Literal["digits", "hub", "local"]
+Part = TypeVar("Part")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +97,16 @@ class PipelineFacts:
 class MachineFacts:
     """environment.json; None or empty = unknown."""
 
-    gpu: str | None
-    processor: str | None
-    num_processes: int | None
-    num_threads: int | None
+    gpu: str | None = None
+    processor: str | None = None
+    num_processes: int | None = None
+    num_threads: int | None = None
     """Threads per process."""
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     """Of Python and packages, by name."""
-    commit: str | None
+    commit: str | None = None
     """Git commit of hf_ddpm."""
-    command: list[str]
+    command: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,19 +194,29 @@ class RunFacts:
 
 
 def read_pipeline(folder: Path) -> PipelineFacts:
-    """Read the JSON files of a saved pipeline; ValueError: the folder is not one."""
+    """Read the JSON files and the headers of the weights of a saved pipeline; ValueError: it is not one, or is damaged."""
     if not (folder / "model_index.json").is_file():
         inner, remedy = RunFolder(folder).pipeline, "give a saved pipeline, a folder with model_index.json"
         if (inner / "model_index.json").is_file():
             remedy = f"this is a run directory, give {inner}"
         raise ValueError(f"--model is {str(folder)!r}: {remedy}")
+    try:
+        return _read_pipeline(folder)
+    except (TypeError, AttributeError, LookupError) as error:  # a value of a kind that it never has
+        raise ValueError(f"{folder} is damaged: its JSON files are not those of a saved pipeline") from error
+
+
+def _read_pipeline(folder: Path) -> PipelineFacts:
     index = _read_json(folder / "model_index.json")
     unet = _read_config(folder / "unet" / "config.json")
     library = (index.get("unet") or ["diffusers"])[0]
     name = index.get("_class_name")
+    components = [name for name, value in index.items() if isinstance(value, list) and all(value)]
+    if not all(component.isidentifier() for component in components):
+        raise ValueError(f"{folder / 'model_index.json'} is damaged: the name of a component is not one")
     return PipelineFacts(
         class_name=str(name[-1] if isinstance(name, list) and name else name),  # [module, class] = a class of the repository
-        components=[name for name, value in index.items() if isinstance(value, list) and all(value)],
+        components=components,
         scheduler=_read_config(folder / "scheduler" / "scheduler_config.json"),
         unet=unet if "sample_size" in unet and "cross_attention_dim" not in unet else {},
         parameters=_count_numbers(folder / "unet"),
@@ -209,16 +228,19 @@ def read_pipeline(folder: Path) -> PipelineFacts:
 
 
 def read_run(run: RunFolder) -> RunFacts:
-    """Read the files of a run folder; only config.yaml is required. ValueError: a file is damaged."""
+    """Read the files of a run folder; ValueError: config.yaml is damaged. What else is damaged is left out and logged."""
     config = run.read_options()
+    results = {path: _part(path, _read_results) for path in sorted(run.results.glob("*.json")) if path.name[0] != "."}
+    last = max(run.sample_grids().items(), default=None)
+    picture = None if last is None else _part(last[1], lambda path: _check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
     return RunFacts(
         config=config,
-        machine=_read_machine(run.environment),
-        log=_read_lines(run.metrics),
-        results={path.stem: _read_results(path) for path in sorted(run.results.glob("*.json"))},
-        samples=max(run.sample_grids().items(), default=None),
-        grid=run.read_grid_settings(),
+        machine=_part(run.environment, _read_machine) or MachineFacts(),
+        log=_part(run.metrics, _read_lines) or [],
+        results={path.stem: it for path, it in results.items() if it is not None},
+        samples=None if last is None or picture is None else (last[0], picture),
+        grid=_part(run.grid_settings, lambda _: run.read_grid_settings()),
         source=source,
         source_kind=source_kind(source, run.path),
     )
@@ -236,14 +258,47 @@ def source_kind(source: str, run_dir: Path) -> SourceKind:
     return "local" if is_local else "hub"
 
 
+def _part(path: Path, read: Callable[[Path], Part]) -> Part | None:
+    """Read a file of the run; None = there is none, or it is damaged, as a warning says."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        if not path.is_file():  # a pipe would block
+            raise ValueError(f"{path} is not a file")
+        return read(path)
+    except Exception as error:  # a file that anyone may have edited makes a reader raise anything
+        is_clear = isinstance(error, ValueError | OSError)
+        reason = one_line(error if is_clear else f"{path} is damaged ({type(error).__name__})", MAX_REASON)
+        logger.warning("left out of the model card: %s", reason if str(path) in reason else f"{path}, {reason}")
+        return None
+
+
 def _read_machine(path: Path) -> MachineFacts:
-    environment = _read_config(path)
+    environment = _read_json(path)
+    texts = {name: environment.get(name) for name in ("gpu", "processor", "commit")}
+    counts = {name: environment.get(name) for name in ("num_processes", "num_threads")}
     versions = {"python": environment.get("python"), **(environment.get("packages") or {})}
+    kinds = ((texts, str), (counts, int), (versions, str))
+    if not all(isinstance(value, kind | None) for values, kind in kinds for value in values.values()):
+        raise ValueError(f"{path} is damaged: a text or a number is of another kind")
     return MachineFacts(
-        **{name: environment.get(name) for name in ("gpu", "processor", "num_processes", "num_threads", "commit")},
+        **texts,
+        **counts,
         versions={name: version for name, version in versions.items() if version},
         command=[str(argument) for argument in environment.get("command") or []],
     )
+
+
+def _check_picture(path: Path, run_dir: Path) -> Path:
+    """The path of a picture; ValueError: it cannot be shown, or leads out of the run folder, so it may be private."""
+    if not path.resolve().is_relative_to(run_dir.resolve()):
+        raise ValueError(f"{path} is a link out of the run folder")
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is damaged: it is not a PNG") from error
+    return path
 
 
 def _read_results(path: Path) -> Results:
@@ -277,12 +332,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[dict[str, float]]:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             record = parse_json(line)
         except ValueError:  # a killed run left half a line
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
             lines.append(_finite(record))
     return lines
 
@@ -293,8 +348,9 @@ def _count_numbers(folder: Path) -> int | None:
     files = [whole] if whole.is_file() else sorted(folder.glob("diffusion_pytorch_model-*-of-*.safetensors"))
     total = 0
     for file in files:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, 100_000_000)))
-        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged: it is not whole, or not in the safetensors format") from error
     return total if files else None

@@ -1,13 +1,14 @@
 """Push a saved pipeline with its model card to the Hub, as one commit or none.
 
-A push retries while the Hub is slow or busy, up to a limit, and a failed one ends with the command to try again. Tokens are
-read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
+A push retries while the Hub is slow or busy, within a limit for all of it, and a failed one ends with the command to try
+again. Tokens are read by huggingface_hub (HF_TOKEN, or `hf auth login`) and never shown.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -15,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, close_session, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 # Base class of failed connections, whichever HTTP package huggingface_hub is built on.
 from huggingface_hub.errors import HTTPError as TransportError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
-from hf_ddpm.hub.card import files_to_publish
-from hf_ddpm.hub.facts import read_pipeline
+from hf_ddpm.hub.card import README, files_to_publish
+from hf_ddpm.hub.contents import check_tokens, pipeline_files
+from hf_ddpm.hub.facts import MAX_REASON, read_pipeline
+from hf_ddpm.hub.seal import is_rendered
 from hf_ddpm.runtime.folders import put_back
-
-PUBLISHED = {".safetensors", ".json", ".py", ".md", ".png", ".yaml"}
-PICKLED = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}
-EVAL_RESULTS = ".eval_results"
+from hf_ddpm.runtime.hub_requests import HubTooSlow, bounded_requests
+from hf_ddpm.text import one_line
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Patience:
     """Seconds before the second attempt, then doubled each time; a Retry-After from the Hub takes precedence."""
     longest_wait: float = 60.0
     """The push fails if the Hub asks for a longer wait than this, in seconds."""
+    total: float = 600.0
+    """Seconds for the whole push, to which the size of its files adds."""
+    least_speed: float = 100_000.0
+    """Bytes of the files for which it gets another second."""
 
 
 class _TryAgain(Exception):
@@ -89,24 +94,31 @@ def push_folder(
     put_back(folder)
     files = pipeline_files(folder)
     message = commit_message or f"Upload {read_pipeline(folder).class_name}"
+    size = sum(file.stat().st_size for file in files.values())
+    deadline = time.monotonic() + patience.total + size / patience.least_speed
     try:
-        name = repo_id if "/" in repo_id else f"{_patiently(api.whoami, patience)['name']}/{repo_id}"
-        contents: dict[str, Path | bytes] = {**files, **files_to_publish(folder, name)}
+        name = repo_id
+        if "/" not in repo_id:
+            name = _patiently(lambda: f"{api.whoami()['name']}/{repo_id}", patience, deadline)
+        card = files_to_publish(folder, name)
+        contents: dict[str, Path | bytes] = {**files, **card}
+        check_tokens(folder, contents)
 
         def push() -> str:
+            left_out = _check_readme(api, name, contents.get(README), rendered=README in card)
             # If only the answer of an earlier attempt was lost, the repository exists and the commit is empty and not made.
             url = api.create_repo(name, private=private, exist_ok=True)
-            operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in contents.items()]
+            chosen = {path: file for path, file in contents.items() if path not in left_out}
+            operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in chosen.items()]
             api.create_commit(name, operations, commit_message=message)
-            return str(url)
+            return one_line(url, MAX_REASON)
 
-        return _patiently(push, patience)
+        return _patiently(push, patience, deadline)
     except HubError as trouble:
         command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
         command += [] if private is None else ["--private", str(private).lower()]
-        text = f"--repo_id is {repo_id!r}: not pushed, {trouble}. {folder} is untouched; to try again: {shlex.join(command)}"
-        for token in (api.token, get_token()):
-            text = text.replace(token, "TOKEN") if isinstance(token, str) and token else text
+        reason = _without_tokens(str(trouble), api)
+        text = f"--repo_id is {repo_id!r}: not pushed, {reason}. {folder} is untouched; to try again: {shlex.join(command)}"
         raise HubError(text) from None
 
 
@@ -114,44 +126,64 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
     """Do `push_folder` at the end of a run, which must end well: None = not pushed, and the log says why."""
     try:
         url = push_folder(folder, repo_id, **options)
-    except (ValueError, OSError) as error:
-        logger.warning("%s", error)
+    except Exception as error:
+        name = "" if isinstance(error, ValueError | OSError) else f"not pushed, {type(error).__name__}: "
+        logger.warning("%s%s", name, error)
         return None
     print(f"pushed:   {url}")
     return url
 
 
-def pipeline_files(folder: Path) -> dict[str, Path]:
-    """Find the files of a saved pipeline and its components, by path in the repository.
+def _check_readme(api: HfApi, repo_id: str, readme: Path | bytes | None, *, rendered: bool) -> set[str]:
+    """Return the README.md if it is a rendered card that the Hub refuses, or that somebody has replaced there by an own one.
 
-    A ValueError refuses a folder that is not a saved pipeline, has only pickled weights, or lacks the network's code.
+    A `HubError` refuses one by a user with wrong metadata, before there is a repository.
     """
-    pipeline = read_pipeline(folder)
-    components, code = pipeline.components, pipeline.network_code
-    remedy = "load the pipeline and save it again with save_pretrained"
-    if code is not None and not (folder / code).is_file():
-        raise ValueError(f"--model is {str(folder)!r}: the network's code, {code}, is missing: {remedy}")
-    for component in components:
-        suffixes = {path.suffix for path in (folder / component).glob("*")}
-        if suffixes & PICKLED and ".safetensors" not in suffixes:
-            raise ValueError(f"--model is {str(folder)!r}: the weights in {component}/ are not safetensors: {remedy}")
-    # The training state of a checkpoint (training/, manifest.json) and unrelated files are not published.
-    inside = [path for name in (*components, EVAL_RESULTS) for path in sorted((folder / name).rglob("*"))]
-    found = [path for path in (*sorted(folder.iterdir()), *inside) if path.is_file() and path.suffix in PUBLISHED]
-    named = [path for path in found if path.name != "manifest.json" and not path.name.startswith(".")]
-    return {path.relative_to(folder).as_posix(): path for path in named}
+    if readme is None:
+        return set()
+    headers = build_hf_headers(token=api.token)
+    content = (readme if isinstance(readme, bytes) else readme.read_bytes()).decode("utf-8", "replace")
+    body = {"content": content, "repoType": "model"}
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body, headers=headers)
+    if answer.status_code == 400:
+        fault = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))
+        if not rendered:
+            raise HubError(f"the metadata of README.md are wrong ({fault})")
+        logger.warning("%s is pushed without its rendered model card, the Hub refuses it: %s", repo_id, fault[:MAX_REASON])
+        return {README}
+    if rendered and _has_own_readme(hf_hub_url(repo_id, README, endpoint=api.endpoint), headers):
+        logger.info("the README.md of %s was written or edited on the Hub and stays as it is", repo_id)
+        return {README}
+    return set()
 
 
-def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
-    """Call until it succeeds, fails for good or runs out of attempts; a `HubError` says why, in a few words."""
+def _has_own_readme(url: str, headers: dict[str, str]) -> bool:
+    """Whether somebody has written or edited the README.md on the Hub; metadata alone, as for a license, do not count."""
+    answer = get_session().get(url, headers=headers)
+    if answer.status_code != 200:  # there is none, or what comes next says why
+        return False
+    without_metadata = re.sub(r"\A---\r?\n.*?^---\s*$", "", answer.text, flags=re.DOTALL | re.MULTILINE)
+    return bool(without_metadata.strip()) and not is_rendered(answer.text)
+
+
+def _without_tokens(text: str, api: HfApi) -> str:
+    for token in (api.token, get_token()):
+        text = text.replace(token, "TOKEN") if isinstance(token, str) and token else text
+    return one_line(text, MAX_REASON)
+
+
+def _patiently(call: Callable[[], Result], patience: Patience, deadline: float) -> Result:
+    """Call until it succeeds, fails for good or runs out of attempts or time; a `HubError` says why, in a few words."""
     wait = patience.first_wait
     for attempt in range(1, patience.tries + 1):
+        close_session()  # so that every connection of this attempt is a new one, and known to what bounds it
+        left = max(0.0, deadline - time.monotonic())
         try:
-            with _watched_requests(patience.timeout):
+            with bounded_requests(timeout=patience.timeout, total=left, window=None), _watched_requests():
                 return call()
         # Any exception, because the client raises all kinds of them on unexpected answers.
         except Exception as error:
-            final = isinstance(error, OfflineModeIsEnabled | HfHubHTTPError)
+            final = isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | HubTooSlow)
             if final or not isinstance(error, _TryAgain | TransportError | ConnectionError | TimeoutError):
                 raise HubError(_explain(error)) from error
             asked = getattr(error, "wait", None)
@@ -159,16 +191,18 @@ def _patiently(call: Callable[[], Result], patience: Patience) -> Result:
                 raise HubError(f"{error} and asks to wait {asked:g} seconds") from error
             if attempt == patience.tries:
                 raise HubError(f"{_explain(error)}, {attempt} times") from error
-        time.sleep(wait if asked is None else asked)
+            pause = wait if asked is None else asked
+            if time.monotonic() + pause > deadline:
+                raise HubError(f"{_explain(error)}, and the time for this push is over") from error
+        time.sleep(pause)
         wait *= 2
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 @contextlib.contextmanager
-def _watched_requests(timeout: float) -> Iterator[None]:
-    """Give every request of the shared client a timeout, and raise `_TryAgain` where another attempt may help."""
-    # Hooks rather than a client with a timeout, as some calls override the timeout of their client with none, and others
-    # retry by themselves, for as long as the Hub says and within each of our attempts.
+def _watched_requests() -> Iterator[None]:
+    """Raise `_TryAgain` where another attempt may help."""
+    # Some calls retry by themselves, for as long as the Hub says and within each of our attempts.
     session = get_session()
     hooks = session.event_hooks
     unanswered: set[tuple[str, str]] = set()
@@ -177,7 +211,6 @@ def _watched_requests(timeout: float) -> Iterator[None]:
         if (request.method, str(request.url)) in unanswered:
             raise _TryAgain("the Hub did not answer")
         unanswered.add((request.method, str(request.url)))
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
 
     def after(response: Any) -> None:
         unanswered.discard((response.request.method, str(response.request.url)))
@@ -199,7 +232,7 @@ def _explain(error: Exception) -> str:
         return "you are not logged in, or the token is wrong: run `hf auth login`, or set HF_TOKEN"
     if status == 403:
         return "the token has no write access there (403): give your own OWNER/NAME, or another token to `hf auth login`"
-    if isinstance(error, _TryAgain):
+    if isinstance(error, _TryAgain | HubTooSlow | HubError):
         return str(error)
     detail = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, TransportError) and status is None:

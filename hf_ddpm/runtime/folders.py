@@ -6,17 +6,19 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hf_ddpm.runtime.additions import keep_additions
 from hf_ddpm.runtime.files import remove
 
 
-def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
+def publish_directory(path: Path, write: Callable[[Path], None], *, keep_but: Collection[str] | None = None) -> None:
     """Let `write` fill an empty temporary directory, then rename it to `path`: a whole directory or nothing.
 
+    What the directory at `path` has besides stays, except these names, `keep_but`; None = nothing stays.
     Raises `OSError` if the disk is full or the like, in one line with the path and the bytes; `path` is as it was.
     """
     partial = path.parent / f".{path.name}.partial"
@@ -32,6 +34,8 @@ def publish_directory(path: Path, write: Callable[[Path], None]) -> None:
             if written.is_file():
                 written.chmod(file_mode)
             _flush(written)
+        if keep_but is not None:
+            keep_additions(path, partial, keep_but)
         _replace(path, partial)
     except BaseException as error:
         size = _size_of(partial)

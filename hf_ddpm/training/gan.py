@@ -157,7 +157,7 @@ def preview(state: GANState, run: GANRun, log: RunLog) -> None:
 def finish(state: GANState, run: GANRun) -> Path:
     """Publish `pipeline/` with the averaged weights, and say how to use it."""
     path = run.folder.pipeline
-    publish_directory(path, lambda directory: state.averaged_pipeline().save_pretrained(directory))
+    publish_directory(path, state.averaged_pipeline().save_pretrained, keep_but=())
     print(f"samples:  {run.folder.sample_grid(state.step)}")
     print(f"pipeline: {path}")
     images = run.folder.path / "images"

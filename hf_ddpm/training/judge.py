@@ -117,7 +117,7 @@ def preview(state: JudgeState, run: JudgeRun, log: RunLog) -> None:
 def finish(state: JudgeState, run: JudgeRun) -> Path:
     """Publish `judge/`, and say how good it is."""
     path, judge = run.folder.judge, _measured_judge(state, run)
-    publish_directory(path, lambda directory: save_judge(judge, directory))
+    publish_directory(path, lambda directory: save_judge(judge, directory), keep_but=())
     accuracy, least = judge.record.accuracy, run.config.min_accuracy
     if least is not None and accuracy < least:
         remedy = "saved, but its metrics are unreliable"

@@ -23,7 +23,7 @@ from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
-from hf_ddpm.hub.card import write_card
+from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -244,17 +244,14 @@ def finish(state: DiffusionState, run: DiffusionRun) -> Path:
     """Publish `pipeline/` with the averaged weights and its model card, say how to load it, and push it if requested."""
     path, hub = run.folder.pipeline, run.config.hub
     if run.accelerator.is_main_process:
-
-        def write(directory: Path) -> None:
-            state.averaged_pipeline().save_pretrained(directory)
-            write_card(directory, run.folder.path)
-
-        publish_directory(path, write)
+        old_card = CARD_FILES if has_rendered_card(path) else ()
+        publish_directory(path, state.averaged_pipeline().save_pretrained, keep_but=old_card)
+        try_write_card(path, run.folder.path)
         print(f"samples:  {run.folder.sample_grid(state.step)}")
         print(f"pipeline: {path}")
         print(f'load it:  CFGDDPMPipeline.from_pretrained("{path}")   # from hf_ddpm import CFGDDPMPipeline')
-        if hub.push_to_hub:
-            assert hub.repo_id is not None, "the options demand it"
-            try_push(path, hub.repo_id, private=hub.private)
-    run.accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()  # but not for the Hub
+    if run.accelerator.is_main_process and hub.push_to_hub:
+        assert hub.repo_id is not None, "the options demand it"
+        try_push(path, hub.repo_id, private=hub.private)
     return path

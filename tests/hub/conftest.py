@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import huggingface_hub
 import pytest
 import yaml
 from diffusers import DDPMScheduler
+from huggingface_hub import HfApi
 from PIL import Image
+
+from hf_ddpm.hub.push import Patience, push_folder
 
 MODULE = "tests_hub_hub_server"
 
@@ -101,3 +105,28 @@ def hub(hub_server_module) -> Iterator:
     with hub_server_module.HubServer() as server:
         yield server
         assert server.refusals == []
+
+
+@pytest.fixture
+def pipeline_dir(make_run) -> Path:
+    return make_run({0: "cat", 1: "dog"}, 2)
+
+
+@pytest.fixture
+def api(hub, monkeypatch):
+    """The real client, pointed at the local Hub."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
+    yield HfApi(endpoint=hub.address, token=hub.token)
+    assert huggingface_hub.get_session().event_hooks["response"] == []
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def push(api, pipeline_dir):
+    return lambda repo_id="ada/pets", **options: push_folder(
+        pipeline_dir,
+        repo_id,
+        **{"api": api, "patience": Patience(timeout=20.0, tries=3, first_wait=0.01, longest_wait=2.0), **options},
+    )

@@ -1,7 +1,8 @@
 """A small Hub on this machine: the requests that the real client makes to create, commit, list and download, kept in memory.
 
     with HubServer() as hub:            # the token it accepts: HubServer(token="...")
-        hub.fail("/commit/", 500, 500)  # the next two requests whose path contains this are answered 500
+        hub.fail("/commit/", 500, 500)  # the next two requests whose method and path contain this are answered 500
+        hub.fail("/commit/", HANG)      # not at all; DRIP: byte by byte; DRIP_HEAD: so slowly from the head on
         environment = hub.environment(cache_folder)
 
 As a script it prints the address it listens at and serves until its input ends.
@@ -24,7 +25,8 @@ import yaml
 
 TOKEN = "hf_standInTokenThatMustNotShow0123456789"
 ACCOUNT = "ada"
-HANG = "hang"
+HANG, DRIP, DRIP_HEAD = "hang", "drip", "drip head"
+DRIP_SECONDS = 0.05
 YAML_BLOCK = re.compile(r"^---\n(.*?)\n---(\n|$)", re.DOTALL)
 LIBRARIES, PIPELINE_TAGS = {"diffusers"}, {"unconditional-image-generation"}
 
@@ -47,11 +49,11 @@ class HubServer:
     """The server, in a thread of its own; `address`, `repositories` by OWNER/NAME and `requests` may be read."""
 
     def __init__(self, token: str = TOKEN):
-        self.token = token
+        self.token, self.account = token, ACCOUNT
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.refusals: list[str] = []
-        self._faults: list[tuple[str, int | str, dict[str, str]]] = []
+        self._faults: list[tuple[str, int | str, dict[str, str], str]] = []
         self._stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -69,9 +71,9 @@ class HubServer:
         self._thread.join()
         self._server.server_close()
 
-    def fail(self, path_part: str, *answers: int | str, headers: dict[str, str] | None = None) -> None:
-        """Answer the next requests whose path contains `path_part` with these status codes, or not at all (`HANG`)."""
-        self._faults += [(path_part, answer, headers or {}) for answer in answers]
+    def fail(self, path_part: str, *answers: int | str, headers: dict[str, str] | None = None, text: str = "no") -> None:
+        """Answer the next requests whose method and path contain this with these codes and text, or as constants say."""
+        self._faults += [(path_part, answer, headers or {}, text) for answer in answers]
 
     def environment(self, folder: Path) -> dict[str, str]:
         """Variables that send the client of a new process here, with its cache in `folder`."""
@@ -86,15 +88,15 @@ class HubServer:
             "no_proxy": "127.0.0.1",
         }
 
-    def take_fault(self, path: str) -> tuple[int | str, dict[str, str]] | None:
+    def take_fault(self, request: str) -> tuple[int | str, dict[str, str], str] | None:
         for fault in self._faults:
-            if fault[0] in path:
+            if fault[0] in request:
                 self._faults.remove(fault)
                 return fault[1:]
         return None
 
-    def wait_for_the_end(self) -> None:
-        self._stopped.wait(30)
+    def wait_for_the_end(self, seconds: float = 30) -> bool:
+        return self._stopped.wait(seconds)
 
 
 def validate_card(content: str) -> dict[str, list[dict[str, str]]]:
@@ -141,15 +143,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         self.server.hub.requests.append((self.command, path))
-        fault = self.server.hub.take_fault(path)
+        fault = self.server.hub.take_fault(f"{self.command} {path}")
         if fault is not None:
-            status, headers = fault
-            if status == HANG:
-                self.server.hub.wait_for_the_end()
+            status, headers, text = fault
+            if isinstance(status, str):
                 self.close_connection = True
-                return
+                return self.drip(status) if status != HANG else self.server.hub.wait_for_the_end()
             # A careless server repeats the token.
-            return self.send({"error": f"no: {self.headers.get('Authorization')}"}, status, headers)
+            return self.send({"error": f"{text}: {self.headers.get('Authorization')}"}, status, headers)
         needs_token = self.command == "POST" or "whoami" in path
         if (
             needs_token
@@ -162,6 +163,19 @@ class _Handler(BaseHTTPRequestHandler):
                 return respond(self, *match.groups())
         self.server.hub.refusals.append(f"{self.command} {path}")
         return self.send({"error": "no such page"}, 404)
+
+    def drip(self, what: str) -> None:
+        """Send an answer of 1 MB byte by byte, up to 30 seconds; of `DRIP` the head at once."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n"
+        answer = head + b"X: " + b"x" * 1000 if what == DRIP_HEAD else b" " * 1000
+        try:
+            self.wfile.write(b"" if what == DRIP_HEAD else head + b"\r\n")
+            for i in range(len(answer)):
+                self.wfile.write(answer[i : i + 1])
+                if i * DRIP_SECONDS > 30 or self.server.hub.wait_for_the_end(DRIP_SECONDS):
+                    return
+        except OSError:  # the client has gone
+            return
 
     def send(self, answer, status: int = 200, headers: dict[str, str] | None = None) -> None:
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -178,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.hub.repositories.get(name)
 
     def whoami(self) -> None:
-        self.send({"name": ACCOUNT, "type": "user", "orgs": []})
+        self.send({"name": self.server.hub.account, "type": "user", "orgs": []})
 
     def validate(self) -> None:
         answer = validate_card(json.loads(self.body)["content"])

@@ -1,6 +1,7 @@
 """What a model card says, what it leaves out, and that its snippets run."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,11 +12,13 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import EvalResult, ModelCard, parse_eval_result_entries
 from jinja2 import UndefinedError
+from PIL import Image
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
-from hf_ddpm.hub.card import MARKER, NO_NAME, build_environment, card_files, files_to_publish, find_run, write_card
+from hf_ddpm.hub.card import NO_NAME, build_environment, card_files, files_to_publish, find_run, try_write_card, write_card
 from hf_ddpm.hub.facts import LOCAL_SOURCE, read_pipeline, source_kind
+from hf_ddpm.hub.seal import OLD_SEAL, is_rendered
 from hf_ddpm.markdown import UNESCAPED_BAR
 from hf_ddpm.run_folder import GridSettings
 from hf_ddpm.training.options import TrainConfig
@@ -114,7 +117,7 @@ def test_other_pipelines_get_a_card_too(tmp_path):
     card = card_of(tmp_path / "plain", repo_id="eve/plain")
     check_whole(card, tmp_path)
     assert 'DiffusionPipeline.from_pretrained("eve/plain")' in card
-    assert "hf_ddpm" not in card.replace(MARKER, "")
+    assert "hf_ddpm" not in card[: card.rindex("<!--")]
 
     (tmp_path / "other").mkdir()
     index = {"_class_name": "OtherPipeline", "decoder": ["diffusers", "AutoencoderKL"]}
@@ -274,7 +277,7 @@ def test_published_cards_are_rendered_again_but_keep_edits_by_hand(make_run, tmp
 @pytest.mark.parametrize("name", ["digits", "mnist_cpu"])
 def test_the_cards_of_this_repository_are_recognized_as_rendered(name):
     card = (Path(__file__).parents[2] / "model_cards" / name / "README.md").read_text(encoding="utf-8")
-    assert card.endswith(f"<!-- {MARKER} -->\n")
+    assert is_rendered(card)
 
 
 def test_a_run_is_found_from_its_pipeline_folder_only(make_run):
@@ -294,14 +297,149 @@ def test_folders_that_are_not_pipelines_are_refused(make_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "content"),
-    [("config.yaml", "a: [1"), ("config.yaml", "[]"), ("environment.json", "{"), ("results/eval.json", '{"metrics": 3}')],
+    [
+        ("results/eval.json", b'{"metrics": 3}'),
+        ("results/list.json", b"[1, 2]"),
+        ("results/empty.json", b""),
+        ("results/latin.json", b'{"name": "caf\xe9"}'),
+        ("results/deep.json", b"[" * 100_000),
+        ("environment.json", b"{"),
+        ("environment.json", b'{"num_processes": "two"}'),
+        ("environment.json", b'{"packages": ["torch"]}'),
+        ("samples/step-00000300.png", b"not a picture"),
+        ("samples/grid.json", b'{"columns": 8}'),
+    ],
 )
-def test_a_damaged_file_of_the_run_is_named(make_run, path, content):
+def test_what_is_damaged_in_a_run_is_left_out_and_named(make_run, caplog, tmp_path, path, content):
+    pipeline_dir = make_run(PETS, 3)
+    add_result(pipeline_dir, "good")
+    (pipeline_dir.parent / path).write_bytes(content)
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"left out of the model card: {pipeline_dir.parent / path}")
+    assert "0.9375 ± 0.013" in card
+    assert ("samples.png" in card) == ("300.png" not in path)
+    assert ("| machine |" in card) == (path != "environment.json")
+    check_whole(card, tmp_path)
+
+
+def test_what_is_not_a_file_is_never_opened(make_run, caplog):
+    pipeline_dir = make_run(PETS, 3)
+    results, samples = pipeline_dir.parent / "results", pipeline_dir.parent / "samples"
+    (results / "folder.json").mkdir(parents=True)
+    (results / "broken.json").symlink_to("nowhere")
+    os.mkfifo(results / "pipe.json")  # opening it would block
+    os.mkfifo(samples / "step-00000900.png")
+    (results / ".eval.partial.json").write_text('{"seeds": {}}', encoding="utf-8")
+    assert "samples.png" not in card_of(pipeline_dir, pipeline_dir.parent)
+    assert sorted(re.findall(r"(\w+)\.\w+ is not a file", caplog.text)) == ["00000900", "broken", "folder", "pipe"]
+    assert ".eval" not in caplog.text
+
+
+def test_a_picture_outside_the_run_does_not_enter_the_card(make_run, tmp_path, caplog):
+    pipeline_dir = make_run(PETS, 3)
+    Image.new("L", (8, 8)).save(tmp_path / "private.png")
+    (pipeline_dir.parent / "samples" / "step-00000900.png").symlink_to(tmp_path / "private.png")
+    assert set(card_files(pipeline_dir, pipeline_dir.parent)) == {"README.md"}
+    assert "is a link out of the run folder" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["a: [1", "[]"])
+def test_a_card_that_fails_is_a_warning_with_the_command_to_write_it(make_run, caplog, content):
     pipeline_dir = make_run()
-    (pipeline_dir.parent / "results").mkdir()
-    (pipeline_dir.parent / path).write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=path):
-        card_files(pipeline_dir, pipeline_dir.parent)
+    (pipeline_dir.parent / "config.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
+        write_card(pipeline_dir, pipeline_dir.parent)
+    assert not try_write_card(pipeline_dir, pipeline_dir.parent)
+    command = f"to try again: python train_scripts/write_card.py --model {pipeline_dir}"
+    assert re.search(rf"config\.yaml is damaged: .*; {command}", caplog.text)
+
+
+@pytest.mark.parametrize("blocker", ["README.md", ".eval_results"])
+def test_a_card_that_cannot_be_written_is_a_warning_too(make_run, caplog, blocker):
+    pipeline_dir = make_run(PETS, 3, source="ylecun/mnist")
+    add_result(pipeline_dir)
+    (pipeline_dir / blocker).symlink_to("/proc/self/nothing")  # nothing can be made there
+    assert not try_write_card(pipeline_dir, pipeline_dir.parent)
+    assert (
+        "stays as it is" if blocker == "README.md" else "to try again: python train_scripts/write_card.py"
+    ) in caplog.text
+
+
+def test_the_script_writes_the_card_or_says_why_not(make_run, load_script, capsys):
+    pipeline_dir = make_run(PETS, 3)
+    main = load_script("write_card").main
+    main(["--model", str(pipeline_dir)])
+    assert "## Training" in (pipeline_dir / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == f"card: {pipeline_dir}/README.md\n"
+    (pipeline_dir / "README.md").write_text("# Mine\n", encoding="utf-8")
+    main(["--model", str(pipeline_dir)])
+    assert "stays as it is" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(pipeline_dir / "unet")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+EDITS = {
+    "nothing": lambda text: text,
+    "ends of lines": lambda text: text.replace("\n", "\r\n") + "\n\n",
+    "a word": lambda text: text.replace("DDPM", "model"),
+    "a paragraph below": lambda text: text + "\nA paragraph.\n",
+    "the metadata": lambda text: text.replace("tags:", "license: mit\ntags:"),
+    "another digest": lambda text: re.sub("sha256 [0-9a-f]{64}", f"sha256 {'0' * 64}", text),
+    "no last line": lambda text: text[: text.rindex("<!--")],
+    "all of it": lambda text: "# Mine\n",
+    "an earlier version": lambda text: re.sub(r"<!-- Rendered .* -->", f"<!-- {OLD_SEAL} -->", text),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_card_is_written_again_unless_somebody_has_changed_it(make_run, caplog, edit):
+    pipeline_dir = make_run(PETS, 3)
+    assert write_card(pipeline_dir, pipeline_dir.parent)
+    readme = pipeline_dir / "README.md"
+    edited = EDITS[edit](readme.read_text(encoding="utf-8")).encode()
+    readme.write_bytes(edited)
+    add_result(pipeline_dir)
+    caplog.set_level("INFO")
+    is_rendered = edit in ("nothing", "ends of lines", "an earlier version")
+    assert write_card(pipeline_dir, pipeline_dir.parent) == is_rendered
+    assert (readme.read_bytes() == edited) == (not is_rendered)
+    assert (files_to_publish(pipeline_dir, "ada/pets") == {}) == (not is_rendered)
+    kept = f"{readme} was written or edited by hand and stays as it is; remove it to get a rendered model card"
+    assert caplog.messages == [kept] * (0 if is_rendered else 2)
+
+
+def test_a_card_is_not_written_through_a_link(make_run, tmp_path):
+    pipeline_dir = make_run(PETS, 3)
+    write_card(pipeline_dir, pipeline_dir.parent)
+    (pipeline_dir / "README.md").rename(tmp_path / "elsewhere.md")
+    before = (tmp_path / "elsewhere.md").read_bytes()
+    (pipeline_dir / "README.md").symlink_to(tmp_path / "elsewhere.md")
+    (tmp_path / "mine.png").write_text("mine")
+    (pipeline_dir / "samples.png").unlink()
+    (pipeline_dir / "samples.png").symlink_to(tmp_path / "mine.png")
+    add_result(pipeline_dir)
+    assert write_card(pipeline_dir, pipeline_dir.parent)
+    assert (tmp_path / "elsewhere.md").read_bytes() == before
+    assert (tmp_path / "mine.png").read_text() == "mine"
+    assert "## Evaluation" in (pipeline_dir / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model_index.json", '{"_class_name": "CFGDDPMPipeline", "../../etc": ["a", "b"]}'),
+        ("model_index.json", '{"_class_name": "CFGDDPMPipeline", "id2label": ["a"]}'),
+        ("unet/diffusion_pytorch_model.safetensors", "cut"),
+    ],
+)
+def test_a_damaged_pipeline_is_refused_in_one_line(make_run, file, content):
+    pipeline_dir = make_run(PETS, 3)
+    (pipeline_dir / file).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_pipeline(pipeline_dir)
 
 
 GRID = GridSettings(columns=8, class_labels=[0, 1, 2], class_names=["cat", "great dane", "cat"], seed=7, scheduler="heun",
@@ -348,17 +486,5 @@ def test_the_distance_to_training_images_is_reported(make_run, tmp_path):
 def test_there_is_no_card_for_a_gan(tmp_path):
     DCGANPipeline(DCGANGenerator(sample_size=8, channels=1, latent_dim=4, width=4)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="write its README.md yourself"):
-        files_to_publish(tmp_path, "ada/gan")
-    (tmp_path / "README.md").write_text("# A GAN\n")
+        card_files(tmp_path)
     assert files_to_publish(tmp_path, "ada/gan") == {}
-
-
-def test_a_card_is_not_written_through_a_link(make_run, tmp_path):
-    pipeline_dir = make_run(PETS, 3)
-    (tmp_path / "mine").write_text("mine")
-    for name in ("README.md", "samples.png"):
-        (pipeline_dir / name).unlink(missing_ok=True)
-        (pipeline_dir / name).symlink_to(tmp_path / "mine")
-    write_card(pipeline_dir, pipeline_dir.parent)
-    assert (tmp_path / "mine").read_text() == "mine"
-    assert MARKER in (pipeline_dir / "README.md").read_text() and not (pipeline_dir / "README.md").is_symlink()

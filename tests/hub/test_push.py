@@ -1,23 +1,24 @@
 """Pushing to a local Hub: one commit, errors and retries, and loading what was pushed."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import HfApi
 
-from hf_ddpm.hub.push import HubError, Patience, pipeline_files, push_folder, try_push
+from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
+from hf_ddpm.hub.push import HubError, Patience, push_folder, try_push
 from hf_ddpm.models.class_map_unet import ClassMapUNet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 
 QUICK = Patience(timeout=20.0, tries=3, first_wait=0.01, longest_wait=2.0)
 IMPATIENT = replace(QUICK, timeout=1.0, tries=2)
-NAMES = {0: "cat", 1: "dog"}
+OWN_CARD = "---\nlibrary_name: diffusers\n---\n# Mine\n"
 PIPELINE_FILES = {
     "README.md",
     "model_index.json",
@@ -27,29 +28,6 @@ PIPELINE_FILES = {
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
 }
-
-
-@pytest.fixture
-def pipeline_dir(make_run) -> Path:
-    return make_run(NAMES, 2)
-
-
-@pytest.fixture
-def api(hub, monkeypatch):
-    """The real client, pointed at the local Hub."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    huggingface_hub.close_session()
-    yield HfApi(endpoint=hub.address, token=hub.token)
-    assert huggingface_hub.get_session().event_hooks["response"] == []
-    huggingface_hub.close_session()
-
-
-@pytest.fixture
-def push(api, pipeline_dir):
-    return lambda repo_id="ada/pets", **options: push_folder(
-        pipeline_dir, repo_id, **{"api": api, "patience": QUICK, **options}
-    )
 
 
 def test_a_push_is_one_commit_of_the_pipeline_and_its_card(hub, push, pipeline_dir):
@@ -66,7 +44,7 @@ def test_a_push_is_one_commit_of_the_pipeline_and_its_card(hub, push, pipeline_d
     assert 'CFGDDPMPipeline.from_pretrained("ada/pets")' in repository.files["README.md"].decode()
     assert {path: path.read_bytes() for path in pipeline_dir.rglob("*") if path.is_file()} == before
 
-    (pipeline_dir / "README.md").write_text("---\nlibrary_name: diffusers\n---\n# Mine\n", encoding="utf-8")
+    (pipeline_dir / "README.md").write_text(OWN_CARD, encoding="utf-8")
     push(commit_message="My own card")
     assert repository.messages == ["Upload CFGDDPMPipeline", "My own card"]
     assert set(repository.commits[1]) == {"README.md"}
@@ -157,9 +135,16 @@ def test_a_missing_token_is_reported(hub, pipeline_dir, api):
 
 def test_a_metadata_error_of_a_card_is_reported(hub, push, pipeline_dir):
     (pipeline_dir / "README.md").write_text("---\nlibrary_name: abacus\n---\n", encoding="utf-8")
-    with pytest.raises(HubError, match='"library_name" is not known'):
+    with pytest.raises(HubError, match='the metadata of README.md are wrong \\("library_name" is not known'):
         push()
-    assert hub.repositories["ada/pets"].commits == []
+    assert hub.repositories == {}
+
+
+def test_a_rendered_card_that_the_hub_refuses_does_not_hold_the_weights_back(hub, push, monkeypatch, caplog):
+    monkeypatch.setattr("hf_ddpm.hub.card.TASK", "image-generation-2")
+    push()
+    assert set(hub.repositories["ada/pets"].files) == PIPELINE_FILES - {"README.md"}
+    assert 'the Hub refuses it: "pipeline_tag" is not known' in caplog.text
 
 
 def test_training_ends_well_whatever_the_hub_does(hub, api, pipeline_dir, caplog, capsys):
@@ -182,30 +167,6 @@ def test_an_address_where_no_hub_answers_json(hub, pipeline_dir, api):
     hub.refusals.clear()
 
 
-def test_only_files_of_the_pipeline_are_published(pipeline_dir):
-    for name in (
-        "training/optimizer.safetensors",
-        "training/state.json",
-        "manifest.json",
-        "unet/old.bin",
-        "unet/.hidden.json",
-        ".cache/token.json",
-        "notes.txt",
-        "checkpoints/step-1/model_index.json",
-    ):
-        path = pipeline_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}", encoding="utf-8")
-    assert set(pipeline_files(pipeline_dir)) == PIPELINE_FILES - {"README.md", "samples.png"}
-
-
-def test_pickled_weights_are_refused(pipeline_dir):
-    weights = pipeline_dir / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ValueError, match="the weights in unet/ are not safetensors"):
-        pipeline_files(pipeline_dir)
-
-
 @pytest.mark.parametrize("repo_id", ["a/b/c", "-x", "with space", "x" * 200, "../up"])
 def test_an_invalid_name_is_refused_before_any_request(hub, push, repo_id):
     with pytest.raises(ValueError, match="--repo_id is "):
@@ -213,11 +174,53 @@ def test_an_invalid_name_is_refused_before_any_request(hub, push, repo_id):
     assert hub.requests == []
 
 
-def test_a_run_without_a_card_is_refused_before_any_request(hub, push, pipeline_dir):
-    (pipeline_dir.parent / "environment.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"environment\.json is damaged"):
-        push()
-    assert hub.requests == []
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        ("environment.json", "{", "environment.json is damaged"),
+        (
+            "config.yaml",
+            "a: [",
+            "no model card is rendered, .*config.yaml is damaged: .*: the model is published without one",
+        ),
+    ],
+)
+def test_a_card_that_fails_does_not_hold_the_weights_back(hub, push, pipeline_dir, caplog, path, content, said):
+    (pipeline_dir.parent / path).write_text(content, encoding="utf-8")
+    push()
+    assert re.search(said, caplog.text)
+    assert "unet/diffusion_pytorch_model.safetensors" in hub.repositories["ada/pets"].files
+    assert ("README.md" in hub.repositories["ada/pets"].files) == (path != "config.yaml")
+
+
+def test_a_gan_is_published_with_its_own_card_or_without(hub, push, pipeline_dir, tmp_path, caplog, api):
+    gan = tmp_path / "gan"
+    DCGANPipeline(DCGANGenerator(sample_size=8, channels=1, latent_dim=4, width=4)).save_pretrained(gan)
+    push_folder(gan, "ada/gan", api=api)
+    assert "there is no model card for a GAN, write its README.md yourself" in caplog.text
+    assert "README.md" not in hub.repositories["ada/gan"].files
+    (gan / "README.md").write_text(OWN_CARD, encoding="utf-8")
+    push_folder(gan, "ada/gan", api=api)
+    assert set(hub.repositories["ada/gan"].commits[1]) == {"README.md"}
+
+
+def test_a_card_edited_on_the_hub_stays(hub, push, pipeline_dir, caplog):
+    push()
+    repository = hub.repositories["ada/pets"]
+    edited = repository.files["README.md"].replace(b"# pets", b"# My pets")
+    repository.files["README.md"] = edited
+    (pipeline_dir.parent / "environment.json").unlink()
+    push()
+    assert repository.files["README.md"] == edited
+    assert "the README.md of ada/pets was written or edited on the Hub and stays as it is" in caplog.text
+
+    repository.files["README.md"] = b"---\nlicense: mit\n---\n"  # as the Hub makes it
+    push()
+    assert b"# pets" in repository.files["README.md"]
+    repository.files["README.md"] = edited
+    (pipeline_dir / "README.md").write_text(OWN_CARD, encoding="utf-8")
+    push()
+    assert repository.files["README.md"] == OWN_CARD.encode()
 
 
 def test_the_script_refuses_in_one_line(load_script, tmp_path, capsys):

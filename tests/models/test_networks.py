@@ -18,7 +18,7 @@ import hf_ddpm
 from hf_ddpm.cli import parse_config
 from hf_ddpm.config import ModelConfig
 from hf_ddpm.hub.card import card_files
-from hf_ddpm.hub.push import pipeline_files
+from hf_ddpm.hub.contents import pipeline_files
 from hf_ddpm.models.networks import NETWORKS
 from hf_ddpm.models.unet import build_unet, check_unet, unet_arguments
 from hf_ddpm.pipeline import CFGDDPMPipeline
