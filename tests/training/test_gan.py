@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import hf_ddpm.training.gan as gan_training
 from hf_ddpm.cli import parse_config
+from hf_ddpm.data.description import DataDescription
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.run_folder import RunFolder
@@ -100,7 +101,7 @@ def outcome(folder: Path) -> tuple:
 def test_a_run_leaves_what_every_run_leaves(run_training, capsys):
     folder = run_training("run", "--max_train_steps=4", "--logging.sample_every_steps=2", "--checkpoint.every_steps=2")
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "pipeline", "samples"
+        "checkpoints", "config.yaml", "data.json", "environment.json", "metrics.jsonl", "pipeline", "samples"
     }  # fmt: skip
     assert not list(folder.rglob("*.partial"))
     assert sorted(path.name for path in (folder / "samples").iterdir()) == [
@@ -115,7 +116,8 @@ def test_a_run_leaves_what_every_run_leaves(run_training, capsys):
     for line in lines:
         assert {"d_loss", "g_loss", "d_real", "d_fake", "grad_norm", "lr", "images_seen", "epoch"} < line.keys()
         assert 0 < line["d_real"] < 1 and 0 < line["d_fake"] < 1
-    assert str(folder / "pipeline") in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(folder / "pipeline") in said and str(DataDescription.read(RunFolder(folder).data)) in said
     saved = [load_pipeline(str(path), device="cpu") for path in (folder / "pipeline", RunFolder(folder).last_checkpoint())]
     images = [pipeline(list(range(10)), generator=_generators(10), output_type="np").images for pipeline in saved]
     np.testing.assert_array_equal(*images)

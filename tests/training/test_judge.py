@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import hf_ddpm.training.judge as judge_training
 from hf_ddpm.cli import parse_config
+from hf_ddpm.data.description import DataDescription
 from hf_ddpm.data.table import load_images
 from hf_ddpm.models.judge import load_judge
 from hf_ddpm.run_folder import RunFolder
@@ -87,7 +88,7 @@ def test_a_run_leaves_a_judge_that_has_learned(run_training, capsys):
     options = ["--max_train_steps=30", "--logging.test_every_steps=10", "--optim.learning_rate=0.01", "--data.batch_size=64"]
     folder = run_training("run", "--data.source=digits", *options)
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "config.yaml", "environment.json", "judge", "metrics.jsonl"
+        "checkpoints", "config.yaml", "data.json", "environment.json", "judge", "metrics.jsonl"
     }  # fmt: skip
     assert not list(folder.rglob("*.partial"))
     judge, test = load_judge(folder), load_images("digits", "test", image_size=8)
@@ -102,7 +103,9 @@ def test_a_run_leaves_a_judge_that_has_learned(run_training, capsys):
     assert (record.source, record.seed, record.image_size, record.channels) == ("digits", 0, 8, 1)
     assert record.class_names == [str(digit) for digit in range(10)]
     assert record.sha256 == hashlib.sha256((folder / "judge/model.safetensors").read_bytes()).hexdigest()
-    assert str(folder) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(folder) in said and "classes:  10: 0 (142), " in said
+    assert "held out: split 'test', 360 images" in str(DataDescription.read(RunFolder(folder).data))
 
 
 def test_classes_and_channels_follow_the_data(run_training):

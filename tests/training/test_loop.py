@@ -137,6 +137,7 @@ class TestRunFolder:
         )
         for name in (
             "config.yaml",
+            "data.json",
             "environment.json",
             "metrics.jsonl",
             "pipeline/model_index.json",

@@ -132,6 +132,22 @@ def test_a_run_on_gray_images_and_others_says_how_it_resumes(tmp_path, tiny_opti
     assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir()
 
 
+def test_a_run_that_sorted_numbers_as_text_says_how_it_resumes(tmp_path, tiny_options, caplog):
+    """Earlier versions did: their runs resume if the classes are named in that order."""
+    for label in ("2", "10", "0"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        pixels = np.random.default_rng(int(label)).integers(0, 256, (8, 8), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / "data" / label / "0.png")
+    options = [*tiny_options, f"--data.source={tmp_path / 'data'}", f"--output_dir={tmp_path / 'run'}"]
+    train(parse_config(TrainConfig, [*options, "--max_train_steps=1", "--data.labels=[0, 10, 2]"]))
+    resumed = [*options, "--max_train_steps=2", "--resume=auto"]
+    with pytest.raises(ValueError, match=r"sorted numbers as text: add --data.labels '\[0, 10, 2\]'"):
+        train(parse_config(TrainConfig, resumed))
+    pipeline = train(parse_config(TrainConfig, [*resumed, "--data.labels=[0, 10, 2]"]))
+    assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir()
+    assert "bit for bit" not in caplog.text
+
+
 def test_only_a_mixture_gets_that_advice():
     with pytest.raises(ValueError, match="new --output_dir$"):
         check_changes(identity(), identity(data_fingerprint="other"))

@@ -223,6 +223,7 @@ def test_one_process_writes_the_run_folder(pair, folder):
     assert list(RunFolder(run_dir).sample_grids()) == [3, 6]
     assert len(list((run_dir / "trackers").rglob("events.out.tfevents.*"))) == 1
     assert json.loads((run_dir / "environment.json").read_text())["num_processes"] == 2
+    assert (run_dir / "data.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["pair", "stream"])
