@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,9 +135,7 @@ def _reading(value: Undecoded, roots: tuple[str, ...]) -> Iterator[PIL.Image.Ima
             with contextlib.nullcontext(image) if isinstance(image, np.ndarray) else image:
                 yield image
     except Exception as error:
-        words = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error))  # Pillow's name for bytes without a file
-        reason = f"{type(error).__name__}: {' '.join(words.split())}"
-        raise UndecodableImage(path_of(value), reason) from error
+        raise UndecodableImage(path_of(value), f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _kind_of(image: PIL.Image.Image | np.ndarray[Any, Any]) -> Kind | None:
