@@ -54,14 +54,13 @@ def _replace_labels(dataset: datasets.Dataset, column: str, class_ids: list[int]
 
 
 def plain_label(value: Any) -> Any:
-    """A label as an integer or text: also if it is a bool, a whole float, or alone in a list.
+    """A label as an integer (a bool is one) or text: also if it is a whole float, or alone in a list.
 
     Other values, such as 0.5 or a list of two, are returned as they are: they are not labels.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    is_whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
-    return int(value) if is_whole else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def label_problem(value: Any, num_classes: int | None) -> str:

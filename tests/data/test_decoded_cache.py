@@ -72,6 +72,14 @@ def a_folder(file: Path) -> None:
     file.mkdir()
 
 
+def beyond_its_end(file: Path) -> None:
+    """The first images are said to lie behind the end of the file."""
+    starts = np.arange(257, dtype="<i4") * SIZE**2
+    content = file.read_bytes()
+    assert starts.tobytes() in content
+    file.write_bytes(content.replace(starts.tobytes(), (starts + 10**7).tobytes(), 1))
+
+
 DAMAGE = {
     "emptied": lambda file: file.write_bytes(b""),
     "cut by a byte": lambda file: cut(file, file.stat().st_size - 20),
@@ -79,6 +87,7 @@ DAMAGE = {
     "cut in its head": lambda file: cut(file, 30),
     "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "text": lambda file: file.write_text("garbage\n" * 5000),
+    "beyond its end": beyond_its_end,
     "of other rows": of_other_rows,
     "of other lengths": of_other_lengths,
 }
