@@ -101,16 +101,20 @@ class DataDescription:
 
     def __str__(self) -> str:
         """A block of lines to print."""
+        lines = {"data": f"{self.source}, {self.splits}", **self.facts}
+        return "\n".join(f"{name + ':':<9} {one_line(text)}" for name, text in lines.items())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Lines of text by what they are about, without the source."""
+        columns = ", ".join(map(repr, self.unused_label_columns))
         lines = {
-            "data": f"{self.source}, {self.counts}",
             "images": f"{self.sizes}, {self.colours}" + (", judged by the first ones" if self.streaming else ""),
             "classes": self.class_counts,
-            "not used": ", ".join(map(repr, self.unused_label_columns)),
+            "not used": columns and f"{columns}, which may be labels: name one with --data.label_column to use it",
             "left out": "; ".join(map(str, self.left_out)),
         }
-        if self.unused_label_columns:
-            lines["not used"] += ", which may be labels: name one with --data.label_column to use it"
-        return "\n".join(f"{name + ':':<9} {one_line(text)}" for name, text in lines.items() if text)
+        return {name: text for name, text in lines.items() if text}
 
     @property
     def sizes(self) -> str:
@@ -132,7 +136,7 @@ class DataDescription:
         return f"{name}: {found.num_colour:,} of {found.num_colour + found.num_gray:,} images have colour"
 
     @property
-    def counts(self) -> str:
+    def splits(self) -> str:
         """The splits and their numbers of images."""
         train = f"split {self.train_split!r}, {_number_of_images(self.num_train_images)}"
         if self.test_split is None:

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from hf_ddpm.data.description import DataDescription
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
@@ -124,6 +125,8 @@ class RunFacts:
     """Optimizer step and file of the newest grid of samples; None = there is none."""
     grid: GridSettings | None
     """How the grid was sampled; None = the run did not record it."""
+    data: DataDescription | None
+    """What the run learned from; None = the run did not record it."""
     source: str
     """`--data.source`."""
     source_kind: SourceKind
@@ -149,7 +152,9 @@ class RunFacts:
 
     @property
     def num_images(self) -> int | None:
-        """Number of training images: images seen divided by epochs; None = unknown."""
+        """Number of training images, else images seen divided by epochs; None = unknown."""
+        if self.data is not None and self.data.num_train_images is not None:
+            return self.data.num_train_images
         line = self.last("epoch") or {}
         return round(line["images_seen"] / line["epoch"]) if line.get("epoch", 0) > 0 and "images_seen" in line else None
 
@@ -241,6 +246,7 @@ def read_run(run: RunFolder) -> RunFacts:
         results={path.stem: it for path, it in results.items() if it is not None},
         samples=None if last is None or picture is None else (last[0], picture),
         grid=_part(run.grid_settings, lambda _: run.read_grid_settings()),
+        data=_part(run.data, DataDescription.read),
         source=source,
         source_kind=source_kind(source, run.path),
     )

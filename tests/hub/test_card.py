@@ -15,12 +15,13 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.data.description import ClassCount, DataDescription, LeftOut, Originals
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
 from hf_ddpm.hub.card import NO_NAME, build_environment, card_files, files_to_publish, find_run, try_write_card, write_card
 from hf_ddpm.hub.facts import LOCAL_SOURCE, read_pipeline, source_kind
 from hf_ddpm.hub.seal import OLD_SEAL, is_rendered
 from hf_ddpm.markdown import UNESCAPED_BAR
-from hf_ddpm.run_folder import GridSettings
+from hf_ddpm.run_folder import GridSettings, RunFolder
 from hf_ddpm.training.options import TrainConfig
 
 PETS = {0: "cat", 1: "great dane", 2: "cat"}
@@ -89,6 +90,39 @@ def test_the_card_of_a_conditional_run_reports_its_files(make_run, tmp_path):
     ):
         assert said in card
     assert "DDPMPipeline.from_pretrained" not in card.replace("CFGDDPMPipeline", "")
+
+
+def test_the_card_says_what_the_run_learned_from(make_run, tmp_path, caplog):
+    pipeline_dir = make_run(PETS, 3)
+    data = DataDescription(
+        source=str(tmp_path / "pets"),
+        train_split="train",
+        num_train_images=1234,
+        test_split=None,
+        num_test_images=None,
+        streaming=False,
+        originals=Originals(smallest=(8, 9), largest=(640, 480), num_gray=4, num_colour=1230),
+        image_size=8,
+        channels=3,
+        classes=[ClassCount(name, 411, None) for name in PETS.values()],
+        no_classes_because=None,
+        unused_label_columns=["<b>target|"],
+        left_out=[LeftOut("files .HEIC", 2000, "format not read"), LeftOut("links", 1, "lead to *nowhere* | [x](http://y)")],
+    )
+    RunFolder(pipeline_dir.parent).data.write_text(data.to_json())
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    check_whole(card, tmp_path)
+    for said in (
+        "| splits | split 'train', 1,234 images |",
+        "from 8 x 9 to 640 x 480 pixels, trained at 8 x 8, RGB\\: 1,230 of 1,234 images have colour |",
+        "| left out | files .HEIC\\: 2,000, format not read; links\\: 1, lead to \\*nowhere\\* \\| ",
+        "Trained on 1,234 images",
+    ):
+        assert said in card
+    assert "<b>" not in card and "](http://y" not in card and "images_seen / epoch" not in card
+    RunFolder(pipeline_dir.parent).data.write_text("{")
+    assert "images_seen / epoch" in card_of(pipeline_dir, pipeline_dir.parent), "the card is made without it"
+    assert "data.json is damaged" in caplog.text
 
 
 def test_the_card_of_an_unconditional_run_mentions_no_classes_or_guidance(make_run, tmp_path):
