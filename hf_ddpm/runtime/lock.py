@@ -23,7 +23,7 @@ from hf_ddpm.runtime.files import write_whole
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
 
-LOCK, HOLDER = ".lock", ".lock-holder.json"
+LOCK, HOLDER = ".lock", ".lock-holder"
 # Long enough to try again if the holder removes the file between our opening and locking it.
 TIMEOUT, POLL_INTERVAL = 0.1, 0.02  # seconds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -85,7 +85,7 @@ class OutputLock:
                 self._acquire()
                 if check is not None:
                     check()
-            except ValueError as error:
+            except (ValueError, OSError) as error:  # the other processes must not wait in vain
                 refusal = str(error)
         refusals = [refusal]
         if self._processes is not None:
