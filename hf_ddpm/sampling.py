@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
-from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
-from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
+from hf_ddpm.schedulers import build_scheduler, fitting_steps
 
 MAX_SEED = 2**63 - 1
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
@@ -57,8 +56,7 @@ def load_pipeline(
     if scheduler is not None:
         check_scheduler(scheduler)
     device = find_device(device)
-    put_back(Path(model))
-    _check_model(model)
+    check_model(model)
     try:
         if Path(model).is_dir():
             read_index(model)
@@ -243,20 +241,6 @@ def _try_scheduler(pipeline: CFGDDPMPipeline) -> None:
             scheduler.scale_model_input(latents, t)  # some warn without it
             latents = scheduler.step(output, t, latents).prev_sample
         require(bool(torch.isfinite(latents).all()), "a sample", "NaN or infinite", "the noise schedule cannot work")
-
-
-def _check_model(model: str) -> None:
-    folder = Path(model)
-    if not folder.is_dir():
-        # A Hub id has one slash, and the part before it is not a local folder.
-        is_path = model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir()
-        require(not is_path, "model", model, "no such folder exists")
-    elif not (folder / "model_index.json").is_file():
-        run = RunFolder(folder)
-        models = [run.pipeline, *reversed(run.checkpoints().values())]
-        found = [path for path in models if (path / "model_index.json").is_file()]
-        remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
-        raise ValueError(f"model is {model!r}: {remedy}")
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ from diffusers import (
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
-from diffusers.utils import is_torchsde_available
 
+from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.pipeline import require, spaces_evenly
 
 # Beta schedules that every scheduler can compute; the betas of others (sigmoid) are passed as numbers.
@@ -116,13 +116,6 @@ def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     options = {key: value for key, value in options.items() if key in known}
     options |= _betas_as_numbers(config, known)
     return entry.scheduler_class.from_config(config, **options)
-
-
-def check_scheduler(name: str) -> None:
-    """Raise a `ValueError` unless `name` is in `SCHEDULERS` and what it needs is installed."""
-    require(name in SCHEDULERS, "scheduler", name, f"give one of {', '.join(SCHEDULERS)}")
-    usable = name != "dpmsolver_sde" or is_torchsde_available()
-    require(usable, "scheduler", name, "its noise comes from torchsde, pip install torchsde or give another")
 
 
 def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:

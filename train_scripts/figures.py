@@ -8,6 +8,7 @@ import sys
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.figures.registry import FIGURES, figure_list, plot_figure
+from hf_ddpm.first_checks import check_model
 
 
 def main(args: list[str] | None = None) -> None:
@@ -22,6 +23,8 @@ def main(args: list[str] | None = None) -> None:
     config_class, _ = FIGURES[name]
     config = parse_config(config_class, options)
     with user_errors(config_class):
+        if getattr(config, "model", None) is not None:
+            check_model(config.model)
         print(f"{name}: {', '.join(str(path) for path in plot_figure(config))}")
 
 

@@ -6,9 +6,11 @@ python train_scripts/push_to_hub.py --model runs/digits/pipeline --repo_id OWNER
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require
+from hf_ddpm.hub.facts import read_pipeline
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,7 @@ class PushConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(PushConfig, args)
     with user_errors():
+        read_pipeline(Path(config.model))  # refuses a folder that is not a pipeline, before the imports below
         from hf_ddpm.hub.push import push_folder
 
         print(push_folder(config.model, config.repo_id, private=config.private))

@@ -12,6 +12,7 @@ from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require
+from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.runtime.lock import is_free
 
 
@@ -60,6 +61,9 @@ class SampleConfig:
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SampleConfig, args)
     with user_errors(SampleConfig):
+        check_model(config.model)
+        if config.scheduler is not None:
+            check_scheduler(config.scheduler)
         from hf_ddpm.runtime.distributed import init_distributed
         from hf_ddpm.sample_folder import sample_to_folder
         from hf_ddpm.sampling import default_guidance_scale, load_pipeline, resolve_labels

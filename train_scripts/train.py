@@ -8,6 +8,7 @@ torchrun --nproc_per_node 2 train_scripts/train.py --config ...        # several
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import TrainConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "digits.yaml"
@@ -16,6 +17,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "digits.yaml"
 def main(args: list[str] | None = None) -> None:
     config = parse_config(TrainConfig, args, default_recipe=DEFAULT_RECIPE)
     with user_errors(TrainConfig):
+        check_training(config)
         from hf_ddpm.training.loop import train
 
         evaluate = None

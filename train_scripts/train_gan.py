@@ -7,6 +7,7 @@ python train_scripts/train_gan.py --config ... --output_dir runs/gan_digits --re
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import GANConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
@@ -15,6 +16,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
 def main(args: list[str] | None = None) -> None:
     config = parse_config(GANConfig, args, default_recipe=DEFAULT_RECIPE)
     with user_errors(GANConfig):
+        check_training(config)
         from hf_ddpm.training.gan import train_gan
 
         train_gan(config)

@@ -9,6 +9,7 @@ Programs that measure samples then take `--features judge:runs/judge_digits`.
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import JudgeConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
@@ -17,6 +18,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
 def main(args: list[str] | None = None) -> None:
     config = parse_config(JudgeConfig, args, default_recipe=DEFAULT_RECIPE)
     with user_errors(JudgeConfig):
+        check_training(config)
         from hf_ddpm.training.judge import train_judge
 
         train_judge(config)

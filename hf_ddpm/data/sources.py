@@ -18,6 +18,7 @@ from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is
 from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.labels import encode_labels, words_left_out
 from hf_ddpm.data.undecoded import image_roots, path_of
+from hf_ddpm.first_checks import check_source
 
 DIGITS_TEST_IMAGES = 360
 TABLE_SUFFIXES = {".arrow", ".parquet"}
@@ -31,7 +32,6 @@ READ_SUFFIXES = {
     "text": {".txt"},
     "webdataset": ARCHIVE_SUFFIXES,
 }
-FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
 
 
 Splits = dict[str, datasets.Dataset | datasets.IterableDataset]
@@ -149,9 +149,7 @@ def open_splits(source: str, *, streaming: bool = False) -> tuple[Splits, tuple[
     if source and folder.exists():
         remedy = "unpack it, and give the folder" if is_archive(folder) else "give the folder that holds it"
         raise ValueError(f"source is {source!r}, a file: {remedy}")
-    # load_dataset("imagefolder") and the like would read the files of the current folder.
-    if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
-        raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
+    check_source(source)
     try:
         return _load(source, streaming), ()
     except Exception as error:

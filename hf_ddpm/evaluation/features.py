@@ -17,13 +17,13 @@ import torch
 from torch.nn.functional import interpolate
 
 from hf_ddpm.evaluation.inception import load_inception
+from hf_ddpm.first_checks import check_features
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import find_device
 
 DINOV2 = "facebook/dinov2-small"
-CHOICES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def build_extractor(
         return _inception(inception_weights, device)
     if features == "dinov2" or (kind == "dinov2" and place):
         return _dinov2(place or DINOV2, device)
-    require(kind == "judge" and bool(place), "features", features, CHOICES)
+    check_features(features)
     return _judge(place, device, min_judge_accuracy)
 
 

@@ -9,10 +9,11 @@ from hf_ddpm.data.options import DataConfig
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import Measurement, open_references
+from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.signals import StopRequest
-from hf_ddpm.schedulers import build_scheduler, check_scheduler, fitting_steps
+from hf_ddpm.schedulers import build_scheduler, fitting_steps
 
 
 class Monitor:

@@ -24,6 +24,7 @@ from hf_ddpm.evaluation.report import command_line, describe_samples
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
 from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
+from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
@@ -31,7 +32,7 @@ from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock
 from hf_ddpm.runtime.reading import parse_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
-from hf_ddpm.schedulers import build_scheduler, check_scheduler
+from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
 OPTIONS = "sweep.yaml"

@@ -107,7 +107,9 @@ def unet_arguments(
         raise ValueError(f"preset is {preset!r}, which takes {own_channels!r} channels: give a model with 1 or 3")
     if preset not in UNET_PRESETS and channels not in (None, own_channels):
         raise ValueError(f"channels is {channels}: `preset` {preset} takes {own_channels} channels")
-    known = _argument_names(architecture)
+    # Only diffusers, which takes seconds to import, knows the others.
+    plain = preset in UNET_PRESETS and architecture == "unet" and not overrides
+    known = set(arguments) if plain else _argument_names(architecture)
     for name in overrides or {}:
         if name in _FROM_DATA:
             raise ValueError(f"`overrides.{name}` follows the data: set `{_FROM_DATA[name]}`")

@@ -118,6 +118,24 @@ def choose_checkpoint(
     `ValueError`: `none` with a folder that is not empty, `latest` without a checkpoint, a damaged one (with `auto`: all
     are), or one of another run although this run has its own.
     """
+    check_start(folder, resume)
+    if resume == "none":
+        return None
+    if resume == "auto":
+        return _newest_whole_checkpoint(folder, required, damaged)
+    if resume == "latest":
+        newest = folder.last_checkpoint()
+        assert newest is not None, "check_start demands it"
+        return _checked(newest, resume, required)
+    own = {checkpoint.resolve(): checkpoint for checkpoint in folder.checkpoints().values()}
+    if own and Path(resume).resolve() not in own:  # the run would remove its own checkpoints of later steps
+        remedy = "name another --output_dir or one of these"
+        raise ValueError(f"--resume is {resume!r}: {folder.path} has checkpoints of its own, {remedy}")
+    return _checked(own.get(Path(resume).resolve(), Path(resume)), resume, required)
+
+
+def check_start(folder: RunFolder, resume: str) -> None:
+    """Refuse what no look into a checkpoint is needed for: a folder in use, or nothing to resume from."""
     path = folder.path
     if path.exists() and not path.is_dir():
         raise ValueError(f"--output_dir is {str(path)!r}: that is a file, name a folder")
@@ -125,23 +143,15 @@ def choose_checkpoint(
         if not is_free(path):
             remedy = "continue its run with --resume auto or name a new folder"
             raise ValueError(f"--output_dir is {str(path)!r}: not empty, {remedy}")
-        return None
+        return
     _check_place(folder)
     for replaced in folder.checkpoint(0).parent.glob(f".{PREFIX}*.replaced"):
         put_back(replaced.with_name(replaced.stem.removeprefix(".")))
-    if resume == "auto":
-        return _newest_whole_checkpoint(folder, required, damaged)
     if resume == "latest":
-        if (newest := folder.last_checkpoint()) is None:
+        if folder.last_checkpoint() is None:
             raise ValueError(f"--resume is 'latest': {path} has no checkpoint, start with --resume auto or none")
-        return _checked(newest, resume, required)
-    if not Path(resume).is_dir():
+    elif resume != "auto" and not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
-    own = {checkpoint.resolve(): checkpoint for checkpoint in folder.checkpoints().values()}
-    if own and Path(resume).resolve() not in own:  # the run would remove its own checkpoints of later steps
-        remedy = "name another --output_dir or one of these"
-        raise ValueError(f"--resume is {resume!r}: {path} has checkpoints of its own, {remedy}")
-    return _checked(own.get(Path(resume).resolve(), Path(resume)), resume, required)
 
 
 def _check_place(folder: RunFolder) -> None:

@@ -20,6 +20,7 @@ from hf_ddpm.cli import dump_config
 from hf_ddpm.data.describe import describe_data
 from hf_ddpm.data.stream import ImageStream, StreamReader
 from hf_ddpm.data.table import ImageTable, TableReader
+from hf_ddpm.first_checks import check_trackers
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import any_process_stopped, has_accelerator, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
@@ -38,7 +39,7 @@ from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import check_changes, describe_earlier_reading, describe_other_processes
 from hf_ddpm.training.state import TrainState, read_saved
-from hf_ddpm.training.tracking import RunLog, check_trackers
+from hf_ddpm.training.tracking import RunLog
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from accelerate import Accelerator
@@ -74,10 +73,3 @@ class RunLog:
             if record["step"] <= step:
                 kept.append(line + "\n")
         write_whole(self._file, "".join(kept))
-
-
-def check_trackers(trackers: Sequence[str]) -> None:
-    """Raise `ValueError` for a tracker whose package is not installed."""
-    for tracker in trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise ValueError(f'--logging.trackers: {tracker} is not installed, pip install "hf_ddpm[track]" or {tracker}')

@@ -24,8 +24,9 @@ from torch import nn
 
 from hf_ddpm.data.batches import IndexStream
 from hf_ddpm.data.table import ImageTable, load_images
+from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.schedulers import SCHEDULERS, check_scheduler
+from hf_ddpm.schedulers import SCHEDULERS
 from hf_ddpm.training.cpu_bf16 import speed_up
 
 # First order or noisy: these need more steps than the 20 of the others.

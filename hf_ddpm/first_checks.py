@@ -1,0 +1,73 @@
+"""What programs check before they import torch, which takes seconds: `check_model("runs/digits/pipeline")`.
+
+Every check is made again where its value is used. A `ValueError` says what is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.folders import put_back
+
+SCHEDULER_NAMES = (
+    "ddpm", "ddim", "dpmsolver++", "dpmsolver++_single", "deis", "unipc", "euler", "euler_ancestral", "heun", "kdpm2",
+    "kdpm2_ancestral", "lms", "pndm", "dpmsolver_sde",
+)  # fmt: skip
+"""The keys of `hf_ddpm.schedulers.SCHEDULERS`."""
+FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
+FEATURES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that is neither the folder of a pipeline nor an id on the Hub."""
+    folder = Path(model)
+    put_back(folder)
+    if not folder.is_dir():
+        # A Hub id has one slash, and the part before it is not a local folder.
+        if model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir():
+            raise ValueError(f"model is {model!r}: no such folder exists")
+    elif not (folder / "model_index.json").is_file():
+        run = RunFolder(folder)
+        models = [run.pipeline, *reversed(run.checkpoints().values())]
+        found = [path for path in models if (path / "model_index.json").is_file()]
+        remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
+        raise ValueError(f"model is {model!r}: {remedy}")
+
+
+def check_scheduler(name: str) -> None:
+    """Refuse a scheduler with an unknown name, or without the library that it needs."""
+    if name not in SCHEDULER_NAMES:
+        raise ValueError(f"scheduler is {name!r}: give one of {', '.join(SCHEDULER_NAMES)}")
+    if name == "dpmsolver_sde" and importlib.util.find_spec("torchsde") is None:
+        raise ValueError(f"scheduler is {name!r}: its noise comes from torchsde, pip install torchsde or give another")
+
+
+def check_source(source: str) -> None:
+    """Refuse data that is neither digits, a folder, nor an id on the Hub."""
+    if source == "digits" or (source and Path(source).expanduser().exists()):
+        return
+    # load_dataset("imagefolder") and the like would read the files of the current folder.
+    if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
+        raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")
+
+
+def check_features(features: str) -> None:
+    """Refuse features with an unknown name, or of a judge that does not exist."""
+    kind, _, place = features.partition(":")
+    if features not in ("inception", "dinov2") and not (kind in ("dinov2", "judge") and place):
+        raise ValueError(f"features is {features!r}: {FEATURES}")
+    if kind != "judge":
+        return
+    put_back(Path(place))
+    if not Path(place).is_dir():
+        raise ValueError(f"judge {place!r}: no such folder, give one written by train_scripts/train_judge.py")
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Refuse a tracker whose package is not installed."""
+    for tracker in trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise ValueError(f'--logging.trackers: {tracker} is not installed, pip install "hf_ddpm[track]" or {tracker}')

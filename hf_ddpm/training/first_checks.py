@@ -1,0 +1,23 @@
+"""What training programs check before they import torch: `check_training(config)`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hf_ddpm.first_checks import check_features, check_scheduler, check_source, check_trackers
+from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.training.checkpoints import check_start
+from hf_ddpm.training.options import RunConfig, TrainConfig
+
+
+def check_training(config: RunConfig) -> None:
+    """Refuse options that name what does not exist, or a folder in use; every check is made again during the training."""
+    check_trackers(config.logging.trackers)
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # otherwise the run is resumed
+        check_start(RunFolder(Path(config.output_dir)), config.resume)
+    if config.data.source is not None:
+        check_source(config.data.source)
+    if isinstance(config, TrainConfig) and config.evaluation.features is not None:
+        check_scheduler(config.evaluation.scheduler)
+        check_features(config.evaluation.features)
