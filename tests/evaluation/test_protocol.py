@@ -21,7 +21,7 @@ import hf_ddpm.evaluation.protocol as protocol
 from hf_ddpm.cli import parse_config
 from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import build_extractor
-from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig
+from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ReferenceDataConfig
 from hf_ddpm.heldout_metrics import simple_loss
 from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.metrics.precision_recall import manifold_metrics
@@ -288,3 +288,10 @@ def test_results_that_another_evaluation_is_writing_are_refused(measure, tmp_pat
     with pytest.raises(ValueError, match="no such folder"):
         measure("new/wrong", "--model=nothing")
     assert not (tmp_path / "new").exists(), "a mistake leaves no folder"
+
+
+def test_the_references_of_a_model_have_the_range_that_it_was_trained_with():
+    trained = {"source": "somewhere", "value_range": [0.0, 4095.0], "batch_size": 8}
+    assert protocol.data_of_training(ReferenceDataConfig(), trained).value_range == (0, 4095)
+    given = ReferenceDataConfig(value_range=(0, 1023))
+    assert protocol.data_of_training(given, trained).value_range == (0, 1023)

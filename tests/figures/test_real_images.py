@@ -68,10 +68,12 @@ def test_the_data_of_a_model_is_that_of_its_run(tmp_path):
     for model in (run / "pipeline", checkpoint):
         model.mkdir(parents=True)
     trained = {"source": "somewhere", "train_split": "valid", "labels": ["a"], "image_column": None, "batch_size": 8}
+    trained["value_range"] = [0.0, 4095.0]
     (run / "config.yaml").write_text(yaml.safe_dump({"data": trained}))
     for model in (run / "pipeline", checkpoint):
         data = data_of_model(FigureDataConfig(), str(model))
         assert (data.source, data.split, data.labels) == ("somewhere", "valid", ["a"])
+        assert data.value_range == (0, 4095)
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).split == "test"
     assert data_of_model(FigureDataConfig(split="test", labels=["b"]), str(checkpoint)).labels == ["b"]
     assert data_of_model(DIGITS, str(checkpoint)) == DIGITS
