@@ -22,10 +22,14 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
 from hf_ddpm.schedulers import build_scheduler, fitting_steps
+from hf_ddpm.text import one_line
 
 MAX_SEED = 2**63 - 1
+MAX_REASON = 500
+"""Characters of the message of a library that are shown."""
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 
 
@@ -60,15 +64,14 @@ def load_pipeline(
     try:
         if Path(model).is_dir():
             read_index(model)
-        with _no_loading_bar():
+        with _no_loading_bar(), bounded_requests():
             is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
             pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
         check_finite(network_of(pipeline), "generator" if is_gan else "unet")
     except Exception as error:  # a damaged or foreign folder makes the libraries raise anything
         place = "the folder" if Path(model).is_dir() else "no such folder exists, and as a model of the Hub it"
-        reason = " ".join(str(error).split())
-        raise ValueError(f"model is {model!r}: {place} cannot be loaded: {reason}") from error
+        raise ValueError(f"model is {model!r}: {place} cannot be loaded: {one_line(error, MAX_REASON)}") from error
     if is_gan:
         require(scheduler is None, "scheduler", scheduler, "the model is a GAN and takes no steps, leave it out")
         return pipeline.to(device)

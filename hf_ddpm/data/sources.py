@@ -19,6 +19,7 @@ from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.labels import encode_labels, words_left_out
 from hf_ddpm.data.undecoded import image_roots, path_of
 from hf_ddpm.first_checks import check_source
+from hf_ddpm.runtime.hub_requests import bounded_requests
 
 DIGITS_TEST_IMAGES = 360
 TABLE_SUFFIXES = {".arrow", ".parquet"}
@@ -151,7 +152,8 @@ def open_splits(source: str, *, streaming: bool = False) -> tuple[Splits, tuple[
         raise ValueError(f"source is {source!r}, a file: {remedy}")
     check_source(source)
     try:
-        return _load(source, streaming), ()
+        with bounded_requests():
+            return _load(source, streaming), ()
     except Exception as error:
         raise ValueError(
             f"source is {source!r}, which is not a local folder and could not be read from the Hub "

@@ -20,6 +20,7 @@ from hf_ddpm.evaluation.inception import load_inception
 from hf_ddpm.first_checks import check_features
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
+from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import find_device
 
@@ -193,7 +194,8 @@ def _dinov2_folder(place: str, option: str) -> Path:
     if Path(place).is_dir():
         return Path(place)
     try:
-        return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors"]))
+        with bounded_requests():
+            return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, HFValidationError) as error:  # errors of the Hub and of the connection are OSErrors
         remedy = "it is not a folder, and cannot be downloaded from the Hub: give dinov2:FOLDER"
         raise ValueError(f"features is {option!r}: {remedy} ({' '.join(str(error).split())[:200]})") from error

@@ -79,7 +79,9 @@ def _visible_entries(folder: Path, pipeline: PipelineFacts) -> Iterator[Path]:
 
 def _is_published(path: Path, folder: Path) -> bool:
     run = RunFolder(folder)
-    if path in (run.config, run.environment, folder / "manifest.json") or (path.is_dir() and not path.is_symlink()):
+    if path in (run.config, run.environment, run.data, folder / "manifest.json") or (
+        path.is_dir() and not path.is_symlink()
+    ):
         return False
     # A link is judged by its name, so that one to something private is refused rather than left out.
     return path.suffix.lower() in PUBLISHED or path.name in LICENSES

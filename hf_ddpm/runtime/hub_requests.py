@@ -40,9 +40,9 @@ def bounded_requests(
     thread.start()
     try:
         yield
-    except Exception as error:
+    except Exception:
         if watch.fault is not None:
-            raise HubTooSlow(watch.fault) from error
+            raise HubTooSlow(watch.fault) from None  # whatever the client or its callers made of a closed connection
         raise
     finally:
         session.event_hooks = hooks

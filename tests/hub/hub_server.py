@@ -170,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = head + b"X: " + b"x" * 1000 if what == DRIP_HEAD else b" " * 1000
         try:
             self.wfile.write(b"" if what == DRIP_HEAD else head + b"\r\n")
+            if self.command == "HEAD" and what == DRIP:
+                return
             for i in range(len(answer)):
                 self.wfile.write(answer[i : i + 1])
                 if i * DRIP_SECONDS > 30 or self.server.hub.wait_for_the_end(DRIP_SECONDS):

@@ -48,6 +48,7 @@ def test_everything_else_stays_and_is_named(folder, caplog):
         "manifest.json",
         "config.yaml",
         "environment.json",
+        "data.json",
         "notes.txt",
         "images/a.png",
         "unet/a.bin",
@@ -56,9 +57,8 @@ def test_everything_else_stays_and_is_named(folder, caplog):
     add(folder, *visible, *hidden)
     caplog.set_level("INFO")
     assert set(pipeline_files(folder)) == FILES
-    assert caplog.messages == [
-        f"not published from {folder}: config.yaml, environment.json, images, manifest.json, notes.txt, training, unet/a.bin"
-    ]
+    listed = "config.yaml, data.json, environment.json, images, manifest.json, notes.txt, training, unet/a.bin"
+    assert caplog.messages == [f"not published from {folder}: {listed}"]
 
 
 @pytest.mark.parametrize(

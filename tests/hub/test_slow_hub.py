@@ -1,5 +1,8 @@
 """A Hub that answers byte by byte, or sends long texts or commands for a terminal: all ends in time, in one clean line."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -103,3 +106,30 @@ def test_the_end_of_a_run_survives_a_hub_that_is_slow_or_odd(hub, api, pipeline_
         "--repo_id is 'ada/pets': not pushed",
         "not pushed",
     ]
+
+
+LOAD = """
+import functools
+from hf_ddpm.runtime import hub_requests
+hub_requests.bounded_requests = functools.partial(hub_requests.bounded_requests, window=0.5)
+from hf_ddpm.sampling import load_pipeline
+load_pipeline("ada/pets")
+"""
+
+
+def test_a_model_of_a_slow_hub_ends_in_one_line(hub, push, tmp_path):
+    push()
+    hub.fail("GET /ada/pets/resolve", *["drip"] * 20)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        env={**os.environ, **hub.environment(tmp_path / "hf_home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(
+        "ValueError: model is 'ada/pets': no such folder exists, and as a model of the Hub it cannot be "
+    )
+    assert message.endswith("be loaded: the Hub sent less than 10,000 bytes in 0.5 seconds")
