@@ -6,7 +6,7 @@ Every check is made again where its value is used. A `ValueError` says what is w
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hf_ddpm.run_folder import RunFolder
@@ -64,6 +64,17 @@ def check_features(features: str) -> None:
     put_back(Path(place))
     if not Path(place).is_dir():
         raise ValueError(f"judge {place!r}: no such folder, give one written by train_scripts/train_judge.py")
+
+
+def check_measurement(*, model: str | None, features: str, schedulers: Iterable[str | None], source: str | None) -> None:
+    """Refuse a measurement of what does not exist; None = not named."""
+    if model is not None:
+        check_model(model)
+    check_features(features)
+    for name in filter(None, schedulers):
+        check_scheduler(name)
+    if source is not None:
+        check_source(source)
 
 
 def check_trackers(trackers: Sequence[str]) -> None:

@@ -200,8 +200,10 @@ def _try_network(network: Any) -> None:
     """Call a network on the meta device: for one image, of the first class if there are classes."""
     size, label = network.config.sample_size, torch.zeros(1, dtype=torch.int64)
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
-    require(all(type(side) is int and side >= 1 for side in (height, width)), "sample_size", size, "give pixels")
-    if hasattr(network.config, "latent_dim"):
+    require(
+        all(type(side) is int and side >= 1 for side in (height, width)), "sample_size", size, "give the pixels of a side"
+    )
+    if hasattr(network.config, "latent_dim"):  # the generator of a GAN
         network.eval()(torch.zeros(1, network.config.latent_dim), None if network.config.num_classes is None else label)
         return
     channels, embeddings = network.config.in_channels, getattr(network.config, "num_class_embeds", None)

@@ -10,18 +10,14 @@ Results in the folder `results` of a run are shown in the model card of its pipe
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.evaluation.options import EvaluationConfig
-from hf_ddpm.first_checks import check_features, check_model, check_scheduler, check_source
+from hf_ddpm.first_checks import check_measurement
 
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(EvaluationConfig, args)
     with user_errors(EvaluationConfig):
-        check_model(config.model)
-        check_features(config.features)
-        if config.sampling.scheduler is not None:
-            check_scheduler(config.sampling.scheduler)
-        if config.data.source is not None:
-            check_source(config.data.source)
+        schedulers, source = [config.sampling.scheduler], config.data.source
+        check_measurement(model=config.model, features=config.features, schedulers=schedulers, source=source)
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.protocol import evaluate

@@ -21,20 +21,15 @@ import sys
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.experiments.options import SweepConfig
-from hf_ddpm.first_checks import check_features, check_model, check_scheduler, check_source
+from hf_ddpm.first_checks import check_measurement
 
 
 def main(args: list[str] | None = None) -> None:
     config = parse_config(SweepConfig, args)
     trainings = config.trainings()
     with user_errors(SweepConfig):
-        if config.model is not None:
-            check_model(config.model)
-        check_features(config.features)
-        for name in config.grid.scheduler or filter(None, [config.sampling.scheduler]):
-            check_scheduler(name)
-        if config.data.source is not None:
-            check_source(config.data.source)
+        schedulers, source = config.grid.scheduler or [config.sampling.scheduler], config.data.source
+        check_measurement(model=config.model, features=config.features, schedulers=schedulers, source=source)
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.report import command_line
