@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from hf_ddpm.runtime.output import keep_output_from_failing
 from hf_ddpm.runtime.reading import check_yaml, read_yaml
-from hf_ddpm.runtime.signals import Stopped, sigterm_raises
+from hf_ddpm.runtime.signals import Stopped, ending_signals_raise
 from hf_ddpm.text import cleaned_output, one_line
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
     """Turn errors that a user can fix into one line on stderr and an exit code.
 
     A `ValueError` (a mistake) exits with 2, a `FloatingPointError` (a diverged run) or `OSError` (a full disk) with 1,
-    SIGINT (Ctrl-C) with 130 and SIGTERM with 143. With HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
+    SIGINT (Ctrl-C) with 130, SIGTERM with 143 and SIGHUP with 129. Output that cannot be written is dropped. With
+    HF_DDPM_TRACEBACK=1 in the environment errors are shown in full.
     A `ValueError` or `FloatingPointError` that was not raised on purpose is a bug: it keeps its traceback, with a note that
     says so.
 
@@ -133,12 +135,13 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
             arguments: "image_size is 7" or `image_size` in a message is shown as --data.image_size. None = messages are
             shown as they are.
     """
+    keep_output_from_failing()
     logger = logging.getLogger("hf_ddpm")
     logger.setLevel(logging.INFO)
     others = [handler for handler in logger.handlers if not isinstance(handler, _Notices)]
     logger.handlers = [*others, _Notices(config_class)]
     try:
-        with cleaned_output(), sigterm_raises():
+        with cleaned_output(), ending_signals_raise():
             yield
     except (ValueError, FloatingPointError, OSError) as error:
         if os.environ.get("HF_DDPM_TRACEBACK"):

@@ -10,6 +10,7 @@ pipeline/  judge/  results/*.json
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from hf_ddpm.runtime.reading import read_json, read_yaml
 PREFIX = "step-"
 STATE = "training/state.json"
 """File of a checkpoint with the step, among others."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,20 @@ class RunFolder:
         """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, each with a `step` and other numbers by name, in the order of the file; [] = no file.
+
+        Lines that are anything else are left out, and a warning says which: a killed run cuts its last line.
+        """
+        content = self.metrics.read_bytes() if self.metrics.exists() else b""
+        records = {number: _read_record(line) for number, line in enumerate(content.split(b"\n"), start=1) if line.strip()}
+        damaged = [number for number, record in records.items() if record is None]
+        if damaged:
+            more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+            listed = ("lines " if len(damaged) > 1 else "line ") + ", ".join(map(str, damaged[:5])) + more
+            logger.warning("%s: left out %s, not a step with its numbers", self.metrics, listed)
+        return [record for record in records.values() if record is not None]
+
     @property
     def pipeline(self) -> Path:
         """The trained pipeline with its model card."""
@@ -163,6 +180,22 @@ class RunFolder:
         if not isinstance(options, dict):
             raise ValueError(f"{self.config} is damaged: it is not the YAML of a run's options")
         return options
+
+
+def _read_record(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None = it is not a JSON object of a `step`, a whole number, and numbers."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not all(_is_number(value) for value in record.values()):
+        return None
+    step = record.get("step")
+    return record if isinstance(step, int) and step >= 0 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def _by_step(paths: Iterable[Path]) -> dict[int, Path]:

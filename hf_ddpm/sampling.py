@@ -203,7 +203,7 @@ def _generate_batch(
     with _no_step_bar(pipeline):
         images = pipeline(**what, **options, generator=generators, output_type="np")[0]
     if not np.isfinite(images).all():
-        raise ValueError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
+        raise FloatingPointError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
     return (images * 255).round().astype(np.uint8)
 
 

@@ -197,7 +197,7 @@ def test_a_diverged_model_is_an_error(tiny_pipeline):
     pipeline = tiny_pipeline()
     with torch.no_grad():
         pipeline.unet.conv_out.bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="seeds 2 to 3 are not finite"):
+    with pytest.raises(FloatingPointError, match="seeds 2 to 3 are not finite"):
         all_images(pipeline, [0, 1], seed=2)
 
 

@@ -79,8 +79,7 @@ def seconds_per_step(options: TrainConfig | GANConfig, folder: Path) -> float:
     processes = init_distributed(options.num_threads)
 
     def read() -> float:
-        lines = RunFolder(folder).metrics.read_text(encoding="utf-8").splitlines()
-        rows = [row for row in map(json.loads, lines) if "images_per_second" in row]
+        rows = [row for row in RunFolder(folder).read_metrics() if "images_per_second" in row]
         images = rows[-1]["images_seen"] - rows[-2]["images_seen"]
         seconds = [images / row["images_per_second"] for row in rows[WARM_UP_STEPS:]]
         shutil.rmtree(folder, ignore_errors=True)

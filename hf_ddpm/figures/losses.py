@@ -58,23 +58,12 @@ def read_losses(run_dir: Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl` that have a training loss, in the folder of a run of any program, finished or not.
 
     There is one row per step, in order: `step`, `loss` (or `d_loss` and `g_loss`), each the mean since the row before, and
-    the other logged values. A ValueError says that the file is missing, or that a line other than the last is damaged.
+    the other logged values. Lines that are not of a run are left out, with a warning. ValueError: the file is missing.
     """
-    path = RunFolder(run_dir).metrics
-    if not path.is_file():
+    run = RunFolder(run_dir)
+    if not run.metrics.is_file():
         raise ValueError(f"{run_dir} is not a run folder: it has no metrics.jsonl")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = parse_json(line)
-            step = row["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # the line that is being written, or was when the run was killed
-                break
-            raise ValueError(f"{path}: line {number} is damaged, it is not a JSON object with a step") from error
-        if any(name in row for name in LOSSES):
-            rows[step] = row
+    rows = {row["step"]: row for row in run.read_metrics() if any(name in row for name in LOSSES)}
     return [rows[step] for step in sorted(rows)]
 
 

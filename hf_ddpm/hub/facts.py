@@ -242,7 +242,7 @@ def read_run(run: RunFolder) -> RunFacts:
     return RunFacts(
         config=config,
         machine=_part(run.environment, _read_machine) or MachineFacts(),
-        log=_part(run.metrics, _read_lines) or [],
+        log=_part(run.metrics, lambda _: [_finite(line) for line in run.read_metrics()]) or [],
         results={path.stem: it for path, it in results.items() if it is not None},
         samples=None if last is None or picture is None else (last[0], picture),
         grid=_part(run.grid_settings, lambda _: run.read_grid_settings()),
@@ -334,18 +334,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     return _read_json(path) if path.is_file() else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, float]]:
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            record = parse_json(line)
-        except ValueError:  # a killed run left half a line
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            lines.append(_finite(record))
-    return lines
 
 
 def _count_numbers(folder: Path) -> int | None:

@@ -13,11 +13,13 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 
+from hf_ddpm.runtime.heartbeat import watch_processes
 from hf_ddpm.runtime.signals import StopRequest
 
 Item = TypeVar("Item")
 
-# How long a process waits for another that decodes a data set or generates samples before it gives up.
+# How long a process waits for another that decodes a data set or generates samples; one that is silent is lost sooner,
+# see hf_ddpm.runtime.heartbeat.
 PATIENCE = timedelta(hours=2)
 
 
@@ -25,8 +27,10 @@ def init_distributed(num_threads: int | None = None) -> PartialState:
     """Join the processes of torchrun or accelerate launch, also without an accelerator; one on its own is a group of one.
 
     `num_threads`: CPU threads; None = this process's share of the machine's cores, whatever OMP_NUM_THREADS says. Raises
-    `ValueError` if the launcher started more processes than can see each other.
+    `ValueError` if the launcher started more processes than can see each other. A process that is stopped or missing is
+    named after a minute, and ends the others after ten, or after HF_DDPM_PATIENCE seconds.
     """
+    watch_processes()
     AcceleratorState._reset_state()  # a second run in one program may have another precision
     processes = PartialState(cpu=not has_accelerator(), timeout=PATIENCE, **_fresh_store())
     atexit.register(processes.destroy_process_group)  # does nothing if the group is gone already

@@ -1,4 +1,4 @@
-"""Stop a long job cleanly on SIGINT (Ctrl-C) or SIGTERM.
+"""Stop a long job cleanly on SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed).
 
 with stop_requests("stopping after this step") as stop:
     for step in range(steps):
@@ -20,6 +20,9 @@ from types import FrameType
 
 # A launcher may pass on a signal that its processes have received already: within this time it is one request, not two.
 SAME_REQUEST_SECONDS = 1.0
+
+# Signals that end a program; Windows has no SIGHUP.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(KeyboardInterrupt):
@@ -57,11 +60,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests(promise: str) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request that the work polls; a second one ends the program at once.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request that the work polls; a second one ends the program at once.
 
     `promise` says on stderr what will happen. `Stopped` is raised at the end if the work did not act on a request. Python
     handles no signal while it waits in a collective whose peers are gone. Outside the main thread nothing is ever requested,
-    and a signal that is ignored from the start (SIGINT in a shell's background job) stays ignored.
+    and a signal that is ignored from the start (SIGINT in a shell's background job, SIGHUP under nohup) stays ignored.
     """
     stop = StopRequest()
 
@@ -72,26 +75,26 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
                 os._exit(128 + signal_number)
             return
         stop.signal_number, stop._asked_at = signal_number, now
-        if stop._raises:
-            raise Stopped(signal_number)
         line = f"\n{signal.Signals(signal_number).name}: {promise}; a second one ends the program at once\n"
         with contextlib.suppress(OSError):
             os.write(2, line.encode())  # print may be interrupted while it writes, and must not be called within itself
+        if stop._raises:
+            raise Stopped(signal_number)
 
-    with _handlers(handle, signal.SIGINT, signal.SIGTERM):
+    with _handlers(handle, signal.SIGINT, *ENDING):
         yield stop
     if stop.signal_number is not None:
         raise Stopped(stop.signal_number)
 
 
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` at once, as SIGINT raises `KeyboardInterrupt`."""
+def ending_signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Stopped` at once, as SIGINT raises `KeyboardInterrupt`."""
 
     def handle(signal_number: int, _frame: FrameType | None) -> None:
         raise Stopped(signal_number)
 
-    with _handlers(handle, signal.SIGTERM):
+    with _handlers(handle, *ENDING):
         yield
 
 

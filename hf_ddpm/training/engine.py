@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from accelerate import Accelerator
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.data.describe import describe_data
-from hf_ddpm.data.stream import ImageStream, StreamReader
-from hf_ddpm.data.table import ImageTable, TableReader
+from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.first_checks import check_trackers
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import any_process_stopped, has_accelerator, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import check_appendable, write_whole
 from hf_ddpm.runtime.folders import publish_directory, put_back
+from hf_ddpm.runtime.heartbeat import before_giving_up
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.checkpoints import (
@@ -37,71 +38,19 @@ from hf_ddpm.training.checkpoints import (
 )
 from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.options import RunConfig
-from hf_ddpm.training.resume_checks import check_changes, describe_earlier_reading, describe_other_processes
+from hf_ddpm.training.resume_checks import (
+    check_changes,
+    describe_earlier_reading,
+    describe_learning_rate,
+    describe_other_processes,
+    describe_total_batch,
+    total_batch_of,
+)
+from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.tracking import RunLog
 
-ConfigType = TypeVar("ConfigType", bound=RunConfig)
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Run(Generic[ConfigType]):
-    """What stays the same while a network is trained."""
-
-    config: ConfigType
-    """Every option of the run."""
-    accelerator: Accelerator
-    """Device, precision and processes."""
-    images: ImageTable | ImageStream
-    """The images to train on."""
-    test_images: ImageTable | None
-    """Held-out images; None = no split was named."""
-    folder: RunFolder = field(init=False)
-    """Where everything is written."""
-    micro_steps: int = field(init=False)
-    """Micro-steps per optimizer step."""
-    batch_size: int = field(init=False)
-    """Images per process and micro-step."""
-    total_batch_size: int = field(init=False)
-    """Images per optimizer step, of all processes and micro-steps."""
-    total_steps: int = field(init=False)
-    """Length of the run in optimizer steps."""
-    steps_per_unit: float = field(init=False)
-    """Optimizer steps in the unit of the run's length: 1, or those of an epoch."""
-    image_shape: tuple[int, int, int] = field(init=False)
-    """(C, H, W) of an image."""
-    reader: TableReader | StreamReader = field(init=False)
-    """Reads the batches of this process."""
-
-    def __post_init__(self) -> None:
-        config, accelerator, images = self.config, self.accelerator, self.images
-        self.folder = RunFolder(Path(config.output_dir))
-        self.micro_steps = config.optim.micro_steps
-        self.batch_size = config.data.batch_size
-        self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
-        if config.max_train_steps is not None:
-            self.total_steps, self.steps_per_unit = config.max_train_steps, 1.0
-        else:
-            assert config.num_train_epochs is not None and images.num_images is not None, "the options demand both"
-            self.steps_per_unit = images.num_images / self.total_batch_size
-            self.total_steps = math.ceil(config.num_train_epochs * self.steps_per_unit)
-        self.image_shape = (images.channels, images.image_size, images.image_size)
-        self.reader = images.reader(
-            seed=config.seed,
-            batch_size=self.batch_size,
-            num_processes=accelerator.num_processes,
-            process_index=accelerator.process_index,
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint records of its run, as JSON values; a run that resumes it is compared with that."""
-        surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
-        names = ("packages", "processor", "device", "num_processes", "num_threads")
-        environment = {name: surroundings[name] for name in names}
-        return {**asdict(self.config), "data_fingerprint": self.images.fingerprint, "environment": environment}
-
 
 RunType = TypeVar("RunType", bound=Run)
 StateType = TypeVar("StateType", bound=TrainState)
@@ -117,13 +66,18 @@ class TrainingTask(Generic[RunType, StateType]):
     """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
     Returns the gradient norm before clipping, () float32."""
     preview: Callable[[StateType, RunType, RunLog], None]
-    """Shows what the network can do at this step, in pictures or in the log. A signal interrupts it."""
+    """Shows what the network can do at this step, in pictures or in the log, without a change to the state. A signal
+    interrupts it, and so may an error: the step is saved by then, or afterwards."""
     preview_every_steps: tuple[int | None, ...]
     """Previews are due at multiples of each of these optimizer steps, and at the end; None = only at the end."""
     required: tuple[str, ...]
     """Files that every checkpoint has; one without them is damaged."""
     finish: Callable[[StateType, RunType], Path]
     """Publishes the trained network, says how to use it, and returns its folder."""
+
+    def wants_preview(self, state: TrainState, run: Run) -> bool:
+        """Whether a preview of this step is due."""
+        return state.step == run.total_steps or any(is_due(state.step, steps) for steps in self.preview_every_steps)
 
 
 def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> Path:
@@ -148,16 +102,20 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
             raise ValueError(f"--output_dir is {str(folder.path)!r}: another run has written there meanwhile, see --resume")
         if accelerator.is_main_process:  # with `auto`, what cannot be read stays until something new is saved
             drop_later_checkpoints(run, max(before, default=0) if how == "auto" else state.step)
-        log = open_log(run, state)
+        log = open_log(run, state, preview_pending=preview_pending)
         try:
-            with stop_requests("the run is saved and ends after this step") as stop:
+            with (
+                contextlib.closing(log),
+                before_giving_up(partial(save_if_missing, state, run, task)),
+                stop_requests("the run is saved and ends after this step") as stop,
+            ):
                 take_steps(state, run, task, log, stop, preview_pending=preview_pending)
+            return task.finish(state, run)
         except KeyboardInterrupt as interrupt:
-            message = f"interrupted at step {state.step}; continue from the last checkpoint with --resume auto"
+            message = f"stopped and saved at step {state.step}; continue with --resume auto"
+            if accelerator.is_main_process and state.saved_step != state.step:
+                message = f"stopped at step {state.step}; continue from the last checkpoint with --resume auto"
             raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
-        finally:
-            log.close()
-        return task.finish(state, run)
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -204,21 +162,31 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     anything of it is taken.
     """
     saved = read_saved(checkpoint)
-    if saved["step"] > run.total_steps:
-        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.total_steps} steps: make it longer")
+    total_batch_before = total_batch_of(saved["identity"])
+    if run.is_over(step=saved["step"] - 1, images_seen=saved["images_seen"] - total_batch_before):
+        raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.length}: make it longer")
     earlier_reading = partial(describe_earlier_reading, saved["identity"], run.config.data.channels, run.images)
     for warning in check_changes(saved["identity"], run.identity(), earlier_reading):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
+    run.begin_at(saved["step"], saved["images_seen"])
+    state.lr_scheduler = run.build_lr_scheduler(state.lr_scheduler.optimizer)
     state.load(checkpoint, run.accelerator)
+    state.saved_step = state.step
     run.accelerator.print(f"resumed from {checkpoint} at step {state.step}")
     before, now = saved["identity"]["environment"]["num_processes"], run.accelerator.num_processes
     if before != now:
         run.accelerator.print(describe_other_processes(before, now, isinstance(run.images, ImageStream)))
-    return saved.get("owes_preview") is True
+    if total_batch_before != run.total_batch_size:
+        run.accelerator.print(describe_total_batch(total_batch_before, run))
+    rates = saved.get("next_learning_rate"), state.optimizer.param_groups[0]["lr"]  # not in checkpoints of earlier versions
+    notice = describe_learning_rate(*rates, run) if state.step < run.total_steps else None
+    if notice is not None and run.accelerator.is_main_process:
+        logger.warning("%s", notice)
+    return saved.get("owes_preview") is True and not _preview_made(checkpoint).exists()
 
 
-def open_log(run: Run, state: TrainState) -> RunLog:
+def open_log(run: Run, state: TrainState, *, preview_pending: bool) -> RunLog:
     """Create the run folder with its options, say what the run learns from, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
@@ -233,7 +201,9 @@ def open_log(run: Run, state: TrainState) -> RunLog:
     if run.config.logging.trackers:
         accelerator.init_trackers("trackers")
     accelerator.wait_for_everyone()
-    return RunLog(accelerator, run.folder, total_steps=run.total_steps, start_step=state.step)
+    return RunLog(
+        accelerator, run.folder, total_steps=run.total_steps, start_step=state.step, preview_pending=preview_pending
+    )
 
 
 def take_steps(
@@ -245,29 +215,35 @@ def take_steps(
     *,
     preview_pending: bool,
 ) -> None:
-    """Train to the end or until stopped; log, preview and save when due, with `preview_pending` the preview of now first."""
+    """Train to the end or until stopped; log, save and preview when due, with `preview_pending` the preview of now first.
+
+    A step is saved before its preview if both are due, and whatever else ends the run, unless the step itself failed.
+    """
 
     def make_preview() -> None:
-        with log.paused(), stop.raising():
+        with saved_on_failure(state, run, task), log.paused(), stop.raising():
             task.preview(state, run, log)
+        if run.accelerator.is_main_process:
+            note_preview(run.folder.checkpoint(state.step))
 
-    if preview_pending:
+    if preview_pending and task.wants_preview(state, run):
         make_preview()
     for step in range(state.step, run.total_steps):
-        grad_norm = task.train_step(state, run, step)
-        log.advance(run.total_batch_size)
-        done, at_end = state.step, state.step == run.total_steps
-        if at_end or is_due(done, run.config.logging.every_steps):
-            log_progress(log, state, run, grad_norm)
-        signal_number = any_process_stopped(stop, run.accelerator)
-        wants_preview = at_end or any(is_due(done, steps) for steps in task.preview_every_steps)
-        if wants_preview and not signal_number:
-            make_preview()
+        with saved_on_failure(state, run, task):
+            grad_norm = task.train_step(state, run, step)
+            state.changing = False
+            log.advance(run.total_batch_size)
+            done, at_end = state.step, state.step == run.total_steps
+            if at_end or is_due(done, run.config.logging.every_steps):
+                log_progress(log, state, run, grad_norm)
+            signal_number = any_process_stopped(stop, run.accelerator)
         if at_end or is_due(done, run.config.checkpoint.every_steps) or signal_number:
             with log.paused():
-                save_checkpoint(state, run, preview_pending=wants_preview and bool(signal_number))
+                save_checkpoint(state, run, preview_pending=task.wants_preview(state, run))
         if signal_number:
             raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
+        if task.wants_preview(state, run):
+            make_preview()
 
 
 def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
@@ -275,7 +251,7 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     values: dict[str, float] = {"images_seen": state.images_seen}
     if run.images.num_images:
         values["epoch"] = state.images_seen / run.images.num_images
-    values |= {**state.take_window(), "lr": state.optimizer.param_groups[0]["lr"], "grad_norm": float(grad_norm)}
+    values |= {**state.take_window(), "lr": state.learning_rate, "grad_norm": float(grad_norm)}
     log.write(state.step, values, with_speed=True)
 
 
@@ -286,17 +262,62 @@ def drop_later_checkpoints(run: Run, step: int) -> None:
 
 
 def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
-    """Publish a checkpoint of this step, then remove old ones; `preview_pending` says that its preview was skipped."""
+    """Publish a checkpoint of this step, then remove old ones; every process calls it. For the option see
+    `write_checkpoint`."""
     if run.accelerator.is_main_process:
-
-        def write(directory: Path) -> None:
-            state.save(directory, run.accelerator, {"identity": run.identity(), "owes_preview": preview_pending})
-            write_manifest(directory)
-
-        publish_directory(run.folder.checkpoint(state.step), write)
+        write_checkpoint(state, run, preview_pending=preview_pending)
         drop_later_checkpoints(run, state.step)
         prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
     run.accelerator.wait_for_everyone()
+
+
+def write_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
+    """Publish a checkpoint of this step; `preview_pending` says that the preview of this step is still to be made."""
+
+    def write(directory: Path) -> None:
+        state.save(directory, run.accelerator, {"identity": run.identity(), "owes_preview": preview_pending})
+        write_manifest(directory)
+
+    publish_directory(run.folder.checkpoint(state.step), write)
+    state.saved_step = state.step
+
+
+@contextlib.contextmanager
+def saved_on_failure(state: TrainState, run: Run, task: TrainingTask) -> Iterator[None]:
+    """Save the step that is done before an error or a signal ends this part and the run."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            saved = save_if_missing(state, run, task)
+        except Exception as failure:  # the error that came first is the one to report
+            logger.warning("%s", failure)
+        else:
+            if saved and not isinstance(error, KeyboardInterrupt):
+                logger.warning("step %d is saved before the run ends: continue with --resume auto", state.step)
+        raise
+
+
+def save_if_missing(state: TrainState, run: Run, task: TrainingTask) -> bool:
+    """Save the last step in the main process alone, and remove nothing; return whether there was something to save.
+
+    A step that is applied in part is not saved.
+    """
+    if run.accelerator.is_main_process and state.saved_step != state.step and not state.changing:
+        write_checkpoint(state, run, preview_pending=task.wants_preview(state, run))
+        return True
+    return False
+
+
+def note_preview(checkpoint: Path) -> None:
+    """Note that the preview of a checkpoint has been made, if there is a checkpoint of its step."""
+    if checkpoint.is_dir() and not checkpoint.is_symlink():
+        with contextlib.suppress(OSError):  # the disk is full: a run that resumes the checkpoint makes the preview again
+            _preview_made(checkpoint).touch()
+
+
+def _preview_made(checkpoint: Path) -> Path:
+    return checkpoint / "training" / "preview-made"
 
 
 def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
@@ -315,6 +336,7 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
     accelerator, max_norm = run.accelerator, run.config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
     loss = accelerator.reduce(loss, reduction="mean")
+    state.changing = True
     check_finite(step, loss, grad_norm, record, accelerator, run.folder)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -323,6 +345,7 @@ def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record:
 
 def count_step(state: TrainState, run: Run, loss: Tensor) -> None:
     """Advance learning rate and counters by one step, whose loss was `loss`, () float32."""
+    state.learning_rate = state.optimizer.param_groups[0]["lr"]
     state.lr_scheduler.step()
     state.step += 1
     state.images_seen += run.total_batch_size

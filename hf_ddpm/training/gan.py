@@ -20,10 +20,11 @@ from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import Run, TrainingTask, count_step, require_one_process, run_training, update_weights
-from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
+from hf_ddpm.training.engine import TrainingTask, count_step, require_one_process, run_training, update_weights
+from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.preview import save_sample_grid
+from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensors_of
 from hf_ddpm.training.tracking import RunLog
 
@@ -91,7 +92,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
     network, averaged = (DCGAN(**shape, **asdict(config.model)).to(accelerator.device) for _ in range(2))
     optimizer = build_optimizer(network.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
+    lr_scheduler = run.build_lr_scheduler(optimizer)
     state = GANState(
         network=network,
         model=network,  # not prepared by Accelerate: one process, and autocast is entered where the networks are called

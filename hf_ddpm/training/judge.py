@@ -22,9 +22,10 @@ from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_netwo
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, require_one_process, run_training
-from hf_ddpm.training.optim import build_lr_scheduler, build_optimizer
+from hf_ddpm.training.engine import TrainingTask, apply_gradients, require_one_process, run_training
+from hf_ddpm.training.optim import build_optimizer
 from hf_ddpm.training.options import JudgeConfig
+from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import TrainState
 from hf_ddpm.training.tracking import RunLog
 
@@ -82,7 +83,7 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
         raise ValueError(f"--model: {error}") from None
     run = Run(config, accelerator, train_images, test_images)
     optimizer = build_optimizer(network.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
+    lr_scheduler = run.build_lr_scheduler(optimizer)
     model, optimizer = accelerator.prepare(network, optimizer)
     model.train()
     return run, JudgeState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)

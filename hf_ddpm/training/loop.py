@@ -31,10 +31,11 @@ from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import Run, TrainingTask, apply_gradients, is_due, run_training
-from hf_ddpm.training.optim import build_ema, build_lr_scheduler, build_optimizer
+from hf_ddpm.training.engine import TrainingTask, apply_gradients, is_due, run_training
+from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
+from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import StepRandomness, reseed_dropout, sample_step_randomness
 from hf_ddpm.training.tracking import RunLog
@@ -131,7 +132,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     if config.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     optimizer = build_optimizer(unet.parameters(), config.optim)
-    lr_scheduler = build_lr_scheduler(optimizer, config.optim, run.total_steps, run.steps_per_unit)
+    lr_scheduler = run.build_lr_scheduler(optimizer)
     model, optimizer = run.accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
     model.train()
     schedule = config.schedule

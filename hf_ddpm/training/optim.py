@@ -27,21 +27,41 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimC
 
 
 def build_lr_scheduler(
-    optimizer: torch.optim.Optimizer, config: BaseOptimConfig, total_steps: int, steps_per_unit: float
+    optimizer: torch.optim.Optimizer,
+    config: BaseOptimConfig,
+    total_steps: int,
+    steps_per_unit: float,
+    steps_ahead: float = 0.0,
 ) -> LambdaLR:
-    """Build the learning-rate schedule, stepped once per optimizer step; `steps_per_unit` is 1, or the steps of an epoch."""
+    """Build the learning-rate schedule, stepped once per optimizer step.
+
+    Args:
+        optimizer, config: what it moves, and how.
+        total_steps: length of the run in optimizer steps.
+        steps_per_unit: 1 if the run's length is given in steps, or the steps of an epoch.
+        steps_ahead: how many more steps the run has done than its images would take at the present total batch size. All
+            but the warm-up, which is given in steps, follows the images.
+    """
     warmup = config.lr_warmup_steps
+
+    def position(step: int) -> float:
+        return step if step < warmup else max(warmup, step - steps_ahead)
+
     if config.lr_scheduler == "multistep":
         assert config.lr_milestones is not None and config.lr_gamma is not None, "the options demand both"
         milestones, gamma = [milestone * steps_per_unit for milestone in config.lr_milestones], config.lr_gamma
 
         def factor(step: int) -> float:
             warmed = min(1.0, step / warmup) if warmup else 1.0
-            return warmed * gamma ** bisect.bisect_right(milestones, step)
+            return warmed * gamma ** bisect.bisect_right(milestones, position(step))
 
         return LambdaLR(optimizer, factor)
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps - steps_ahead)
+    if steps_ahead != 0:
+        (follow,) = scheduler.lr_lambdas
+        scheduler.lr_lambdas = [lambda step: follow(position(step))]
+    return scheduler
 
 
 def resume_lr_schedule(optimizer: torch.optim.Optimizer, lr_scheduler: LambdaLR, step: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import ImageTable
+from hf_ddpm.training.run import Run
 
 # Another network, forward process or data set: the saved weights and moments would not fit.
 _FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "seed")
@@ -79,6 +81,32 @@ def describe_other_processes(before: int, now: int, streaming: bool) -> str:
     if not streaming:
         order = "each image of the epoch is still seen once, with the same noise and timestep if the total batch is the same"
     return f"{now} processes instead of {before}: {order}; sums are rounded differently, and dropout masks are others"
+
+
+def total_batch_of(identity: dict[str, Any]) -> int:
+    """Images per optimizer step of the run that saved a checkpoint, of all processes and micro-steps."""
+    micro_steps = identity["optim"].get("gradient_accumulation_steps", 1)
+    return identity["data"]["batch_size"] * micro_steps * identity["environment"]["num_processes"]
+
+
+def describe_total_batch(before: int, run: Run) -> str:
+    """Say where a run ends that continues with another number of images per optimizer step."""
+    end = f"step {run.total_steps}"
+    if run.config.num_train_epochs is not None:
+        end = f"{run.length}, now at {end}"
+    elif run.images.num_images is not None:
+        images = run.first_image + (run.total_steps - run.first_step) * run.total_batch_size
+        end = f"{end}, now after {images / run.images.num_images:.2f} epochs"
+    return f"{run.total_batch_size} images per step instead of {before}: the run still ends at {end}"
+
+
+def describe_learning_rate(before: Any, now: float, run: Run) -> str | None:
+    """Say that the next learning rate is not the one that the checkpoint had in view; None = it is, or it is not known."""
+    if not isinstance(before, float) or math.isclose(before, now, rel_tol=1e-3):
+        return None
+    change, schedule = "rises" if now > before else "falls", run.config.optim.lr_scheduler
+    where = f"at step {run.first_step + 1}, as its schedule is now {schedule} over {run.length}"
+    return f"the learning rate {change} from {before:.4g} to {now:.4g} {where}"
 
 
 def _matches(name: str, prefixes: tuple[str, ...]) -> bool:

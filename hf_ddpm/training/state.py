@@ -49,6 +49,12 @@ class TrainState:
     """Optimizer steps done."""
     images_seen: int = 0
     """Images of these steps, the position in the endless stream of epochs."""
+    learning_rate: float = 0.0
+    """Of the last step."""
+    saved_step: int = 0
+    """The step that the newest checkpoint was saved at."""
+    changing: bool = False
+    """Whether an optimizer step is being applied: the state is then that of no step."""
     window_loss: float = 0.0
     """Sum of the losses since the last logged step."""
     window_steps: int = 0
@@ -77,6 +83,7 @@ class TrainState:
         values = {
             "step": self.step,
             "images_seen": self.images_seen,
+            "next_learning_rate": self.optimizer.param_groups[0]["lr"],
             "window_loss": self.window_loss,
             "window_steps": self.window_steps,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -212,8 +219,12 @@ def is_finite(value: Any) -> bool:
 
 
 def _is_identity(value: Any) -> bool:
-    environment = value.get("environment") if isinstance(value, dict) else None
-    return isinstance(environment, dict) and is_count(environment.get("num_processes"))
+    groups = [value.get(name) for name in ("environment", "data", "optim")] if isinstance(value, dict) else [None]
+    if not all(isinstance(group, dict) for group in groups):
+        return False
+    environment, data, optim = groups
+    counts = (environment.get("num_processes"), data.get("batch_size"), optim.get("gradient_accumulation_steps", 1))
+    return all(is_count(count) for count in counts)
 
 
 def _is_scaler(value: Any) -> bool:

@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from tqdm.auto import tqdm
 
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import append, write_whole
 
+TRAINING_LINE = "images_seen"  # in the lines of training, and in none of a preview
+
+logger = logging.getLogger(__name__)
+
 
 class RunLog:
     """Progress bar, `metrics.jsonl` and trackers of one run; does nothing in processes other than the main one."""
 
-    def __init__(self, accelerator: Accelerator, folder: RunFolder, *, total_steps: int, start_step: int) -> None:
-        """Open the log after `start_step` of `total_steps` optimizer steps, and drop its lines of later steps."""
-        self._accelerator, self._active = accelerator, accelerator.is_main_process
-        self._file = folder.metrics
-        if self._active:
-            self._forget_steps_after(start_step)
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        *,
+        total_steps: int,
+        start_step: int,
+        preview_pending: bool = False,
+    ) -> None:
+        """Open the log after `start_step` of `total_steps` optimizer steps, and drop its lines of what will be repeated.
+
+        These are the later steps and, with `preview_pending`, the lines of an unfinished preview of `start_step`.
+        """
+        self._active, self._file = accelerator.is_main_process, folder.metrics
+        self._trackers: list[GeneralTracker] = list(accelerator.trackers) if self._active else []
+        if self._active and self._file.exists():
+            kept = [
+                record
+                for record in folder.read_metrics()
+                if record["step"] < start_step + (not preview_pending or TRAINING_LINE in record)
+            ]
+            write_whole(self._file, "".join(json.dumps(record) + "\n" for record in kept))
         self._bar = tqdm(
             total=total_steps, initial=start_step, desc="training", unit="step", disable=not self._active, dynamic_ncols=True
         )
@@ -46,7 +68,7 @@ class RunLog:
             losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith("loss")}
             self._bar.set_postfix({**losses, "images/s": f"{speed:.0f}"})
         append(self._file, json.dumps({"step": step, **values}) + "\n")
-        self._accelerator.log(values, step=step)
+        self._call_trackers(lambda tracker: tracker.log(values, step=step))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -58,18 +80,14 @@ class RunLog:
     def close(self) -> None:
         """Finish the bar and the trackers."""
         self._bar.close()
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
+        self._call_trackers(lambda tracker: tracker.finish())
 
-    def _forget_steps_after(self, step: int) -> None:
-        if not self._file.exists():
-            return
-        kept = []
-        for line in self._file.read_text(encoding="utf-8").splitlines():
+    def _call_trackers(self, call: Callable[[GeneralTracker], object]) -> None:
+        """Call each tracker; one that fails (its server, its disk) gets no more metrics, and the run continues."""
+        for tracker in list(self._trackers):
             try:
-                record = json.loads(line)
-            except ValueError:  # the line that a killed run was writing
-                continue
-            if record["step"] <= step:
-                kept.append(line + "\n")
-        write_whole(self._file, "".join(kept))
+                call(tracker)
+            except Exception as error:  # whatever a tracker of another package raises
+                self._trackers.remove(tracker)
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning("the tracker %s failed and gets no more metrics (%s)", tracker.name, reason)

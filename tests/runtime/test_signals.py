@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_ddpm.runtime.signals import Stopped, sigterm_raises, stop_requests
+from hf_ddpm.runtime.signals import Stopped, ending_signals_raise, stop_requests
 
 ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -92,7 +92,7 @@ def test_outside_the_main_thread_nothing_is_asked():
     seen = []
 
     def work():
-        with stop_requests("ending") as stop, sigterm_raises():
+        with stop_requests("ending") as stop, ending_signals_raise():
             seen.append((stop.requested, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
@@ -103,7 +103,7 @@ def test_outside_the_main_thread_nothing_is_asked():
 
 def test_sigterm_ends_what_does_not_poll():
     done = []
-    with pytest.raises(Stopped) as stopped, sigterm_raises():
+    with pytest.raises(Stopped) as stopped, ending_signals_raise():
         signal.raise_signal(signal.SIGTERM)
         done.append("not reached")
     assert stopped.value.signal_number == signal.SIGTERM and not done

@@ -134,9 +134,9 @@ class TestStopping:
 
     def test_a_signal_in_the_preview_ends_it_there(self, run_training, whole, tmp_path, signal_in):
         signal_in("save_sample_grid", 1, signal.SIGTERM)
-        with pytest.raises(Stopped, match="interrupted at step 4; continue from the last checkpoint with --resume auto"):
+        with pytest.raises(Stopped, match="stopped and saved at step 4; continue with --resume auto"):
             run_training("run")
-        assert saved_steps(tmp_path / "run") == [3]
+        assert saved_steps(tmp_path / "run") == [3, 4]
         assert outcome(run_training("run", "--resume=auto")) == whole
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -152,7 +152,7 @@ class TestStopping:
 
     def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(self, run_training, tmp_path, signal_in):
         signal_in("save", 2, signal.SIGTERM, GeneratorState)
-        with pytest.raises(Stopped, match=f"interrupted at step {STEPS}"):
+        with pytest.raises(Stopped, match=f"saved at step {STEPS}"):
             run_training("run")
         assert RunFolder(tmp_path / "run").checkpoint(STEPS).exists() and not (tmp_path / "run" / "pipeline").exists()
         assert (run_training("run", "--resume=auto") / "pipeline" / "model_index.json").exists()

@@ -1,0 +1,107 @@
+"""What stays the same while a network is trained, `Run`, and how long the training is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LambdaLR
+
+from hf_ddpm.data.stream import ImageStream, StreamReader
+from hf_ddpm.data.table import ImageTable, TableReader
+from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.training.optim import build_lr_scheduler
+from hf_ddpm.training.options import RunConfig
+
+ConfigType = TypeVar("ConfigType", bound=RunConfig)
+
+
+@dataclass
+class Run(Generic[ConfigType]):
+    """What stays the same while a network is trained."""
+
+    config: ConfigType
+    """Every option of the run."""
+    accelerator: Accelerator
+    """Device, precision and processes."""
+    images: ImageTable | ImageStream
+    """The images to train on."""
+    test_images: ImageTable | None
+    """Held-out images; None = no split was named."""
+    folder: RunFolder = field(init=False)
+    """Where everything is written."""
+    micro_steps: int = field(init=False)
+    """Micro-steps per optimizer step."""
+    batch_size: int = field(init=False)
+    """Images per process and micro-step."""
+    total_batch_size: int = field(init=False)
+    """Images per optimizer step, of all processes and micro-steps."""
+    first_step: int = field(init=False)
+    """Optimizer steps of the checkpoint from which the run continues; 0 = it is new."""
+    first_image: int = field(init=False)
+    """Images of these steps."""
+    total_steps: int = field(init=False)
+    """The optimizer step at which the run ends."""
+    steps_per_unit: float = field(init=False)
+    """Optimizer steps in the unit of the run's length: 1, or those of an epoch."""
+    steps_ahead: float = field(init=False)
+    """Steps done before, minus those that their images take at this total batch size; 0 if the length is in steps."""
+    image_shape: tuple[int, int, int] = field(init=False)
+    """(C, H, W) of an image."""
+    reader: TableReader | StreamReader = field(init=False)
+    """Reads the batches of this process."""
+
+    def __post_init__(self) -> None:
+        config, accelerator, images = self.config, self.accelerator, self.images
+        self.folder = RunFolder(Path(config.output_dir))
+        self.micro_steps = config.optim.micro_steps
+        self.batch_size = config.data.batch_size
+        self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
+        self.begin_at(0, 0)
+        self.image_shape = (images.channels, images.image_size, images.image_size)
+        self.reader = images.reader(
+            seed=config.seed,
+            batch_size=self.batch_size,
+            num_processes=accelerator.num_processes,
+            process_index=accelerator.process_index,
+        )
+
+    def begin_at(self, step: int, images_seen: int) -> None:
+        """Continue after this number of optimizer steps and images, which set the end of a run that is given in epochs."""
+        self.first_step, self.first_image = step, images_seen
+        if self.config.max_train_steps is not None:
+            self.total_steps, self.steps_per_unit, self.steps_ahead = self.config.max_train_steps, 1.0, 0.0
+            return
+        assert self.config.num_train_epochs is not None and self.images.num_images is not None, "the options demand both"
+        self.steps_per_unit = self.images.num_images / self.total_batch_size
+        self.steps_ahead = step - images_seen / self.total_batch_size
+        images_left = max(0, self.config.num_train_epochs * self.images.num_images - images_seen)
+        self.total_steps = step - (-images_left // self.total_batch_size)
+
+    @property
+    def length(self) -> str:
+        """The length of the run as its options give it."""
+        epochs = self.config.num_train_epochs
+        return f"{self.total_steps} steps" if epochs is None else f"{epochs} epochs"
+
+    def is_over(self, *, step: int, images_seen: int) -> bool:
+        """Whether no step is taken after this number of steps and images."""
+        if self.config.num_train_epochs is None:
+            return step >= self.total_steps
+        assert self.images.num_images is not None
+        return images_seen >= self.config.num_train_epochs * self.images.num_images
+
+    def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        """The learning-rate schedule over the length of this run."""
+        return build_lr_scheduler(optimizer, self.config.optim, self.total_steps, self.steps_per_unit, self.steps_ahead)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint records of its run, as JSON values; a run that resumes it is compared with that."""
+        surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
+        names = ("packages", "processor", "device", "num_processes", "num_threads")
+        environment = {name: surroundings[name] for name in names}
+        return {**asdict(self.config), "data_fingerprint": self.images.fingerprint, "environment": environment}
