@@ -31,9 +31,31 @@ def test_checkpoints_and_grids_are_found_by_step_oldest_first(run):
     assert run.checkpoint(1000).name == "step-00001000" and run.sample_grid(7).name == "step-00000007.png"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Epoch 3: loss 0.2", b'{"step": 3, "lo', b"\x00\xff\xfe", b"[]", b"3", b"null", b'{"loss": 1}', b'{"step": true}',
+        b'{"step": -1}', b'{"step": 1.5}', b'{"step": "3"}', b'{"step": 3, "loss": "0.1"}', b'{"step": 3, "note": [1]}',
+        b"[" * 100_000, b'{"step": 1' + b"0" * 5000 + b"}", b'{"step": 1, "loss": 1' + b"0" * 400 + b"}",
+    ],
+    ids=lambda line: line[:20].decode("latin1"),
+)  # fmt: skip
+def test_a_line_of_the_log_that_is_anything_else_is_left_out_and_said(run, caplog, line):
+    run.metrics.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n\n{"step": 2, "loss": NaN}\n')
+    assert [record["step"] for record in run.read_metrics()] == [1, 2]
+    assert caplog.messages == [f"{run.metrics}: left out line 2, not a step with its numbers"]
+
+
+def test_many_such_lines_are_said_in_one(run, caplog):
+    run.metrics.write_bytes(b"noise\n" * 9)
+    assert run.read_metrics() == []
+    assert caplog.messages == [f"{run.metrics}: left out lines 1, 2, 3, 4, 5 and 4 more, not a step with its numbers"]
+
+
 def test_an_empty_run_has_neither(tmp_path):
     run = RunFolder(tmp_path / "none")
     assert run.checkpoints() == {} and run.sample_grids() == {} and run.last_sample_grid() is None
+    assert run.read_metrics() == []
     assert not run.path.exists()
 
 

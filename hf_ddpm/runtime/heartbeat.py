@@ -22,7 +22,7 @@ from torch.distributed import TCPStore
 INTERVAL = 5.0  # seconds between two signs of life
 NOTICE = 60.0  # seconds of silence after which a process is named
 PATIENCE = 600.0  # seconds of silence after which the others end; HF_DDPM_PATIENCE in the environment is another number
-ANSWER = timedelta(seconds=1)  # that the store may take
+CONNECTION = timedelta(seconds=5)  # that connecting to the store may take
 ENDED = "ended"
 
 logger = logging.getLogger(__name__)
@@ -52,54 +52,61 @@ def before_giving_up(act: Callable[[], object]) -> Iterator[None]:
         _last_acts.remove(act)
 
 
-class Heartbeat(threading.Thread):
-    """The thread of one process."""
+class Heartbeat:
+    """The signs of life of one process, and its watch over the others.
+
+    Two threads, as one that asks the store waits for ever if the store belongs to a process that is stopped.
+    """
 
     def __init__(self, rank: int, world_size: int, address: str, port: int, patience: float) -> None:
-        super().__init__(name="heartbeat", daemon=True)
         self._rank, self._address, self._patience = rank, (address, port), patience
-        self._stopping = threading.Event()
-        self._store: TCPStore | None = None
         self._prefix = f"hf_ddpm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        self._signs: dict[int, str] = {}
+        self._signs: dict[int, str] = {}  # the last of each other process
         self._silence = dict.fromkeys((peer for peer in range(world_size) if peer != rank), 0.0)  # seconds
         self._named: set[int] = set()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._watch)]
 
-    def run(self) -> None:
-        beat, longest = 0, INTERVAL + ANSWER.total_seconds() * (2 + len(self._silence))
-        before = time.monotonic()
-        while not self._stopping.wait(INTERVAL):
-            beat += 1
-            self._give_sign(f"{beat}, pid {os.getpid()} on {socket.gethostname()}")
-            heard = {peer: self._heard(peer) for peer in self._silence}
-            now = time.monotonic()
-            passed, before = min(now - before, longest), now  # not the time in which this process was stopped itself
-            for peer, is_alive in heard.items():
-                self._silence[peer] = 0.0 if is_alive else self._silence[peer] + passed
-            self._report()
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Say that this process has ended, so that nobody waits for a sign of it."""
         self._stopping.set()
-        self.join(timeout=INTERVAL)
-        self._give_sign(ENDED)
+        for thread in self._threads:
+            thread.join(timeout=INTERVAL)
 
-    def _give_sign(self, sign: str) -> None:
-        with contextlib.suppress(RuntimeError):  # without a store nobody is heard either, which is what is reported
-            if self._store is None:
-                self._store = TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=ANSWER)
-            self._store.set(f"{self._prefix}/{self._rank}", sign)
+    def _talk(self) -> None:
+        """Give signs of life, and read those of the others."""
+        beat, store = 0, None
+        while True:
+            is_last = self._stopping.is_set()
+            beat += 1
+            try:
+                if store is None:
+                    store = TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=CONNECTION)
+                sign = ENDED if is_last else f"{beat}, pid {os.getpid()} on {socket.gethostname()}"
+                store.set(f"{self._prefix}/{self._rank}", sign)
+                for peer in self._silence:
+                    if store.check([key := f"{self._prefix}/{peer}"]):
+                        self._signs[peer] = store.get(key).decode()
+            except RuntimeError:
+                store = None  # without it nobody is heard, which is what will be reported
+            if is_last:
+                return
+            self._stopping.wait(INTERVAL)
 
-    def _heard(self, peer: int) -> bool:
-        """Whether another process has given a sign since the last time, or has ended."""
-        if self._signs.get(peer) == ENDED:
-            return True
-        key, before = f"{self._prefix}/{peer}", self._signs.get(peer)
-        if self._store is not None:
-            with contextlib.suppress(RuntimeError):
-                self._store.wait([key], ANSWER)
-                self._signs[peer] = self._store.get(key).decode()
-        return self._signs.get(peer) != before
+    def _watch(self) -> None:
+        before, signs = time.monotonic(), dict[int, str]()
+        while not self._stopping.wait(INTERVAL):
+            now = time.monotonic()
+            passed, before = min(now - before, 2 * INTERVAL), now  # not the time in which this process was stopped itself
+            heard, signs = signs, dict(self._signs)
+            for peer in self._silence:
+                answers = signs.get(peer) == ENDED or signs.get(peer) != heard.get(peer)
+                self._silence[peer] = 0.0 if answers else self._silence[peer] + passed
+            self._report()
 
     def _report(self) -> None:
         silent = {peer: seconds for peer, seconds in self._silence.items() if seconds >= NOTICE}
@@ -119,7 +126,7 @@ class Heartbeat(threading.Thread):
 
     def _where(self, peer: int) -> str:
         sign = self._signs.get(peer)
-        return " (it never started)" if sign is None else f" ({sign.partition(', ')[2]})"
+        return " (not seen so far)" if sign is None else f" ({sign.partition(', ')[2]})"
 
     def _give_up(self, peer: int) -> None:
         logger.error("process %d%s does not answer: this process ends", peer, self._where(peer))

@@ -12,7 +12,7 @@ import pytest
 from hf_ddpm.runtime.signals import Stopped, ending_signals_raise, stop_requests
 
 ROOT = Path(__file__).parents[2]
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+EACH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +21,11 @@ def listening():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     signal.signal(signal.SIGINT, before)
 
 
-@BOTH
+@EACH
 def test_a_signal_is_a_request_that_is_said_and_polled(capfd, number):
     with pytest.raises(Stopped, match="saved") as stopped, stop_requests("ending after this step") as stop:
         assert not stop.requested
@@ -52,7 +52,7 @@ def test_a_request_that_nobody_answers_is_not_lost():
     assert done == ["work"]
 
 
-@BOTH
+@EACH
 def test_a_part_that_is_not_worth_finishing_ends_at_once(number):
     done = []
     with pytest.raises(Stopped) as stopped, stop_requests("ending") as stop:
@@ -79,13 +79,17 @@ def test_an_error_is_not_hidden_by_a_request():
         raise ZeroDivisionError
 
 
-def test_a_signal_that_was_ignored_stays_so():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stop_requests("ending") as stop:
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("number", "default"), [(signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)]
+)
+def test_a_signal_that_was_ignored_stays_so(number, default):
+    """SIGINT in a background job, SIGHUP under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+    with stop_requests("ending") as stop, ending_signals_raise():
+        signal.raise_signal(number)
         assert not stop.requested
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert signal.getsignal(number) is signal.SIG_IGN
+    signal.signal(number, default)
 
 
 def test_outside_the_main_thread_nothing_is_asked():
@@ -101,15 +105,16 @@ def test_outside_the_main_thread_nothing_is_asked():
     assert seen == [(False, signal.SIG_DFL)]
 
 
-def test_sigterm_ends_what_does_not_poll():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_ending_signal_ends_what_does_not_poll(number):
     done = []
     with pytest.raises(Stopped) as stopped, ending_signals_raise():
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         done.append("not reached")
-    assert stopped.value.signal_number == signal.SIGTERM and not done
+    assert stopped.value.signal_number == number and not done
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(("apart", "code", "printed"), [(0.0, 0, "still here"), (0.3, None, "")])
 def test_a_second_signal_ends_now_but_an_echo_is_no_second_one(number, apart, code, printed):
     program = f"""

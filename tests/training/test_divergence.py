@@ -40,3 +40,25 @@ def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
     sampled = sample_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
     assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == sampled
     assert choose_checkpoint(RunFolder(folder), "latest").name == f"step-{step:08d}", "the last one before it, and whole"
+
+
+def test_a_run_that_diverges_keeps_its_last_checkpoint_only(tiny_options, tmp_path):
+    """The weights just before are no good place to continue from."""
+    options = [*tiny_options, "--max_train_steps=10", "--optim.learning_rate=1e30", f"--output_dir={tmp_path / 'run'}"]
+    with pytest.raises(FloatingPointError, match="the step was not applied"):
+        train(parse_config(TrainConfig, options))
+    assert RunFolder(tmp_path / "run").checkpoints() == {}
+
+
+@pytest.mark.parametrize("option", ["--checkpoint.every_steps=1000", "--max_train_steps=2"], ids=["last step", "before it"])
+def test_a_preview_that_is_not_finite_loses_no_step(load_script, tiny_options, tmp_path, capsys, option):
+    """The last step has ruined the weights, which nothing notices before the samples."""
+    folder = tmp_path / "run"
+    options = [*tiny_options, "--max_train_steps=1", "--optim.learning_rate=1e30", "--optim.lr_warmup_steps=0"]
+    options += ["--logging.sample_every_steps=1", "--ema.decay=null", f"--output_dir={folder}", option]
+    with pytest.raises(SystemExit) as stopped:
+        load_script("train").main(options)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("are not finite: the model has diverged")
+    assert choose_checkpoint(RunFolder(folder), "latest").name == "step-00000001"

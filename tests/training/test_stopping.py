@@ -6,6 +6,7 @@ Starting a process costs seconds of imports, so one pair of processes does every
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,14 +133,100 @@ class TestStopping:
         run_training("run", "--resume=auto")
         assert outcome(folder) == whole
 
-    def test_a_signal_in_the_preview_ends_it_there(self, run_training, whole, tmp_path, signal_in):
-        signal_in("save_sample_grid", 1, signal.SIGTERM)
-        with pytest.raises(Stopped, match="stopped and saved at step 4; continue with --resume auto"):
+    @pytest.mark.parametrize(
+        ("function", "call", "saved"),
+        [("save_sample_grid", 1, [3, 4]), ("held_out_loss", 1, [3, 4]), ("held_out_loss", 2, [3, 6])],
+        ids=["grid", "held-out loss", "last step"],
+    )
+    def test_a_signal_in_a_preview_ends_it_and_loses_no_step(
+        self, run_training, whole, tmp_path, signal_in, function, call, saved
+    ):
+        signal_in(function, call, signal.SIGHUP if call == 2 else signal.SIGTERM)
+        with pytest.raises(Stopped, match=f"stopped and saved at step {saved[-1]}; continue with --resume auto"):
             run_training("run")
-        assert saved_steps(tmp_path / "run") == [3, 4]
+        assert saved_steps(tmp_path / "run") == saved
         assert outcome(run_training("run", "--resume=auto")) == whole
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize("error", [OSError("the disk is full"), ZeroDivisionError("a mistake of ours")], ids=type)
+    def test_an_error_in_a_preview_loses_no_step(self, run_training, whole, tmp_path, monkeypatch, caplog, error):
+        def fail(*args, **kwargs):
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr(loop, "held_out_loss", fail)
+            with pytest.raises(type(error), match=str(error)):
+                run_training("run")
+        assert saved_steps(tmp_path / "run") == [3, 4]
+        assert "step 4 is saved before the run ends: continue with --resume auto" in caplog.text
+        assert outcome(run_training("run", "--resume=auto")) == whole
+
+    def test_an_error_while_a_step_is_computed_loses_none_before_it(self, run_training, whole, tmp_path, monkeypatch):
+        """An image that cannot be read, memory that does not suffice, a process that is gone."""
+        compute, calls = loop.micro_batch_loss, []
+
+        def fail(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                raise RuntimeError("out of memory")
+            return compute(*args)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(loop, "micro_batch_loss", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                run_training("run")
+        assert saved_steps(tmp_path / "run") == [2]
+        assert outcome(run_training("run", "--resume=auto")) == whole
+
+    def test_a_step_that_is_applied_in_part_is_not_saved(self, run_training, tmp_path, monkeypatch):
+        def fail(self):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(GeneratorState, "update_average", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run_training("run")
+        assert saved_steps(tmp_path / "run") == []
+
+    @pytest.mark.parametrize("at", [1, 2], ids=["step 4", "last step"])
+    def test_a_run_that_is_killed_in_a_preview_goes_on_bit_for_bit(self, run_training, whole, tmp_path, monkeypatch, at):
+        """What is on the disk in the middle of a preview is what a kill -9 leaves."""
+        measure, calls = loop.held_out_loss, []
+
+        def copied(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == at:
+                shutil.copytree(tmp_path / "run", tmp_path / "killed")
+            return measure(*args, **kwargs)
+
+        with monkeypatch.context() as watched:
+            watched.setattr(loop, "held_out_loss", copied)
+            run_training("run")
+        assert saved_steps(tmp_path / "killed") == ([3] if at == 1 else [3, 6]), "a checkpoint that is due comes first"
+        assert outcome(run_training("killed", "--resume=auto")) == whole
+
+    def test_a_preview_that_was_made_is_not_made_again(self, run_training, whole, tmp_path, monkeypatch):
+        folder = run_training("run")
+        monkeypatch.setattr(loop, "save_sample_grid", None)
+        assert outcome(run_training("run", "--resume=auto")) == whole
+        assert (folder / "pipeline").is_dir()
+
+    def test_a_measurement_that_is_stopped_is_made_again(self, tiny_options, tmp_path):
+        """By a monitor, whose metrics are logged after the held-out loss of the same step."""
+        options = [*tiny_options, *OPTIONS, "--evaluation.every_steps=4", "--evaluation.features=inception"]
+
+        def train(name: str, *more: str, stops: bool = False) -> tuple:
+            def evaluate(pipeline):
+                if stops:
+                    signal.raise_signal(signal.SIGINT)
+                return {"fid": 1.0}
+
+            loop.train(parse_config(TrainConfig, [*options, f"--output_dir={tmp_path / name}", *more]), evaluate)
+            return outcome(tmp_path / name)
+
+        with pytest.raises(Stopped, match="stopped and saved at step 4"):
+            train("run", stops=True)
+        assert train("run", "--resume=auto") == train("measured")
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
     def test_a_signal_before_the_first_step_writes_nothing(
         self, load_script, tiny_options, tmp_path, signal_in, capsys, number, code
     ):
