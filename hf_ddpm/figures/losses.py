@@ -12,7 +12,6 @@ from hf_ddpm.config import require
 from hf_ddpm.figures.options import FigureConfig
 from hf_ddpm.figures.style import LARGE_RANGE, MAX_LEGEND, add_legend, dress_panel, line_style, new_panels, save_figure
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.runtime.reading import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from hf_ddpm.data.description import DataDescription
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
-from hf_ddpm.runtime.reading import parse_json, read_json
+from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.text import one_line
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")

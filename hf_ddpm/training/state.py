@@ -219,10 +219,10 @@ def is_finite(value: Any) -> bool:
 
 
 def _is_identity(value: Any) -> bool:
-    groups = [value.get(name) for name in ("environment", "data", "optim")] if isinstance(value, dict) else [None]
-    if not all(isinstance(group, dict) for group in groups):
+    names = ("environment", "data", "optim")
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), dict) for name in names):
         return False
-    environment, data, optim = groups
+    environment, data, optim = (value[name] for name in names)
     counts = (environment.get("num_processes"), data.get("batch_size"), optim.get("gradient_accumulation_steps", 1))
     return all(is_count(count) for count in counts)
 
