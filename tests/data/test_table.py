@@ -278,6 +278,19 @@ def test_fingerprint_depends_on_the_content_alone(tmp_path):
     assert saved.fingerprint == copied.fingerprint == parquet.fingerprint
 
 
+def test_classes_are_numbered_in_another_order(tmp_path):
+    source = save(tmp_path / "saved", random_arrays(5), names=("a", "b", "c"))
+    table = load_images(source, "train", image_size=6)
+    other = table.in_class_order(["c", "a", "b"])
+    assert (other.class_names, other.class_labels.tolist()) == (["c", "a", "b"], [1, 2, 0, 1, 2])
+    assert other.fingerprint == load_images(source, "train", image_size=6, labels=["c", "a", "b"]).fingerprint
+    assert table.in_class_order(["a", "b", "c"]) is table and other.in_class_order(["a", "b", "c"]).class_names == [
+        "a",
+        "b",
+        "c",
+    ]
+
+
 def test_fingerprint_sees_every_change(tmp_path):
     arrays = random_arrays(4)
     changed = [array.copy() for array in arrays]

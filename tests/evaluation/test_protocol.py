@@ -189,6 +189,12 @@ def test_classes_of_a_subset_are_matched_by_name(measure):
     assert "simple_loss_test" not in results.metrics, "the labels of the data are others than the model's"
 
 
+def test_a_model_is_measured_in_its_own_order_of_the_classes(measure, plain):
+    """Earlier versions sorted numbers as text, and their models keep that order."""
+    results = measure("eval", "--data.source=digits", f"--data.labels={list(range(9, -1, -1))}")
+    assert results.metrics["simple_loss_test"] == plain.metrics["simple_loss_test"]
+
+
 def test_class_prior(tiny_run):
     class Table:
         class_names, class_labels = [str(i) for i in range(10)], torch.tensor([0] * 6 + [1] * 2 + [9] * 2)
