@@ -213,7 +213,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, 
         )
     left_out = found.left_out(READ_SUFFIXES.get(builder, ()))
     if found.images:
-        left_out += (LeftOut("image files", len(found.images), f"the {builder} files are read instead"),)
+        left_out += (LeftOut("image files", len(found.images), f"read only where the {builder} files name them"),)
     return loaded, left_out
 
 
