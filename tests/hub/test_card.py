@@ -393,6 +393,7 @@ def test_a_card_that_fails_is_a_warning_with_the_command_to_write_it(make_run, c
 def test_a_card_that_cannot_be_written_is_a_warning_too(make_run, caplog, blocker):
     pipeline_dir = make_run(PETS, 3, source="ylecun/mnist")
     add_result(pipeline_dir)
+    caplog.set_level("INFO")
     (pipeline_dir / blocker).symlink_to("/proc/self/nothing")  # nothing can be made there
     assert not try_write_card(pipeline_dir, pipeline_dir.parent)
     assert (

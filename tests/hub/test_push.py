@@ -205,6 +205,7 @@ def test_a_gan_is_published_with_its_own_card_or_without(hub, push, pipeline_dir
 
 
 def test_a_card_edited_on_the_hub_stays(hub, push, pipeline_dir, caplog):
+    caplog.set_level("INFO")
     push()
     repository = hub.repositories["ada/pets"]
     edited = repository.files["README.md"].replace(b"# pets", b"# My pets")
