@@ -76,7 +76,7 @@ def mistake(load_script, sources, tmp_path, monkeypatch, capfd):
 def without_progress_bars(err: str) -> list[str]:
     """Lines of stderr but for the bars of data that was read before the mistake was found."""
     lines = err.replace("\r", "\n").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith(("Generating ", "decoding "))]
+    return [line for line in lines if line.strip() and not line.startswith(("Generating ", "looking at ", "decoding "))]
 
 
 PETS_ONLY = ["--data.source", "./pets", "--data.test_split", "null"]
