@@ -6,25 +6,28 @@ other option, in any position. A mistake is reported in one line on stderr, with
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dis
+import inspect
 import json
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
-
+from hf_ddpm.commandline.help import help_page
+from hf_ddpm.commandline.names import explain_unknown
+from hf_ddpm.commandline.options import Option, build, find_option, groups_of, options_of
+from hf_ddpm.commandline.recipes import PROGRAMS, load_recipe, merge, read_recipe, recipe_program
+from hf_ddpm.commandline.values import Tree, read_value, read_words
+from hf_ddpm.commandline.words import nest, split_words
+from hf_ddpm.commandline.yaml_nodes import dump_yaml
 from hf_ddpm.runtime.output import keep_output_from_failing
-from hf_ddpm.runtime.reading import check_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, ending_signals_raise
 from hf_ddpm.text import cleaned_output, one_line
 
@@ -33,8 +36,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
-PROGRAMS = ("train", "train_gan", "train_judge")
-"""Values of the key `program` of a recipe."""
+__all__ = ["PROGRAMS", "dump_config", "load_recipe", "parse_config", "recipe_program", "user_errors"]
 
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -45,79 +47,39 @@ MAX_MESSAGE = 2000
 _RAISING = re.compile(r"(hf_ddpm|diffusers_modules|train_scripts\w*|__main__|datasets|huggingface_hub)\b")
 """Modules that raise errors on purpose: ours, pipelines saved with their code, and libraries that open data and models."""
 
-# Messages of jsonargparse 4.51 to 4.53 and how they are shown; applied in this order.
-_REWRITES = {
-    r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)": (
-        r"Expected a \1. Got value: \2"
-    ),
-    r"<class '(\w+)'>": r"\1",
-    r"typing\.Literal\[(.*?)\]": r"one of \1",
-    r"(?:, NoneType|(Expected a )NoneType, (.*))\. Got value": r"\1\2 or null. Got value",
-    r'^Parser key "([\w.]+)": Expected a (.*)\. Got value: (.*)': r"--\1 is \3: expected \2",
-    r'^Parser key "([\w.]+)": Unable to load config (.*) - .*': r"--\1 is \2: it is a group, give its options",
-    r"^unrecognized arguments: (.*)": r"unknown option \1, --help lists them all",
-    r"^Option '([\w.]+)' is not accepted": r"unknown option \1, --help lists them all",
-    r"^Group '([\w.]+)' does not accept option '([\w.]+)'": r"unknown option \1.\2, --help lists them all",
-    r"^the following arguments are required: ([\w.]+)": r"--\1 is required",
-}
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
-def parse_config(config_class: type[Config], args: list[str] | None = None, *, default_recipe: Path | None = None) -> Config:
+def parse_config(config_class: type[Config], args: list[str] | None = None, *, about: str | None = None) -> Config:
     """Read `--config`, overrides, `--print_config` and `--help`.
 
-    A boolean option is switched on by its name alone: `--compile`.
+    A boolean option is switched on by its name alone: `--compile`. A list is one word or several: `--class_labels 3 7`.
 
     Args:
         config_class: keyword-only dataclass whose `__post_init__` raises `ValueError` for values that cannot work.
         args: command line without the name of the program; None = `sys.argv[1:]`.
-        default_recipe: recipe to read without `--config`; None = the defaults of the dataclass.
+        about: docstring of the program, with which its help begins; None = that of `config_class`.
 
     Returns:
         An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
     """
-    flags = {f"--{name}" for name, kind in _options(config_class) if kind in (bool, bool | None)}  # on or off, or unset
-    args = _complete_flags(list(sys.argv[1:] if args is None else args), flags)
-    parser = _build_parser(config_class)
     with user_errors(config_class):
-        recipe, args = _take_recipe(args, default_recipe)
-        wants_config, args = "--print_config" in args, [arg for arg in args if arg != "--print_config"]
-        if recipe is not None:
-            _check_program(recipe, config_class)
-            options = yaml.safe_dump(load_recipe(recipe))
-            with _named_file(recipe):
-                _parse(parser, ["--config", options], ignore_missing=True)
-            args = ["--config", options, *args]
-        config = _instantiate(parser, config_class, _parse(parser, args))
+        once = {"config", *(name for name, option in options_of(config_class).items() if option.is_list)}
+        words = split_words(sys.argv[1:] if args is None else args, once)
+        topics, wants_config = words.pop("help", None), words.pop("print_config", None) is not None
+        values = _read_values(config_class, words)
+        if topics is not None:
+            text = inspect.cleandoc(about or config_class.__doc__ or "")
+            print(help_page(config_class, " ".join(topics) or None, text, values))
+            raise SystemExit(0)
+        config = _build(config_class, values, about or "")
     if wants_config:
         print(dump_config(config), end="")
         raise SystemExit(0)
     return config
 
 
-def load_recipe(path: Path) -> dict[str, Any]:
-    """Read the options of a recipe, merged key by key over those of the recipe it extends.
-
-    Raises:
-        ValueError: the file is missing, is not a YAML mapping, extends itself, or extends a recipe of another program.
-    """
-    return _read_recipe(Path(path))[0]
-
-
-def recipe_program(path: Path) -> str | None:
-    """Program of a recipe: its key `program`, or that of the recipe it extends; None = not stated.
-
-    Raises:
-        ValueError: see `load_recipe`.
-    """
-    return _read_recipe(Path(path))[1]
-
-
 def dump_config(config: Any) -> str:
     """Write a config dataclass as YAML from which `--config` reads an equal one."""
-    plain = json.loads(json.dumps(asdict(config), default=str))  # tuples as lists, paths as strings
-    return yaml.safe_dump(plain, sort_keys=False)
+    return dump_yaml(json.loads(json.dumps(asdict(config), default=str)))  # tuples as lists, paths as strings
 
 
 @contextlib.contextmanager
@@ -188,11 +150,11 @@ class _Notices(logging.Handler):
 
 def _with_options(message: str, config_class: type | None) -> str:
     """Replace each argument, as in `argument` or an initial "argument is", by the option of that name, if it is unique."""
-    options = list(_options(config_class)) if config_class else []
+    options = options_of(config_class) if config_class else {}
 
     def option(match: re.Match[str]) -> str:
         argument, *key = match[0].strip("`").split(".")
-        found = [name for name, _ in options if name.rpartition(".")[2] == argument]
+        found = [name for name in options if name.rpartition(".")[2] == argument]
         return ".".join([f"--{found[0]}", *key]) if len(found) == 1 else match[0]
 
     return re.sub(r"`\w+(\.\w+)*`|^\w+(?= is )", option, message)
@@ -204,67 +166,69 @@ def _exit(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _build_parser(config_class: type) -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False, allow_abbrev=False, description=(config_class.__doc__ or "").strip().split("\n")[0]
-    )
-    parser.add_argument("--config", action="config", help="Recipe: a YAML file of the options below.")
-    parser.add_class_arguments(config_class, as_group=False)
-    return parser
-
-
-def _options(config_class: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every option of a program, such as data.image_size, with its type."""
-    kinds = get_type_hints(config_class)
-    for option in fields(config_class):
-        if is_dataclass(kinds[option.name]):
-            yield from _options(kinds[option.name], f"{prefix}{option.name}.")
+def _read_values(config_class: Any, words: dict[str, list[str]]) -> dict[str, Any]:
+    """Values of the recipe and of the command line, by the names of the options."""
+    options, groups = options_of(config_class), groups_of(config_class)
+    recipe = _take_recipe(words)
+    written: Tree = {}
+    if recipe is not None:
+        _check_program(recipe, config_class)
+        written = read_recipe(recipe)
+        with _named_file(recipe):
+            _values_of(written, options, groups)
+    overrides: dict[str, Any] = {}
+    unknown = []
+    for name, after in words.items():
+        option = find_option(name, options)
+        if option is not None:
+            overrides[name] = read_words(option, after)
+        elif name in groups:
+            raise ValueError(_is_group(name, " ".join(after), options))
         else:
-            yield prefix + option.name, kinds[option.name]
+            unknown.append(f"unknown option --{name}, {explain_unknown(name, list(options))}")
+    if unknown:
+        raise ValueError("; ".join(unknown))
+    return _values_of(merge(written, nest(overrides)), options, groups)
 
 
-def _complete_flags(args: list[str], flags: set[str]) -> list[str]:
-    """Read a flag without a value, `--compile`, as `--compile=true`."""
-    has_value = [not after.startswith("--") for after in [*args[1:], "--"]]
-    return [arg if arg not in flags or has_value[i] else f"{arg}=true" for i, arg in enumerate(args)]
+def _values_of(written: Tree, options: Mapping[str, Option], groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what is written for each option; names that are no options are refused, all of them at once."""
+    values: dict[str, Any] = {}
+    unknown = []
+
+    def read(tree: Tree, prefix: str) -> None:
+        for key, value in tree.items():
+            name = prefix + key
+            if name in options:
+                values[name] = read_value(options[name], value)
+            elif name not in groups:
+                unknown.append(f"unknown option {name}, {explain_unknown(name, list(options), dashes='')}")
+            elif isinstance(value, dict):
+                read(value, f"{name}.")
+            else:
+                raise ValueError(_is_group(name, value.value, options))
+
+    read(written, "")
+    if unknown:
+        raise ValueError("; ".join(unknown))
+    return values
 
 
-def _take_recipe(args: list[str], default_recipe: Path | None) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the command line."""
-    splitter = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    splitter.add_argument("--config", action="append", default=[])
-    try:
-        known, rest = splitter.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"--config: {error.message}, give the path of a recipe") from None
-    if len(known.config) > 1:
-        raise ValueError(f"--config is given {len(known.config)} times: give one, which may say `extends: other.yaml`")
-    return (Path(known.config[0]) if known.config else default_recipe), rest
+def _is_group(name: str, value: Any, options: Mapping[str, Option]) -> str:
+    first = next(option for option in options if option.startswith(f"{name}."))
+    return f"--{name} is {value or None}: it is a group, give its options, such as --{first}"
 
 
-def _read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str | None]:
-    """Options and program of a recipe; `seen` are the recipes that extend it."""
-    if path.resolve() in seen:
-        raise ValueError(f"--config {seen[0]}: `extends` leads back to {path}, remove the cycle")
-    try:
-        options = read_yaml(path)
-    except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror}, give the path of a recipe") from None
-    except ValueError as error:
-        raise ValueError(f"--config {path}: {error}") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"--config {path}: not a YAML mapping of option names to values")
-    if "config" in options:
-        raise ValueError(f"--config {path}: a recipe cannot have the key `config`, use `extends: other.yaml`")
-    parent, program = options.pop("extends", None), options.pop("program", None)
-    if program not in (None, *PROGRAMS):
-        raise ValueError(f"--config {path}: `program` is {program!r}, give one of {', '.join(PROGRAMS)}")
-    if parent is None:
-        return options, program
-    extended, extended_program = _read_recipe(path.parent / str(parent), (*seen, path.resolve()))
-    if None not in (program, extended_program) and program != extended_program:
-        raise ValueError(f"--config {path}: its program is {program}, but {parent} is a recipe of {extended_program}")
-    return _merge(extended, options), program or extended_program
+def _take_recipe(words: dict[str, list[str]]) -> Path | None:
+    """Take `--config FILE` out of the words of the command line."""
+    if "config" not in words:
+        return None
+    files = words.pop("config")
+    if len(files) != 1:
+        raise ValueError(
+            f"--config has {len(files)} values: give the path of one recipe, which may say `extends: other.yaml`"
+        )
+    return Path(files[0])
 
 
 def _check_program(recipe: Path, config_class: type) -> None:
@@ -273,40 +237,6 @@ def _check_program(recipe: Path, config_class: type) -> None:
     if program not in (None, getattr(config_class, "program", None)):
         command = f"python train_scripts/{program}.py --config {recipe}"
         raise ValueError(f"--config {recipe}: this is a recipe of {program}.py, run {command}")
-
-
-def _parse(parser: ArgumentParser, args: list[str], ignore_missing: bool = False):
-    _check_values(args)
-    try:
-        return parser.parse_args(args)
-    except argparse.ArgumentError as error:
-        message = _readable(str(error))
-        if ignore_missing and "required" in message:
-            return None
-        raise ValueError(message) from None
-
-
-def _check_values(args: list[str]) -> None:
-    """Refuse values whose YAML grows beyond measure or gives a key twice, before the parser reads them."""
-    name = ""
-    for arg in args:
-        is_option = arg.startswith("--")
-        option, _, value = arg.partition("=") if is_option else (name, "", arg)
-        name = option if is_option else name
-        try:
-            check_yaml(value)
-        except yaml.YAMLError:  # text that is not YAML, for which the parser has its own message
-            continue
-        except ValueError as error:
-            raise ValueError(f"{name} has a value that cannot be read: {error}") from None
-
-
-def _readable(message: str) -> str:
-    """Rewrite a message of the parser in the words of the command line."""
-    text = " ".join(message.split())
-    for pattern, words in _REWRITES.items():
-        text = re.sub(pattern, words, text)
-    return text
 
 
 @contextlib.contextmanager
@@ -319,18 +249,12 @@ def _named_file(recipe: Path) -> Iterator[None]:
         raise ValueError(f"--config {recipe}: {error}{hint}") from None
 
 
-def _instantiate(parser: ArgumentParser, config_class: type[Config], namespace) -> Config:
-    for option in fields(config_class):
-        value = namespace.get(option.name)
-        if is_dataclass(option.default_factory) and not isinstance(value, Namespace):
-            raise ValueError(f"--{option.name} is {value!r}: it is a group, give its options or leave it out")
-    options = vars(parser.instantiate(namespace))
-    return config_class(**{name: value for name, value in options.items() if name != "config"})
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+def _build(config_class: type[Config], values: dict[str, Any], about: str) -> Config:
+    missing = [f"--{name}" for name, option in options_of(config_class).items() if option.default is MISSING]
+    missing = [name for name in missing if name[2:] not in values]
+    if missing:
+        commands = re.findall(r"^ *((?:python|accelerate launch) .*(?:\\\n.*)*)", about, flags=re.MULTILINE)
+        example = f", as in: {' '.join(commands[0].replace(chr(92), '').split())}" if commands else ""
+        raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{example}")
+    config: Config = build(config_class, values)
+    return config

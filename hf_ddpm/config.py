@@ -56,7 +56,7 @@ class BaseConfig:
         for option, kind in _option_types(config_class).items():
             value = getattr(self, option)
             if not _is_of(value, kind):
-                raise ValueError(f"--{self._prefix}{option} is {value!r}: expected {_name_of(kind)}")
+                raise ValueError(f"--{self._prefix}{option} is {value!r}: expected {name_of(kind)}")
 
     def require(self, ok: bool, option: str, remedy: str) -> None:
         """Raise `ValueError` "--group.option is value: remedy" unless `ok`."""
@@ -93,15 +93,15 @@ def _is_of(value: Any, kind: Any) -> bool:
     return kind is Any or isinstance(value, {float: (int, float), Path: (str, Path)}.get(kind, kind))
 
 
-def _name_of(kind: Any) -> str:
+def name_of(kind: Any) -> str:
     """An annotation in words, such as "int or null" or "one of 'adam', 'adamw'"."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, arguments))}"
     if origin in (Union, UnionType):
-        return " or ".join(map(_name_of, arguments))
+        return " or ".join(map(name_of, arguments))
     if origin in (list, tuple):
-        return f"{origin.__name__} of {', '.join(map(_name_of, arguments))}"
+        return f"{origin.__name__} of {', '.join(map(name_of, arguments))}"
     return "null" if kind is NoneType else kind.__name__
 
 
@@ -114,9 +114,10 @@ class ModelConfig(BaseConfig, group="model"):
     (`overrides.class_map_stages`: any of down, mid, up). `conv_denoiser` = convolutions and transposed convolutions without
     skip connections. `tiny_unet` = no attention, with timestep and class at its input only. The last two use only some
     arguments of the preset, such as size, channels and widths."""
-    preset: str = "digits8"
-    """Name in `hf_ddpm.models.unet.UNET_PRESETS`, or a folder or Hub id with the config.json of a UNet2DModel (only the
-    architecture, not the weights)."""
+    preset: str | None = None
+    """digits8, mnist28, mnist32, unet-2xud-half, unet-2xud, unet-3xblocks, cifar32-small, cifar32, tiny-imagenet64, cars128,
+    or a folder or Hub id with the config.json of a UNet2DModel (only the architecture, not the weights); None = digits8 for
+    the source digits, and required for other images."""
     overrides: dict[str, Any] | None = None
     """Arguments of UNet2DModel (or of the chosen architecture) that replace those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"
@@ -377,7 +378,7 @@ class HubConfig(BaseConfig, group="hub"):
     repo_id: str | None = None
     """Repository on the Hub, NAME or OWNER/NAME, created if it does not exist; None = no upload."""
     private: bool | None = None
-    """Whether a new repository is private; None = the default of the account."""
+    """Whether a new repository is private; None = as the account is set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

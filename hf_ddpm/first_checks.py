@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hf_ddpm.commandline.names import nearest
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.folders import put_back
 
@@ -40,7 +41,9 @@ def check_model(model: str) -> None:
 def check_scheduler(name: str) -> None:
     """Refuse a scheduler with an unknown name, or without the library that it needs."""
     if name not in SCHEDULER_NAMES:
-        raise ValueError(f"scheduler is {name!r}: give one of {', '.join(SCHEDULER_NAMES)}")
+        near = " or ".join(nearest(name, SCHEDULER_NAMES))
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"scheduler is {name!r}: give one of {', '.join(SCHEDULER_NAMES)}{hint}")
     if name == "dpmsolver_sde" and importlib.util.find_spec("torchsde") is None:
         raise ValueError(f"scheduler is {name!r}: its noise comes from torchsde, pip install torchsde or give another")
 

@@ -1,8 +1,13 @@
-"""A folder of generated images, PNG files or one npz, with a grid: `sample_to_folder(pipeline, labels, folder, ...)`."""
+"""A folder of generated images and nothing else, PNG files or one npz: `sample_to_folder(pipeline, labels, folder, ...)`.
+
+The grid is a file elsewhere, so that programs which read every image of a folder read the samples. A metadata.jsonl names
+the class of each PNG file, as `load_dataset("imagefolder", data_dir=folder)` and `--data.source` read it.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,15 +39,17 @@ def sample_to_folder(
     guidance_scale: float | None = None,
     eta: float | None = None,
     file_format: Literal["png", "npz"] = "png",
+    grid: Path | None = None,
     row_length: int | None = None,
 ) -> None:
-    """Generate one image for each label into a new or empty folder, with grid.png; for other options see `generate`.
+    """Generate one image for each label into a new or empty folder; for other options see `generate`.
 
     Every process must call it and generates its share. A signal in any process stops all after a batch, keeps the PNG files
     so far and raises `Stopped`.
 
     Args:
         file_format: one PNG file per image, or one samples.npz, which the first process writes at the end.
+        grid: file of a picture of the images in a grid, outside the folder; None = no grid.
         row_length: images per row of the grid, all of one class, which names the row; None = a square without names.
     """
     labels = list(class_labels)
@@ -55,7 +62,7 @@ def sample_to_folder(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         eta=eta,
-        progress=processes.is_main_process,
+        progress=True,
     )
     with OutputLock(folder, processes) as lock, stop_requests("sampling ends after this batch") as stop:
         lock.take(partial(_check_free, folder))
@@ -73,10 +80,13 @@ def sample_to_folder(
         if processes.is_main_process:
             if file_format == "npz":
                 save_npz(everything, folder)
-            names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
-            positions, columns = grid_positions(len(labels), row_length)
-            images = np.concatenate([batch.images for batch in everything])[positions]
-            write_whole(folder / "grid.png", image_grid(images, columns=columns, row_names=names).save)
+            elif labels[0] is not None:
+                save_metadata(everything, folder, id2label=pipeline.id2label)
+            if grid is not None:
+                names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
+                positions, columns = grid_positions(len(labels), row_length)
+                images = np.concatenate([batch.images for batch in everything])[positions]
+                write_whole(grid, image_grid(images, columns=columns, row_names=names).save)
 
 
 def save_pngs(
@@ -89,12 +99,20 @@ def save_pngs(
     position = first_position
     for batch in batches:
         for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-            file_safe = re.sub(r"[^\w-]+", "-", _name(label, id2label))[:64]
-            name = "" if label is None else f"_label-{file_safe}"
             pixels = image[:, :, 0] if image.shape[2] == 1 else image
-            write_whole(folder / f"{position:05d}{name}_seed-{seed}.png", Image.fromarray(pixels).save)
+            write_whole(folder / _file_name(position, label, seed, id2label), Image.fromarray(pixels).save)
             position += 1
         yield batch
+
+
+def save_metadata(batches: Sequence[SampleBatch], folder: Path, *, id2label: Mapping[int, str] | None = None) -> None:
+    """Write metadata.jsonl: the `file_name` and the `label`, a class name, of each image that `save_pngs` writes."""
+    lines: list[str] = []
+    for batch in batches:
+        for label, seed in zip(batch.class_labels, batch.seeds, strict=True):
+            file_name = _file_name(len(lines), label, seed, id2label)
+            lines.append(json.dumps({"file_name": file_name, "label": _name(label, id2label)}) + "\n")
+    write_whole(folder / "metadata.jsonl", "".join(lines))
 
 
 def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
@@ -109,6 +127,12 @@ def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
 def _check_free(folder: Path) -> None:
     if not is_free(folder):
         raise ValueError(f"output_dir is {str(folder)!r}: there are files in it by now, give a new or an empty folder")
+
+
+def _file_name(position: int, label: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
+    file_safe = re.sub(r"[^\w-]+", "-", _name(label, id2label))[:64]
+    name = "" if label is None else f"_label-{file_safe}"
+    return f"{position:05d}{name}_seed-{seed}.png"
 
 
 def _name(label: int | None, id2label: Mapping[int, str] | None) -> str:

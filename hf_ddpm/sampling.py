@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from tqdm.auto import tqdm
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.hub_requests import bounded_requests
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
 from hf_ddpm.schedulers import build_scheduler, fitting_steps
 from hf_ddpm.text import one_line
@@ -64,7 +64,7 @@ def load_pipeline(
     try:
         if Path(model).is_dir():
             read_index(model)
-        with _no_loading_bar(), bounded_requests():
+        with _no_loading_bar(), bounded_requests(), Progress(f"loading {model}"):
             is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
             pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
@@ -124,7 +124,7 @@ def generate(
         batch_size: images at a time; does not change them.
         num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`; None = its
             default. A GAN takes none of them.
-        progress: show a progress bar of images on stderr.
+        progress: show how many images are done, see `Progress`.
     """
     labels = list(class_labels)
     require(labels.count(None) in (0, len(labels)), "class_labels", labels, "give None for all images or for none of them")
@@ -186,12 +186,12 @@ def _batches(
     options: dict[str, Any],
     progress: bool,
 ) -> Iterator[SampleBatch]:
-    with tqdm(total=len(labels), unit="image", disable=not progress) as bar:
+    with Progress("samples", len(labels), "image", shown=progress) as bar:
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
             images = _generate_batch(pipeline, labels[part], seeds[part], options)
             yield SampleBatch(images=images, class_labels=labels[part], seeds=seeds[part])
-            bar.update(len(images))
+            bar.advance(len(images))
 
 
 def _generate_batch(

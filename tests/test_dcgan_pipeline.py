@@ -274,7 +274,7 @@ def test_the_same_program_generates_samples(load_script, tmp_path, capsys):
     options, images = ["--model", str(tmp_path / "model"), "--device=cpu", "--output_dir"], tmp_path / "images"
     load_script("sample").main([*options, str(images), "--per_class=1"])
     assert len(list(images.glob("000*_label-*.png"))) == 11
-    with Image.open(images / "grid.png") as grid:
+    with Image.open(tmp_path / "images-grid.png") as grid:
         assert grid.height > 11 * 8
     for option in ("--num_inference_steps=50", "--guidance_scale=1", "--eta=0", "--scheduler=ddim"):
         capsys.readouterr()

@@ -170,8 +170,8 @@ def test_a_gan_has_checkpoints_and_an_unconditional_model_a_square(save_model, m
 def test_help_lists_the_figures(main, capsys, args):
     main(args)
     listed = capsys.readouterr().out.split("Figures:\n")[1].splitlines()
-    assert [line.split()[0] for line in listed] == list(FIGURES)
-    assert all(len(line.split()) > 3 for line in listed)
+    assert [line.split()[0] for line in listed if line[2] != " "] == list(FIGURES)
+    assert all(len(line.split()) > 3 for line in listed if line[2] != " ")
 
 
 def refusal(main, capsys, args: list[str]) -> str:

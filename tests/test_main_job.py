@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
 
 SAMPLES_PER_CLASS = 50
+RECIPE = Path(__file__).parents[1] / "train_scripts" / "recipes" / "digits.yaml"
 # The cores of this machine, shared with the other test processes.
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="module")
 def pipeline_folder(load_script, tmp_path_factory) -> str:
-    """The pipeline that `train.py` saves when given only an output folder and a number of threads."""
+    """The pipeline that `train.py` saves for the recipe of the README."""
     folder = tmp_path_factory.mktemp("main_job") / "digits"
     started = time.perf_counter()
-    load_script("train").main([f"--output_dir={folder}", f"--num_threads={THREADS}"])
+    load_script("train").main([f"--config={RECIPE}", f"--output_dir={folder}", f"--num_threads={THREADS}"])
     print(f"training took {time.perf_counter() - started:.0f} s")
     return str(folder / "pipeline")
 

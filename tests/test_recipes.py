@@ -1,8 +1,9 @@
 """Every recipe and every command of the READMEs is understood by the program it is written for."""
 
+import ast
 import re
 import shlex
-from functools import cache
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from hf_ddpm import cli
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "train_scripts").glob("*.py"))
 RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
 SCRIPT = re.compile(r"train_scripts/(\w+)\.py$")
 LAUNCHERS = ("python", "python3", "accelerate", "torchrun")
@@ -61,14 +63,6 @@ def _words(part: str) -> list[str]:
         words = words[1:]
     ends = [position for position, word in enumerate(words) if word in SHELL]
     return words[: ends[0]] if ends else words
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_parser_a_program():
-    """Building a parser takes most of the time of these tests, and it has no state."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_build_parser", cache(cli._build_parser))
-        yield
 
 
 @pytest.fixture
@@ -146,6 +140,18 @@ def test_the_readme_shows_how_to_train_and_how_to_sample():
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_a_command_of_the_readme_parses(understood, words):
     understood(*script_of(words))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_commands_in_the_docstring_of_a_program_parse(understood, script):
+    """Those that are written out, and need no files of an earlier one."""
+    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+    words = commands(f"```\n{textwrap.dedent(docstring)}\n```")
+    shown = [command for command in words if "..." not in command and "--resume" not in command]
+    assert shown
+    for command in shown:
+        if "page.md" not in " ".join(command):
+            understood(*script_of(command))
 
 
 def test_commands_are_found_in_fenced_blocks():

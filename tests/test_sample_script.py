@@ -6,11 +6,14 @@ import threading
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from torch_fidelity.utils import glob_samples_paths
 
 import hf_ddpm.sampling as sampling
+from hf_ddpm.data.sources import open_source
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.lock import OutputLock
 
@@ -62,20 +65,19 @@ def test_png_files_and_a_grid_with_a_row_a_class(main, model, tmp_path, capsys):
         "00003_label-dog_seed-13.png",
         "00004_label-great-dane_seed-14.png",
         "00005_label-great-dane_seed-15.png",
-        "grid.png",
+        "metadata.jsonl",
     ]
-    with Image.open(folder / "grid.png") as grid:
+    with Image.open(tmp_path / "new" / "images-grid.png") as grid:
         assert grid.height == 2 + 3 * 34
         assert grid.width > 2 + 2 * 34
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1] == f"6 images: {folder}"
-    assert "6/6" in captured.err
+    assert capsys.readouterr().out.splitlines()[-1] == f"6 images: {folder}, grid: {folder}-grid.png"
 
 
 def test_npz_with_the_requested_labels(main, model, tmp_path):
     more = [
         "--class_labels",
-        "[dog, 0]",
+        "dog",
+        "0",
         "--num_images",
         "5",
         "--format",
@@ -85,7 +87,7 @@ def test_npz_with_the_requested_labels(main, model, tmp_path):
     ]
     main(options(model, tmp_path / "a", *more, "--batch_size", "2"))
     main(options(model, tmp_path / "b", *more, "--batch_size", "5"))
-    assert names_in(tmp_path / "a") == ["grid.png", "samples.npz"]
+    assert names_in(tmp_path / "a") == ["samples.npz"]
     with np.load(tmp_path / "a" / "samples.npz") as a, np.load(tmp_path / "b" / "samples.npz") as b:
         assert a["class_labels"].tolist() == [1, 0, 1, 0, 1]
         assert a["seeds"].tolist() == [0, 1, 2, 3, 4]
@@ -106,7 +108,7 @@ def test_the_default_scale_is_guided_where_the_model_can_be(main, model, tmp_pat
 def test_models_that_cannot_be_guided(save_model, main, tmp_path):
     unconditional = save_model(tmp_path / "unconditional", names=None)
     main(options(unconditional, tmp_path / "a", "--num_images", "2"))
-    assert names_in(tmp_path / "a") == ["00000_seed-0.png", "00001_seed-1.png", "grid.png"]
+    assert names_in(tmp_path / "a") == ["00000_seed-0.png", "00001_seed-1.png"]
     without_null = save_model(tmp_path / "without_null", null=False)
     main(options(without_null, tmp_path / "b", "--per_class", "1"))
     assert len(names_in(tmp_path / "b")) == 4
@@ -152,6 +154,49 @@ def test_a_folder_that_is_not_empty_is_refused(main, model, tmp_path, capsys):
     assert names_in(tmp_path) == ["old.png"]
 
 
+def test_other_programs_read_the_samples_and_nothing_else(main, model, tmp_path):
+    """torch-fidelity and `imagefolder`, which gets the classes too; --data.source reads the folder as a data set."""
+    folder = tmp_path / "images"
+    main(options(model, folder, "--class_labels", "great dane", "0", "--num_images", "5"))
+    samples = sorted(folder.glob("0*.png"))
+    for deep in (False, True):
+        found = glob_samples_paths(str(folder), deep, "png,jpg,jpeg", "jpg,jpeg", verbose=False)
+        assert sorted(found) == [str(path) for path in samples]
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["label"][:] == ["great dane", "cat", "great dane", "cat", "great dane"]
+    opened = open_source(str(folder), "train")
+    assert (len(opened.dataset), opened.class_names) == (5, ["cat", "great dane"])
+    for path, row in zip(samples, rows, strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(row["image"].convert("L")))
+
+
+def test_samples_without_a_class_are_read_too(main, save_model, tmp_path):
+    folder = tmp_path / "images"
+    main(options(save_model(tmp_path / "model", names=None), folder, "--num_images", "3"))
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 3 and rows.column_names == ["image"]
+
+
+@pytest.mark.parametrize("output_dir", ["images", "./images/", "nested/images"])
+def test_a_grid_is_never_replaced(main, model, tmp_path, monkeypatch, capsys, output_dir):
+    monkeypatch.chdir(tmp_path)
+    grid = Path(output_dir).with_name("images-grid.png")
+    grid.parent.mkdir(exist_ok=True)
+    grid.touch()
+    with pytest.raises(SystemExit) as caught:
+        main(options(model, output_dir, "--num_images", "1"))
+    assert caught.value.code == 2 and f"the file of its grid exists, {grid}" in capsys.readouterr().err
+    assert grid.stat().st_size == 0 and not Path(output_dir).exists()
+
+
+def test_the_grid_of_the_current_folder_is_beside_it(main, model, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(options(model, ".", "--num_images", "1"))
+    assert names_in(tmp_path) == ["here", "here-grid.png"] and "00000_label-cat_seed-0.png" in names_in(tmp_path / "here")
+
+
 @pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_batch_and_keeps_what_is_finished(main, model, tmp_path, capsys, number, code):
@@ -170,7 +215,7 @@ def test_a_signal_ends_the_batch_and_keeps_what_is_finished(main, model, tmp_pat
     assert "Traceback" not in errors
     names = names_in(folder)
     assert f"stopped: {len(names)} of 1000 images are in {folder}" in errors.splitlines()[-1]
-    assert len(names) % 2 == 0 and "grid.png" not in names
+    assert len(names) % 2 == 0 and not (tmp_path / "images-grid.png").exists()
     for name in names:
         with Image.open(folder / name) as image:
             image.load()

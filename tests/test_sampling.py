@@ -1,6 +1,7 @@
 """Loading a model, one image = one seed, and the label rules of the command line."""
 
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.sampling import generate, load_pipeline, resolve_labels
 from hf_ddpm.schedulers import build_scheduler
 
@@ -168,9 +170,10 @@ def test_the_step_bar_comes_back(tiny_pipeline, capsys):
     assert "2/2" in capsys.readouterr().err
 
 
-def test_progress_counts_images(tiny_pipeline, capsys):
+def test_progress_counts_images(tiny_pipeline, monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "close", lambda bar: print(bar, file=sys.stderr))
     all_images(tiny_pipeline(), [0, 1, 2], batch_size=2, progress=True)
-    assert "3/3" in capsys.readouterr().err
+    assert "samples: 3 of 3 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "train_scripts" / "recipes" / "digits.yaml"
 PETS = datasets.ClassLabel(names=["cat", "dog"])
 
 
@@ -59,7 +60,8 @@ def mistake(load_script, sources, tmp_path, monkeypatch, capfd):
 
     def run(*args: str, output_dir: Path = output_dir) -> str:
         before = sorted(sources.rglob("*"))
-        defaults = ["--output_dir", str(output_dir), "--num_threads", "1"]
+        recipe = [] if "--config" in args else ["--config", str(DIGITS)]
+        defaults = [*recipe, "--output_dir", str(output_dir), "--num_threads", "1"]
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main([*defaults, *args])
@@ -93,12 +95,12 @@ MISTAKES = {
     "broken recipe": (["--config", "broken.yaml"], ["--config broken.yaml", "YAML"]),
     "unknown key in a recipe": (["--config", "unknown.yaml"], ["--config unknown.yaml", "batchsize"]),
     "recipe that extends itself": (["--config", "circle.yaml"], ["remove the cycle"]),
-    "two recipes": (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given 2 times"]),
+    "two recipes": (["--config", "a.yaml", "--config", "b.yaml"], ["--config is given twice"]),
     # impossible values
     "negative batch size": (["--data.batch_size", "-1"], ["--data.batch_size is -1"]),
     "probability above 1": (["--objective.class_dropout_prob", "1.5"], ["--objective.class_dropout_prob is 1.5"]),
     "no length": (["--max_train_steps", "null"], ["--max_train_steps or --num_train_epochs", "neither"]),
-    "two lengths": (["--num_train_epochs", "2"], ["--max_train_steps or --num_train_epochs", "both"]),
+    "two lengths": (["--num_train_epochs=2", "--max_train_steps=2"], ["--max_train_steps or --num_train_epochs", "both"]),
     "epsilon with zero-terminal SNR": (
         ["--objective.prediction_type", "epsilon", "--schedule.rescale_zero_terminal_snr", "true"],
         ["--objective.prediction_type is 'epsilon'"],
@@ -229,7 +231,8 @@ def test_an_output_folder_that_is_a_file(mistake, tmp_path):
     ],
 )
 def test_a_mistake_in_a_process_of_its_own(tmp_path, args, words):
-    command = [sys.executable, str(ROOT / "train_scripts" / "train.py"), "--output_dir", "runs/new", *args]
+    program = [sys.executable, str(ROOT / "train_scripts" / "train.py"), "--config", str(DIGITS)]
+    command = [*program, "--output_dir", "runs/new", *args]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

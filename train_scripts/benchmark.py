@@ -1,9 +1,9 @@
-"""Time training steps of one network in several variants, in turn, and print images per second and ratios.
+"""Time training steps of one network in several variants, in turn: images per second and ratios.
 
     python train_scripts/benchmark.py --preset cifar32-small --batch_size 32
 
-The first row is how train.py runs it; the ratios are medians over rounds, each with one step of every variant, so that they
-are valid on a machine whose speed drifts.
+The first row is how train.py runs it; the ratios are medians over rounds, each with one step of every
+variant, so that they are valid on a machine whose speed drifts.
 """
 
 import statistics
@@ -34,7 +34,7 @@ class BenchmarkConfig:
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(BenchmarkConfig, args)
+    config = parse_config(BenchmarkConfig, args, about=__doc__)
     with user_errors():
         import torch
 

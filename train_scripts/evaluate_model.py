@@ -1,8 +1,9 @@
-"""Evaluate a saved pipeline: writes a JSON file with everything needed to repeat it, a Markdown table and a picture.
+r"""Evaluate a saved pipeline: writes a JSON file that says how to repeat it, a table and a picture.
 
-    python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits
-    python train_scripts/evaluate_model.py --model runs/digits/pipeline --features judge:runs/judge_digits \
-        --output runs/digits/results/eval.json
+    python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml \
+        --output_dir runs/judge_digits
+    python train_scripts/evaluate_model.py --model runs/digits/pipeline \
+        --features judge:runs/judge_digits --output runs/digits/results/eval.json
     torchrun --nproc_per_node 2 train_scripts/evaluate_model.py ...        # the processes share the images
 
 Results in the folder `results` of a run are shown in the model card of its pipeline.
@@ -14,7 +15,7 @@ from hf_ddpm.first_checks import check_measurement
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(EvaluationConfig, args)
+    config = parse_config(EvaluationConfig, args, about=__doc__)
     with user_errors(EvaluationConfig):
         schedulers, source = [config.sampling.scheduler], config.data.source
         check_measurement(model=config.model, features=config.features, schedulers=schedulers, source=source)

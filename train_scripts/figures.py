@@ -1,4 +1,4 @@
-"""Plot a figure as PNG and PDF, or an animation as GIF; each has its own options, see `figures.py FIGURE --help`.
+"""Plot a figure as PNG and PDF, or an animation as GIF; `figures.py FIGURE --help` lists its options.
 
 python train_scripts/figures.py real --data.source digits --output figures/real
 python train_scripts/figures.py reverse --model runs/digits/pipeline --output figures/reverse
@@ -7,25 +7,32 @@ python train_scripts/figures.py reverse --model runs/digits/pipeline --output fi
 import sys
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.commandline.help import wrap_prose
+from hf_ddpm.commandline.names import nearest
 from hf_ddpm.figures.registry import FIGURES, figure_list, plot_figure
 from hf_ddpm.first_checks import check_model
+from hf_ddpm.runtime.progress import Progress
 
 
 def main(args: list[str] | None = None) -> None:
     name, *options = (sys.argv[1:] if args is None else args) or [None]
     if name in ("-h", "--help"):
-        print(f"{__doc__.strip()}\n\nFigures:\n{figure_list()}")
+        print(wrap_prose(f"{__doc__.strip()}\n\nFigures:\n{figure_list()}"))
         return
     with user_errors():
         if name not in FIGURES:
+            near = " or ".join(nearest(name or "", FIGURES))
+            hint = f"; did you mean {near}?" if near else ""
             got = "no figure is named" if name is None else f"unknown figure {name!r}"
-            raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, followed by its options")
+            raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, followed by its options{hint}")
     config_class, _ = FIGURES[name]
     config = parse_config(config_class, options)
     with user_errors(config_class):
         if getattr(config, "model", None) is not None:
             check_model(config.model)
-        print(f"{name}: {', '.join(str(path) for path in plot_figure(config))}")
+        with Progress(f"plotting {name}"):
+            paths = plot_figure(config)
+        print(f"{name}: {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

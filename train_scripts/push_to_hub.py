@@ -29,7 +29,7 @@ class PushConfig:
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(PushConfig, args)
+    config = parse_config(PushConfig, args, about=__doc__)
     with user_errors():
         read_pipeline(Path(config.model))  # refuses a folder that is not a pipeline, before the imports below
         from hf_ddpm.hub.push import push_folder

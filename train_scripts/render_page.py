@@ -1,6 +1,7 @@
-"""Fill measured numbers into a handwritten page: Markdown with Jinja expressions that name results.
+r"""Fill measured numbers into a handwritten page: Markdown with Jinja expressions that name results.
 
-    python train_scripts/render_page.py --template model_cards/comparison/page.md --output model_cards/comparison/README.md
+    python train_scripts/render_page.py --template model_cards/comparison/page.md \
+        --output model_cards/comparison/README.md
 
 The numbers come from the comparison.json in each sub-folder beside the template, written by sweep.py.
 hf_ddpm/experiments/page.py lists what an expression can name.
@@ -32,7 +33,7 @@ class RenderConfig:
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(RenderConfig, args)
+    config = parse_config(RenderConfig, args, about=__doc__)
     with user_errors():
         from hf_ddpm.experiments.page import read_comparisons, render
         from hf_ddpm.runtime.files import write_whole

@@ -1,8 +1,8 @@
-"""Generate images with a saved pipeline: PNG files or one samples.npz, and a grid.png.
+r"""Generate images with a saved pipeline: a folder of PNG files, or one samples.npz, and a grid beside it.
 
     python train_scripts/sample.py --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
-    python train_scripts/sample.py --model runs/digits/pipeline --class_labels '[3, 7]' --num_images 64 \
-        --guidance_scale 2 --scheduler dpmsolver++ --num_inference_steps 20 --output_dir runs/digits/threes
+    python train_scripts/sample.py --model runs/digits/pipeline --class_labels 3 7 --num_images 64 \
+        --guidance_scale 2 --scheduler dpmsolver++ --num_inference_steps 20 --output_dir runs/digits/some
     torchrun --nproc_per_node 2 train_scripts/sample.py ...        # the processes share the images
 """
 
@@ -23,7 +23,8 @@ class SampleConfig:
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
     output_dir: Path
-    """New or empty folder for the images."""
+    """New or empty folder for the images alone, as torch-fidelity and `imagefolder` read it; the grid is OUTPUT_DIR-grid.png
+    beside it."""
     class_labels: list[str | int] | None = None
     """Classes by name or id, as in [3, 7]; None = all."""
     per_class: int | None = None
@@ -56,10 +57,19 @@ class SampleConfig:
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
         folder = Path(self.output_dir)
         require(is_free(folder), "output_dir", str(folder), "give a new or an empty folder")
+        remedy = f"the file of its grid exists, {self.grid}: remove it, or give another folder"
+        require(not self.grid.exists(), "output_dir", str(folder), remedy)
+
+    @property
+    def grid(self) -> Path:
+        """File of the grid, beside the folder of the images."""
+        folder = Path(self.output_dir)
+        folder = folder.resolve() if folder.name in ("", "..") else folder
+        return folder.with_name(f"{folder.name}-grid.png")
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(SampleConfig, args)
+    config = parse_config(SampleConfig, args, about=__doc__)
     with user_errors(SampleConfig):
         check_model(config.model)
         if config.scheduler is not None:
@@ -82,10 +92,11 @@ def main(args: list[str] | None = None) -> None:
             guidance_scale=default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale,
             eta=config.eta,
             file_format=config.format,
+            grid=config.grid,
             row_length=config.per_class,
         )
         if processes.is_main_process:
-            print(f"{len(labels)} images: {config.output_dir}")
+            print(f"{len(labels)} images: {config.output_dir}, grid: {config.grid}")
 
 
 if __name__ == "__main__":

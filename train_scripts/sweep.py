@@ -1,16 +1,17 @@
-"""Measure a model at every point of a grid of options: one JSON file per point, a table (.csv, .md), figures (.png, .pdf).
+r"""Measure a model at every point of a grid of options: one JSON file per point, tables and figures.
 
 Recipes are trained first and compared on a page, comparison.md, whose facts are in comparison.json.
 
     python train_scripts/sweep.py --model runs/digits/pipeline --features judge:runs/judge_digits \
-        --grid.guidance_scale '[1, 1.5, 2, 3]' --output_dir runs/digits/results/w
-    python train_scripts/sweep.py ... --grid.scheduler '[ddim, dpmsolver++]' --grid.num_inference_steps '[5, 10, 20]'
-    python train_scripts/sweep.py ... --grid.checkpoint '[all, noise]'
-    python train_scripts/sweep.py --grid.recipe '[train_scripts/recipes/digits.yaml]' --grid.train_seed '[0, 1, 2]' \
-        --features judge:runs/judge_digits --output_dir runs/seeds       # trains each model first
-    python train_scripts/sweep.py --train_minutes 3 --features judge:runs/judge_digits --output_dir runs/equal_time \
-        --grid.recipe '[train_scripts/recipes/digits.yaml, train_scripts/recipes/gan_digits.yaml]'
-    torchrun --nproc_per_node 2 train_scripts/sweep.py ...               # the processes share the images
+        --grid.guidance_scale 1 1.5 2 3 --output_dir runs/digits/results/w
+    python train_scripts/sweep.py ... --grid.scheduler ddim dpmsolver++ --grid.num_inference_steps 5 10
+    python train_scripts/sweep.py ... --grid.checkpoint all noise
+    python train_scripts/sweep.py --grid.recipe train_scripts/recipes/digits.yaml \
+        --grid.train_seed 0 1 2 --features judge:runs/judge_digits --output_dir runs/seeds
+    python train_scripts/sweep.py --features judge:runs/judge_digits --output_dir runs/equal_time \
+        --grid.recipe train_scripts/recipes/digits.yaml train_scripts/recipes/gan_digits.yaml \
+        --train_minutes 3
+    torchrun --nproc_per_node 2 train_scripts/sweep.py ...     # the processes share the images
 
 An interrupted sweep is continued by the same command.
 """
@@ -25,7 +26,7 @@ from hf_ddpm.first_checks import check_measurement
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(SweepConfig, args)
+    config = parse_config(SweepConfig, args, about=__doc__)
     trainings = config.trainings()
     with user_errors(SweepConfig):
         schedulers, source = config.grid.scheduler or [config.sampling.scheduler], config.data.source

@@ -1,21 +1,20 @@
-"""Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline.
+r"""Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline.
 
-accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits
-accelerate launch train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits --resume auto
-torchrun --nproc_per_node 2 train_scripts/train.py --config ...        # several processes on a CPU
+    python train_scripts/train.py --config train_scripts/recipes/digits.yaml --output_dir runs/digits
+    python train_scripts/train.py --config runs/digits/config.yaml --resume auto         # continue it
+    python train_scripts/train.py --config train_scripts/recipes/mnist_cpu.yaml \
+        --data.source my/folder --data.test_split null --data.channels 3 --output_dir runs/mine
+    accelerate launch train_scripts/train.py --config ...              # one GPU or several
+    torchrun --nproc_per_node 2 train_scripts/train.py --config ...    # several processes on a CPU
 """
-
-from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import TrainConfig
 
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "digits.yaml"
-
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(TrainConfig, args, default_recipe=DEFAULT_RECIPE)
+    config = parse_config(TrainConfig, args, about=__doc__)
     with user_errors(TrainConfig):
         check_training(config)
         from hf_ddpm.training.loop import train

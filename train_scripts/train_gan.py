@@ -1,20 +1,16 @@
 """Train a DCGAN, the baseline for the diffusion models, and save it as a DCGANPipeline.
 
-python train_scripts/train_gan.py --config train_scripts/recipes/gan_digits.yaml --output_dir runs/gan_digits
-python train_scripts/train_gan.py --config ... --output_dir runs/gan_digits --resume auto
+python train_scripts/train_gan.py --config train_scripts/recipes/gan_digits.yaml --output_dir runs/gan
+python train_scripts/train_gan.py --config runs/gan/config.yaml --resume auto         # continue it
 """
-
-from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import GANConfig
 
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "gan_digits.yaml"
-
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(GANConfig, args, default_recipe=DEFAULT_RECIPE)
+    config = parse_config(GANConfig, args, about=__doc__)
     with user_errors(GANConfig):
         check_training(config)
         from hf_ddpm.training.gan import train_gan

@@ -1,22 +1,19 @@
-"""Train a judge, a classifier whose features and predictions measure samples, and save it as output_dir/judge.
+r"""Train a judge, a classifier that measures samples, and save it as output_dir/judge.
 
-python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml --output_dir runs/judge_digits
-python train_scripts/train_judge.py --config ... --output_dir runs/judge_digits --resume auto
+    python train_scripts/train_judge.py --config train_scripts/recipes/judge_digits.yaml \
+        --output_dir runs/judge_digits
+    python train_scripts/train_judge.py --config runs/judge_digits/config.yaml --resume auto
 
 Programs that measure samples then take `--features judge:runs/judge_digits`.
 """
-
-from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import JudgeConfig
 
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "judge_digits.yaml"
-
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(JudgeConfig, args, default_recipe=DEFAULT_RECIPE)
+    config = parse_config(JudgeConfig, args, about=__doc__)
     with user_errors(JudgeConfig):
         check_training(config)
         from hf_ddpm.training.judge import train_judge

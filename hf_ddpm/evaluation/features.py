@@ -21,6 +21,7 @@ from hf_ddpm.first_checks import check_features
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.runtime.hub_requests import bounded_requests
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import find_device
 
@@ -98,12 +99,13 @@ def build_extractor(
     if isinstance(features, torch.nn.Module):
         return _module(features, device)
     kind, _, place = features.partition(":")
-    if features == "inception":
-        return _inception(inception_weights, device)
-    if features == "dinov2" or (kind == "dinov2" and place):
-        return _dinov2(place or DINOV2, device)
-    check_features(features)
-    return _judge(place, device, min_judge_accuracy)
+    with Progress(f"loading {features}"):
+        if features == "inception":
+            return _inception(inception_weights, device)
+        if features == "dinov2" or (kind == "dinov2" and place):
+            return _dinov2(place or DINOV2, device)
+        check_features(features)
+        return _judge(place, device, min_judge_accuracy)
 
 
 def weights_digest(network: torch.nn.Module) -> str:

@@ -40,7 +40,7 @@ class Monitor:
         if self._measurement is None:
             protocol = ProtocolConfig(features=self._features, num_images=config.num_images, num_seeds=1)
             references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
-            self._measurement = Measurement(config=protocol, references=references, stop=StopRequest(), progress=False)
+            self._measurement = Measurement(config=protocol, references=references, stop=StopRequest())
         sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
         sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
         steps = fitting_steps(sampler, config.num_inference_steps)

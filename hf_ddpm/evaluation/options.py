@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE, BaseConfig, require
 from hf_ddpm.data.options import SplitsConfig
@@ -97,6 +97,10 @@ class ProtocolConfig(BaseConfig):
 class EvaluationConfig(ProtocolConfig):
     """Measure samples of a saved pipeline."""
 
+    main_options: ClassVar[tuple[str, ...]] = (
+        "model", "output", "features", "num_images", "num_seeds", "data.source", "sampling.scheduler",
+        "sampling.num_inference_steps", "sampling.guidance_scale", "bits_per_dim_images", "device", "num_threads",
+    )  # fmt: skip
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
     output: Path

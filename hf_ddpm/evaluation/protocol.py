@@ -33,6 +33,7 @@ from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
 
@@ -47,7 +48,6 @@ class Measurement:
     config: ProtocolConfig
     references: References
     stop: StopRequest
-    progress: bool = True
 
     @property
     def processes(self) -> PartialState:
@@ -64,11 +64,12 @@ class Measurement:
             seed=(config.seed + number) * MAX_IMAGES + mine.start,
             batch_size=sampling.batch_size,
             **generation_options(pipeline, sampling),
-            progress=self.progress and self.processes.is_main_process,
+            progress=True,
         )
         images = (torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy()) for batch in batches)
         scores, started = self._score_images(images, classes, sampling.batch_size), time.perf_counter()
-        scores.metrics.update(self.losses(pipeline, config.seed + number))
+        with Progress("losses"):
+            scores.metrics.update(self.losses(pipeline, config.seed + number))
         scores.seconds["metrics"] += time.perf_counter() - started
         return scores
 
@@ -102,9 +103,10 @@ class Measurement:
         kept = gather(kept, self.processes)
 
         def score() -> SeedScores:
-            nearest = references.nearest_train_distance(np.stack(kept))
-            metrics = {**references.score(summary), "nearest_train_distance": nearest}
-            return SeedScores(metrics=metrics, per_class=references.score_classes(summary), seconds={})
+            with Progress("metrics"):
+                nearest = references.nearest_train_distance(np.stack(kept))
+                metrics = {**references.score(summary), "nearest_train_distance": nearest}
+                return SeedScores(metrics=metrics, per_class=references.score_classes(summary), seconds={})
 
         scores = broadcast_from_main(score, self.processes)
         clock.lap("metrics")

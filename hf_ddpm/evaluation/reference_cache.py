@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from huggingface_hub import constants
-from tqdm.auto import tqdm
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.evaluation.features import Extractor
@@ -25,6 +24,7 @@ from hf_ddpm.evaluation.summary import FeatureSummary, empty_summary
 from hf_ddpm.pipeline import check_number
 from hf_ddpm.runtime.distributed import gather, shard
 from hf_ddpm.runtime.files import write_whole
+from hf_ddpm.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def reference_summary(
         cache_dir: folder of the cache; None = see above. Summaries of modules, whose code may change, are not cached.
         processes: share the pass; each must call this and gets the same summary. None = a single process.
         reference_statistics: cached file of the same images and extractor, or a `ValueError`; None = look in `cache_dir`.
-        progress: whether to show a progress bar on stderr.
+        progress: whether to show how many images are done, see `Progress`.
     """
     check_number("batch_size", batch_size, 1, integer=True)
     is_first = processes is None or processes.is_main_process
@@ -75,11 +75,11 @@ def reference_summary(
     mine = torch.arange(table.num_images)
     if processes is not None:
         mine = mine[shard(table.num_images, processes)]
-    with tqdm(total=len(mine), unit="image", desc="reference features", disable=not (progress and is_first)) as bar:
+    with Progress("features of real images", len(mine), "image", shown=progress) as bar:
         for batch in mine.split(batch_size) if len(mine) else ():
             labels = None if table.class_labels is None else table.class_labels[batch]
             summary.update(extractor(table.images(batch)), labels, batch)
-            bar.update(len(batch))
+            bar.advance(len(batch))
     if processes is not None:
         summary = summary.of_all_processes(processes)
     if path is not None and is_first:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_ddpm.cli import parse_config, recipe_program
 from hf_ddpm.config import BaseConfig, require
@@ -137,6 +137,10 @@ class GridPoint:
 class SweepConfig(ProtocolConfig):
     """Measure samples at every point of a grid of options."""
 
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output_dir", "model", "features", "num_images", "num_seeds", "grid.recipe", "grid.train_seed", "grid.checkpoint",
+        "grid.scheduler", "grid.num_inference_steps", "grid.guidance_scale", "train_overrides", "train_minutes",
+    )  # fmt: skip
     output_dir: Path
     """Folder of the results: a new one, or that of the same sweep, which is then continued."""
     model: str | None = None

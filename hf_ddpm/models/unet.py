@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_ddpm.commandline.names import nearest
 from hf_ddpm.runtime.reading import read_json
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def read_architecture(preset: str) -> dict[str, Any]:
             cause = str(error).strip().split("\n")[0]
             raise ValueError(f"preset is {preset!r}, but its config.json cannot be read from the Hub ({cause})") from None
     else:
-        names = ", ".join(UNET_PRESETS)
-        raise ValueError(f"preset is {preset!r}, neither one of {names} nor a folder with the config.json of a UNet2DModel")
+        near = " or ".join(nearest(preset, UNET_PRESETS))
+        names, hint = ", ".join(UNET_PRESETS), f": did you mean {near}?" if near else ""
+        reason = f"neither one of {names} nor a folder with the config.json of a UNet2DModel"
+        raise ValueError(f"preset is {preset!r}, {reason}{hint}")
     if not isinstance(config, dict) or config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"preset is {preset!r}, whose config.json is not that of a UNet2DModel")
     return {name: value for name, value in config.items() if name in _argument_names()}

@@ -24,12 +24,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file; ValueError: it is damaged or refused, OSError: it cannot be read."""
-    return parse_yaml(_read_text(path, MAX_YAML_BYTES))
+    return parse_yaml(read_text(path, MAX_YAML_BYTES))
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; ValueError: it is damaged or refused, OSError: it cannot be read."""
-    return parse_json(_read_text(path, MAX_JSON_BYTES))
+    return parse_json(read_text(path, MAX_JSON_BYTES))
 
 
 def parse_yaml(text: str) -> Any:
@@ -122,7 +122,8 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def _read_text(path: Path, most: int) -> str:
+def read_text(path: Path, most: int) -> str:
+    """The UTF-8 text of a file of at most this many bytes; `ValueError`: it is another, `OSError`: it cannot be read."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

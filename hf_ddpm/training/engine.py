@@ -28,6 +28,7 @@ from hf_ddpm.runtime.files import check_appendable, write_whole
 from hf_ddpm.runtime.folders import publish_directory, put_back
 from hf_ddpm.runtime.heartbeat import before_giving_up
 from hf_ddpm.runtime.lock import OutputLock
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.training.checkpoints import (
     DamagedCheckpoint,
@@ -92,7 +93,8 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
         checkpoint = choose_checkpoint(folder, how, task.required)
         before = folder.checkpoints()
         check_appendable(folder.metrics)
-        run, state = task.prepare(accelerator)
+        with Progress("preparing the data and the network"):
+            run, state = task.prepare(accelerator)
         preview_pending = checkpoint is not None and _resume_whole(state, run, task, how, checkpoint)
         if checkpoint is None and how == "auto":
             accelerator.print(f"no checkpoint in {folder.path}: starting from the beginning")

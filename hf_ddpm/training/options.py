@@ -62,7 +62,8 @@ class RunOptions(BaseConfig):
         lengths = {"max_train_steps": self.max_train_steps, "num_train_epochs": self.num_train_epochs}
         given = [name for name, value in lengths.items() if value is not None]
         if len(given) != 1:
-            both = f"both are given ({lengths}), set the other to null" if given else "neither is given"
+            neither = "neither is given, and no recipe with --config"
+            both = f"both are given ({lengths}), set the other to null" if given else neither
             raise ValueError(f"--max_train_steps or --num_train_epochs, give exactly one of them: {both}")
         if self.mixed_precision == "fp16":
             import torch
@@ -113,6 +114,11 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
     """Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline."""
 
     program: ClassVar[str] = "train"
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output_dir", "data.source", "data.test_split", "data.image_size", "data.labels", "data.batch_size", "model.preset",
+        "max_train_steps", "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume",
+        "logging.sample_every_steps", "hub.push_to_hub", "hub.repo_id",
+    )  # fmt: skip
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
@@ -124,6 +130,10 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.model.preset is None:
+            remedy = "name a network for these images, such as mnist28 or cifar32-small, or give a recipe with --config"
+            self.model.require(self.data.source == "digits", "preset", remedy)
+            self.model.preset = "digits8"
         streaming = self.data.streaming
         no_epochs = not streaming or self.num_train_epochs is None
         self.require(no_epochs, "num_train_epochs", "a stream has no known length, give --max_train_steps")
@@ -148,6 +158,7 @@ class TrainConfig(RunConfig, EMAOptions, CompileOptions):
         Raises:
             ValueError: the options of the model contradict each other.
         """
+        assert self.model.preset is not None, "__post_init__ fills it in"
         return unet_arguments(
             self.model.preset,
             self.model.overrides,
@@ -262,6 +273,10 @@ class GANConfig(RunConfig, EMAOptions):
     """
 
     program: ClassVar[str] = "train_gan"
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output_dir", "data.source", "data.image_size", "data.labels", "data.batch_size", "max_train_steps",
+        "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume", "logging.sample_every_steps",
+    )  # fmt: skip
     mixed_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the networks' forward and backward pass."""
     data: GANDataConfig = field(default_factory=GANDataConfig)
@@ -328,6 +343,10 @@ class JudgeConfig(RunConfig):
     """
 
     program: ClassVar[str] = "train_judge"
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output_dir", "data.source", "data.test_split", "data.image_size", "data.labels", "data.batch_size",
+        "max_train_steps", "num_train_epochs", "optim.learning_rate", "resume",
+    )  # fmt: skip
     min_accuracy: float | None = None
     """Accuracy on held-out images, in [0, 1], below which a warning is printed; the judge is saved in any case. None = no
     warning."""

@@ -54,6 +54,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
         seed=seed + mine.start,
         num_inference_steps=steps,
         guidance_scale=settings.guidance_scale,
+        progress=True,
     )
     images = np.concatenate(gather([batch.images for batch in batches], processes))
     if processes.is_main_process:

@@ -11,10 +11,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from tqdm.auto import tqdm
 
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import append, write_whole
+from hf_ddpm.runtime.progress import Progress
 
 TRAINING_LINE = "images_seen"  # in the lines of training, and in none of a preview
 
@@ -46,15 +46,13 @@ class RunLog:
                 if record["step"] < start_step + (not preview_pending or TRAINING_LINE in record)
             ]
             write_whole(self._file, "".join(json.dumps(record) + "\n" for record in kept))
-        self._bar = tqdm(
-            total=total_steps, initial=start_step, desc="training", unit="step", disable=not self._active, dynamic_ncols=True
-        )
+        self._bar = Progress("training", total_steps, done=start_step, shown=self._active)
         self._images_since, self._time_since = 0, time.perf_counter()
 
     def advance(self, images: int) -> None:
         """Count one optimizer step of this many images."""
         self._images_since += images
-        self._bar.update()
+        self._bar.advance()
 
     def write(self, step: int, values: dict[str, Any], *, with_speed: bool = False) -> None:
         """Log JSON numbers after `step` steps; `with_speed` adds `images_per_second` since the last call with it."""
@@ -65,8 +63,8 @@ class RunLog:
             speed = self._images_since / (now - self._time_since)
             values = {**values, "images_per_second": round(speed, 2)}
             self._images_since, self._time_since = 0, now
-            losses = {name: f"{value:.4f}" for name, value in values.items() if name.endswith("loss")}
-            self._bar.set_postfix({**losses, "images/s": f"{speed:.0f}"})
+            losses = [f"{name}={value:.4f}" for name, value in values.items() if name.endswith("loss")]
+            self._bar.note = ", ".join([*losses, f"images/s={speed:.0f}"])
         append(self._file, json.dumps({"step": step, **values}) + "\n")
         self._call_trackers(lambda tracker: tracker.log(values, step=step))
 

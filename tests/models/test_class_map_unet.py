@@ -170,6 +170,6 @@ def test_a_run_without_classes_is_refused(capsys, tmp_path):
 
     for number in range(2):
         Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
-    config = parse_config(TrainConfig, [*OPTIONS, f"--data.source={tmp_path}"])
+    config = parse_config(TrainConfig, [*OPTIONS, f"--data.source={tmp_path}", "--model.preset=digits8"])
     with pytest.raises(ValueError, match=REFUSAL):
         load_data(config, build_accelerator(config))

@@ -8,6 +8,8 @@ import pytest
 from hf_ddpm.data.sources import open_splits
 from hf_ddpm.training import preview
 
+RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
+
 
 @pytest.fixture(scope="session")
 def decoded_digits(tmp_path_factory) -> Path:
@@ -49,8 +51,10 @@ def message_of(load_script, some_digits, tmp_path, capsys):
     """Run a program on a mistake; its message."""
 
     def run(program: str, *options: str) -> str:
+        names = {"train": "digits.yaml", "train_gan": "gan_digits.yaml", "train_judge": "judge_digits.yaml"}
+        recipe = str(RECIPES / names[program])
         with pytest.raises(SystemExit) as stopped:
-            load_script(program).main([some_digits, f"--output_dir={tmp_path / 'new'}", *options])
+            load_script(program).main(["--config", recipe, some_digits, f"--output_dir={tmp_path / 'new'}", *options])
         lines = capsys.readouterr().err.splitlines()
         assert stopped.value.code == 2, lines
         assert not (tmp_path / "new").exists(), "nothing is written"

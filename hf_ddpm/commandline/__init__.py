@@ -1,0 +1,1 @@
+"""Parts of `hf_ddpm.cli`: words, recipes, values, names and help of the command line."""
