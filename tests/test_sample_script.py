@@ -261,4 +261,4 @@ def test_a_folder_that_was_filled_while_this_one_started_is_refused(main, model,
     with pytest.raises(SystemExit) as stopped:
         main(options(model, tmp_path / "images", "--num_images", "1", "--seed", "5"))
     assert stopped.value.code == 2 and "there are files in it by now" in capsys.readouterr().err
-    assert names_in(tmp_path / "images") == ["00000_label-cat_seed-0.png", "grid.png"]
+    assert names_in(tmp_path / "images") == ["00000_label-cat_seed-0.png", "metadata.jsonl"]

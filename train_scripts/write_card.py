@@ -1,6 +1,6 @@
 """Write the model card of a saved pipeline again, as after a change of its run; a card edited by hand stays as it is.
 
-python train_scripts/write_card.py --model runs/digits/pipeline
+    python train_scripts/write_card.py --model runs/digits/pipeline
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class CardConfig:
 
 
 def main(args: list[str] | None = None) -> None:
-    config = parse_config(CardConfig, args)
+    config = parse_config(CardConfig, args, about=__doc__)
     with user_errors():
         from hf_ddpm.hub.card import find_run, write_card
 

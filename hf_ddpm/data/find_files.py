@@ -125,6 +125,8 @@ def find_files(folder: Path, source: str) -> FoundFiles:
     found.samples = find_samples(found.images, found.others)
     samples = set(found.samples)
     found.images = [path for path in found.images if path not in samples]
+    folders = {path.parent for path in samples} - {path.parent for path in found.images}
+    found.metadata = [path for path in found.metadata if path.parent not in folders]
     return found
 
 

@@ -9,7 +9,8 @@ from hf_ddpm.run_folder import RunFolder
 
 # Names of the files of hf_ddpm.sample_folder.
 _SAMPLE = re.compile(r"\d{5,}(_label-[\w-]+)?_seed-\d+\.png")
-_GRID, _ARRAYS = "grid.png", "samples.npz"
+_GRID, _GRID_BESIDE, _ARRAYS = "grid.png", "-grid.png", "samples.npz"
+"""A grid is beside its folder, as in images-grid.png; that of earlier versions is in it."""
 _RUN = {"config.yaml", "environment.json", "data.json", "metrics.jsonl"}
 _RUN |= {"checkpoints", "samples", "pipeline", "judge", "results", "trackers"}
 
@@ -29,6 +30,7 @@ def find_samples(images: list[Path], others: list[Path]) -> list[Path]:
     """Images that sample.py wrote; where there are no others, only its grids, so that one can train on samples."""
     samples = {path for path in images if _SAMPLE.fullmatch(path.name)}
     folders = {path.parent for path in samples} | {path.parent for path in others if path.name == _ARRAYS}
-    grids = {path for path in images if path.name == _GRID and path.parent in folders}
+    beside = {folder.with_name(f"{folder.name}{_GRID_BESIDE}") for folder in folders if folder.name}
+    grids = {path for path in images if path in beside or (path.name == _GRID and path.parent in folders)}
     found = grids if len(samples | grids) == len(images) else samples | grids
     return [path for path in images if path in found]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import termios
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from hf_ddpm.runtime.progress import Progress
 def terminal():
     """A real terminal as stderr; what was written to it."""
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))  # a bar of no width is none
     with os.fdopen(slave, "w") as stream, contextlib.redirect_stderr(stream):
 
         def read() -> str:
