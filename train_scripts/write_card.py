@@ -1,6 +1,6 @@
 """Write the model card of a saved pipeline again, as after a change of its run; a card edited by hand stays as it is.
 
-    python train_scripts/write_card.py --model runs/digits/pipeline
+python train_scripts/write_card.py --model runs/digits/pipeline
 """
 
 from dataclasses import dataclass
