@@ -58,7 +58,7 @@ def test_work_that_counts_nothing_shows_its_time_and_leaves_nothing(monkeypatch)
     with terminal() as read:
         with Progress("loading the model"):
             wait_for(read, "loading the model: 00:0")
-        assert wait_for(read, "\r").rstrip(" ").endswith("\r")
+        wait_for(read, "   \r")  # blanks over it
 
 
 def test_a_log_gets_lines(monkeypatch, capsys):
