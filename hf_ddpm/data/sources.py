@@ -197,17 +197,19 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, 
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _saved_splits(folder, source), ()
     found = find_files(folder, source)
-    has_tables = any(path.suffix in TABLE_SUFFIXES for path in found.others)
-    if found.images and not has_tables:
+    tables = [path for path in found.others if path.suffix in TABLE_SUFFIXES]
+    if found.images and not tables:
         return read_image_folder(found, source), found.left_out()
     if not found.others:
         raise ValueError(f"source is {source!r}, which {_nothing_to_read(found)}")
+    if truncated := next(filter(_is_truncated, tables), None):
+        raise ValueError(f"source is {source!r}, which could not be read: the parquet file {str(truncated)!r} is truncated")
     try:
         loaded = _load(str(folder), streaming)
     except Exception as error:
-        raise ValueError(f"source is {source!r}, which {_why_not_read(found, error)}") from error
+        raise ValueError(f"source is {source!r}, which {_why_not_read(found, tables, error)}") from error
     builder = next(iter(loaded.values())).info.builder_name
-    if has_tables and builder not in ("arrow", "parquet"):
+    if tables and builder not in ("arrow", "parquet"):
         raise ValueError(
             f"source is {source!r}, where the {builder} files hide the parquet or arrow files: move what is not data out"
         )
@@ -229,12 +231,11 @@ def _saved_splits(folder: Path, source: str) -> Splits:
     return {str(loaded.split or "train"): loaded} if isinstance(loaded, datasets.Dataset) else loaded
 
 
-def _why_not_read(found: FoundFiles, error: Exception) -> str:
-    """Why a folder without image files could not be read, and what to do."""
-    if archive := next(filter(is_archive, found.others), None):
+def _why_not_read(found: FoundFiles, tables: list[Path], error: Exception) -> str:
+    """Why a folder could not be read by datasets, and what to do; `tables` are its parquet and arrow files."""
+    archive = next(filter(is_archive, found.others), None)
+    if archive is not None and not tables:
         return f"holds the archive {str(archive)!r} and no images: unpack it"
-    if truncated := _truncated_parquet_file(found.root):
-        return f"could not be read: the parquet file {str(truncated)!r} is truncated"
     if not isinstance(error, (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError)):
         return f"could not be read: {in_short(error)}"
     return _nothing_to_read(found)
@@ -245,15 +246,14 @@ def _nothing_to_read(found: FoundFiles) -> str:
     return f"holds nothing to read{beside and ', only '}{beside}: give a saved dataset, parquet files or images"
 
 
-def _truncated_parquet_file(folder: Path) -> Path | None:
-    """The first parquet file that does not begin and end with the format's four magic bytes; None = all do."""
-    for path in sorted(folder.rglob("*.parquet")):
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(max(0, path.stat().st_size - 4))
-            if (head, file.read(4)) != (b"PAR1", b"PAR1"):
-                return path
-    return None
+def _is_truncated(path: Path) -> bool:
+    """Whether a file is a parquet file that does not begin and end with the format's four magic bytes."""
+    if path.suffix != ".parquet":
+        return False
+    with path.open("rb") as file:
+        head = file.read(4)
+        file.seek(max(0, path.stat().st_size - 4))
+        return (head, file.read(4)) != (b"PAR1", b"PAR1")
 
 
 def in_short(error: BaseException) -> str:
