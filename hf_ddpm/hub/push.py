@@ -135,9 +135,9 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
 
 
 def _check_readme(api: HfApi, repo_id: str, readme: Path | bytes | None, *, rendered: bool) -> set[str]:
-    """Return the README.md if it is a rendered card that the Hub refuses, or that somebody has replaced there by an own one.
+    """Return the name README.md if it must not be pushed: a rendered card that the Hub refuses, or over one edited there.
 
-    A `HubError` refuses one by a user with wrong metadata, before there is a repository.
+    A `HubError` refuses wrong metadata that a user has written, before there is a repository.
     """
     if readme is None:
         return set()
