@@ -39,6 +39,7 @@ MISTAKES = (
     ("figures", ["reverse", "--output=new", "--model=./missing"], "--model is './missing'"),
     ("push_to_hub", ["--model=./missing", "--repo_id=me/it"], "--model is 'missing'"),
 )  # fmt: skip
+RECIPES = {"train": "digits", "train_gan": "gan_digits", "train_judge": "judge_digits"}
 MAKE_MISTAKES = f"""
 import importlib.util, json, sys
 for program, args, _ in json.loads(sys.argv[1]):
@@ -57,8 +58,12 @@ def test_mistakes_that_need_no_heavy_import_are_reported_before_it(tmp_path):
     (tmp_path / "occupied" / "notes.txt").touch()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text("{}")
+    commands = [
+        (program, [f"--config={SCRIPTS}/recipes/{RECIPES[program]}.yaml", *args] if program in RECIPES else args, words)
+        for program, args, words in MISTAKES
+    ]
     run = subprocess.run(
-        [sys.executable, "-c", MAKE_MISTAKES, json.dumps(MISTAKES)],
+        [sys.executable, "-c", MAKE_MISTAKES, json.dumps(commands)],
         cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     messages = run.stderr.splitlines()
