@@ -55,7 +55,7 @@ def write_run(run_dir: Path, **data_options) -> None:
         {"step": 300, "images_seen": 12000, "epoch": 12.0, "loss": 0.25, "images_per_second": 300.0},
         {"step": 300, "test_loss": 0.375},
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 450, "los'  # as a killed run leaves it
+    text = "".join(json.dumps(line) + "\n" for line in lines)
     (run_dir / "metrics.jsonl").write_text(text, encoding="utf-8")
     (run_dir / "samples").mkdir()
     for step in (150, 300):
