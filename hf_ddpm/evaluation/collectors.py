@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hf_ddpm.metrics.frechet import RunningStatistics
-from hf_ddpm.metrics.inception_score import RunningInceptionScore
+from hf_ddpm.metrics.inception_score import RunningInceptionScore, shuffled
 
 MAX_CLASS_BYTES = 2**30
 """Moments are tracked per class if those of all classes take no more than this."""
@@ -109,10 +109,10 @@ class Moments:
 
 
 class KeptFeatures:
-    """Features and labels at m evenly spread positions, floor(i n / m) for i in [0, m)."""
+    """Features and labels of m of the n images, the same for equal m and n, and independent of classes that take turns."""
 
     def __init__(self, dim: int, total_images: int, num_kept: int) -> None:
-        self._total_images = total_images
+        self._kept = np.sort(shuffled(total_images)[:num_kept])
         self.features = np.zeros((num_kept, dim), dtype=np.float32)
         self.labels = np.zeros(num_kept, dtype=np.int64)
         self.is_kept = np.zeros(num_kept, dtype=bool)
@@ -142,10 +142,9 @@ class KeptFeatures:
         self.is_kept[:] = True
 
     def _slots(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) bool, whether each position is to be kept, and the indices i of those that are."""
-        num_kept = len(self.is_kept)
-        slots = -(-positions * num_kept // self._total_images)  # the only i with which floor(i n / m) can be the position
-        chosen = (slots < num_kept) & (slots * self._total_images // num_kept == positions)
+        """(B,) bool, whether each position is to be kept, and the slots of those that are."""
+        slots = np.searchsorted(self._kept, positions)
+        chosen = self._kept[np.minimum(slots, len(self._kept) - 1)] == positions
         return chosen, slots[chosen]
 
 

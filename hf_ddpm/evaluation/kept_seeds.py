@@ -16,6 +16,9 @@ from hf_ddpm.sampling import ImagePipeline, network_of
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 2
+"""Grows when a newer version of the package scores a seed differently."""
+
 
 @dataclass(kw_only=True)
 class SeedScores:
@@ -63,6 +66,7 @@ def kept_key(config: EvaluationConfig, pipeline: ImagePipeline, references: Refe
     options = {name: value for name, value in asdict(config).items() if name not in ("num_seeds", "output", "num_threads")}
     options["sampling"] = {name: value for name, value in options["sampling"].items() if name != "batch_size"}
     return {
+        "format": FORMAT,
         "options": json.loads(json.dumps(options, default=str)),
         "model": weights_digest(network_of(pipeline)),
         "features": references.extractor.digest,

@@ -28,7 +28,7 @@ from hf_ddpm.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; raised whenever their content, or how it is computed, changes."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,9 +11,10 @@ from numpy.typing import ArrayLike
 class RunningInceptionScore:
     """exp(E KL(p(y|x) || p(y))) over parts of the images, without keeping the probabilities (Salimans et al. 2016).
 
-    Image i of n belongs to part s if s n // num_splits <= i < (s + 1) n // num_splits, as in torch-fidelity, so the score
-    does not depend on batches or processes. With E over the images of a part, E KL(p || q) = E sum p log p - sum q log q for
-    q = E p.
+    The images are shuffled by a fixed permutation: parts of images in the order of their classes would have few classes
+    each. Image i, at place r of the n shuffled ones, belongs to part s if s n // num_splits <= r < (s + 1) n // num_splits.
+    Permutation and parts are those of torch-fidelity, and the score does not depend on batches or processes. With E over the
+    images of a part, E KL(p || q) = E sum p log p - sum q log q for q = E p.
     """
 
     def __init__(self, num_classes: int, num_splits: int) -> None:
@@ -34,7 +37,7 @@ class RunningInceptionScore:
         probabilities, positions = np.asarray(probabilities, dtype=np.float64), np.asarray(positions)
         self._check_batch(probabilities, positions, num_images)
         self._agree_on(num_images)
-        parts = np.searchsorted(self._bounds(num_images), positions, side="right") - 1
+        parts = np.searchsorted(self._bounds(num_images), _places(num_images)[positions], side="right") - 1
         np.add.at(self.counts, parts, 1)
         np.add.at(self.sums, parts, probabilities)
         np.add.at(self.negative_entropies, parts, _negative_entropies(probabilities))
@@ -62,7 +65,7 @@ class RunningInceptionScore:
         return float(scores.mean()), float(scores.std())
 
     def _bounds(self, num_images: int) -> np.ndarray:
-        """(num_splits + 1,) int64: the parts' first positions, and the number of images."""
+        """(num_splits + 1,) int64: the parts' first places, and the number of images."""
         return np.arange(len(self.counts) + 1) * num_images // len(self.counts)
 
     def _agree_on(self, num_images: int) -> None:
@@ -84,6 +87,17 @@ class RunningInceptionScore:
             raise ValueError(f"positions are {positions.dtype}: give integers")
         if len(positions) and not (positions.min() >= 0 and positions.max() < num_images):
             raise ValueError(f"positions are in {positions.min()}..{positions.max()}: give 0 to {num_images - 1}")
+
+
+def shuffled(num_images: int) -> np.ndarray:
+    """(N,) int64: all positions in an order that is the same each time; the seed is the default of torch-fidelity."""
+    return np.random.RandomState(2020).permutation(num_images)
+
+
+@functools.lru_cache(maxsize=4)
+def _places(num_images: int) -> np.ndarray:
+    """(N,) int64: the place of each image among the shuffled ones."""
+    return np.argsort(shuffled(num_images))
 
 
 def _negative_entropies(probabilities: np.ndarray) -> np.ndarray:

@@ -157,7 +157,9 @@ def test_a_given_file_is_used_wherever_it_is(table, kept, tmp_path):
 
 def test_a_file_of_another_format_version_is_not_used(table, kept, monkeypatch):
     monkeypatch.setattr(reference, "FORMAT", reference.FORMAT + 1)
-    assert "format 1, not 2" in refusal(make_extractor(), table, reference_statistics=kept)
+    assert f"format {reference.FORMAT - 1}, not {reference.FORMAT}" in refusal(
+        make_extractor(), table, reference_statistics=kept
+    )
     reference_summary(make_extractor(), table, cache_dir=kept.parent, **OPTIONS)
     assert len(list(kept.parent.iterdir())) == 2
 

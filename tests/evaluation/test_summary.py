@@ -7,7 +7,7 @@ import torch
 from hf_ddpm.evaluation import collectors
 from hf_ddpm.evaluation.features import Features
 from hf_ddpm.evaluation.summary import FeatureSummary
-from hf_ddpm.metrics.inception_score import RunningInceptionScore
+from hf_ddpm.metrics.inception_score import RunningInceptionScore, shuffled
 
 N, D, K = 53, 4, 3
 NAMES, PREDICTED = ["cat", "dog", "owl"], ["owl", "cat", "dog"]
@@ -78,14 +78,23 @@ def test_moments_are_those_of_numpy_for_all_images_and_for_each_class():
 
 
 @pytest.mark.parametrize("max_features", [1, 2, 10, N - 1, N, N + 1, 10_000])
-def test_features_are_kept_evenly_by_position(max_features):
+def test_kept_features_are_the_same_in_any_order(max_features):
     summary = empty(max_features=max_features)
     add(summary, np.random.default_rng(1).permutation(N))
     num_kept = min(N, max_features)
-    positions = [i * N // num_kept for i in range(num_kept)]
+    positions = np.sort(shuffled(N)[:num_kept])
     assert summary.kept_features.dtype == np.float32
     np.testing.assert_array_equal(summary.kept_features, FEATURES[positions])
     np.testing.assert_array_equal(summary.to_arrays()["kept_labels"], LABELS[positions])
+
+
+def test_kept_features_have_all_classes_where_classes_take_turns():
+    kept = collectors.KeptFeatures(1, 20_000, 10_000)
+    labels = np.arange(20_000) % 10
+    kept.update(collectors.Batch(rows=labels[:, None], labels=labels, positions=np.arange(20_000), probabilities=None))
+    assert kept.is_kept.all()
+    counts = np.bincount(kept.labels)
+    assert len(counts) == 10 and abs(counts - 1000).max() < 5 * np.sqrt(1000)
 
 
 def test_predictions_are_compared_by_the_names_of_the_classes():

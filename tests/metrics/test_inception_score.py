@@ -25,7 +25,7 @@ def score_of(probabilities, num_splits: int = 1) -> tuple[float, float]:
 @pytest.mark.parametrize(("num_images", "splits"), [(40, 1), (40, 10), (43, 10), (7, 7)])
 def test_it_equals_torch_fidelity(num_images, splits):
     logits = draw_logits(num_images)
-    expected = isc_features_to_metric(logits, splits=splits, shuffle=False)
+    expected = isc_features_to_metric(logits, splits=splits)
     mean, std = score_of(logits.softmax(dim=1), splits)
     assert mean == pytest.approx(expected[KEY_METRIC_ISC_MEAN], rel=1e-9)
     assert std == pytest.approx(expected[KEY_METRIC_ISC_STD], rel=1e-9, abs=1e-12)
@@ -43,6 +43,19 @@ def test_it_equals_torchmetrics():
     with torch.no_grad():
         mean, _ = score_of(network(images).softmax(dim=1))
     assert mean == pytest.approx(metric.compute()[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [10, 100])
+@pytest.mark.parametrize("order", ["sorted", "cyclic", "classes of unequal size"])
+def test_images_in_the_order_of_their_classes_score_as_others_do(num_classes, order):
+    labels = np.arange(1000) % num_classes
+    if order == "classes of unequal size":
+        labels = np.minimum(labels, np.random.default_rng(1).permutation(labels))
+    in_order = labels if order == "cyclic" else np.sort(labels)
+    scores = [score_of(np.eye(num_classes)[np.random.default_rng(seed).permutation(labels)], 10)[0] for seed in range(20)]
+    mean, std = score_of(np.eye(num_classes)[in_order], 10)
+    assert abs(mean - np.mean(scores)) < 5 * np.std(scores)
+    assert std > 0
 
 
 def test_its_bounds():

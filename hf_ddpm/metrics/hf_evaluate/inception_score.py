@@ -10,8 +10,9 @@ from hf_ddpm.metrics import inception_score
 
 _DESCRIPTION = """
 Inception score: exp of the mean divergence of each image's class probabilities from their mean, over equal parts of the
-images. It is 1 if the classifier cannot tell the images apart, and the number of classes if all classes are equally frequent
-and every image is classified with certainty. Compare only values of one classifier, number of images and number of parts.
+images, which are shuffled first, always in the same way. It is 1 if the classifier cannot tell the images apart, and the
+number of classes if all classes are equally frequent and every image is classified with certainty. Compare only values of
+one classifier, number of images and number of parts.
 """
 
 _CITATION = """
@@ -24,7 +25,7 @@ _CITATION = """
 
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions: (N, K) class probabilities of the generated images, in an order independent of their classes.
+    predictions: (N, K) class probabilities of the generated images.
     num_splits: parts that the images are divided into, 10 by default.
 
 Returns:
