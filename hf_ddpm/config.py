@@ -24,8 +24,16 @@ PredictionType = Literal["epsilon", "sample", "v_prediction"]
 TimestepSampling = Literal["uniform", "stratified", "per_batch"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 
+MAX_SEED = 2**32 - 1
+"""Largest seed of a program: torch uses no more than 32 bits of the seed of a CPU generator."""
 DEFAULT_GUIDANCE_SCALE = 1.5
 """Default s in u + s (c - u) of the programs, for models with a null label."""
+
+
+def require_seeds(option: str, *seeds: int) -> None:
+    """Raise `ValueError` unless an option gives seeds, whole numbers from 0 to `MAX_SEED`."""
+    for seed in seeds:
+        require(0 <= seed <= MAX_SEED, option, seed, f"give a whole number from 0 to {MAX_SEED}")
 
 
 def require(ok: bool, option: str, value: Any, remedy: str) -> None:

@@ -19,6 +19,7 @@ from diffusers.utils import logging as diffusers_logging
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -198,7 +199,7 @@ def _generate_batch(
     pipeline: ImagePipeline, labels: list[int | None], seeds: list[int], options: dict[str, Any]
 ) -> np.ndarray[Any, Any]:
     # Noise is sampled on the CPU, so that a seed means the same image on every device.
-    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    generators = [image_generator(int(seed)) for seed in seeds]
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
         images = pipeline(**what, **options, generator=generators, output_type="np")[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.config import require
+from hf_ddpm.config import require, require_seeds
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.runtime.lock import is_free
 
@@ -50,10 +50,11 @@ class SampleConfig:
     """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
 
     def __post_init__(self):
-        at_least = {"per_class": 1, "num_images": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0}
+        at_least = {"per_class": 1, "num_images": 1, "num_inference_steps": 1, "batch_size": 1}
         for option, low in at_least.items():
             value = getattr(self, option)
             require(value is None or value >= low, option, value, f"give at least {low}")
+        require_seeds("seed", self.seed)
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
         folder = Path(self.output_dir)
         require(is_free(folder), "output_dir", str(folder), "give a new or an empty folder")

@@ -13,6 +13,14 @@ def seeded_generator(stream: str, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(stream, *numbers))
 
 
+def image_generator(seed: int) -> torch.Generator:
+    """A CPU generator for the image with this seed, 0 or more.
+
+    Torch uses only the low 32 bits of the seed of a CPU generator: larger seeds are hashed, so that 7 and 7 + 2**32 differ.
+    """
+    return torch.Generator().manual_seed(seed if seed < 2**32 else derive_seed("image", seed % 2**32, seed // 2**32))
+
+
 def derive_seed(stream: str, *numbers: int) -> int:
     """The seed of such a generator, in [0, 2**64)."""
     assert all(0 <= number < 2**32 for number in numbers)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE, BaseConfig, require
+from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE, BaseConfig, require, require_seeds
 from hf_ddpm.data.options import SplitsConfig
 
 MAX_IMAGES = 1_000_000
@@ -84,7 +84,7 @@ class ProtocolConfig(BaseConfig):
         super().__post_init__()
         self.require(2 <= self.num_images <= MAX_IMAGES, "num_images", f"give 2 to {MAX_IMAGES}")
         self.require(1 <= self.num_seeds <= 1000, "num_seeds", "give 1 to 1000")
-        self.require(0 <= self.seed < 2**32, "seed", "give a whole number from 0 to 4294967295")
+        require_seeds("seed", self.seed)
         self.require(self.max_features >= 2, "max_features", "give at least 2")
         accuracy = self.min_judge_accuracy
         self.require(accuracy is None or 0 <= accuracy <= 1, "min_judge_accuracy", "give a number from 0 to 1")

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from hf_ddpm.data.table import ImageTable
+from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.evaluation.features import Extractor
 from hf_ddpm.evaluation.summary import FeatureSummary, empty_summary
 from hf_ddpm.metrics.frechet import frechet_distance
@@ -149,7 +150,7 @@ class References:
     def noise(self, positions: Tensor) -> Tensor:
         """Images of uniform noise, (N, C, H, W) uint8; each depends only on its position, (N,) int64 from 0."""
         shape = (self.train.channels, self.train.image_size, self.train.image_size)
-        generators = (torch.Generator().manual_seed(position) for position in positions.tolist())
+        generators = map(image_generator, positions.tolist())
         return torch.stack([torch.randint(256, shape, generator=it, dtype=torch.uint8) for it in generators])
 
     def _score_all(

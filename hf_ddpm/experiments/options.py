@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_ddpm.cli import parse_config, recipe_program
-from hf_ddpm.config import BaseConfig, require
+from hf_ddpm.config import BaseConfig, require, require_seeds
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.run_folder import RunFolder, find_name_fault
 from hf_ddpm.training.options import GANConfig, TrainConfig
@@ -63,7 +63,7 @@ class SweepGrid(BaseConfig, group="grid"):
         self.require(all(map(math.isfinite, scales)), "guidance_scale", "give finite numbers")
         self.require(min(self.num_inference_steps or [1]) >= 1, "num_inference_steps", "give numbers of at least 1")
         self.require(all(2 <= count <= MAX_IMAGES for count in counts), "num_images", f"give numbers from 2 to {MAX_IMAGES}")
-        self.require(all(0 <= seed < 2**32 for seed in seeds), "train_seed", "give whole numbers from 0 to 4294967295")
+        require_seeds(f"{self._prefix}train_seed", *seeds)
         checkpoints = self.checkpoint or ()
         steps = [value for value in checkpoints if value not in (ALL, NOISE)]
         are_steps = all(isinstance(step, int) and step >= 0 for step in steps)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hf_ddpm.config import BaseConfig, require
+from hf_ddpm.config import MAX_SEED, BaseConfig, require
 from hf_ddpm.data.options import ImageShapeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
-    "seed": (0, math.inf), "num_images": (1, math.inf), "num_inference_steps": (1, math.inf), "per_class": (1, 32),
+    "seed": (0, MAX_SEED), "num_images": (1, math.inf), "num_inference_steps": (1, math.inf), "per_class": (1, 32),
     "max_classes": (1, math.inf), "num_frames": (2, math.inf), "milliseconds": (20, math.inf), "num_colors": (2, 256),
     "smoothing": (1, math.inf),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from hf_ddpm.config import VarianceType
 from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_mean, posterior_of
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of
+from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import generate
 
@@ -207,4 +208,4 @@ def _levels(alphas_cumprod: Tensor) -> Tensor:
 
 def _noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise, one sample per seed: (B, *shape) float32."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.randn(tuple(shape), generator=image_generator(seed)) for seed in seeds])

@@ -21,6 +21,7 @@ from hf_ddpm.config import (
     Optimizer,
     ScheduleConfig,
     require,
+    require_seeds,
 )
 from hf_ddpm.data.options import (
     ClassConditionalOptions,
@@ -56,7 +57,7 @@ class RunOptions(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.output_dir != "", "output_dir", "name a folder")
-        self.require(0 <= self.seed < 2**32, "seed", "give a whole number from 0 to 4294967295")
+        require_seeds("seed", self.seed)
         self.require_positive("max_train_steps", "steps")
         self.require_positive("num_train_epochs", "epochs")
         lengths = {"max_train_steps": self.max_train_steps, "num_train_epochs": self.num_train_epochs}
