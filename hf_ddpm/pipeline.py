@@ -7,6 +7,7 @@ other package.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -15,12 +16,21 @@ import numbers
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    ModelMixin,
+    PNDMScheduler,
+    SchedulerMixin,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -39,6 +49,11 @@ WITHOUT_SAMPLE_PREDICTION = (
     "DPMSolverSDEScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
     "PNDMScheduler",
 )  # fmt: skip
+# Key in the config of a scheduler that `build_scheduler` made: from this number of steps on they are even in log sigma.
+LOG_SIGMA_FROM = "_log_sigma_from"
+# The steps begin at the sigma with which the linear schedule of Ho et al. 2020 ends. Those of a cosine schedule, from 20,000
+# on, would be half of them, where an image is noise.
+LARGEST_SIGMA = 157.0
 
 
 class CFGDDPMPipeline(DiffusionPipeline):
@@ -71,6 +86,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+        self._trained_with = scheduler
 
         if self.is_conditional:
             last = unet.config.num_class_embeds - 1
@@ -110,6 +126,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         names = self.config.get("id2label")
         # JSON turns the ids into strings and sorts them as such ("10" before "2").
         return names and dict(sorted((int(label), str(name)) for label, name in names.items()))
+
+    @property
+    def trained_config(self) -> dict[str, Any]:
+        """Configuration of the scheduler that the pipeline was loaded or made with, whichever is set now."""
+        return dict(self._trained_with.config)
 
     @property
     def guidance_scale(self) -> float:
@@ -191,10 +212,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             is_guided = class_labels is not None and self.is_guided_at(t, guidance_interval)
             scale = self.guidance_scale if is_guided else 1.0
             model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
-            step = self.scheduler.step(model_output, t, latents, **step_options)
-            # With spaced timesteps DDPM ends above 0, where diffusers would still add noise to the mean, which is x_0.
-            is_end_of_ddpm = isinstance(self.scheduler, DDPMScheduler) and step_index == self.num_timesteps - 1
-            latents = step.pred_original_sample if is_end_of_ddpm else step.prev_sample
+            latents = self._step(model_output, step_index, latents, step_options)
             if callback_on_step_end is not None:
                 returned = callback_on_step_end(self, step_index, t, dict.fromkeys(inputs, latents))
                 latents = (returned or {}).get("latents", latents)
@@ -256,7 +274,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def prepare_timesteps(self, num_inference_steps: int, device: torch.device | None = None) -> None:
         """Set the timesteps of the scheduler and reset its state."""
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        set_timesteps(self.scheduler, num_inference_steps, device)
         if hasattr(self.scheduler, "set_begin_index"):
             # By default a scheduler begins at the second of two equal timesteps, which rounding can produce.
             self.scheduler.set_begin_index(0)
@@ -267,7 +285,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
     def prepare_step_options(self, generator: Generators | None, eta: float) -> dict[str, Any]:
         """Keyword arguments among `generator` and `eta` that `scheduler.step` takes."""
         accepted = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generator, "eta": eta, "use_clipped_model_output": True}
+        # With eta = 1 DDIM takes the root of a variance minus itself, which rounding makes negative without a signal.
+        options = {"generator": generator, "eta": min(eta, 1 - 1e-6), "use_clipped_model_output": True}
         # If DDIM changes x_0, it must recompute epsilon from it: otherwise the two disagree about x_t.
         if not (self.scheduler.config.get("clip_sample") or self.scheduler.config.get("thresholding")):
             del options["use_clipped_model_output"]
@@ -308,7 +327,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Load a pipeline like its superclass, but its weights from safetensors only: pickled ones can run code."""
         safe = kwargs.pop("use_safetensors", True)
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
-        return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+        if "scheduler" in kwargs:
+            hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+            config = DDPMScheduler.load_config(pretrained_model_name_or_path, subfolder="scheduler", **hub)
+            pipeline._trained_with = getattr(diffusers, config["_class_name"]).from_config(config)
+        return pipeline
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> CFGDDPMPipeline:
@@ -333,6 +357,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         Weights are saved as safetensors only: pickled ones can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
+        self._check_agreement()
         # The code comes first, because the superclass ends with an upload (push_to_hub).
         _copy(__file__, os.path.join(save_directory, "pipeline.py"))
         module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
@@ -347,6 +372,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if library is not None and _travels(library):
             kwargs["unet"] = (library.rpartition(".")[2], class_name)
         super().register_to_config(**kwargs)
+
+    def _step(self, model_output: Tensor, step_index: int, latents: Tensor, options: dict[str, Any]) -> Tensor:
+        """Latents, (B, C, H, W) float32, of the timestep that follows the one with this index."""
+        scheduler, t, changes = self.scheduler, self.scheduler.timesteps[step_index], {}
+        if isinstance(scheduler, PNDMScheduler) and _can_average_epsilon(scheduler):
+            # It averages the outputs of several timesteps as if all were epsilon: with those of v it is of first order only.
+            signal = scheduler.alphas_cumprod[t]
+            model_output = signal.sqrt() * model_output + (1 - signal).sqrt() * latents
+            changes = {"prediction_type": "epsilon"}
+        with configured(scheduler, changes), _true_distance(scheduler, step_index):
+            step = scheduler.step(model_output, t, latents, **options)
+        # With spaced timesteps DDPM ends above 0, where diffusers would still add noise to the mean, which is x_0.
+        is_end_of_ddpm = isinstance(scheduler, DDPMScheduler) and step_index == self.num_timesteps - 1
+        return step.pred_original_sample if is_end_of_ddpm else step.prev_sample
 
     def _seed_noise_sampler(self, generator: Generators | None, batch_size: int) -> None:
         if hasattr(self.scheduler, "noise_sampler_seed"):
@@ -405,6 +444,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         config, name = self.scheduler.config, type(self.scheduler).__name__
         follows = isinstance(getattr(self.scheduler, "alphas_cumprod", None), Tensor)
         require(follows, "scheduler", name, "it does not follow the betas of training, set another")
+        self._check_agreement()
         prediction, last = config.prediction_type, float(self.scheduler.alphas_cumprod[-1])
         able = prediction != "sample" or name not in WITHOUT_SAMPLE_PREDICTION
         require(able, "prediction_type", prediction, f"{name} cannot use it, set another scheduler, such as DDIM")
@@ -417,6 +457,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
             message = "DDPMScheduler takes the root of a value that is not a variance, set fixed_large or learned_range"
             works = config.variance_type not in ("fixed_large_log", "learned")
             require(works, "variance_type", config.variance_type, message)
+
+    def _check_agreement(self) -> None:
+        """Refuse a scheduler with other betas or another prediction type than that of the saved model."""
+        trained, scheduler = self._trained_with, self.scheduler
+        remedy = "set hf_ddpm.schedulers.build_scheduler(NAME, pipeline.trained_config)"
+        both = (scheduler, trained)
+        if scheduler is trained or not all(isinstance(getattr(one, "alphas_cumprod", None), Tensor) for one in both):
+            return
+        for option in ("num_train_timesteps", "prediction_type"):
+            value, expected = scheduler.config[option], trained.config[option]
+            require(value == expected, f"{option} of the scheduler", value, f"the model has {expected!r}, {remedy}")
+        betas = (scheduler.alphas_cumprod.cpu(), trained.alphas_cumprod.cpu())
+        name, message = type(scheduler).__name__, "its betas are not those of the model"
+        require(torch.allclose(*betas, rtol=1e-4, atol=1e-6), "scheduler", name, f"{message}, {remedy}")
 
     @property
     def _valid_ids(self) -> str:
@@ -454,18 +508,75 @@ def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0
     return rescale * guided * (std_cond / std_guided) + (1 - rescale) * guided
 
 
+@contextlib.contextmanager
+def configured(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> Iterator[None]:
+    """Change the configuration of a scheduler for the time of the block."""
+    before = {name: scheduler.config.get(name) for name in changes}
+    scheduler.register_to_config(**changes)
+    try:
+        yield
+    finally:
+        scheduler.register_to_config(**before)
+
+
+def set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | None = None) -> None:
+    """Set the timesteps of a scheduler, spaced as is best for their number if it is one of `build_scheduler`."""
+    least, changes = scheduler.config.get(LOG_SIGMA_FROM), dict[str, Any]()
+    if isinstance(least, int) and num_inference_steps >= least:
+        # Trailing timesteps end with a step from T / n to 0, in which all details of the image would have to appear.
+        signal = scheduler.alphas_cumprod[-1].double()
+        largest = min(LARGEST_SIGMA, float(((1 - signal) / signal).sqrt()))
+        changes = {"use_exponential_sigmas": True, "timestep_spacing": "linspace", "sigma_max": largest}
+    with configured(scheduler, changes):
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    if isinstance(scheduler, (DDIMScheduler, DDPMScheduler, PNDMScheduler)):
+        # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1.
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+
+
 def spaces_evenly(scheduler: SchedulerMixin, num_inference_steps: int) -> bool:
     """Whether the timesteps of this number of steps are those that the scheduler's steps pass through."""
-    scheduler.set_timesteps(num_inference_steps)
-    # For some n (61 of 1000) rounding in the trailing spacing adds a last timestep of -1, for which the scheduler would
-    # look up the noisiest entry of its tables. KDPM2Ancestral has timesteps of NaN if two sigmas are too far apart.
+    set_timesteps(scheduler, num_inference_steps)
+    # At a timestep of -1 a scheduler with sigmas would look up the noisiest entry of its tables. KDPM2Ancestral has
+    # timesteps of NaN if two sigmas are too far apart.
     if not scheduler.timesteps.min() >= 0:
         return False
-    # DDIM and PNDM step down by T // n, whatever the distance of two timesteps: for 1000 with n = 501 by 1 instead of 2,
-    # which leaves half of the noise in the image.
+    # Runge-Kutta steps of PNDM go down by T // n, whatever the distance of two timesteps.
     total = scheduler.config.num_train_timesteps
-    steps_by_quotient = isinstance(scheduler, (diffusers.DDIMScheduler, diffusers.PNDMScheduler))
-    return not steps_by_quotient or total % num_inference_steps <= 0.05 * total
+    is_runge_kutta = isinstance(scheduler, PNDMScheduler) and not scheduler.config.skip_prk_steps
+    return not is_runge_kutta or total % num_inference_steps <= 0.01 * total
+
+
+@contextlib.contextmanager
+def _true_distance(scheduler: SchedulerMixin, step_index: int) -> Iterator[None]:
+    """Let DDIM and PNDM step to the next of their timesteps, and from the last one to the image.
+
+    They step down by T // n instead: with n = 48 of T = 1000 by 20, which leaves the noise of the last 40 timesteps.
+    """
+    if not isinstance(scheduler, (DDIMScheduler, PNDMScheduler)) or not scheduler.config.get("skip_prk_steps", True):
+        yield
+        return
+    # The second step of PNDM repeats the first one, with a better slope.
+    index = 0 if isinstance(scheduler, PNDMScheduler) and step_index == 1 else step_index
+    start, end = [*scheduler.timesteps.tolist(), -1][index : index + 2]
+    num_inference_steps = scheduler.num_inference_steps
+    scheduler.num_inference_steps = Fraction(scheduler.config.num_train_timesteps, start - end)
+    try:
+        yield
+    finally:
+        scheduler.num_inference_steps = num_inference_steps
+
+
+def _can_average_epsilon(scheduler: SchedulerMixin) -> bool:
+    """Whether v is to become epsilon for PNDM: not if the first step is so long that a mean of two epsilons spoils it.
+
+    In the first step of a cosine schedule sigma falls from 20,000 to 13, by 50 steps.
+    """
+    if scheduler.config.prediction_type != "v_prediction":
+        return False
+    signals = scheduler.alphas_cumprod[scheduler.timesteps.cpu().unique()[-2:]].double()
+    sigmas = ((1 - signals) / signals).sqrt()
+    return float(sigmas[-1] / sigmas[0]) < 10
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:

@@ -42,6 +42,13 @@ def tiny_pipeline(tiny_pipeline):
     return build
 
 
+def with_scheduler(pipeline: CFGDDPMPipeline, scheduler) -> CFGDDPMPipeline:
+    """The same network as that of a model that was trained with this scheduler."""
+    made = CFGDDPMPipeline(**{**pipeline.components, "scheduler": scheduler})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def generators(count: int, first: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first + i) for i in range(count)]
 
@@ -180,7 +187,7 @@ def test_an_image_does_not_depend_on_its_batch(tiny_pipeline, scheduler, channel
     # Random weights give an epsilon so wrong that x_0 = (x_t - sigma epsilon) / alpha runs into the hundreds,
     # and rounding errors with it: v keeps it small.
     options = {"prediction_type": "v_prediction"}
-    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options)
+    pipeline = with_scheduler(pipeline, type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options))
     labels = [0, 1, 2, 0, 1, 2, 0, 1]
 
     def sample(batch_size):
@@ -200,7 +207,7 @@ def test_an_image_does_not_depend_on_its_batch(tiny_pipeline, scheduler, channel
 @pytest.mark.parametrize("name", OTHER_SCHEDULERS)
 def test_the_other_schedulers_run(tiny_pipeline, name):
     pipeline = tiny_pipeline()
-    pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+    pipeline = with_scheduler(pipeline, getattr(diffusers, name).from_config(pipeline.scheduler.config))
     images = latents_of(pipeline, steps=6, guidance_scale=2.0, generator=torch.Generator().manual_seed(0))
     assert images.isfinite().all()
 
@@ -240,7 +247,7 @@ def test_the_scheduler_computes_in_float32_when_the_network_does_not(tiny_pipeli
     pipeline = tiny_pipeline()
     # An error of epsilon grows 150-fold in the first step, an error of v does not.
     options = {"prediction_type": "v_prediction"}
-    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options)
+    pipeline = with_scheduler(pipeline, type(pipeline.scheduler).from_config(pipeline.scheduler.config, **options))
     reference = latents_of(pipeline, guidance_scale=2.0)
     pipeline.unet.to(torch.bfloat16)
     images = latents_of(pipeline, guidance_scale=2.0)
@@ -349,8 +356,6 @@ def test_the_documented_number_of_steps_is_the_default():
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001: .* from 1 to 1000"),
         ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5: give an integer"),
-        ({"num_inference_steps": 61}, "num_inference_steps is 61: cannot be spaced evenly, give 58"),
-        ({"num_inference_steps": 501}, "num_inference_steps is 501: cannot be spaced evenly, give 500"),
         ({"eta": -0.1}, "eta is -0.1"),
         ({"generator": generators(2)}, r"len\(generator\) is 2: give 1"),
         ({"latents": torch.zeros(2, 1, 8, 8)}, "latents.shape is .*: must be"),
@@ -462,7 +467,7 @@ def test_a_callback_may_change_the_guidance(tiny_pipeline):
     assert pipeline.guidance_scale == 2.0 + pipeline.num_timesteps
     assert not torch.allclose(changed, latents_of(pipeline, guidance_scale=2.0), atol=1e-2)
     assert pipeline.guidance_scale == 2.0
-    pipeline.scheduler = diffusers.HeunDiscreteScheduler()
+    pipeline = with_scheduler(pipeline, diffusers.HeunDiscreteScheduler())
     latents_of(pipeline)
     assert pipeline.num_timesteps == 7
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
+from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.sampling import generate, load_pipeline, resolve_labels
 from hf_ddpm.schedulers import build_scheduler
@@ -43,7 +44,8 @@ def test_load_pipeline(tiny_pipeline, tmp_path):
 
 def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tiny_pipeline, tmp_path):
     pipeline = tiny_pipeline()
-    pipeline.scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True, beta_end=0.01)
+    scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True, beta_end=0.01)
+    pipeline = CFGDDPMPipeline(**{**pipeline.components, "scheduler": scheduler})
     pipeline.save_pretrained(tmp_path)
     config = load_pipeline(str(tmp_path), device="cpu").scheduler.config
     assert (config.clip_sample, config.beta_end, config.timestep_spacing) == (True, 0.01, "trailing")
