@@ -21,7 +21,9 @@ from hf_ddpm.config import (
 )
 from hf_ddpm.data.options import DataConfig
 from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig
-from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.experiments.options import SweepConfig, SweepGrid
+from hf_ddpm.figures.forward import ForwardConfig
+from hf_ddpm.figures.options import FigureDataConfig
 from hf_ddpm.figures.registry import FIGURES
 from hf_ddpm.training.options import GANConfig, JudgeConfig, RunConfig, TrainConfig
 
@@ -221,6 +223,23 @@ def test_a_run_has_one_length(options, words):
 def test_impossible_runs_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"--{name} is "):
         run_config(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 7 + 2**32])
+def test_seeds_are_those_that_torch_tells_apart_in_every_program(seed, tmp_path, load_script):
+    options = {"model": "runs/a/pipeline", "features": "inception", "data": ReferenceDataConfig(source="digits")}
+    programs = [
+        lambda: run_config(seed=seed),
+        lambda: EvaluationConfig(
+            **model, output=tmp_path / "eval.json", data=ReferenceDataConfig(source="digits"), seed=seed
+        ),
+        lambda: SweepGrid(train_seed=[0, seed]),
+        lambda: ForwardConfig(output=tmp_path / "forward", data=FigureDataConfig(source="digits"), seed=seed),
+        lambda: load_script("sample").SampleConfig(model="runs/a/pipeline", output_dir=str(tmp_path / "images"), seed=seed),
+    ]
+    for program in programs:
+        with pytest.raises(ValueError, match=rf"seed is {seed}: give (a whole number from )?0 to 4294967295"):
+            program()
 
 
 def test_epochs_are_positive():

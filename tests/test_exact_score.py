@@ -255,6 +255,13 @@ def test_a_scheduler_with_other_betas_is_refused(name, tmp_path):
     pipeline.check_inputs(num_inference_steps=4)
 
 
+def test_a_scheduler_given_while_loading_is_compared_with_the_saved_one(tiny_unet, tmp_path):
+    CFGDDPMPipeline(tiny_unet(num_class_embeds=None), DDPMScheduler()).save_pretrained(tmp_path)
+    heun = diffusers.HeunDiscreteScheduler.from_config(DDPMScheduler().config)
+    with pytest.raises(ValueError, match="scheduler is 'HeunDiscreteScheduler': its betas are not those of the model"):
+        CFGDDPMPipeline.from_pretrained(tmp_path, scheduler=heun)(num_inference_steps=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

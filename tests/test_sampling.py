@@ -132,6 +132,13 @@ def test_a_slice_of_the_list_is_the_work_of_one_process(tiny_pipeline):
         assert abs(part.astype(int) - whole[rank::2]).max() <= 1
 
 
+def test_seeds_that_differ_beyond_32_bits_are_other_images(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    small, large = (all_images(pipeline, [1], seed=seed) for seed in (7, 7 + 2**32))
+    assert abs(small.astype(int) - large).max() > 10
+    np.testing.assert_array_equal(all_images(pipeline, [1, 1], seeds=[7, 7 + 2**32])[1:], large)
+
+
 def test_no_labels_make_no_image(tiny_pipeline):
     assert list(generate(tiny_pipeline(), class_labels=[], num_inference_steps=2)) == []
 
