@@ -12,6 +12,7 @@ from pathlib import Path
 from hf_ddpm.commandline.names import nearest
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.folders import put_back
+from hf_ddpm.runtime.reading import read_json
 
 SCHEDULER_NAMES = (
     "ddpm", "ddim", "dpmsolver++", "dpmsolver++_single", "deis", "unipc", "euler", "euler_ancestral", "heun", "kdpm2",
@@ -36,6 +37,19 @@ def check_model(model: str) -> None:
         found = [path for path in models if (path / "model_index.json").is_file()]
         remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
         raise ValueError(f"model is {model!r}: {remedy}")
+
+
+def check_class_labels(model: str, class_labels: Iterable[str | int]) -> None:
+    """Refuse a class that a local pipeline does not have; what its model_index.json does not say is checked later."""
+    try:
+        names = read_json(Path(model) / "model_index.json")["id2label"]
+        known = [*map(str, names.values()), *names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for label in map(str, class_labels):
+        if label not in known:
+            near = " or ".join(nearest(label, known)) or ", ".join(known[:10])
+            raise ValueError(f"class_labels is {label!r}: the model has no such class, nearest: {near}")
 
 
 def check_scheduler(name: str) -> None:

@@ -30,6 +30,7 @@ MISTAKES = (
     ("train_judge", ["--output_dir=occupied"], "--output_dir is 'occupied': not empty"),
     ("sample", [*TRAIN, "--model=./missing"], "--model is './missing'"),
     ("sample", [*TRAIN, "--model=model", "--scheduler=ddmi"], "--scheduler is 'ddmi'"),
+    ("sample", [*TRAIN, "--model=model", "--class_labels=[2, dgo]"], "nearest: dog"),
     ("evaluate_model", [*EVALUATE, "--features=incpetion"], "--features is 'incpetion'"),
     ("evaluate_model", [*EVALUATE, "--features=judge:missing"], "judge 'missing'"),
     ("evaluate_model", [*EVALUATE, "--features=inception", "--data.source=./missing"], "--data.source is './missing'"),
@@ -39,10 +40,18 @@ MISTAKES = (
     ("figures", ["reverse", "--output=new", "--model=./missing"], "--model is './missing'"),
     ("push_to_hub", ["--model=./missing", "--repo_id=me/it"], "--model is 'missing'"),
 )  # fmt: skip
+MISTAKES_IN_DATA = (
+    ("train", [*TRAIN, "--data.train_split=trian"], "split 'trian'"),
+    ("train", [*TRAIN, "--data.label_column=lable"], "--data.label_column is 'lable'"),
+    ("train", [*TRAIN, "--data.labels=[3, 77]"], "77 is outside 0..9"),
+    ("train", [*TRAIN, "--data.source=some/thing"], "could not be read from the Hub"),
+    ("train_gan", [*TRAIN, "--data.train_split=trian"], "split 'trian'"),
+    ("train_judge", [*TRAIN, "--data.test_split=tset"], "split 'tset'"),
+)
 RECIPES = {"train": "digits", "train_gan": "gan_digits", "train_judge": "judge_digits"}
 MAKE_MISTAKES = f"""
 import importlib.util, json, sys
-for program, args, _ in json.loads(sys.argv[1]):
+for program, args in json.loads(sys.argv[1]):
     spec = importlib.util.spec_from_file_location(program, {str(SCRIPTS)!r} + f"/{{program}}.py")
     module = sys.modules[program] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,20 +66,22 @@ def test_mistakes_that_need_no_heavy_import_are_reported_before_it(tmp_path):
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "notes.txt").touch()
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model_index.json").write_text("{}")
+    (tmp_path / "model" / "model_index.json").write_text('{"id2label": {"0": "cat", "1": "2", "2": "dog"}}')
     commands = [
-        (program, [f"--config={SCRIPTS}/recipes/{RECIPES[program]}.yaml", *args] if program in RECIPES else args, words)
-        for program, args, words in MISTAKES
+        (program, [f"--config={SCRIPTS}/recipes/{RECIPES[program]}.yaml", *args] if program in RECIPES else args)
+        for program, args, _ in (*MISTAKES, *MISTAKES_IN_DATA)
     ]
     run = subprocess.run(
         [sys.executable, "-c", MAKE_MISTAKES, json.dumps(commands)],
         cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     messages = run.stderr.splitlines()
-    assert len(messages) == len(MISTAKES), run.stderr
-    for (program, _, words), message, answer in zip(MISTAKES, messages, run.stdout.splitlines(), strict=True):
-        assert words in message, program
-        assert answer == "2", f"{program}, {words}: {answer}"
+    assert len(messages) == len(MISTAKES) + len(MISTAKES_IN_DATA), run.stderr
+    answers = iter(zip(messages, run.stdout.splitlines(), strict=True))
+    for mistakes, exit_code_and_imports in ((MISTAKES, "2"), (MISTAKES_IN_DATA, "2 datasets")):
+        for (program, _, words), (message, answer) in zip(mistakes, answers, strict=False):
+            assert words in message, program
+            assert answer == exit_code_and_imports, f"{program}, {words}: {answer}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "occupied"]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require, require_seeds
-from hf_ddpm.first_checks import check_model, check_scheduler
+from hf_ddpm.first_checks import check_class_labels, check_model, check_scheduler
 from hf_ddpm.runtime.lock import is_free
 
 
@@ -75,6 +75,7 @@ def main(args: list[str] | None = None) -> None:
         check_model(config.model)
         if config.scheduler is not None:
             check_scheduler(config.scheduler)
+        check_class_labels(config.model, config.class_labels or ())
         from hf_ddpm.runtime.distributed import init_distributed
         from hf_ddpm.sample_folder import sample_to_folder
         from hf_ddpm.sampling import default_guidance_scale, load_pipeline, resolve_labels

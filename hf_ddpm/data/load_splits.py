@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.options import DecodeOptions, SplitsConfig
 from hf_ddpm.data.scan import check_value_range, scan
-from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.sources import ImageSource
 from hf_ddpm.data.table import ImageTable, decode_images
 from hf_ddpm.run_folder import RunFolder
 
@@ -18,17 +19,8 @@ def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = N
 
 def load_train_split(data: DecodeOptions, *, image_size: int, channels: int | None = None) -> ImageTable:
     """Open and decode the train split alone; see `load_splits`."""
-    source = _open(data, data.train_split, max_images=data.max_images)
+    [source] = open_sources(data)
     return decode_images(source, image_size=image_size, channels=channels, **decode_options(data))
-
-
-def open_sources(data: SplitsConfig) -> list[ImageSource]:
-    """Open the train split and, if one is named, the held-out split, which must have the same classes."""
-    sources = [_open(data, data.train_split, max_images=data.max_images)]
-    if data.test_split is not None:
-        sources.append(_open(data, data.test_split))
-    check_classes(data, *sources)
-    return sources
 
 
 def decode_sources(
@@ -50,12 +42,6 @@ def decode_sources(
     return tables[0], tables[1] if len(tables) > 1 else None
 
 
-def check_classes(data: SplitsConfig, train: Any, test: Any = None) -> None:
-    """Raise a `ValueError` if the held-out split (None = there is none) has other classes than the train split."""
-    if test is not None and test.class_names != train.class_names:
-        raise ValueError(f"test_split is {data.test_split!r}: its classes are not those of {data.train_split!r}")
-
-
 def options_of_run(model: str) -> dict[str, Any]:
     """The data options that a model, the folder of a pipeline, was trained with, read from the run that it belongs to.
 
@@ -73,8 +59,3 @@ def options_of_run(model: str) -> dict[str, Any]:
 def decode_options(data: DecodeOptions) -> dict[str, Any]:
     """How images are decoded, and what is done about those that cannot be, as keyword arguments."""
     return {"value_range": data.value_range, "on_bad_image": data.on_bad_image, "max_bad_images": data.max_bad_images}
-
-
-def _open(data: DecodeOptions, split: str, max_images: int | None = None) -> ImageSource:
-    assert data.source is not None, "options without a source have got that of their model by now"
-    return open_source(data.source, split, max_images=max_images, **data.column_options())

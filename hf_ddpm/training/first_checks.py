@@ -21,3 +21,7 @@ def check_training(config: RunConfig) -> None:
     if isinstance(config, TrainConfig) and config.evaluation.features is not None:
         check_scheduler(config.evaluation.scheduler)
         check_features(config.evaluation.features)
+    if os.environ.get("WORLD_SIZE", "1") == "1" and not getattr(config.data, "streaming", False):
+        from hf_ddpm.data.open_splits import open_early  # imports datasets, for which the mistakes above should not wait
+
+        open_early(config.data)

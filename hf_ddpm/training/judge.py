@@ -15,7 +15,8 @@ from transformers import ResNetForImageClassification
 
 from hf_ddpm.config import require
 from hf_ddpm.data.batches import flip_horizontally
-from hf_ddpm.data.load_splits import decode_sources, open_sources
+from hf_ddpm.data.load_splits import decode_sources
+from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge

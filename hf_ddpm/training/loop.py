@@ -15,7 +15,8 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
-from hf_ddpm.data.load_splits import check_classes, decode_options, decode_sources, open_sources
+from hf_ddpm.data.load_splits import decode_options, decode_sources
+from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import ImageTable

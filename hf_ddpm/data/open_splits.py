@@ -1,0 +1,38 @@
+"""Open the splits that options name, without torch: `open_sources(config.data)`, or `open_early(config.data)` before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_ddpm.data.options import DecodeOptions
+from hf_ddpm.data.sources import ImageSource, open_source
+
+_early: dict[str, list[ImageSource]] = {}
+"""What `open_early` opened, by its options, until it is used."""
+
+
+def open_early(data: DecodeOptions) -> None:
+    """Open the splits for the next `open_sources` of these options, so that a mistake is found before torch is imported."""
+    _early.clear()
+    _early[repr(data)] = _open_all(data)
+
+
+def open_sources(data: DecodeOptions) -> list[ImageSource]:
+    """Open the train split and, if one is named, the held-out split, which must have the same classes."""
+    return _early.pop(repr(data), None) or _open_all(data)
+
+
+def check_classes(data: DecodeOptions, train: Any, test: Any = None) -> None:
+    """Raise a `ValueError` if the held-out split (None = there is none) has other classes than the train split."""
+    if test is not None and test.class_names != train.class_names:
+        raise ValueError(f"test_split is {test.split!r}: its classes are not those of {data.train_split!r}")
+
+
+def _open_all(data: DecodeOptions) -> list[ImageSource]:
+    assert data.source is not None, "options without a source have got that of their model by now"
+    sources = [open_source(data.source, data.train_split, max_images=data.max_images, **data.column_options())]
+    test_split = getattr(data, "test_split", None)
+    if test_split is not None:
+        sources.append(open_source(data.source, test_split, **data.column_options()))
+    check_classes(data, *sources)
+    return sources
