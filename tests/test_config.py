@@ -227,12 +227,10 @@ def test_impossible_runs_are_refused_by_name(name, value):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 7 + 2**32])
 def test_seeds_are_those_that_torch_tells_apart_in_every_program(seed, tmp_path, load_script):
-    options = {"model": "runs/a/pipeline", "features": "inception", "data": ReferenceDataConfig(source="digits")}
+    measured = {"model": "runs/a/pipeline", "features": "inception", "data": ReferenceDataConfig(source="digits")}
     programs = [
         lambda: run_config(seed=seed),
-        lambda: EvaluationConfig(
-            **model, output=tmp_path / "eval.json", data=ReferenceDataConfig(source="digits"), seed=seed
-        ),
+        lambda: EvaluationConfig(**measured, output=tmp_path / "eval.json", seed=seed),
         lambda: SweepGrid(train_seed=[0, seed]),
         lambda: ForwardConfig(output=tmp_path / "forward", data=FigureDataConfig(source="digits"), seed=seed),
         lambda: load_script("sample").SampleConfig(model="runs/a/pipeline", output_dir=str(tmp_path / "images"), seed=seed),
