@@ -315,11 +315,12 @@ def note_preview(checkpoint: Path) -> None:
     """Note that the preview of a checkpoint has been made, if there is a checkpoint of its step."""
     if checkpoint.is_dir() and not checkpoint.is_symlink():
         with contextlib.suppress(OSError):  # the disk is full: a run that resumes the checkpoint makes the preview again
-            _preview_made(checkpoint).touch()
+            write_whole(_preview_made(checkpoint), "true\n")
 
 
 def _preview_made(checkpoint: Path) -> Path:
-    return checkpoint / "training" / "preview-made"
+    """A note beside the files of a checkpoint, which its manifest does not list."""
+    return checkpoint / "training" / "preview_made.json"
 
 
 def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:

@@ -295,8 +295,8 @@ def test_a_file_that_breaks_off_is_one_line(tmp_path):
     folder = write_parquet(tmp_path / "cut", [FIRST_IMAGES, 3])
     path = tmp_path / "cut" / "data" / "train-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    message = refusal(open_tiny(folder).reader(seed=0, batch_size=FIRST_IMAGES + 1).read, 0, 0)
-    assert f"source is {folder!r}, which could not be read: Arrow" in message
+    message = refusal(open_tiny, folder)
+    assert f"source is {folder!r}, which could not be read: the parquet file {str(path)!r} is truncated" in message
 
 
 def test_a_reader_that_failed_is_not_out_of_step(tmp_path):

@@ -12,7 +12,8 @@ from hf_ddpm.training.options import TrainConfig
 @pytest.fixture
 def run_training(load_script, tiny_options, tmp_path):
     def run(name: str, *more: str) -> list[dict]:
-        load_script("train").main([*tiny_options, "--max_train_steps=3", f"--output_dir={tmp_path / name}", *more])
+        options = [*tiny_options, "--max_train_steps=3", "--optim.lr_scheduler=constant"]
+        load_script("train").main([*options, f"--output_dir={tmp_path / name}", *more])
         return [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
 
     return run

@@ -33,5 +33,5 @@ def test_a_class_may_lack_a_metric():
     assert "| fd_judge | 1.25 ± 0.073 | 1,000 | 0.8366 |  |" in lines
     assert "| precision | 0.5 | 1,000 |  |  |" in lines
     assert "| class | class_accuracy | real images | fd_judge | real images |" in lines
-    assert "| a&#124;b | 1 |  |  |  |" in lines and "| c | 0.5 | 0.25 | 3 | 2 |" in lines
+    assert r"| a\|b | 1 |  |  |  |" in lines and "| c | 0.5 | 0.25 | 3 | 2 |" in lines
     assert "- a note" in lines and "s = 1.5 (w = 0.5)" in lines[0] and lines[-2] == protocol["command"]

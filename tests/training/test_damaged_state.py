@@ -30,6 +30,7 @@ from hf_ddpm.training.gan import GANState, prepare, train_gan
 from hf_ddpm.training.options import GANConfig, TrainConfig
 from hf_ddpm.training.state import MOMENTS, WEIGHTS, GeneratorState
 
+RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
 AVERAGED = REQUIRED[-1]
 
 
@@ -224,14 +225,17 @@ def test_a_log_that_is_a_link_is_refused_before_anything_is_written(run, options
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("program", ["train", "train_gan", "train_judge"])
-def test_no_training_begins_where_another_program_writes(tmp_path, load_script, capsys, program):
+@pytest.mark.parametrize(
+    ("program", "recipe"), [("train", "digits"), ("train_gan", "gan_digits"), ("train_judge", "judge_digits")]
+)
+def test_no_training_begins_where_another_program_writes(tmp_path, load_script, capsys, program, recipe):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")
     with OutputLock(tmp_path / "run") as lock:
         lock.take()
         with pytest.raises(SystemExit) as stopped:
-            load_script(program).main(["--resume=auto", "--num_threads=1", f"--output_dir={tmp_path / 'run'}"])
+            options = [f"--config={RECIPES / recipe}.yaml", "--resume=auto", f"--output_dir={tmp_path / 'run'}"]
+            load_script(program).main([*options, "--num_threads=1"])
     assert stopped.value.code == 2
     assert f"--output_dir is '{tmp_path / 'run'}': process {os.getpid()} on " in capsys.readouterr().err
 

@@ -335,6 +335,8 @@ def try_damages(run_dir: Path, flips: int, caplog) -> int:
     draw, cases = random.Random(0), 0
     for name, whole in content(newest).items():
         file = newest / name
+        if name == "training/preview_made.json":  # a note that does not belong to the checkpoint
+            continue
         for damage in DAMAGES:
             for _ in range(flips if damage is flip else 1):
                 damage(file, whole, draw.randrange(len(whole)))
@@ -407,7 +409,7 @@ def test_a_full_disk_stops_training_and_the_old_checkpoints_stay(tmp_path, tiny_
         loop.train(parse_config(TrainConfig, options))
     checkpoints = tmp_path / "run" / "checkpoints"
     assert names(checkpoints) == ["step-00000001", "step-00000002"], "and nothing half-written"
-    whole = sum(map(len, content(checkpoints / "step-00000002").values()))
+    whole = max(sum(map(len, content(checkpoint).values())) for checkpoint in checkpoints.iterdir())
     message = str(stopped.value)
     assert message.startswith(f"{checkpoints / 'step-00000003'} cannot be written, ") and "\n" not in message
     assert f"at least {whole:,} bytes" in message or size == 20_000
