@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
+from unicodedata import normalize
 
 import torch
 from diffusers import ConfigMixin, DiffusionPipeline, ImagePipelineOutput, ModelMixin
@@ -242,6 +243,8 @@ class DCGANPipeline(DiffusionPipeline):
             return label
         names = self.id2label or {}
         ids = [class_id for class_id, name in names.items() if name == label]
+        if not ids:  # an accent may be encoded in two ways
+            ids = [class_id for class_id, name in names.items() if normalize("NFC", name) == normalize("NFC", label)]
         nearest = ", ".join(difflib.get_close_matches(label, names.values(), cutoff=0)) or f"none has one, {self._valid_ids}"
         require(len(ids) > 0, "class_labels", label, f"no such name, nearest: {nearest}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")

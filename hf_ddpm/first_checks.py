@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from hf_ddpm.commandline.names import nearest
 from hf_ddpm.run_folder import RunFolder
@@ -47,7 +48,7 @@ def check_class_labels(model: str, class_labels: Iterable[str | int]) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     for label in map(str, class_labels):
-        if label not in known:
+        if normalize("NFC", label) not in (normalize("NFC", name) for name in known):
             near = " or ".join(nearest(label, known)) or ", ".join(known[:10])
             raise ValueError(f"class_labels is {label!r}: the model has no such class, nearest: {near}")
 

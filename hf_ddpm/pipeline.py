@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
+from unicodedata import normalize
 
 import diffusers
 import torch
@@ -485,6 +486,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         names = self.id2label or {}
         require(len(names) > 0, "class_labels", label, f"the classes have no names, give {self._valid_ids}")
         ids = [class_id for class_id, name in names.items() if name == label]
+        if not ids:  # an accent may be encoded in two ways
+            ids = [class_id for class_id, name in names.items() if normalize("NFC", name) == normalize("NFC", label)]
         if not ids:
             raise ValueError(f"class_labels is {label!r}: no such name, nearest: {_nearest(label, names.values())}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,11 @@ def one_line(text: object, most: int | None = None) -> str:
     if most is not None and len(line) > most:
         line = f"{line[: most // 2]} ... {line[len(line) - most // 2 :]}"
     return line
+
+
+def composed(text: str) -> str:
+    """Text with one character for each letter and its accent, as keyboards write it; files of macOS may have two."""
+    return unicodedata.normalize("NFC", text)
 
 
 @contextlib.contextmanager

@@ -234,6 +234,11 @@ def test_a_name_that_two_classes_share_is_refused():
         DCGANPipeline(tiny_pipeline().generator, {0: "same", 1: "same"})("same")
 
 
+def test_an_accent_in_a_name_may_be_encoded_in_two_ways():
+    pipeline = DCGANPipeline(tiny_pipeline().generator, {0: "e\u0301", 1: "e"})
+    assert pipeline.get_label_ids(["\u00e9", "e"]) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

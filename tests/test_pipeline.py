@@ -411,6 +411,13 @@ def test_a_name_that_two_classes_bear_must_be_given_as_id(tiny_unet):
         pipeline.get_label_ids("crane")
 
 
+def test_an_accent_in_a_name_may_be_encoded_in_two_ways(tiny_unet):
+    pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], {0: "e\u0301", 1: "e"}, NULL)
+    assert pipeline.get_label_ids(["\u00e9", "e\u0301", "e"]) == [0, 0, 1]
+    both = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], {0: "e\u0301", 1: "\u00e9"}, NULL)
+    assert both.get_label_ids(["\u00e9", "e\u0301"]) == [1, 0]
+
+
 def test_names_need_id2label(tiny_unet):
     pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], None, NULL)
     with pytest.raises(ValueError, match="the classes have no names, give ids from 0 to 2"):

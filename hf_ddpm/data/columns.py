@@ -59,7 +59,7 @@ def choose_columns(
             )
         return Columns(image=image_column, label=None)
     label_column = _find_label_column(features, label_column)
-    similar = [name for name in features if name.lower() in OTHER_LABEL_NAMES and _can_be_labels(features[name])]
+    similar = [name for name in features if _looks_like_labels(name) and _can_be_labels(features[name])]
     if label_column is None and (labels is not None or class_conditional):
         wish = "class_conditional is True" if labels is None else f"labels is {labels!r}"
         hint = f", such as {' or '.join(similar)}" if similar else ""
@@ -182,6 +182,10 @@ def _can_be_labels(feature: Any) -> bool:
     if isinstance(feature, datasets.Value):
         return feature.dtype in ("bool", *STRINGS, *INTEGERS, *FLOATS)
     return isinstance(feature, datasets.ClassLabel)
+
+
+def _looks_like_labels(column: str) -> bool:
+    return column.strip().lower() in (*LABEL_COLUMN_NAMES, *OTHER_LABEL_NAMES)
 
 
 def _require_column(features: datasets.Features, column: str, argument: str) -> None:

@@ -53,6 +53,8 @@ class ImageFacts:
     """In pixels, as stored."""
     is_gray: bool
     """Whether it has no colour, by its mode; a palette image counts as colour."""
+    has_frames: bool
+    """Whether it is an animation or has several pages."""
     kind: Kind | None
     """What its values are if they are not plain 8 bits; None = they are."""
     low: float | None
@@ -116,12 +118,22 @@ def inspect_image(value: Undecoded, roots: tuple[str, ...] = ()) -> ImageFacts:
         if values is not None and kind == "reduced":  # the upper 8 of 16 bits, and perhaps opacity
             values = (values if values.ndim == 2 or values.shape[2] == 3 else values[..., :-1]).astype(int) * 257
         low, high = (None, None) if values is None else (float(values.min()), float(values.max()))
-    return ImageFacts(width=width, height=height, is_gray=is_gray, kind=kind, low=low, high=high)
+        has_frames = _has_frames(image)
+    return ImageFacts(width=width, height=height, is_gray=is_gray, has_frames=has_frames, kind=kind, low=low, high=high)
 
 
 def count_channels(value: Undecoded, roots: tuple[str, ...] = ()) -> int:
     """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB."""
     return 1 if inspect_image(value, roots).is_gray else 3
+
+
+def _has_frames(image: PIL.Image.Image | np.ndarray[Any, Any]) -> bool:
+    """Whether an image is an animation or has several pages; the second picture in a photo, a preview, does not count."""
+    if isinstance(image, np.ndarray) or image.format == "MPO":
+        return False
+    with contextlib.suppress(Exception):  # damage behind the first frame does not matter
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 @contextlib.contextmanager

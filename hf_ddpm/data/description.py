@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hf_ddpm.runtime.reading import read_json
-from hf_ddpm.text import one_line
+from hf_ddpm.text import composed, one_line
 
 SHOWN_CLASSES = 10
 
@@ -108,9 +109,11 @@ class DataDescription:
     def facts(self) -> dict[str, str]:
         """Lines of text by what they are about, without the source."""
         columns = ", ".join(map(repr, self.unused_label_columns))
+        alike = ", ".join(sorted(map(ascii, self._names_alike)))
         lines = {
             "images": f"{self.sizes}, {self.colours}" + (", judged by the first ones" if self.streaming else ""),
             "classes": self.class_counts,
+            "alike": alike and f"{alike} are different classes: write their names in one way if they are the same",
             "not used": columns and f"{columns}, which may be labels: name one with --data.label_column to use it",
             "left out": "; ".join(map(str, self.left_out)),
         }
@@ -141,7 +144,8 @@ class DataDescription:
         train = f"split {self.train_split!r}, {_number_of_images(self.num_train_images)}"
         if self.test_split is None:
             return train
-        return f"{train}; held out: split {self.test_split!r}, {_number_of_images(self.num_test_images)}"
+        same = ", which is also trained on" if self.test_split == self.train_split else ""
+        return f"{train}; held out: split {self.test_split!r}, {_number_of_images(self.num_test_images)}{same}"
 
     @property
     def class_counts(self) -> str:
@@ -150,13 +154,28 @@ class DataDescription:
             return f"none, the model is unconditional: {self.no_classes_because}"
         counts = [each.num_train_images for each in self.classes]
         shown = [
-            each.name if each.num_train_images is None else f"{each.name} ({each.num_train_images:,})"
+            self._shown(each.name) + ("" if each.num_train_images is None else f" ({each.num_train_images:,})")
             for each in self.classes[:SHOWN_CLASSES]
         ]
         more = len(self.classes) - len(shown)
         text = f"{len(self.classes)}: {', '.join(shown)}" + (f" and {more:,} more" if more else "")
         without = counts[SHOWN_CLASSES:].count(0)
         return text + (f", {without:,} of them without an image" if without else "")
+
+    @property
+    def _names_alike(self) -> list[str]:
+        """The names of classes that look like that of another: they differ in spaces or in how an accent is encoded."""
+        names = [each.name for each in self.classes or ()]
+        looks = collections.Counter(map(_look, names))
+        return [name for name in names if looks[_look(name)] > 1]
+
+    def _shown(self, name: str) -> str:
+        """The name of a class, with quotes and escapes where it would mislead."""
+        return name if name == one_line(name) and name not in self._names_alike else ascii(name)
+
+
+def _look(name: str) -> str:
+    return composed(one_line(name))
 
 
 def _number_of_images(count: int | None) -> str:

@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = {
     ".tga", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 ARCHIVE_SUFFIXES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+TABLE_SUFFIXES = {".csv", ".json", ".jsonl", ".tsv", ".xlsx"}
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 HIDDEN = (".", "__")
 # Folders that file systems and network drives make.
@@ -66,7 +67,7 @@ class FoundFiles:
     def left_out(self, read: Iterable[str] = ()) -> tuple[LeftOut, ...]:
         """What is not read besides the images; `read` are suffixes of files that are read too."""
         found = [
-            LeftOut(f"files {suffix}", count, "not unpacked" if suffix.lower() in ARCHIVE_SUFFIXES else "format not read")
+            LeftOut(f"files {suffix}", count, self._why_unread(suffix.lower()))
             for suffix, count in _count_suffixes(path for path in self.others if path.suffix not in read).items()
         ]
         outputs = collections.Counter(self.written.values())
@@ -79,6 +80,12 @@ class FoundFiles:
             first = self.loops[0].relative_to(self.root)
             found.append(LeftOut("links", len(self.loops), f"they lead back to a folder that they lie in, such as {first}"))
         return tuple(found)
+
+    def _why_unread(self, suffix: str) -> str:
+        if suffix in ARCHIVE_SUFFIXES:
+            return "not unpacked"
+        is_table = self.images and suffix in TABLE_SUFFIXES
+        return f"not read, labels may be in {' or '.join(METADATA_NAMES)}" if is_table else "format not read"
 
 
 def find_files(folder: Path, source: str) -> FoundFiles:

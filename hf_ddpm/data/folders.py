@@ -72,10 +72,11 @@ def _divide(found: FoundFiles, source: str, *, classes_are_folders: bool) -> tup
     tops = {parts[0] if len(parts) > 1 else "" for parts in places.values()}
     named = {top for top in tops if top.lower() in SPLIT_NAMES}
     if named != tops:
-        if len(named) > 1:
+        if len(named) > 1 or (named and classes_are_folders and _is_divided(places, *named)):
             others = ", ".join(sorted(repr(top) if top else "images" for top in tops - named)[:5])
+            folders = f"split {'folder' if len(named) == 1 else 'folders'} {', '.join(sorted(named))}"
             raise ValueError(
-                f"source is {source!r}, which holds the split folders {', '.join(sorted(named))} beside {others}: "
+                f"source is {source!r}, which holds the {folders} beside {others}: "
                 "move the others out, or rename the folders if they are classes"
             )
         return {"train": places}, [folder]
@@ -85,6 +86,11 @@ def _divide(found: FoundFiles, source: str, *, classes_are_folders: bool) -> tup
         splits = {split: _enter(places) for split, places in splits.items()}
         roots = enter(roots, wrapper)
     return splits, roots
+
+
+def _is_divided(places: Places, top: str) -> bool:
+    """Whether the images in one of the top folders lie in several folders, as those of a split with classes."""
+    return len({parts[1] for parts in places.values() if parts[0] == top and len(parts) > 2}) > 1
 
 
 def _check_class_folder(path: Path, class_names: list[str], found: FoundFiles, source: str) -> None:

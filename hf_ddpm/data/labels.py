@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.undecoded import path_of
+from hf_ddpm.text import composed
 
 WORD_AND_NUMBER = re.compile(r"([^\W\d_]{2,})[\W_]*\d+")
 
@@ -67,6 +68,8 @@ def label_problem(value: Any, num_classes: int | None) -> str:
     """Why a `plain_label` is not a class; `num_classes` is that of a column whose type names its classes, else None."""
     if value is None or value != value:
         return "is missing"
+    if value == "":
+        return "is an empty text"
     if isinstance(value, list):
         return f"is a list of {len(value)}, and an image has one class"
     if isinstance(value, float):
@@ -83,8 +86,12 @@ def class_names_of(feature: Any) -> list[str] | None:
 
 
 def classes_among(values: Iterable[Any]) -> list[Any]:
-    """The distinct classes among plain labels, in order; missing and negative labels mean no class."""
-    return sorted_classes({value for value in values if isinstance(value, str) or (isinstance(value, int) and value >= 0)})
+    """The distinct classes among plain labels, in order; missing, empty and negative labels mean no class."""
+    return sorted_classes({value for value in values if value != "" and (isinstance(value, str) or _is_id(value))})
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _read_labels(dataset: datasets.Dataset, column: str, split: str, image_column: str) -> tuple[list[int], list[str]]:
@@ -124,7 +131,7 @@ def describe_label(value: Any, column: str, place: str, path: str | None, proble
     """Which label is wrong and why, on one line."""
     file = f" (file {path!r})" if path else ""
     return (
-        f"label {value} at {place}{file} {problem}: "
+        f"label {value if value != '' else repr(value)} at {place}{file} {problem}: "
         f"fix the column {column!r}, give another `label_column`, or set `class_conditional` to false"
     )
 
@@ -144,6 +151,9 @@ def _class_id(token: str | int, names: list[str], labels: list[str | int]) -> in
     """Class id of one token of `labels`."""
     if str(token) in names:
         return names.index(str(token))
+    same = [class_id for class_id, name in enumerate(names) if composed(name) == composed(str(token))]
+    if len(same) == 1:
+        return same[0]
     if not str(token).removeprefix("-").isdecimal():
         nearest = difflib.get_close_matches(str(token), names, n=3)
         hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"the names are {first_ten(names)}"

@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.json
+
+from hf_ddpm.text import composed
 
 
 def read_metadata(files: list[Path], images: list[Path], source: str) -> pyarrow.Table:
@@ -17,7 +20,7 @@ def read_metadata(files: list[Path], images: list[Path], source: str) -> pyarrow
     """
     if not files:
         return pyarrow.table({})
-    tables = [_read_file(path, source) for path in files]
+    tables = _numbers_as_texts([_read_file(path, source) for path in files])
     listed: dict[str, str] = {}
     known = {str(path) for path in images}
     for file, table in zip(files, tables, strict=True):
@@ -44,7 +47,46 @@ def _remedy(path: str, known: set[str]) -> str:
     """What to do about a row that names no image."""
     if os.path.normpath(path.replace("\\", "/")) in known:
         return "separate folders by / instead of \\"
+    nearly = next((name for name in sorted(known) if composed(name).casefold() == composed(path).casefold()), None)
+    if nearly:
+        return f"write its name as {ascii(os.path.basename(nearly))}"
     return "fix or remove the row"
+
+
+def _read_csv(content: bytes) -> pyarrow.Table:
+    """Read a CSV file; whole numbers that begin with a zero are names, as 007 is another one than 7."""
+
+    def read(text_columns: list[str]) -> pyarrow.Table:
+        options = pyarrow.csv.ConvertOptions(
+            null_values=[""], strings_can_be_null=True, column_types=dict.fromkeys(text_columns, pyarrow.string())
+        )
+        return pyarrow.csv.read_csv(pyarrow.BufferReader(content), convert_options=options)
+
+    table = read(["file_name"])
+    names = [field.name for field in table.schema if pyarrow.types.is_integer(field.type)]
+    if not names or len(set(table.column_names)) < table.num_columns:
+        return table
+    texts = read(["file_name", *names])
+    padded = [
+        name for name in names if pyarrow.compute.any(pyarrow.compute.match_substring_regex(texts[name], "^0[0-9]")).as_py()
+    ]
+    return read(["file_name", *padded]) if padded else table
+
+
+def _numbers_as_texts(tables: list[pyarrow.Table]) -> list[pyarrow.Table]:
+    """Whole numbers become texts where another table has texts that are all digits, as those with leading zeros."""
+
+    def are_digits(column: pyarrow.ChunkedArray) -> bool:
+        found = pyarrow.compute.match_substring_regex(column, "^[0-9]+$") if column.type == pyarrow.string() else None
+        return found is not None and bool(pyarrow.compute.all(found, min_count=1).as_py())
+
+    digits = {name for table in tables for name in table.column_names if are_digits(table[name])}
+
+    def converted(field: pyarrow.Field) -> pyarrow.Field:
+        is_number = field.name in digits and pyarrow.types.is_integer(field.type)
+        return field.with_type(pyarrow.string()) if is_number else field
+
+    return [table.cast(pyarrow.schema(map(converted, table.schema))) for table in tables]
 
 
 def _read_file(file: Path, source: str) -> pyarrow.Table:
@@ -57,10 +99,7 @@ def _read_file(file: Path, source: str) -> pyarrow.Table:
         content = file.read_bytes()
         content.decode()
         if file.suffix == ".csv":
-            options = pyarrow.csv.ConvertOptions(
-                null_values=[""], strings_can_be_null=True, column_types={"file_name": pyarrow.string()}
-            )
-            table = pyarrow.csv.read_csv(pyarrow.BufferReader(content), convert_options=options)
+            table = _read_csv(content)
         else:
             table = pyarrow.json.read_json(pyarrow.BufferReader(content))
     except UnicodeDecodeError as error:

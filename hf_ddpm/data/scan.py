@@ -17,16 +17,17 @@ import pyarrow.compute
 
 from hf_ddpm.data.decode import DEFAULT_RANGES, MAX_16_BIT, ImageFacts, Kind, UndecodableImage, ValueRange, inspect_image
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
-from hf_ddpm.data.description import Originals
+from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.sources import ImageSource
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 SCANNING_BATCH = 256  # images
 FEATURES = datasets.Features(
     {
         "width": datasets.Value("int32"),
         "height": datasets.Value("int32"),
         "is_gray": datasets.Value("bool"),
+        "has_frames": datasets.Value("bool"),
         "kind": datasets.Value("string"),
         "low": datasets.Value("float64"),
         "high": datasets.Value("float64"),
@@ -42,6 +43,13 @@ class Scan:
     """Their sizes and colours; None = no image can be read."""
     ranges: dict[Kind, ValueRange]
     """Lowest and highest value of all images of a kind that is not plain 8 bits."""
+    num_with_frames: int = 0
+    """Number of animations and images of several pages."""
+
+    def left_out(self, split: str) -> tuple[LeftOut, ...]:
+        """What is not used of the images of a split."""
+        what = f"later frames of images of split {split!r}"
+        return (LeftOut(what, self.num_with_frames, "an image is its first frame"),) if self.num_with_frames else ()
 
     @property
     def channels(self) -> int:
@@ -126,7 +134,8 @@ def _summarize(facts: pyarrow.Table) -> Scan:
     )
     kinds = facts.group_by("kind").aggregate([("low", "min"), ("high", "max")]).to_pylist()
     ranges = {row["kind"]: (row["low_min"], row["high_max"]) for row in kinds if row["kind"] is not None}
-    return Scan(originals=originals, ranges=ranges)
+    num_with_frames = pyarrow.compute.sum(facts["has_frames"]).as_py()
+    return Scan(originals=originals, ranges=ranges, num_with_frames=num_with_frames)
 
 
 def _fits_default(kind: Kind, low: float, high: float) -> bool:

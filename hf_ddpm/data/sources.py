@@ -11,12 +11,13 @@ import datasets
 import numpy as np
 import PIL.Image
 import pyarrow
+import pyarrow.parquet
 
 from hf_ddpm.data.columns import choose_columns, with_undecoded_images
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is_archive
 from hf_ddpm.data.folders import read_image_folder
-from hf_ddpm.data.labels import encode_labels, words_left_out
+from hf_ddpm.data.labels import encode_labels, first_ten, words_left_out
 from hf_ddpm.data.undecoded import image_roots, path_of
 from hf_ddpm.first_checks import check_source
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -204,6 +205,7 @@ def _folder_splits(folder: Path, source: str, streaming: bool) -> tuple[Splits, 
         raise ValueError(f"source is {source!r}, which {_nothing_to_read(found)}")
     if truncated := next(filter(_is_truncated, tables), None):
         raise ValueError(f"source is {source!r}, which could not be read: the parquet file {str(truncated)!r} is truncated")
+    _check_class_names(tables, source)
     try:
         loaded = _load(str(folder), streaming)
     except Exception as error:
@@ -244,6 +246,30 @@ def _why_not_read(found: FoundFiles, tables: list[Path], error: Exception) -> st
 def _nothing_to_read(found: FoundFiles) -> str:
     beside = "; ".join(map(str, found.left_out()))
     return f"holds nothing to read{beside and ', only '}{beside}: give a saved dataset, parquet files or images"
+
+
+def _check_class_names(tables: list[Path], source: str) -> None:
+    """Refuse parquet files whose classes differ: datasets reads the ids of all of them by the names of the first."""
+    known: dict[str, tuple[list[str], Path]] = {}
+    for path in tables:
+        for column, names in _class_names_in(path).items():
+            first_names, first = known.setdefault(column, (names, path))
+            if names != first_names:
+                raise ValueError(
+                    f"source is {source!r}, where the classes of column {column!r} are {first_ten(first_names)} in "
+                    f"{str(first)!r}, but {first_ten(names)} in {str(path)!r}: write both with the same ClassLabel"
+                )
+
+
+def _class_names_in(path: Path) -> dict[str, list[str]]:
+    """The names of the classes in each column of a parquet file that says them; none if it cannot be read."""
+    if path.suffix != ".parquet":
+        return {}
+    try:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {name: list(feature.names) for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
 
 
 def _is_truncated(path: Path) -> bool:

@@ -161,7 +161,7 @@ def decode_images(
     channels = channels or scanned.channels
     pixels = _decode_all(source, bad_images, image_size=image_size, channels=channels, value_range=value_range)
     class_labels = None if source.label_column is None else torch.tensor(source.dataset[source.label_column][:])
-    left_out = source.left_out
+    left_out = source.left_out + scanned.left_out(source.split)
     if bad_images.are_left_out:
         kept = _kept_positions(pixels, source, bad_images, image_size, value_range)
         if len(kept) < len(pixels):

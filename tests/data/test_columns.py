@@ -226,6 +226,23 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, words):
     assert load_images(source, "train", image_size=6, class_conditional=False).class_names is None
 
 
+def test_an_empty_text_is_not_a_class(tmp_path):
+    source = labelled(tmp_path / "data", ["cat", ""])
+    assert "label '' at row 1 of split 'train' is an empty text" in refusal(source)
+
+
+@pytest.mark.parametrize("files", [("train-0", "train-1"), ("train", "test")])
+@pytest.mark.parametrize("read", [load_images, open_stream])
+def test_files_whose_classes_differ_are_refused(tmp_path, files, read):
+    """datasets would read the ids of the second file by the names of the first."""
+    for name, classes in zip(files, (["a", "b"], ["b", "a"]), strict=True):
+        types = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+        columns = {"image": list(map(PIL.Image.fromarray, GRAY[:2])), "label": [0, 1]}
+        datasets.Dataset.from_dict(columns, features=types).to_parquet(str(tmp_path / f"{name}.parquet"))
+    message = refusal(str(tmp_path), read)
+    assert "the classes of column 'label' are" in message and "a, b in" in message and "b, a in" in message
+
+
 def test_not_a_number_is_missing(tmp_path):
     source = labelled(tmp_path / "data", [0, 1])
     table = pyarrow.parquet.read_table(Path(source) / "train.parquet")
@@ -234,7 +251,7 @@ def test_not_a_number_is_missing(tmp_path):
     assert "label nan at row 0 of split 'train' is missing" in refusal(source)
 
 
-@pytest.mark.parametrize("name", ["target", "class", "category", "y", "fine_label", "Class"])
+@pytest.mark.parametrize("name", ["target", "class", "category", "y", "fine_label", "Class", "Label", " label"])
 def test_columns_that_look_like_labels_are_named(tmp_path, name):
     source = write(tmp_path / "data", image=[png(array) for array in GRAY], **{name: [0, 1, 0, 1]}, weight=[0.5] * 4)
     for read in (load_images, open_stream):

@@ -138,3 +138,47 @@ def test_a_damaged_record_is_named(pets, tmp_path, change):
     (tmp_path / "data.json").write_text(json.dumps(json.loads(describe(source=pets).to_json()) | change))
     with pytest.raises(ValueError, match="data.json is damaged: it does not describe the data of a run"):
         DataDescription.read(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown", "alike"),
+    [
+        (["e\u0301", "\u00e9"], r"2: 'e\u0301' (1), '\xe9' (1)", r"'\xe9', 'e\u0301' are different classes"),
+        (["cat", "cat "], "2: 'cat' (1), 'cat ' (1)", "'cat ', 'cat' are different classes"),
+        (["a\nb", "c"], r"2: 'a\nb' (1), c (1)", None),
+        (["Cat", "cat"], "2: Cat (1), cat (1)", None),
+        (["\u00e9", "e"], "2: e (1), \u00e9 (1)", None),
+    ],
+)
+def test_names_of_classes_are_told_apart(tmp_path, names, shown, alike):
+    for name in names:
+        (tmp_path / name).mkdir()
+        picture(8, 8).save(tmp_path / name / "0.png")
+    facts = describe(source=str(tmp_path)).facts
+    assert facts["classes"] == shown
+    assert facts.get("alike", "").startswith(alike or "") and ("alike" in facts) == bool(alike)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png"])
+def test_later_frames_are_left_out(tmp_path, suffix):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    frames = [PIL.Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 90)]
+    frames[0].save(folder / f"0.{suffix}", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / f"1.{suffix}")
+    left = LeftOut("later frames of images of split 'train'", 1, "an image is its first frame")
+    assert describe(source=str(folder)).left_out == [left]
+    assert open_stream(str(folder), "train", image_size=8).left_out == (left,)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "Metadata.CSV", "labels.json"])
+def test_a_table_that_is_not_read_says_where_labels_may_be(tmp_path, name):
+    picture(8, 8).save(tmp_path / "0.png")
+    (tmp_path / name).write_text("file_name,label\n0.png,a\n")
+    assert "not read, labels may be in metadata.csv or metadata.jsonl" in describe(source=str(tmp_path)).facts["left out"]
+
+
+def test_a_split_that_is_trained_on_is_not_held_out(pets):
+    assert describe(source=pets, test_split="train").splits.endswith(
+        "held out: split 'train', 3 images, which is also trained on"
+    )

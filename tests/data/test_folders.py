@@ -213,6 +213,23 @@ def test_split_folders_beside_others_are_refused(folder):
     assert "test, train beside 'extra', images" in message
 
 
+@pytest.mark.parametrize("beside", ["extra/0.png", "top.png", "Images/a/0.png"])
+def test_a_split_folder_with_classes_beside_others_is_refused(folder, beside):
+    write(folder, "train/a/0.png", "train/b/0.png", beside)
+    assert "holds the split folder train beside" in refusal(folder)
+
+
+@pytest.mark.parametrize("inside", ["train/0.png", "train/steam/0.png"])
+def test_a_class_may_be_called_train(folder, inside):
+    source = write(folder, inside, "car/0.png")
+    assert open_source(source, "train").class_names == ["car", "train"]
+
+
+def test_an_accent_in_a_class_may_be_encoded_in_two_ways(folder):
+    source = write(folder, "e\u0301/0.png", "e/0.png", "b/0.png")
+    assert open_source(source, "train", labels=["\u00e9", "b"]).class_names == ["e\u0301", "b"]
+
+
 # Metadata
 
 
@@ -312,6 +329,37 @@ def test_metadata_that_does_not_fit_is_refused(folder, text, words):
     write(folder, "0.png", "1.png")
     metadata(folder, text)
     assert words in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["01", "1"], ["01", "1"]),
+        (["007", "008"], ["007", "008"]),
+        (["0", "10"], ["0", "10"]),
+        (["0", "00"], ["0", "00"]),
+    ],
+)
+def test_zeros_in_front_of_numbers_are_part_of_the_name(folder, values, names):
+    source = write(folder, "0.png", "1.png")
+    metadata(folder, "file_name,label\n" + "".join(f"{row}.png,{value}\n" for row, value in enumerate(values)))
+    assert open_source(source, "train").class_names == names
+
+
+def test_zeros_in_front_of_numbers_in_the_metadata_of_one_split(folder):
+    source = write(folder, "train/0.png", "train/1.png", "test/0.png")
+    metadata(folder / "train", "file_name,label\n0.png,08\n1.png,10\n")
+    metadata(folder / "test", "file_name,label\n0.png,10\n")
+    train, test = (open_source(source, split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ["08", "10"]
+    assert test.dataset["label"][:] == [1]
+
+
+@pytest.mark.parametrize(("written", "name"), [("A.PNG", "'a.png'"), ("\u00e9.png", r"'e\u0301.png'")])
+def test_metadata_with_nearly_the_name_of_an_image(folder, written, name):
+    write(folder, "a.png", "e\u0301.png")
+    metadata(folder, f"file_name,label\n{written},x\n")
+    assert f"write its name as {name}" in refusal(folder)
 
 
 def test_backslashes_in_metadata_are_named(folder):
