@@ -245,7 +245,9 @@ class DCGANPipeline(DiffusionPipeline):
         ids = [class_id for class_id, name in names.items() if name == label]
         if not ids:  # an accent may be encoded in two ways
             ids = [class_id for class_id, name in names.items() if normalize("NFC", name) == normalize("NFC", label)]
-        nearest = ", ".join(difflib.get_close_matches(label, names.values(), cutoff=0)) or f"none has one, {self._valid_ids}"
+        near = ", ".join(difflib.get_close_matches(label, names.values(), cutoff=0))
+        near = "".join(character if character.isprintable() else repr(character)[1:-1] for character in near)
+        nearest = near or f"none has one, {self._valid_ids}"
         require(len(ids) > 0, "class_labels", label, f"no such name, nearest: {nearest}")
         require(len(ids) == 1, "class_labels", label, f"the classes {ids} share this name, give an id")
         return ids[0]

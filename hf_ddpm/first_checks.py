@@ -47,10 +47,11 @@ def check_class_labels(model: str, class_labels: Iterable[str | int]) -> None:
         known = [*map(str, names.values()), *names]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    for label in map(str, class_labels):
-        if normalize("NFC", label) not in (normalize("NFC", name) for name in known):
-            near = " or ".join(nearest(label, known)) or ", ".join(known[:10])
-            raise ValueError(f"class_labels is {label!r}: the model has no such class, nearest: {near}")
+    for label in class_labels:
+        if normalize("NFC", str(label)) not in (normalize("NFC", name) for name in known):
+            near = " or ".join(nearest(str(label), known)) or ", ".join(known[:10])
+            kind = "id" if isinstance(label, int) else "name"
+            raise ValueError(f"class_labels is {label!r}: no such {kind}, nearest: {near}")
 
 
 def check_scheduler(name: str) -> None:

@@ -622,4 +622,9 @@ def _plain(value: Any) -> Any:
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     likeness = {other: difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio() for other in names}
-    return ", ".join(sorted(likeness, key=likeness.__getitem__, reverse=True)[:3])
+    return _printable(", ".join(sorted(likeness, key=likeness.__getitem__, reverse=True)[:3]))
+
+
+def _printable(text: str) -> str:
+    """Text of strangers with its control characters made visible, so that none reaches a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

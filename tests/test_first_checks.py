@@ -114,5 +114,5 @@ def test_features_with_unknown_names_are_refused(features):
 def test_an_accent_in_a_class_may_be_encoded_in_two_ways(tmp_path):
     (tmp_path / "model_index.json").write_text('{"id2label": {"0": "e\\u0301", "1": "b"}}')
     first_checks.check_class_labels(str(tmp_path), ["\u00e9", "e\u0301", "1"])
-    with pytest.raises(ValueError, match="no such class"):
+    with pytest.raises(ValueError, match="no such name"):
         first_checks.check_class_labels(str(tmp_path), ["e"])

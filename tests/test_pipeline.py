@@ -418,6 +418,13 @@ def test_an_accent_in_a_name_may_be_encoded_in_two_ways(tiny_unet):
     assert both.get_label_ids(["\u00e9", "e\u0301"]) == [1, 0]
 
 
+def test_names_of_strangers_do_not_reach_the_terminal_as_they_are(tiny_unet):
+    pipeline = CFGDDPMPipeline(tiny_unet(num_class_embeds=2), SCHEDULERS["ddim"], {0: "c\x1b[31mat", 1: "d\nog"})
+    with pytest.raises(ValueError, match="class_labels is 'fish'") as refused:
+        pipeline("fish")
+    assert r"c\x1b[31mat" in str(refused.value) and str(refused.value).isprintable()
+
+
 def test_names_need_id2label(tiny_unet):
     pipeline = CFGDDPMPipeline(tiny_unet(), SCHEDULERS["ddim"], None, NULL)
     with pytest.raises(ValueError, match="the classes have no names, give ids from 0 to 2"):
