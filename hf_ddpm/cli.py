@@ -114,8 +114,7 @@ def user_errors(config_class: type | None = None) -> Iterator[None]:
         message = _with_options(str(error), config_class)
         _exit(message, USAGE_EXIT_CODE if isinstance(error, ValueError) else FAILED_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
-        number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
-        _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
+        _exit_interrupted(interrupt)
 
 
 def _is_on_purpose(error: Exception, config_class: type | None) -> bool:
@@ -164,6 +163,22 @@ def _exit(message: str, code: int) -> NoReturn:
     rank = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     print(f"{Path(sys.argv[0]).name}{rank}: {one_line(message, MAX_MESSAGE)}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    number = interrupt.signal_number if isinstance(interrupt, Stopped) else signal.SIGINT
+    _exit(str(interrupt) or "interrupted", SIGNAL_EXIT_CODE + number)
+
+
+def _interrupts_in_one_line(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Show an interruption outside `user_errors`, as while a program imports its modules, without a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        _exit_interrupted(error)
+    sys.__excepthook__(kind, error, traceback)
+
+
+if sys.excepthook is sys.__excepthook__:  # here, as programs import this module first
+    sys.excepthook = _interrupts_in_one_line
 
 
 def _read_values(config_class: Any, words: dict[str, list[str]]) -> dict[str, Any]:

@@ -476,3 +476,17 @@ def test_an_argument_in_a_message_is_shown_as_the_option_of_its_name(capsys):
         raise ValueError("`degrees` is -5: give `tuning.fan_speed` or `name`, but no `salt`")
     error = "--oven.degrees is -5: give --oven.tuning.fan_speed or --name, but no `salt`"
     assert capsys.readouterr().err.endswith(f": {error}\n")
+
+
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("Stopped(15)", 143), ("Stopped(2, 'saved')", 130)])
+def test_an_interruption_outside_the_reported_part_is_one_line(error, code):
+    """As while a program imports its modules, or between two parts."""
+    program = f"import hf_ddpm.cli; from hf_ddpm.runtime.signals import Stopped; raise {error}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    said = "saved" if "saved" in error else "interrupted"
+    assert (done.returncode, done.stderr) == (code, f"-c: {said}\n")
+
+
+def test_other_errors_there_keep_their_traceback():
+    done = subprocess.run([sys.executable, "-c", "import hf_ddpm.cli; 1 / 0"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr

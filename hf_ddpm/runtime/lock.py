@@ -39,6 +39,12 @@ def is_free(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {LOCK, HOLDER}
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file for which a folder cannot be created: its own path, or that of a parent; None = there is no such file."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return None if existing is None or existing.is_dir() else existing
+
+
 class OutputLock:
     """The right to write an output, held by the main process from `take` until the end of the `with`."""
 
@@ -111,6 +117,8 @@ class OutputLock:
             remedy = f"if none of their programs is writing there, remove {self._path}; or name another"
             raise self._refusal(f"the lock {self._path} belongs to {_owner(self._path)}: {remedy}") from None
         except OSError as error:
+            if (blocker := file_in_the_way(folder)) is not None:
+                raise self._refusal(f"{blocker} is a file, name another") from None
             if error.errno not in NO_LOCKS:
                 raise self._refusal(f"{self._path} cannot be locked, {error.strerror}: name another") from None
             logger.warning("%s cannot be locked (%s): start no second program there", self._path, error.strerror)

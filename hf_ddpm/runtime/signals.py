@@ -10,13 +10,16 @@ with stop_requests("stopping after this step") as stop:
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 # A launcher may pass on a signal that its processes have received already: within this time it is one request, not two.
 SAME_REQUEST_SECONDS = 1.0
@@ -67,6 +70,7 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
     and a signal that is ignored from the start (SIGINT in a shell's background job, SIGHUP under nohup) stays ignored.
     """
     stop = StopRequest()
+    _raise_caught()
 
     def handle(signal_number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -89,13 +93,57 @@ def stop_requests(promise: str) -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def ending_signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise `Stopped` at once, as SIGINT raises `KeyboardInterrupt`."""
+    """Let SIGINT, SIGTERM and SIGHUP raise `Stopped` at once.
+
+    Other packages may catch it, and Python itself prints and drops what is raised within a callback, as while a module is
+    imported. Therefore a dropped one is raised again, and one that was caught is raised by `stop_requests`, or at the end,
+    also in place of an error to which it led.
+    """
 
     def handle(signal_number: int, _frame: FrameType | None) -> None:
+        _raised.append(signal_number)
         raise Stopped(signal_number)
 
-    with _handlers(handle, *ENDING):
+    _raised.clear()
+    try:
+        with _handlers(handle, signal.SIGINT, *ENDING), _dropped_interrupts_return():
+            yield
+        _raise_caught()
+    except Exception:
+        _raise_caught()
+        raise
+    finally:
+        _raised.clear()
+
+
+_raised: list[int] = []
+"""Signals that have raised `Stopped` within `ending_signals_raise`."""
+
+
+def _raise_caught() -> None:
+    if _raised:
+        raise Stopped(_raised[-1])
+
+
+@contextlib.contextmanager
+def _dropped_interrupts_return() -> Iterator[None]:
+    """Raise a signal again whose exception Python would print and drop, as soon as the callback has returned."""
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            before(dropped)
+            return
+        again = threading.Timer(0.05, _thread.interrupt_main, [getattr(dropped.exc_value, "signal_number", signal.SIGINT)])
+        again.daemon = True
+        with contextlib.suppress(RuntimeError):  # Python is about to end
+            again.start()
+
+    sys.unraisablehook = hook
+    try:
         yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from hf_ddpm.run_folder import PREFIX, STATE, RunFolder, find_name_fault
 from hf_ddpm.runtime.files import is_file_within, remove, sha256_of
 from hf_ddpm.runtime.folders import put_back
-from hf_ddpm.runtime.lock import is_free
+from hf_ddpm.runtime.lock import file_in_the_way, is_free
 from hf_ddpm.runtime.reading import read_json
 
 MANIFEST = "manifest.json"
@@ -137,8 +137,8 @@ def choose_checkpoint(
 def check_start(folder: RunFolder, resume: str) -> None:
     """Refuse what no look into a checkpoint is needed for: a folder in use, or nothing to resume from."""
     path = folder.path
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--output_dir is {str(path)!r}: that is a file, name a folder")
+    if (blocker := file_in_the_way(path)) is not None:
+        raise ValueError(f"--output_dir is {str(path)!r}: {blocker} is a file, name a folder")
     if resume == "none":
         if not is_free(path):
             remedy = "continue its run with --resume auto or name a new folder"
@@ -152,6 +152,8 @@ def check_start(folder: RunFolder, resume: str) -> None:
             raise ValueError(f"--resume is 'latest': {path} has no checkpoint, start with --resume auto or none")
     elif resume != "auto" and not Path(resume).is_dir():
         raise ValueError(f"--resume is {resume!r}: no such checkpoint folder; also possible: none, auto, latest")
+    elif resume != "auto" and (last := RunFolder(Path(resume)).last_checkpoint()) is not None:
+        raise ValueError(f"--resume is {resume!r}: this is a run directory, give one of its checkpoints, such as {last}")
 
 
 def _check_place(folder: RunFolder) -> None:

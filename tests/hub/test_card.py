@@ -1,5 +1,6 @@
 """What a model card says, what it leaves out, and that its snippets run."""
 
+import dataclasses
 import json
 import os
 import re
@@ -92,24 +93,26 @@ def test_the_card_of_a_conditional_run_reports_its_files(make_run, tmp_path):
     assert "DDPMPipeline.from_pretrained" not in card.replace("CFGDDPMPipeline", "")
 
 
+LEARNED_FROM = DataDescription(
+    source="./pets",
+    train_split="train",
+    num_train_images=1234,
+    test_split=None,
+    num_test_images=None,
+    streaming=False,
+    originals=Originals(smallest=(8, 9), largest=(640, 480), num_gray=4, num_colour=1230),
+    image_size=8,
+    channels=3,
+    classes=[ClassCount(name, 411, None) for name in PETS.values()],
+    no_classes_because=None,
+    unused_label_columns=["<b>target|"],
+    left_out=[LeftOut("files .HEIC", 2000, "format not read"), LeftOut("links", 1, "lead to *nowhere* | [x](http://y)")],
+)
+
+
 def test_the_card_says_what_the_run_learned_from(make_run, tmp_path, caplog):
     pipeline_dir = make_run(PETS, 3)
-    data = DataDescription(
-        source=str(tmp_path / "pets"),
-        train_split="train",
-        num_train_images=1234,
-        test_split=None,
-        num_test_images=None,
-        streaming=False,
-        originals=Originals(smallest=(8, 9), largest=(640, 480), num_gray=4, num_colour=1230),
-        image_size=8,
-        channels=3,
-        classes=[ClassCount(name, 411, None) for name in PETS.values()],
-        no_classes_because=None,
-        unused_label_columns=["<b>target|"],
-        left_out=[LeftOut("files .HEIC", 2000, "format not read"), LeftOut("links", 1, "lead to *nowhere* | [x](http://y)")],
-    )
-    RunFolder(pipeline_dir.parent).data.write_text(data.to_json())
+    RunFolder(pipeline_dir.parent).data.write_text(LEARNED_FROM.to_json())
     card = card_of(pipeline_dir, pipeline_dir.parent)
     check_whole(card, tmp_path)
     for said in (
@@ -123,6 +126,19 @@ def test_the_card_says_what_the_run_learned_from(make_run, tmp_path, caplog):
     RunFolder(pipeline_dir.parent).data.write_text("{")
     assert "images_seen / epoch" in card_of(pipeline_dir, pipeline_dir.parent), "the card is made without it"
     assert "data.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("log", [None, "", '{"step": 1, "loss": 0.5}\n'])
+def test_the_number_of_images_is_known_without_a_log(make_run, tmp_path, log):
+    pipeline_dir = make_run(PETS, 3)
+    folder = RunFolder(pipeline_dir.parent)
+    folder.data.write_text(dataclasses.replace(LEARNED_FROM, num_train_images=1234).to_json())
+    folder.metrics.unlink()
+    if log is not None:
+        folder.metrics.write_text(log)
+    card = card_of(pipeline_dir, pipeline_dir.parent)
+    check_whole(card, tmp_path)
+    assert "- Trained on 1,234 images; rare or unseen content" in card
 
 
 def test_the_card_of_an_unconditional_run_mentions_no_classes_or_guidance(make_run, tmp_path):

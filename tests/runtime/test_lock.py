@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock, is_free
+from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock, file_in_the_way, is_free
 
 ALONE = SimpleNamespace(is_main_process=True, num_processes=1)
 
@@ -151,5 +151,17 @@ def test_a_mistake_found_under_the_lock_leaves_no_folder(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be locked, "), OutputLock(tmp_path / "file") as lock:
+    with pytest.raises(ValueError, match="file is a file, name another"), OutputLock(tmp_path / "file") as lock:
         lock.take()
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/deeper"])
+@pytest.mark.parametrize("file_name", [None, "eval"])
+def test_a_file_in_place_of_a_folder_is_named(tmp_path, below, file_name):
+    file = tmp_path / "notes"
+    file.write_text("precious")
+    output = file / below / "eval.json" if file_name else file / below
+    with pytest.raises(ValueError, match=f"output_dir is .*: {file} is a file, name another"):
+        OutputLock(output, file_name=file_name).take()
+    assert file.read_text() == "precious"
+    assert file_in_the_way(file / below) == file and file_in_the_way(tmp_path / "new" / "deeper") is None

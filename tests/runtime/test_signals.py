@@ -1,10 +1,13 @@
 """Requests to stop: what is polled, what is raised, and what a second signal does."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -105,13 +108,59 @@ def test_outside_the_main_thread_nothing_is_asked():
     assert seen == [(False, signal.SIG_DFL)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@EACH
 def test_an_ending_signal_ends_what_does_not_poll(number):
     done = []
     with pytest.raises(Stopped) as stopped, ending_signals_raise():
         signal.raise_signal(number)
         done.append("not reached")
     assert stopped.value.signal_number == number and not done
+
+
+@EACH
+def test_a_signal_within_a_callback_is_neither_shown_nor_lost(capfd, number):
+    """Python locks each module that it imports, and drops what is raised while such a lock is removed."""
+
+    def callback(_):
+        signal.raise_signal(number)
+
+    with pytest.raises(Stopped) as stopped, ending_signals_raise():
+        gone = set()
+        weak = weakref.ref(gone, callback)
+        del gone
+        assert weak() is None
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert stopped.value.signal_number == number
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_in_a_callback_are_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: shown.append(dropped.exc_type))
+    with ending_signals_raise():
+        gone = set()
+        weak = weakref.ref(gone, lambda _: 1 / 0)
+        del gone
+    assert weak() is None and shown == [ZeroDivisionError]
+
+
+@EACH
+@pytest.mark.parametrize("then", ["nothing", "work", "error"])
+def test_a_signal_that_another_package_catches_is_not_lost(number, then):
+    done = []
+    with pytest.raises(Stopped) as stopped, ending_signals_raise():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        if then == "error":
+            raise ImportError("half a module")
+        if then == "work":
+            with stop_requests("ending"):
+                done.append("not reached")
+    assert stopped.value.signal_number == number and not done
+    with ending_signals_raise(), stop_requests("ending"):
+        done.append("the next program is not concerned")
+    assert done
 
 
 @EACH

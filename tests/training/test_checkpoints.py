@@ -231,8 +231,10 @@ def test_a_path_is_taken_or_refused_for_what_it_is(tmp_path):
     assert choose_checkpoint(RunFolder(tmp_path / "new"), str(path)) == path
     with pytest.raises(ValueError, match="--resume is '.*gone': no such checkpoint folder"):
         choose_checkpoint(RunFolder(tmp_path), str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match=MANIFEST):
+    with pytest.raises(ValueError, match="this is a run directory, give one of its checkpoints, such as .*step-00000010"):
         choose_checkpoint(RunFolder(tmp_path / "new"), str(tmp_path))
+    with pytest.raises(ValueError, match=MANIFEST):
+        choose_checkpoint(RunFolder(tmp_path / "new"), str(path.parent))
     flip(path / WEIGHTS)
     with pytest.raises(ValueError, match=WEIGHTS):
         choose_checkpoint(RunFolder(tmp_path), str(path))
