@@ -17,7 +17,8 @@ from hf_ddpm.commandline.names import explain_unknown
 from hf_ddpm.commandline.options import Option, groups_of, options_of
 
 MAX_WIDTH = 100
-_NAMES_WIDTH = 36
+_NAMES_WIDTHS = 28, 36
+"""Columns of the names: on a terminal narrower than `MAX_WIDTH`, and on others."""
 _OWN_OPTIONS = {
     "--config FILE.yaml": "A file of options; those on the command line replace its. Recipes: train_scripts/recipes/*.yaml",
     "--print_config": "Print the options that this command would use, as YAML for --config, and stop.",
@@ -96,14 +97,15 @@ def _table(options: Iterable[Option], config_class: Any, values: Mapping[str, An
 def _rows(texts: Mapping[str, str]) -> str:
     """Two columns, names and texts; a long name has a line of its own."""
     width = min(max(60, shutil.get_terminal_size((MAX_WIDTH, 24)).columns), MAX_WIDTH)
+    names_width = _NAMES_WIDTHS[width == MAX_WIDTH]
     lines = []
     for name, text in texts.items():
-        wrapped = textwrap.wrap(text, width - _NAMES_WIDTH)
-        if len(name) > _NAMES_WIDTH - 4:
+        wrapped = textwrap.wrap(text, width - names_width)
+        if len(name) > names_width - 4:
             lines.append(f"  {name}")
         else:
-            lines.append(f"  {name:{_NAMES_WIDTH - 2}}{wrapped.pop(0) if wrapped else ''}".rstrip())
-        lines += [" " * _NAMES_WIDTH + line for line in wrapped]
+            lines.append(f"  {name:{names_width - 2}}{wrapped.pop(0) if wrapped else ''}".rstrip())
+        lines += [" " * names_width + line for line in wrapped]
     return "\n".join(lines)
 
 

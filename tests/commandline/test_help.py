@@ -34,20 +34,23 @@ def help_of(load_script, capsys):
     return run
 
 
+@pytest.mark.parametrize(("columns", "most_lines"), [(100, 50), (80, 60)])
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["--seed=3", "--help"]])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_first_page_fits_two_screens(help_of, script, args):
+def test_the_first_page_fits_two_screens(help_of, monkeypatch, script, args, columns, most_lines):
+    monkeypatch.setenv("COLUMNS", str(columns))
     if "--seed=3" in args and script not in ("train", "sample"):
         args = ["--help"]
     lines = help_of(script, *args).splitlines()
-    assert len(lines) <= 50 and max(map(len, lines)) <= 100
+    assert len(lines) <= most_lines and max(map(len, lines)) <= 100
     assert any(line.strip().startswith((f"python train_scripts/{script}.py", "hf auth")) for line in lines)
     text = "\n".join(lines)
     assert "CONFIG" not in text and "Union" not in text and "default: null" not in text and "type:" not in text
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_each_figure_has_its_page(help_of, figure):
+def test_each_figure_has_its_page(help_of, monkeypatch, figure):
+    monkeypatch.setenv("COLUMNS", "100")
     lines = help_of("figures", figure, "--help").splitlines()
     assert len(lines) <= 50 and max(map(len, lines)) <= 100 and any("--output PATH" in line for line in lines)
 
