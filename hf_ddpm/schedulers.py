@@ -57,8 +57,8 @@ THRESHOLD = {"thresholding": True, "sample_max_value": 1.0}
 LOG_SIGMA = {"use_exponential_sigmas": True}
 # Few steps even in log sigma are so long that they spoil the outlines of an image. The last one of steps even in t is too
 # long for its details: 20 of them leave 42 % of the standard deviation of N(0.3, 0.08^2). `log_sigma_from` is where details
-# begin to gain more than outlines lose, by the exact score of several distributions; of unipc with the cosine schedule, by
-# digits of a trained network, which gain later.
+# begin to gain more than outlines lose, by the exact score of several distributions; a network is compared in
+# tests/benchmarks/step_spacing.py.
 
 
 @dataclass(frozen=True)
