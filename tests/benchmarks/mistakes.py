@@ -26,6 +26,7 @@ TRAIN = "--output_dir new"
 MONITOR = f"{TRAIN} --evaluation.every_steps 1 --evaluation.features"
 EVALUATE = "--model model --output new.json --features inception"
 SWEEP = "--output_dir new --model model --features inception --grid.guidance_scale [1,2]"
+RECIPES = {"train": "digits.yaml", "train_gan": "gan_digits.yaml", "train_judge": "judge_digits.yaml"}
 # Names of folders and files are those of `prepare`.
 MISTAKES = (
     ("train", "unknown option", f"{TRAIN} --data.batchsize 3"),
@@ -103,6 +104,8 @@ def main() -> None:
         prepare(Path(name))
         print("| program | mistake | seconds | imported | message |\n|---|---|---|---|---|")
         for program, mistake, options in MISTAKES:
+            if program in RECIPES and "--config" not in options:
+                options = f"--config {scripts / 'recipes' / RECIPES[program]} {options}"
             message, imported, seconds = report(scripts / f"{program}.py", options, Path(name))
             print(f"| {program} | {mistake} | {seconds:.1f} | {' '.join(imported)} | {message[:90]} |", flush=True)
 
