@@ -82,7 +82,7 @@ class _Watch:
             self.sockets.append(stream.get_extra_info("socket"))
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Told of the steps of a request: note every new connection."""
+        """Called with each step of a request: note every new connection."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self.sockets.append(info["return_value"].get_extra_info("socket"))
             if self.fault is not None:
