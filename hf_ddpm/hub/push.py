@@ -174,7 +174,7 @@ def _without_tokens(text: str, api: HfApi) -> str:
 
 def _patiently(call: Callable[[], Result], patience: Patience, deadline: float) -> Result:
     """Call until it succeeds, fails for good or runs out of attempts or time; a `HubError` says why, in a few words."""
-    wait = patience.first_wait
+    wait, before = patience.first_wait, None
     for attempt in range(1, patience.tries + 1):
         close_session()  # so that every connection of this attempt is a new one, and known to what bounds it
         left = max(0.0, deadline - time.monotonic())
@@ -183,6 +183,8 @@ def _patiently(call: Callable[[], Result], patience: Patience, deadline: float) 
                 return call()
         # Any exception, because the client raises all kinds of them on unexpected answers.
         except Exception as error:
+            if before is not None and isinstance(error, HubTooSlow):  # in what little time that attempt had left
+                raise HubError(f"{before}, and the time for this push is over") from error
             final = isinstance(error, OfflineModeIsEnabled | HfHubHTTPError | HubTooSlow)
             if final or not isinstance(error, _TryAgain | TransportError | ConnectionError | TimeoutError):
                 raise HubError(_explain(error)) from error
@@ -194,6 +196,7 @@ def _patiently(call: Callable[[], Result], patience: Patience, deadline: float) 
             pause = wait if asked is None else asked
             if time.monotonic() + pause > deadline:
                 raise HubError(f"{_explain(error)}, and the time for this push is over") from error
+            before = _explain(error)
         time.sleep(pause)
         wait *= 2
     raise AssertionError("unreachable: the last attempt returns or raises")

@@ -94,7 +94,7 @@ class _Watch:
         while not self.over.wait(period) and self.fault is None:
             now = time.monotonic()
             if self.total is not None and now - self.started > self.total:
-                self.fault = f"the Hub took longer than {self.total:g} seconds"
+                self.fault = f"the Hub took longer than {self.total:.3g} seconds"
             elif self.window is not None and self._is_stuck(now, self.window):
                 self.fault = f"the Hub sent less than {self.least_bytes:,} bytes in {self.window:g} seconds"
         if self.fault is not None:

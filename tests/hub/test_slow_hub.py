@@ -46,8 +46,14 @@ def test_the_time_of_a_push_covers_all_its_attempts_and_waits(hub, push):
     hub.fail("/commit/", *[503] * 100)
     started = time.perf_counter()
     with pytest.raises(HubError, match="the Hub answered 503, and the time for this push is over"):
-        push(patience=replace(BRIEF, tries=100, first_wait=0.3))
+        push(patience=replace(BRIEF, tries=100, first_wait=2.0, total=3.0))
     assert time.perf_counter() - started < 15
+
+
+def test_an_attempt_in_the_last_moment_reports_the_one_before(hub, push):
+    hub.fail("/commit/", 503, *["hang"] * 10)
+    with pytest.raises(HubError, match="the Hub answered 503, and the time for this push is over"):
+        push(patience=replace(BRIEF, tries=100, first_wait=0.01, total=3.0))
 
 
 def test_a_large_model_has_more_time(hub, push):
