@@ -124,20 +124,44 @@ def private_reference_cache(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, tiny_options) -> Path:
-    """The folder of a run of two steps on the embedded digits, with both of its checkpoints."""
+def new_run(tmp_path_factory) -> Callable[..., Path]:
+    """Train with some options; the run folder, beside which is the cache of its decoded data, `cache`."""
     import datasets
 
     from hf_ddpm.cli import parse_config
     from hf_ddpm.training.loop import train
     from hf_ddpm.training.options import TrainConfig
 
-    folder = tmp_path_factory.mktemp("tiny_run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        options = [*tiny_options, "--max_train_steps=2", "--checkpoint.every_steps=1", f"--output_dir={folder / 'run'}"]
-        train(parse_config(TrainConfig, options))
-    return folder / "run"
+    def run(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("new_run")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+            train(parse_config(TrainConfig, [*options, f"--output_dir={folder / 'run'}"]))
+        return folder / "run"
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(new_run, tiny_options) -> Path:
+    """The folder of a run of two steps on the embedded digits, with both of its checkpoints."""
+    return new_run(*tiny_options, "--max_train_steps=2", "--checkpoint.every_steps=1")
+
+
+@pytest.fixture
+def refusal_of(capsys):
+    """The message with which the command line of an options class is refused."""
+    from hf_ddpm.cli import parse_config
+
+    def run(config_class: type, *args: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            parse_config(config_class, list(args))
+        out, err = capsys.readouterr()
+        assert (stopped.value.code, out) == (2, "")
+        assert err.endswith("\n") and err.count("\n") == 1
+        return err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -63,16 +63,8 @@ def recipe(tmp_path):
 
 
 @pytest.fixture
-def mistake(capsys):
-    def run(*args: str, config_class: type = Cake) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            parse_config(config_class, list(args))
-        out, err = capsys.readouterr()
-        assert (stopped.value.code, out) == (2, "")
-        assert err.endswith("\n") and err.count("\n") == 1
-        return err
-
-    return run
+def mistake(refusal_of):
+    return lambda *args, config_class=Cake: refusal_of(config_class, *args)
 
 
 # Precedence

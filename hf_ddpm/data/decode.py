@@ -122,11 +122,6 @@ def inspect_image(value: Undecoded, roots: tuple[str, ...] = ()) -> ImageFacts:
     return ImageFacts(width=width, height=height, is_gray=is_gray, has_frames=has_frames, kind=kind, low=low, high=high)
 
 
-def count_channels(value: Undecoded, roots: tuple[str, ...] = ()) -> int:
-    """1 if an image is gray (with or without transparency), else 3; a palette image counts as RGB."""
-    return 1 if inspect_image(value, roots).is_gray else 3
-
-
 def _has_frames(image: PIL.Image.Image | np.ndarray[Any, Any]) -> bool:
     """Whether an image is an animation or has several pages; the second picture in a photo, a preview, does not count."""
     if isinstance(image, np.ndarray) or image.format == "MPO":

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from hf_ddpm.data.decode import ORIENTATION_TAG, UndecodableImage, count_channels, decode_image
+from hf_ddpm.data.decode import ORIENTATION_TAG, UndecodableImage, decode_image, inspect_image
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (6, 6), dtype=np.uint8)
@@ -46,13 +46,13 @@ def over_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def test_transparency_is_composited_over_white(kind):
     options = {"lossless": True, "exact": True} if kind == "webp" else {}
     record = encode(PIL.Image.fromarray(np.dstack([COLOUR, ALPHA])), kind, **options)
-    assert count_channels(record) == 3
+    assert not inspect_image(record).is_gray
     assert np.abs(decode(record) - over_white(COLOUR, ALPHA)).max() <= 1
 
 
 def test_transparent_gray_stays_gray():
     record = encode(PIL.Image.merge("LA", [PIL.Image.fromarray(GRAY), PIL.Image.fromarray(ALPHA)]))
-    assert count_channels(record) == 1
+    assert inspect_image(record).is_gray
     assert np.abs(decode(record, channels=1) - over_white(GRAY, ALPHA)).max() <= 1
     opaque = encode(PIL.Image.merge("LA", [PIL.Image.fromarray(GRAY), PIL.Image.new("L", (6, 6), 255)]))
     assert np.array_equal(decode(opaque, channels=1), GRAY)
@@ -72,7 +72,7 @@ def test_palettes(transparency):
     image.putpalette(colours.flatten().tolist())
     image.putdata(places.flatten().tolist())
     record = encode(image, **({} if transparency is None else {"transparency": transparency}))
-    assert reopen(record).mode == "P" and count_channels(record) == 3
+    assert reopen(record).mode == "P" and not inspect_image(record).is_gray
     alpha = np.array([255, 255, 255, 255] if transparency is None else [255, 255, 0, 255 if transparency == 2 else 128])
     expected = over_white(colours[places], alpha[places])
     assert np.abs(decode(record) - expected).max() <= 1
@@ -91,7 +91,7 @@ def test_a_colour_that_is_called_transparent_is_white(mode, key):
 def test_one_bit():
     bits = GRAY > 127
     record = encode(PIL.Image.fromarray(bits))
-    assert reopen(record).mode == "1" and count_channels(record) == 1
+    assert reopen(record).mode == "1" and inspect_image(record).is_gray
     assert np.array_equal(decode(record, channels=1), bits * 255)
 
 
@@ -113,7 +113,7 @@ def pgm(values: np.ndarray) -> dict:
     ],
 )
 def test_16_bit_gray_is_scaled(record, mode):
-    assert reopen(record).mode == mode and count_channels(record) == 1
+    assert reopen(record).mode == mode and inspect_image(record).is_gray
     expected = np.rint(WIDE / 257)
     assert np.array_equal(decode(record, channels=1), expected)
     assert np.array_equal(decode(record, channels=3), expected[..., None].repeat(3, axis=2))
@@ -135,7 +135,7 @@ def test_cmyk(kind):
     inks[1, :, 3], inks[2, :, 0], inks[3, :, 1], inks[4, :, 2] = 255, 255, 255, 255
     image = PIL.Image.fromarray(inks, mode="CMYK") if kind == "tiff" else PIL.Image.frombytes("CMYK", (6, 6), inks.tobytes())
     record = encode(image, kind, **({"quality": 100, "subsampling": 0} if kind == "jpeg" else {}))
-    assert reopen(record).mode == "CMYK" and count_channels(record) == 3
+    assert reopen(record).mode == "CMYK" and not inspect_image(record).is_gray
     expected = np.array([[255] * 3, [0] * 3, [0, 255, 255], [255, 0, 255], [255, 255, 0], [255] * 3])
     assert np.abs(decode(record) - expected[:, None]).max() <= 3
 
@@ -158,5 +158,5 @@ def test_pixels_without_a_known_range_are_refused():
 def test_files_that_are_not_images_are_refused_with_their_path(record):
     refusal(record)
     with pytest.raises(UndecodableImage) as caught:
-        count_channels(record)
+        inspect_image(record)
     assert caught.value.path == (record or {}).get("path")

@@ -40,13 +40,9 @@ def options(tiny_options) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, options) -> Path:
+def run(new_run, options) -> Path:
     """A run folder with the checkpoints of steps 1 and 2."""
-    folder = tmp_path_factory.mktemp("damaged")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        loop.train(parse_config(TrainConfig, [*options, f"--output_dir={folder / 'run'}"]))
-    return folder / "run"
+    return new_run(*options)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -254,14 +253,11 @@ def real_options(tiny_options) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def real_run(tmp_path_factory, real_options) -> Path:
+def real_run(new_run, real_options) -> Path:
     """A run folder with the checkpoints of steps 2 and 3."""
-    folder = tmp_path_factory.mktemp("real")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        loop.train(parse_config(TrainConfig, [*real_options, f"--output_dir={folder / 'run'}"]))
-    assert names(folder / "run" / "checkpoints") == ["step-00000002", "step-00000003"]
-    return folder / "run"
+    folder = new_run(*real_options)
+    assert names(folder / "checkpoints") == ["step-00000002", "step-00000003"]
+    return folder
 
 
 def test_a_run_killed_while_it_saved_ends_bit_for_bit_as_it_would_have(real_run, real_options, tmp_path):

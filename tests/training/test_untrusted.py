@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -92,13 +91,9 @@ def cage(tmp_path, monkeypatch) -> Cage:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_options) -> Path:
+def trained(new_run, tiny_options) -> Path:
     """A run folder with a checkpoint of two steps."""
-    folder = tmp_path_factory.mktemp("untrusted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        train(parse_config(TrainConfig, [*tiny_options, "--max_train_steps=2", f"--output_dir={folder / 'run'}"]))
-    return folder / "run"
+    return new_run(*tiny_options, "--max_train_steps=2")
 
 
 @pytest.fixture
