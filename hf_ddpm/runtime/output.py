@@ -1,7 +1,8 @@
 """Let no failure of standard output or standard error end a program: `keep_output_from_failing()`.
 
 A pipe whose reader has gone, a full disk behind a redirection, a closed terminal, or a terminal that cannot show a
-character: what cannot be written is dropped, and the program continues.
+character: what cannot be written is dropped, and the program continues. Each line is written when it is printed, in a file
+or a pipe too, so that a log of both streams is in order.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _lenient(stream: io.TextIOWrapper) -> TextIO:
         io.BufferedWriter(_Dropping(stream.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=stream.line_buffering,
+        line_buffering=True,
         write_through=stream.write_through,
     )
 

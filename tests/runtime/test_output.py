@@ -49,6 +49,14 @@ def test_a_full_pipe_that_does_not_wait(stream_to):
     os.close(read)
 
 
+def test_the_lines_of_both_streams_are_in_order_in_one_log():
+    program = "import sys; from hf_ddpm.runtime.output import keep_output_from_failing as keep; keep(); "
+    program += "print('data'); print('training', file=sys.stderr); print('pipeline')"
+    command = [sys.executable, "-c", program]
+    log = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+    assert log.split() == ["data", "training", "pipeline"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
 def test_a_full_disk(stream_to):
     stream = stream_to(os.open("/dev/full", os.O_WRONLY))
