@@ -56,9 +56,12 @@ def prune_checkpoints(folder: RunFolder, keep: int, keep_every_steps: int | None
     _remove_leftovers(folder)
 
 
-def drop_checkpoints_after(folder: RunFolder, step: int) -> list[Path]:
-    """Remove the checkpoints of steps that will be repeated and what a killed run left; return the removed checkpoints."""
-    dropped = [path for saved_step, path in folder.checkpoints().items() if saved_step > step]
+def drop_checkpoints_after(folder: RunFolder, step: int, *, but: int | None = None) -> list[Path]:
+    """Remove the checkpoints of steps that are repeated and what a killed run left; return the removed checkpoints.
+
+    That of the step `but`, which has been repeated, stays; None = there is none.
+    """
+    dropped = [path for saved_step, path in folder.checkpoints().items() if saved_step > step and saved_step != but]
     for path in reversed(dropped):
         _remove(path)
     _remove_leftovers(folder)

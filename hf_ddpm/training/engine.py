@@ -257,9 +257,9 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
     log.write(state.step, values, with_speed=True)
 
 
-def drop_later_checkpoints(run: Run, step: int) -> None:
-    """Remove checkpoints of later steps, which are done again, and say so."""
-    for path in drop_checkpoints_after(run.folder, step):
+def drop_later_checkpoints(run: Run, step: int, *, but: int | None = None) -> None:
+    """Remove checkpoints of later steps, which are done again, except that of the step `but`, and say so."""
+    for path in drop_checkpoints_after(run.folder, step, but=but):
         print(f"removed {path}: the run continues from step {step}")
 
 
@@ -267,8 +267,10 @@ def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> No
     """Publish a checkpoint of this step, then remove old ones; every process calls it. For the option see
     `write_checkpoint`."""
     if run.accelerator.is_main_process:
+        saved_before = state.saved_step
         write_checkpoint(state, run, preview_pending=preview_pending)
-        drop_later_checkpoints(run, state.step)
+        # Those between the two were passed over as damaged, and must not be kept instead of a whole one.
+        drop_later_checkpoints(run, saved_before, but=state.step)
         prune_checkpoints(run.folder, run.config.checkpoint.keep, run.config.checkpoint.keep_every_steps)
     run.accelerator.wait_for_everyone()
 

@@ -209,6 +209,16 @@ def test_auto_takes_the_checkpoint_before_and_a_path_is_refused(run, options, tm
         loop.train(parse_config(TrainConfig, [*arguments, "--resume=auto"]))
 
 
+def test_what_was_passed_over_is_not_kept_instead_of_a_whole_checkpoint(run, options, tmp_path, load_script):
+    copy = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    (copy.checkpoint(2) / WEIGHTS).unlink()
+    more = ["--max_train_steps=4", "--checkpoint.every_steps=4", "--checkpoint.keep=2", "--resume=auto"]
+    load_script("train").main([*options, *more, f"--output_dir={copy.path}"])
+    assert list(copy.checkpoints()) == [1, 4]
+    for path in copy.checkpoints().values():
+        verify_checkpoint(path)
+
+
 def test_a_log_that_is_a_link_is_refused_before_anything_is_written(run, options, tmp_path, capsys, load_script):
     shutil.copytree(run, tmp_path / "run", symlinks=True)
     (tmp_path / "mine").write_text("mine")
