@@ -260,7 +260,7 @@ def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) ->
 def drop_later_checkpoints(run: Run, step: int, *, but: int | None = None) -> None:
     """Remove checkpoints of later steps, which are done again, except that of the step `but`, and say so."""
     for path in drop_checkpoints_after(run.folder, step, but=but):
-        print(f"removed {path}: the run continues from step {step}")
+        print(f"removed {path}: the run continues from step {step if but is None else but}")
 
 
 def save_checkpoint(state: TrainState, run: Run, *, preview_pending: bool) -> None:
