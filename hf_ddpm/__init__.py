@@ -15,6 +15,7 @@ _NAMES_OF = {
     "hf_ddpm.data.options": ("DataConfig",),
     "hf_ddpm.data.table": ("load_images",),
     "hf_ddpm.dcgan_pipeline": ("DCGANPipeline",),
+    "hf_ddpm.editing_pipeline": ("CFGDDPMEditingPipeline",),
     "hf_ddpm.diffusion.objective": ("diffusion_loss",),
     "hf_ddpm.diffusion.schedules": ("build_noise_scheduler",),
     "hf_ddpm.evaluation.options": ("EvaluationConfig", "ReferenceDataConfig", "SamplingConfig"),
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from hf_ddpm.dcgan_pipeline import DCGANPipeline as DCGANPipeline
     from hf_ddpm.diffusion.objective import diffusion_loss as diffusion_loss
     from hf_ddpm.diffusion.schedules import build_noise_scheduler as build_noise_scheduler
+    from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline as CFGDDPMEditingPipeline
     from hf_ddpm.evaluation.options import EvaluationConfig as EvaluationConfig
     from hf_ddpm.evaluation.options import ReferenceDataConfig as ReferenceDataConfig
     from hf_ddpm.evaluation.options import SamplingConfig as SamplingConfig

@@ -43,6 +43,8 @@ Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[st
 Labels = str | int | Sequence[str | int] | Tensor
 Folder = str | os.PathLike[str]
 Generators = torch.Generator | list[torch.Generator]
+Denoise = Callable[[Tensor, int], Tensor]
+"""Takes latents, (B, C, H, W) float32, and the index of a step; returns the latents after that step."""
 # Files of hf_ddpm/models that are copied into unet/ of a saved model.
 OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not support prediction_type "sample".
@@ -208,7 +210,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self._seed_noise_sampler(generator, len(label_ids))
         self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
 
-        for step_index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        def denoise(latents: Tensor, step_index: int) -> Tensor:
+            t = self.scheduler.timesteps[step_index]
             # Without a label c = u, so every scale gives u, and one call of the network is enough.
             is_guided = class_labels is not None and self.is_guided_at(t, guidance_interval)
             scale = self.guidance_scale if is_guided else 1.0
@@ -217,7 +220,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
             if callback_on_step_end is not None:
                 returned = callback_on_step_end(self, step_index, t, dict.fromkeys(inputs, latents))
                 latents = (returned or {}).get("latents", latents)
+            return latents
 
+        latents = self._run_steps(latents, denoise, generator)
         images = latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -355,16 +360,19 @@ class CFGDDPMPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline like its superclass, and its code: `pipeline.py`, and the network's if not part of diffusers.
 
+        The installed package saves `editing_pipeline.py`, too.
+
         Weights are saved as safetensors only: pickled ones can run code when they are loaded.
         """
         require(safe_serialization, "safe_serialization", False, "weights are saved as safetensors only")
         self._check_agreement()
         # The code comes first, because the superclass ends with an upload (push_to_hub).
-        _copy(__file__, os.path.join(save_directory, "pipeline.py"))
+        for file in (__file__, *((os.path.join(os.path.dirname(__file__), "editing_pipeline.py"),) if _PACKAGE else ())):
+            copy_file(file, save_directory)
         module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
         if _travels(module):
             code = inspect.getfile(sys.modules[module])
-            _copy(code, os.path.join(save_directory, "unet", f"{module.rpartition('.')[2]}.py"))
+            copy_file(code, os.path.join(save_directory, "unet"))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     def register_to_config(self, **kwargs: Any) -> None:
@@ -373,6 +381,12 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if library is not None and _travels(library):
             kwargs["unet"] = (library.rpartition(".")[2], class_name)
         super().register_to_config(**kwargs)
+
+    def _run_steps(self, latents: Tensor, denoise: Denoise, generator: Generators | None) -> Tensor:
+        """Take all steps, from the scaled noise to the image; subclasses take others. `generator` is that of the call."""
+        for step_index in self.progress_bar(range(self.num_timesteps)):
+            latents = denoise(latents, step_index)
+        return latents
 
     def _step(self, model_output: Tensor, step_index: int, latents: Tensor, options: dict[str, Any]) -> Tensor:
         """Latents, (B, C, H, W) float32, of the timestep that follows the one with this index."""
@@ -609,8 +623,10 @@ def _name_installed_network(index: dict[str, Any]) -> None:
         index["unet"] = [importlib.import_module(f"{_PACKAGE}.models.{named[0]}").__name__, named[1]]
 
 
-def _copy(source: str, target: str) -> None:
-    os.makedirs(os.path.dirname(target), exist_ok=True)
+def copy_file(source: str, folder: Folder) -> None:
+    """Copy a file into a folder, whole or not at all."""
+    os.makedirs(folder, exist_ok=True)
+    target = os.path.join(folder, os.path.basename(source))
     shutil.copyfile(source, target + ".tmp")
     os.replace(target + ".tmp", target)
 

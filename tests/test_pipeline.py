@@ -579,6 +579,7 @@ def test_saved_files_are_safe_and_hold_the_code(tiny_pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [
+        "editing_pipeline.py",
         "model_index.json",
         "pipeline.py",
         "scheduler/scheduler_config.json",

@@ -8,6 +8,7 @@ import pytest
 from hf_ddpm.hub.contents import check_tokens, pipeline_files
 
 FILES = {
+    "editing_pipeline.py",
     "model_index.json",
     "pipeline.py",
     "scheduler/scheduler_config.json",

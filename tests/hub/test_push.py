@@ -21,6 +21,7 @@ IMPATIENT = replace(QUICK, timeout=1.0, tries=2)
 OWN_CARD = "---\nlibrary_name: diffusers\n---\n# Mine\n"
 PIPELINE_FILES = {
     "README.md",
+    "editing_pipeline.py",
     "model_index.json",
     "pipeline.py",
     "samples.png",

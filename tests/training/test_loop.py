@@ -142,6 +142,7 @@ class TestRunFolder:
             "metrics.jsonl",
             "pipeline/model_index.json",
             "pipeline/pipeline.py",
+            "pipeline/editing_pipeline.py",
             "pipeline/README.md",
             "pipeline/samples.png",
         ):
