@@ -18,6 +18,8 @@ from hf_ddpm.data.undecoded import Undecoded, open_undecoded, path_of, shortened
 DECODER_VERSION = 2
 # A palette counts as RGB even if all its colours are gray: channels=1 is there to say so.
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+# The warning about images that may be decompression bombs as an error, as the `warnings` module keeps it.
+BOMBS_ARE_ERRORS = ("error", None, PIL.Image.DecompressionBombWarning, None, 0)
 ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
 ValueRange = tuple[float, float]
 Kind = Literal["integers", "floats", "array", "reduced"]
@@ -99,7 +101,9 @@ def decode_image(
         UndecodableImage: it is missing, corrupt, truncated, suspiciously large, or has values outside the range.
     """
     with _reading(value, roots) as image:
-        image = _to_8_bits(image, value_range).convert("L" if channels == 1 else "RGB")
+        image, mode = _to_8_bits(image, value_range), "L" if channels == 1 else "RGB"
+        image.load()  # before its mode and size are final
+        image = image if image.mode == mode else image.convert(mode)
         pixels = np.asarray(_centre_square(image, image_size))
     return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1).tobytes()
 
@@ -136,11 +140,11 @@ def _reading(value: Undecoded, roots: tuple[str, ...]) -> Iterator[PIL.Image.Ima
     """Open an undecoded image; every error until it is closed becomes an `UndecodableImage`."""
     # Pillow raises a dozen unrelated types on damaged files.
     try:
-        with warnings.catch_warnings():
+        if warnings.filters[:1] != [BOMBS_ARE_ERRORS]:  # for good: `catch_warnings` is not safe in several threads
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            image = open_undecoded(value, roots)
-            with contextlib.nullcontext(image) if isinstance(image, np.ndarray) else image:
-                yield image
+        image = open_undecoded(value, roots)
+        with contextlib.nullcontext(image) if isinstance(image, np.ndarray) else image:
+            yield image
     except Exception as error:
         raise UndecodableImage(path_of(value), f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -199,6 +203,8 @@ def _scale(values: np.ndarray[Any, Any], value_range: ValueRange) -> np.ndarray[
 
 def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:
     """Resize the shorter side to image_size and crop the centre."""
+    if image.size == (image_size, image_size):
+        return image
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     if side == image_size:

@@ -30,16 +30,14 @@ logger = logging.getLogger(__name__)
 
 def stamps_of(records: datasets.Dataset, image_column: str, roots: tuple[str, ...]) -> list[list[Any]] | None:
     """Size and time of every file that the images come from; None = they are in memory alone."""
-    files = [Path(file["filename"]) for file in records.cache_files]
-    if not isinstance(records.features[image_column], datasets.Image):
-        images = []
-    elif files:
-        images = [] if records.info.builder_name == "imagefolder" else _without_bytes(records, image_column)
-    else:
-        images = records[image_column][:]
-    if all(image and image["bytes"] is None for image in images):
-        files += [local_file(image["path"], roots) or Path(image["path"]) for image in images if image["path"]]
-    return [_stamp(file) for file in files] or None
+    files = [file["filename"] for file in records.cache_files]
+    stamps = [_stamp(Path(file)) for file in files]
+    is_listed = bool(files) and records.info.builder_name == "imagefolder"
+    if isinstance(records.features[image_column], datasets.Image) and not is_listed:
+        paths = _paths_without_bytes(records, image_column)
+        if files or len(paths) == len(records):
+            stamps += [_stamp(local_file(path, roots) or Path(path)) for path in paths if path]
+    return stamps or None
 
 
 def cache_file(what: str, parts: list[Any]) -> Path:
@@ -107,14 +105,15 @@ def _watched(rows: Rows, count: int, description: str) -> Iterable[dict[str, lis
             bar.update(len(next(iter(batch.values()))))
 
 
-def _without_bytes(records: datasets.Dataset, image_column: str) -> list[dict[str, Any]]:
-    """The images whose row has no bytes; the bytes of the others are not read."""
-    images = []
+def _paths_without_bytes(records: datasets.Dataset, image_column: str) -> list[str | None]:
+    """The paths of the images that have no bytes; the bytes of the others are not read."""
+    paths = []
     for batch in records.with_format("arrow").iter(batch_size=1000):
         column = batch[image_column].combine_chunks()
         missing = pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))
-        images += [image for image in column.filter(missing).to_pylist() if image is not None]
-    return images
+        images = column.filter(pyarrow.compute.and_(missing, column.is_valid()))
+        paths += pyarrow.compute.struct_field(images, "path").to_pylist()
+    return paths
 
 
 def _stamp(file: Path) -> list[Any]:

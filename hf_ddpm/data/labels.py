@@ -20,7 +20,7 @@ WORD_AND_NUMBER = re.compile(r"([^\W\d_]{2,})[\W_]*\d+")
 
 def encode_labels(
     dataset: datasets.Dataset, column: str, labels: list[str | int] | None, split: str, image_column: str
-) -> tuple[datasets.Dataset, list[str], list[int] | None]:
+) -> tuple[datasets.Dataset, list[str], np.ndarray[Any, Any] | None]:
     """Check the labels, keep the classes in `labels` (None = all) and number them from 0 in this order.
 
     Args:
@@ -43,7 +43,7 @@ def encode_labels(
     if empty:
         raise ValueError(f"labels is {labels!r}, but {empty[0]!r} has no image in split {split!r}: leave it out")
     new_ids = {class_id: new_id for new_id, class_id in enumerate(wanted)}
-    kept_rows = [row for row, class_id in enumerate(class_ids) if class_id in new_ids]
+    kept_rows = np.flatnonzero([class_id in new_ids for class_id in class_ids])
     dataset = _replace_labels(dataset, column, [new_ids.get(class_id, -1) for class_id in class_ids])
     return dataset.select(kept_rows), [class_names[class_id] for class_id in wanted], kept_rows
 

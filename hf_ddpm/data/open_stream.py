@@ -112,6 +112,7 @@ def open_stream(
         roots=roots,
         settled=settled,
         originals=looked.originals,
+        mean_pixels=looked.mean_pixels,
         left_out=left_out + looked.left_out(split),
         unused_label_columns=columns.unused_labels,
         max_images=max_images,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import pyarrow.compute
 from hf_ddpm.data.decode import DEFAULT_RANGES, MAX_16_BIT, ImageFacts, Kind, UndecodableImage, ValueRange, inspect_image
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
+from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.sources import ImageSource
 
 SCAN_VERSION = 2
@@ -43,6 +45,8 @@ class Scan:
     """Their sizes and colours; None = no image can be read."""
     ranges: dict[Kind, ValueRange]
     """Lowest and highest value of all images of a kind that is not plain 8 bits."""
+    mean_pixels: float = 0
+    """Width times height, on average."""
     num_with_frames: int = 0
     """Number of animations and images of several pages."""
 
@@ -62,9 +66,12 @@ def scan(source: ImageSource) -> Scan:
     records = source.dataset.select_columns([source.image_column])
 
     def rows() -> Iterator[dict[str, list[Any]]]:
+        pixels, in_order, inspect = 0.0, InOrder(), functools.partial(_inspect, roots=source.roots)
         for batch in records.iter(batch_size=SCANNING_BATCH):
-            found = [_inspect(value, source.roots) for value in batch[source.image_column]]
+            found = list(in_order(inspect, batch[source.image_column], pixels))
             yield {name: [None if facts is None else facts[name] for facts in found] for name in FEATURES}
+            # Only images of more than 8 bits were read beyond the header.
+            pixels = sum(facts["width"] * facts["height"] for facts in found if facts and facts["kind"]) / len(found)
 
     stamps = stamps_of(records, source.image_column, source.roots)
     parts = [SCAN_VERSION, records.column_names, records._fingerprint, stamps]
@@ -135,7 +142,7 @@ def _summarize(facts: pyarrow.Table) -> Scan:
     kinds = facts.group_by("kind").aggregate([("low", "min"), ("high", "max")]).to_pylist()
     ranges = {row["kind"]: (row["low_min"], row["high_max"]) for row in kinds if row["kind"] is not None}
     num_with_frames = pyarrow.compute.sum(facts["has_frames"]).as_py()
-    return Scan(originals=originals, ranges=ranges, num_with_frames=num_with_frames)
+    return Scan(originals=originals, ranges=ranges, mean_pixels=float(sizes.mean()), num_with_frames=num_with_frames)
 
 
 def _fits_default(kind: Kind, low: float, high: float) -> bool:

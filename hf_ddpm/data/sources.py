@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -57,8 +58,8 @@ class ImageSource:
     """Name of the label column; None = no labels."""
     class_names: list[str] | None
     """Name of each class in the order of the labels; None = no labels."""
-    kept_rows: list[int] | None = None
-    """For each row of `dataset` its row in the split; None = the whole split."""
+    kept_rows: np.ndarray[Any, Any] | None = None
+    """(N,) int64: for each row of `dataset` its row in the split; None = the whole split."""
     roots: tuple[str, ...] = ()
     """Folders in which images may lie that are kept as paths, see `image_roots`."""
     left_out: tuple[LeftOut, ...] = ()
@@ -115,8 +116,8 @@ def open_source(
         left_out += words_left_out(map(path_of, some[image_column][:]))
     if max_images is not None and max_images < len(dataset):
         left_out += (LeftOut(f"images of split {split!r}", len(dataset) - max_images, "more than `max_images`"),)
-        rows = [i * len(dataset) // max_images for i in range(max_images)]
-        dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else [kept_rows[row] for row in rows]
+        rows = np.arange(max_images) * len(dataset) // max_images
+        dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else kept_rows[rows]
     return ImageSource(
         dataset=dataset,
         name=source,

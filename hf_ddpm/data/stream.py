@@ -20,10 +20,11 @@ from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
 from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, ValueRange, decode_image, inspect_image
 from hf_ddpm.data.description import LeftOut, Originals
+from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
-from hf_ddpm.data.undecoded import path_of
+from hf_ddpm.data.undecoded import Undecoded, path_of
 
 Example = dict[str, Any]
 READING_BATCH = 256  # undecoded images
@@ -81,6 +82,8 @@ class ImageStream:
     """What is done about images that cannot be decoded."""
     originals: Originals | None
     """The first images as they were before they were decoded; None = unknown."""
+    mean_pixels: float
+    """Width times height of the first images, on average."""
     left_out: tuple[LeftOut, ...]
     """What was found beside the images and is not used."""
     unused_label_columns: tuple[str, ...]
@@ -99,7 +102,7 @@ class ImageStream:
         }
         if self.value_range is not None:
             known["value_range"] = list(self.value_range)
-        first = self.decode(self.first)
+        [first] = self.decode([self.first], InOrder())
         assert first is not None, "open_stream has decoded it before"
         return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
 
@@ -109,8 +112,9 @@ class ImageStream:
 
     def head(self, count: int) -> ImageTable:
         """Decode the first `count` images (or all), in the order of the data, into memory."""
-        decoded = (self.decode(example) for example in self._iterate(self.examples))
-        rows = list(itertools.islice((row for row in decoded if row is not None), count))
+        examples, in_order, rows = self._iterate(self.examples), InOrder(), list[tuple[bytes, int | None]]()
+        while block := list(itertools.islice(examples, min(READING_BATCH, count - len(rows)))):
+            rows += [row for row in self.decode(block, in_order) if row is not None]
         features = datasets.Features({"pixels": datasets.Value("binary")})
         return ImageTable(
             pixels=datasets.Dataset.from_dict({"pixels": [pixels for pixels, _ in rows]}, features=features),
@@ -140,26 +144,40 @@ class ImageStream:
         rng = np.random.default_rng([seed, process_index])
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
-    def decode(self, example: Example) -> tuple[bytes, int | None] | None:
-        """channels * image_size**2 bytes in CHW order, and the class label (None = no labels), of an example.
+    def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, int | None] | None]:
+        """channels * image_size**2 bytes in CHW order, and the class label (None = no labels), of each example.
 
         None instead of both = the image cannot be decoded and is left out. A wrong image or label is a `ValueError`.
         """
-        label = None
-        if self.label_column is not None and self.class_ids is not None:
-            value = plain_label(example[self.label_column])
-            if isinstance(value, list) or value not in self.class_ids:
-                raise ValueError(self._describe_label(example, self.label_column))
-            label = None if self.class_names is None else self.class_ids[value]
-        image = example[self.image_column]
+        images = [example[self.image_column] for example in examples]
+        decoded = in_order(self._decode_image, images, self.mean_pixels)
+        for example, image in zip(examples, images, strict=True):
+            label = self._label(example)
+            pixels = next(decoded)
+            if isinstance(pixels, bytes):
+                yield pixels, label
+                continue
+            row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data again
+            self.bad_images.leave_out(image, pixels, row)
+            yield None
+
+    def _label(self, example: Example) -> int | None:
+        """The class label of an example; None = no labels."""
+        if self.label_column is None or self.class_ids is None:
+            return None
+        value = plain_label(example[self.label_column])
+        if isinstance(value, list) or value not in self.class_ids:
+            raise ValueError(self._describe_label(example, self.label_column))
+        return None if self.class_names is None else self.class_ids[value]
+
+    def _decode_image(self, image: Undecoded) -> bytes | UndecodableImage:
+        """Decode one image, in any thread; an image of another kind than the first ones is a `ValueError`."""
         try:
             self._check_settled(inspect_image(image, self.roots))
             shape = {"image_size": self.image_size, "channels": self.channels}
-            return decode_image(image, **shape, value_range=self.value_range, roots=self.roots), label
+            return decode_image(image, **shape, value_range=self.value_range, roots=self.roots)
         except UndecodableImage as error:
-            row = None if self.bad_images.are_left_out else self._row(example)  # which reads the data again
-            self.bad_images.leave_out(image, error, row)
-            return None
+            return error
 
     def _check_settled(self, facts: ImageFacts) -> None:
         """Raise a `ValueError` if an image is of another kind than the first ones."""
@@ -205,6 +223,7 @@ class StreamReader:
             )
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
         self.num_processes, self.process_index = num_processes, process_index
+        self._in_order = InOrder()
         self._position: int | None = None  # in the endless sequence of this process; None = unknown, seek first
         self._epoch_length: int | None = None
         self._ahead: collections.deque[Example] = collections.deque()  # already read, but due later
@@ -236,11 +255,11 @@ class StreamReader:
 
         So the position of an image does not depend on whether those before it were decoded or skipped.
         """
-        rows = [self.stream.decode(example) for example in examples]
+        rows = list(self.stream.decode(examples, self._in_order))
         following, ahead = rows[-1], []
         while following is None:
             ahead.append(self._next())
-            following = self.stream.decode(ahead[-1])
+            [following] = self.stream.decode(ahead[-1:], self._in_order)
             if following is None and len(ahead) > (self.stream.bad_images.limit or 0):  # an image has come a second time
                 raise ValueError(self._no_image("that can be decoded "))
         self._ahead.extendleft(reversed(ahead))

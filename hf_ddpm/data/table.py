@@ -18,6 +18,7 @@ from hf_ddpm.data.batches import ImageBatch, IndexStream
 from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, ValueRange, check_pixel_options, decode_image
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
+from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.scan import Scan, check_value_range, scan
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.undecoded import Undecoded
@@ -159,12 +160,14 @@ def decode_images(
         scanned = scan(source)
         check_value_range([scanned], value_range, source.name, source.split)
     channels = channels or scanned.channels
-    pixels = _decode_all(source, bad_images, image_size=image_size, channels=channels, value_range=value_range)
-    class_labels = None if source.label_column is None else torch.tensor(source.dataset[source.label_column][:])
+    options: dict[str, Any] = {"image_size": image_size, "channels": channels, "value_range": value_range}
+    pixels = _decode_all(source, bad_images, scanned.mean_pixels, **options)
+    labels = source.label_column
+    class_labels = None if labels is None else torch.tensor(source.dataset.with_format("numpy")[labels][:])
     left_out = source.left_out + scanned.left_out(source.split)
     if bad_images.are_left_out:
-        kept = _kept_positions(pixels, source, bad_images, image_size, value_range)
-        if len(kept) < len(pixels):
+        kept = _kept_positions(pixels, source, bad_images, **options)
+        if kept is not None:
             left_out += (LeftOut(f"images of split {source.split!r}", len(pixels) - len(kept), "cannot be decoded"),)
             pixels = pixels.select(kept)
             if class_labels is not None:
@@ -183,12 +186,19 @@ def decode_images(
 
 
 def _decode_all(
-    source: ImageSource, bad_images: BadImages, *, image_size: int, channels: int, value_range: ValueRange | None
+    source: ImageSource,
+    bad_images: BadImages,
+    mean_pixels: float,
+    *,
+    image_size: int,
+    channels: int,
+    value_range: ValueRange | None,
 ) -> datasets.Dataset:
     """The table of pixels, one row per image; None for those that cannot be decoded and are left out."""
     records = source.dataset.select_columns([source.image_column])
 
-    def decode(value: Undecoded, position: int) -> bytes | None:
+    def decode(numbered: tuple[int, Undecoded]) -> bytes | None:
+        position, value = numbered
         try:
             return decode_image(value, image_size=image_size, channels=channels, value_range=value_range, roots=source.roots)
         except UndecodableImage as error:
@@ -197,10 +207,10 @@ def _decode_all(
             raise bad_images.refusal(error, _row(source, position)) from error.__cause__
 
     def rows() -> Iterator[dict[str, list[Any]]]:
-        start = 0
+        start, in_order = 0, InOrder()
         for batch in records.iter(batch_size=DECODING_BATCH):
-            values = batch[source.image_column]
-            yield {"pixels": [decode(value, position) for position, value in enumerate(values, start)]}
+            values = list(enumerate(batch[source.image_column], start))
+            yield {"pixels": list(in_order(decode, values, mean_pixels))}
             start += len(values)
 
     stamps = stamps_of(records, source.image_column, source.roots)
@@ -221,23 +231,25 @@ def _kept_positions(
     pixels: datasets.Dataset,
     source: ImageSource,
     bad_images: BadImages,
-    image_size: int,
-    value_range: ValueRange | None,
-) -> list[int]:
-    """Positions of the images that could be decoded; the others are counted, and a `ValueError` if they are too many."""
-    column = pixels.with_format("arrow")["pixels"][:]
+    **options: Any,
+) -> np.ndarray[Any, Any] | None:
+    """Positions (int64) of the images that could be decoded with these options of `decode_image`; None = all.
+
+    The others are counted, and a `ValueError` if they are too many.
+    """
+    column = pixels.data.column("pixels")
     if column.null_count == 0:
-        return list(range(len(pixels)))
-    missing = column.is_null().to_pylist()
+        return None
+    missing = column.is_null().to_numpy()
     for position in np.flatnonzero(missing).tolist():
         value = source.dataset[position][source.image_column]
         try:
-            decode_image(value, image_size=image_size, channels=1, value_range=value_range, roots=source.roots)
+            decode_image(value, **options, roots=source.roots)
         except UndecodableImage as error:
             bad_images.leave_out(value, error, _row(source, position))
-    if all(missing):
+    if missing.all():
         raise ValueError(f"source is {source.name!r}, but no image of split {source.split!r} can be decoded: give another")
-    return [position for position, is_missing in enumerate(missing) if not is_missing]
+    return np.flatnonzero(~missing)
 
 
 def _require_classes(source: ImageSource, before: torch.Tensor, after: torch.Tensor) -> None:
@@ -252,4 +264,4 @@ def _require_classes(source: ImageSource, before: torch.Tensor, after: torch.Ten
 
 def _row(source: ImageSource, position: int) -> int:
     """The row in the split of a position in the source."""
-    return position if source.kept_rows is None else source.kept_rows[position]
+    return position if source.kept_rows is None else int(source.kept_rows[position])
