@@ -15,7 +15,7 @@ from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.labels import first_ten
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
-from hf_ddpm.diffusion.objective import diffusion_loss, sample_timesteps
+from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.distributed import gather, shard
@@ -66,9 +66,9 @@ def simple_loss(
     """
     _check(pipeline, images, num_images, seed)
     unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
-    # As in the first step of a run: the loss that a run logs is then comparable throughout.
+    # The same draws in all versions: the loss that a run logs is then comparable throughout.
     generator = seeded_generator("step", seed, 0)
-    timesteps = sample_timesteps(num_images, len(alphas_cumprod), "stratified", generator)
+    timesteps = stratified_timesteps(num_images, len(alphas_cumprod), generator)
     noise = torch.randn(num_images, images.channels, images.image_size, images.image_size, generator=generator)
     losses = []
     for rows in torch.arange(num_images).split(BATCH_SIZE):

@@ -11,12 +11,12 @@ from diffusers import DDPMScheduler, EDMEulerScheduler
 from hf_ddpm import heldout_metrics as held_out
 from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.table import ImageTable, load_images
-from hf_ddpm.diffusion.objective import diffusion_loss
+from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
+from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.preview import held_out_loss
-from hf_ddpm.training.step_randomness import sample_step_randomness
 
 T = 12
 NAMES = {digit: str(digit) for digit in range(10)}
@@ -189,17 +189,19 @@ def test_bfloat16_is_near_float32(tiny_pipeline, digits, outputs):
 
 
 @pytest.mark.parametrize("loss", ["l2", "huber"])
-def test_the_loss_is_that_of_the_first_step_s_draws(pipeline, digits, loss):
-    # What training has always logged: the draws of step 0 for all images, in batches of 128.
-    drawn = sample_step_randomness(3, 0, 200, (1, 8, 8), T, "stratified")
+def test_the_loss_is_that_of_the_same_draws_every_time(pipeline, digits, loss):
+    # What training has always logged: the draws of one generator for all images, in batches of 128.
+    generator = seeded_generator("step", 3, 0)
+    all_timesteps = stratified_timesteps(200, T, generator)
+    noise = torch.randn(200, 1, 8, 8, generator=generator)
     with torch.no_grad():
         expected = torch.cat(
             [
                 diffusion_loss(
                     lambda noisy, timesteps, labels: pipeline.unet(noisy, timesteps, class_labels=labels).sample,
                     to_model_range(digits.images(rows)),
-                    drawn.noise[rows],
-                    drawn.timesteps[rows],
+                    noise[rows],
+                    all_timesteps[rows],
                     digits.class_labels[rows],
                     alphas_cumprod=pipeline.scheduler.alphas_cumprod,
                     prediction_type="v_prediction",

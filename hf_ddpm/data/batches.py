@@ -58,9 +58,14 @@ class IndexStream:
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
     """Scale pixels, (B, C, H, W) uint8 in [0, 255], to the range of the model, float32 in [-1, 1]."""
     assert images.dtype == torch.uint8
-    return images.to(torch.float32) / 127.5 - 1
+    scaled = images.numpy().astype(np.float32)  # NumPy, as it runs beside the threads of the network
+    scaled /= 127.5
+    scaled -= 1
+    return torch.from_numpy(scaled)
 
 
 def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mirror images, (B, C, H, W) of any type, left to right where the mask, (B,) bool, is True."""
-    return torch.where(mask[:, None, None, None], images.flip(-1), images)
+    flipped, chosen = images.numpy().copy(), mask.numpy()
+    flipped[chosen] = flipped[chosen][..., ::-1]
+    return torch.from_numpy(flipped)

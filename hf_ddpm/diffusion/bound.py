@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_ddpm.config import PredictionType, VarianceType
 from hf_ddpm.diffusion.likelihood import Posterior, model_log_variance, posterior_of, prior_term, vlb_terms
-from hf_ddpm.diffusion.objective import add_noise, clean_images_of, sample_timesteps
+from hf_ddpm.diffusion.objective import add_noise, clean_images_of, stratified_timesteps
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,6 @@ def sample_bound_timesteps(
 
     `timesteps_per_image` is n, in [1, T - 1] (T - 1 samples each of them once), and each image has its own generator.
     """
-    # Each timestep of sample_timesteps is uniform, so (T - 1) times the mean of their terms is unbiased.
-    rows = [sample_timesteps(timesteps_per_image, num_train_timesteps - 1, "stratified", rng) for rng in generators]
+    # Each timestep of stratified_timesteps is uniform, so (T - 1) times the mean of their terms is unbiased.
+    rows = [stratified_timesteps(timesteps_per_image, num_train_timesteps - 1, rng) for rng in generators]
     return torch.stack(rows) + 1

@@ -6,6 +6,7 @@ Notation: x_0 `clean_images`, epsilon `noise`, x_t `noisy_images`, alpha-bar `al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -163,19 +164,55 @@ def min_snr_weights(prediction_type: PredictionType, alphas_cumprod: Tensor, snr
     return torch.minimum(alphas_cumprod, snr_gamma * noise_level)
 
 
-def sample_timesteps(count: int, num_train_timesteps: int, method: TimestepSampling, generator: torch.Generator) -> Tensor:
-    """Sample one timestep per image: (count,) int64 in [0, num_train_timesteps), each marginally uniform.
+def stratified_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+    """Sample one timestep per image, each marginally uniform: (count,) int64 in [0, num_train_timesteps).
 
-    `stratified` cuts [0, T) into `count` equal strata, samples one timestep from each and shuffles them: the batch covers
-    all noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, independently within each stratum).
-    `per_batch` is the other extreme, for comparison: all images have the timestep that `uniform` gives the first one.
+    [0, T) is cut into `count` equal strata; one timestep is sampled from each, and they are shuffled: the batch covers all
+    noise levels, so its mean loss varies less (Kingma et al. 2021, appendix I.1, independently within each stratum).
     """
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    return _at_fraction((torch.randperm(count, generator=generator) + uniform) / count, num_train_timesteps)
+
+
+def timesteps_at(
+    positions: range,
+    total_batch_size: int,
+    num_train_timesteps: int,
+    method: TimestepSampling,
+    uniform: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The timesteps of some positions of a batch, each marginally uniform: (len(positions),) int64 in [0, T).
+
+    `stratified` is as in `stratified_timesteps`, but without numbers for the other positions: a random affine permutation
+    deals out the strata. `per_batch` is the other extreme, for comparison: all images have the same timestep.
+
+    Args:
+        positions: of the batch of `total_batch_size` images.
+        num_train_timesteps: T.
+        method: how the timesteps of one batch depend on each other.
+        uniform: (len(positions),) float64, independent and uniform in [0, 1), one number of each position.
+        generator: for what the positions have in common; in the same state for all parts of a batch.
+    """
     if method == "stratified":
-        uniform = (torch.randperm(count, generator=generator) + uniform) / count
+        # position -> factor * position + offset modulo N takes every value once if factor and N have no common divisor, and
+        # the uniform offset makes each value equally likely at each position.
+        offset, factor = (_integer_below(total_batch_size, generator) for _ in range(2))
+        while math.gcd(factor, total_batch_size) != 1:
+            factor = _integer_below(total_batch_size, generator)
+        strata = (factor * torch.tensor(positions) + offset) % total_batch_size
+        uniform = (strata + uniform) / total_batch_size
     elif method == "per_batch":
-        uniform = uniform[:1].expand(count)
-    return (uniform * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64).expand(len(positions))
+    return _at_fraction(uniform, num_train_timesteps)
+
+
+def _integer_below(end: int, generator: torch.Generator) -> int:
+    return int(torch.randint(end, (), generator=generator))
+
+
+def _at_fraction(fraction: Tensor, num_train_timesteps: int) -> Tensor:
+    return (fraction * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
 def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -27,14 +27,14 @@ class StepRecord:
 
 
 def check_finite(
-    step: int, loss: Tensor, grad_norm: Tensor, record: StepRecord, accelerator: Accelerator, folder: RunFolder
+    step: int, loss: float, grad_norm: float, record: StepRecord, accelerator: Accelerator, folder: RunFolder
 ) -> None:
     """Raise `FloatingPointError` before a step that would ruin the weights, after `step` steps; fp16 has its loss scaler.
 
-    Every process calls this, with the same `loss` and `grad_norm`, () float32, so that all raise or none, and the `record`
-    of its own samples; those of all processes are written to `folder.diverged(step)`.
+    Every process calls this, with the same `loss` and `grad_norm`, so that all raise or none, and the `record` of its own
+    samples; those of all processes are written to `folder.diverged(step)`.
     """
-    if torch.isfinite(loss) and (accelerator.scaler is not None or torch.isfinite(grad_norm)):
+    if math.isfinite(loss) and (accelerator.scaler is not None or math.isfinite(grad_norm)):
         return
     process = accelerator.process_index
     mine = [
@@ -45,12 +45,12 @@ def check_finite(
     path = folder.diverged(step)
     if accelerator.is_main_process:
         # JSON has no NaN and no infinity: these numbers are written as text.
-        values = {"step": step, "loss": str(loss.item()), "grad_norm": str(float(grad_norm))}
+        values = {"step": step, "loss": str(loss), "grad_norm": str(grad_norm)}
         for entry in micro_steps:
             entry["loss"] = str(entry["loss"])
         write_whole(path, json.dumps({**values, "micro_steps": micro_steps}, indent=1) + "\n")
     raise FloatingPointError(
-        f"step {step}: the loss is {loss.item()} and the gradient norm {float(grad_norm)}; the step was not applied, the "
+        f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; the step was not applied, the "
         f"last checkpoint is good. The samples of the step are listed in {path}. Try a lower --optim.learning_rate, or "
         "--mixed_precision fp32"
     )

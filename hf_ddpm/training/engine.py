@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from hf_ddpm.runtime.folders import publish_directory, put_back
 from hf_ddpm.runtime.heartbeat import before_giving_up
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.progress import Progress
-from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
+from hf_ddpm.runtime.signals import Stopped, stop_requests
 from hf_ddpm.training.checkpoints import (
     DamagedCheckpoint,
     choose_checkpoint,
@@ -63,9 +64,9 @@ class TrainingTask(Generic[RunType, StateType]):
 
     prepare: Callable[[Accelerator], tuple[RunType, StateType]]
     """Reads the data and builds the run with its state at step 0; refuses by ValueError, before anything is written."""
-    train_step: Callable[[StateType, RunType, int], Tensor]
+    train_step: Callable[[StateType, RunType, int], float]
     """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
-    Returns the gradient norm before clipping, () float32."""
+    Returns the gradient norm before clipping."""
     preview: Callable[[StateType, RunType, RunLog], None]
     """Shows what the network can do at this step, in pictures or in the log, without a change to the state. A signal
     interrupts it, and so may an error: the step is saved by then, or afterwards."""
@@ -109,9 +110,10 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
             with (
                 contextlib.closing(log),
                 before_giving_up(partial(save_if_missing, state, run, task)),
-                stop_requests("the run is saved and ends after this step") as stop,
+                stop_requests("the run is saved and ends after this step") as run.stop,
+                contextlib.closing(run.batches),
             ):
-                take_steps(state, run, task, log, stop, preview_pending=preview_pending)
+                take_steps(state, run, task, log, preview_pending=preview_pending)
             return task.finish(state, run)
         except KeyboardInterrupt as interrupt:
             message = f"stopped and saved at step {state.step}; continue with --resume auto"
@@ -213,7 +215,6 @@ def take_steps(
     run: RunType,
     task: TrainingTask[RunType, StateType],
     log: RunLog,
-    stop: StopRequest,
     *,
     preview_pending: bool,
 ) -> None:
@@ -223,7 +224,7 @@ def take_steps(
     """
 
     def make_preview() -> None:
-        with saved_on_failure(state, run, task), log.paused(), stop.raising():
+        with saved_on_failure(state, run, task), log.paused(), run.stop.raising():
             task.preview(state, run, log)
         if run.accelerator.is_main_process:
             note_preview(run.folder.checkpoint(state.step))
@@ -238,8 +239,11 @@ def take_steps(
             done, at_end = state.step, state.step == run.total_steps
             if at_end or is_due(done, run.config.logging.every_steps):
                 log_progress(log, state, run, grad_norm)
-            signal_number = any_process_stopped(stop, run.accelerator)
-        if at_end or is_due(done, run.config.checkpoint.every_steps) or signal_number:
+            save_is_due = at_end or is_due(done, run.config.checkpoint.every_steps)
+            signal_number = state.stop_signal
+            if run.accelerator.num_processes == 1 or save_is_due or task.wants_preview(state, run):
+                signal_number = any_process_stopped(run.stop, run.accelerator)  # also one since the exchange in the step
+        if save_is_due or signal_number:
             with log.paused():
                 save_checkpoint(state, run, preview_pending=task.wants_preview(state, run))
         if signal_number:
@@ -248,12 +252,12 @@ def take_steps(
             make_preview()
 
 
-def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: Tensor) -> None:
+def log_progress(log: RunLog, state: TrainState, run: Run, grad_norm: float) -> None:
     """Log the mean losses since the last logged step, the position in the data, learning rate and gradient norm."""
     values: dict[str, float] = {"images_seen": state.images_seen}
     if run.images.num_images:
         values["epoch"] = state.images_seen / run.images.num_images
-    values |= {**state.take_window(), "lr": state.learning_rate, "grad_norm": float(grad_norm)}
+    values |= {**state.take_window(), "lr": state.learning_rate, "grad_norm": grad_norm}
     log.write(state.step, values, with_speed=True)
 
 
@@ -325,36 +329,40 @@ def _preview_made(checkpoint: Path) -> Path:
     return checkpoint / "training" / "preview_made.json"
 
 
-def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> Tensor:
+def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> float:
     """Apply this step's gradients and advance the counters; return the gradient norm, see `update_weights`."""
-    grad_norm, loss = update_weights(state, run, step, loss, record)
-    count_step(state, run, loss)
+    grad_norm, mean_loss = update_weights(state, run, step, loss, record)
+    count_step(state, run, mean_loss)
     return grad_norm
 
 
-def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[Tensor, Tensor]:
+def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[float, float]:
     """Update the weights that have gradients, after `step` earlier optimizer steps; for errors see `check_finite`.
 
-    `loss` is the mean over this process's images, which `record` lists. Returns the gradient norm before clipping and
-    the mean loss over all processes; all are () float32.
+    `loss`, () float32, is the mean over this process's images, which `record` lists. Returns the gradient norm before
+    clipping and the mean loss over all processes. Here the processes also learn of each other's signals: the step has one
+    exchange besides that of the gradients, and waits for the device once.
     """
     accelerator, max_norm = run.accelerator, run.config.optim.max_grad_norm
     grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
-    loss = accelerator.reduce(loss, reduction="mean")
+    mine = torch.stack([loss, torch.full_like(loss, run.stop.signal_number or 0)])
+    losses, signals = accelerator.gather(mine).view(-1, 2).unbind(1)
+    mean_loss, signal_number, norm = torch.stack([losses.mean(), signals.max(), grad_norm]).tolist()
+    state.stop_signal = int(signal_number) or None
     state.changing = True
-    check_finite(step, loss, grad_norm, record, accelerator, run.folder)
+    check_finite(step, mean_loss, norm, record, accelerator, run.folder)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    return grad_norm, loss
+    return norm, mean_loss
 
 
-def count_step(state: TrainState, run: Run, loss: Tensor) -> None:
-    """Advance learning rate and counters by one step, whose loss was `loss`, () float32."""
+def count_step(state: TrainState, run: Run, loss: float) -> None:
+    """Advance learning rate and counters by one step, whose loss was `loss`."""
     state.learning_rate = state.optimizer.param_groups[0]["lr"]
     state.lr_scheduler.step()
     state.step += 1
     state.images_seen += run.total_batch_size
-    state.window_loss += loss.item()
+    state.window_loss += loss
     state.window_steps += 1
 
 

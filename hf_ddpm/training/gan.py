@@ -23,17 +23,17 @@ from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import TrainingTask, count_step, require_one_process, run_training, update_weights
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import GANConfig
+from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import save_sample_grid
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensors_of
+from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
 from hf_ddpm.training.tracking import RunLog
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 MEANS = ("g_loss", "d_real", "d_fake")
 """Logged beside the discriminator's loss: the generator's loss, and the mean probability of being real that the
 discriminator gave to real and to generated images before its step."""
-
-GANRun = Run[GANConfig]
 
 
 def train_gan(config: GANConfig) -> Path:
@@ -51,6 +51,41 @@ def train_gan(config: GANConfig) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class GANBatch:
+    """What both networks train on in one step, as far as it needs no network; on the host."""
+
+    real: Tensor
+    """(B, C, H, W) float32 in [-1, 1], flipped."""
+    latents: Tensor
+    """(B, latent_dim) float32, standard normal."""
+    noise: Tensor
+    """(B, 3, C, H, W) float32, standard normal, for what the discriminator sees: real, generated, generated again."""
+    class_labels: Tensor | None
+    """(B,) int64; None = unconditional."""
+    sample_ids: Tensor
+    """(B,) int64, see `ImageBatch`."""
+
+
+class GANRun(Run[GANConfig]):
+    """What stays the same while a GAN is trained."""
+
+    def prepare_batch(self, place: Place) -> GANBatch:
+        config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
+        positions, latent_dim = self.positions(place.micro_step), config.model.latent_dim
+        randomness = sample_gan_randomness(config.seed, place.step, positions, latent_dim, self.image_shape)
+        real, labels = to_model_range(batch.images), batch.class_labels
+        if config.data.horizontal_flip:
+            real = flip_horizontally(real, randomness.flip)
+        return GANBatch(
+            real=self.pinned(real),
+            latents=self.pinned(randomness.latents),
+            noise=self.pinned(randomness.noise),
+            class_labels=None if labels is None else self.pinned(labels),
+            sample_ids=batch.sample_ids,
+        )
+
+
 @dataclass(kw_only=True)
 class GANState(GeneratorState[DCGANPipeline]):
     """What changes while a GAN is trained; `window_loss` is the discriminator's.
@@ -62,14 +97,25 @@ class GANState(GeneratorState[DCGANPipeline]):
     network: DCGAN
     """Generator and discriminator."""
     window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEANS, 0.0))
-    """Sums of `MEANS` since the last logged step."""
+    """Sums of `MEANS` since the last logged step, without the `unfetched` ones."""
+    unfetched: list[Tensor] = field(default_factory=list)
+    """`MEANS` of the steps that have not been added yet, on the device, each (3,) float32."""
+
+    def add_means(self) -> None:
+        """Fetch the means of the last steps from the device, which waits for it."""
+        for means in self.unfetched:
+            for name, value in zip(MEANS, means.tolist(), strict=True):
+                self.window[name] += value
+        self.unfetched.clear()
 
     def take_window(self) -> dict[str, float]:
+        self.add_means()
         means = {name: total / self.window_steps for name, total in self.window.items()}
         self.window = dict.fromkeys(MEANS, 0.0)
         return {"d_loss": super().take_window()["loss"], **means}
 
     def progress(self) -> dict[str, Any]:
+        self.add_means()
         return {"window": self.window, **super().progress()}
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
@@ -85,7 +131,7 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
     images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
-    run = Run(config, accelerator, images, None)
+    run = GANRun(config, accelerator, images, None)
     id2label = None if images.class_names is None else dict(enumerate(images.class_names))
     num_classes = None if id2label is None else len(id2label)
     shape: dict[str, Any] = {"sample_size": image_size, "channels": images.channels, "num_classes": num_classes}
@@ -106,17 +152,13 @@ def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANSta
     return run, state
 
 
-def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
+def train_step(state: GANState, run: GANRun, step: int) -> float:
     """Train the discriminator, then the generator, on the same generated images; return the generator's gradient norm."""
-    config, device, network = run.config, run.accelerator.device, state.network
-    randomness = sample_gan_randomness(config.seed, step, run.batch_size, config.model.latent_dim, run.image_shape)
-    batch = run.reader.read(state.images_seen, 0)
-    real = to_model_range(batch.images)
-    if config.data.horizontal_flip:
-        real = flip_horizontally(real, randomness.flip)
-    real, latents = real.to(device), randomness.latents.to(device)
-    noise = config.objective.input_noise * randomness.noise.to(device)
-    labels = None if batch.class_labels is None else batch.class_labels.to(device)
+    config, network = run.config, state.network
+    batch: GANBatch = run.batches.take(Place(step, 0, state.images_seen))
+    real, latents = run.on_device(batch.real), run.on_device(batch.latents)
+    noise = config.objective.input_noise * run.on_device(batch.noise)
+    labels = None if batch.class_labels is None else run.on_device(batch.class_labels)
 
     def score(images: Tensor, noise: Tensor) -> Tensor:
         with run.accelerator.autocast():
@@ -127,25 +169,23 @@ def train_step(state: GANState, run: GANRun, step: int) -> Tensor:
     fake = fake.float()
 
     # Goodfellow et al. 2014, eq. 1, with the targets of Salimans et al. 2016, sec. 3.4.
-    real_score, fake_score = score(real, noise[0]), score(fake.detach(), noise[1])
-    d_loss = adversarial_loss(real_score, config.objective.real_target)
-    d_loss = d_loss + adversarial_loss(fake_score, config.objective.fake_target)
+    scores = score(real, noise[:, 0]), score(fake.detach(), noise[:, 1])
+    d_loss = adversarial_loss(scores[0], config.objective.real_target)
+    d_loss = d_loss + adversarial_loss(scores[1], config.objective.fake_target)
     d_loss.backward()
     record = StepRecord([{"sample_ids": batch.sample_ids, "loss": d_loss.detach()}])
-    _, d_loss = update_weights(state, run, step, d_loss.detach(), record)
+    _, mean_d_loss = update_weights(state, run, step, d_loss.detach(), record)
 
     # The non-saturating loss of the generator, Goodfellow et al. 2014, sec. 3.
     network.discriminator.requires_grad_(False)
-    g_loss = adversarial_loss(score(fake, noise[2]), 1.0)
+    g_loss = adversarial_loss(score(fake, noise[:, 2]), 1.0)
     g_loss.backward()
     network.discriminator.requires_grad_(True)
     record = StepRecord([{"sample_ids": batch.sample_ids, "loss": g_loss.detach()}])
-    grad_norm, g_loss = update_weights(state, run, step, g_loss.detach(), record)
+    grad_norm, _ = update_weights(state, run, step, g_loss.detach(), record)
 
-    count_step(state, run, d_loss)
-    means = (g_loss, real_score.detach().sigmoid().mean(), fake_score.detach().sigmoid().mean())
-    for name, value in zip(MEANS, means, strict=True):
-        state.window[name] += value.item()
+    count_step(state, run, mean_d_loss)
+    state.unfetched.append(torch.stack([g_loss.detach(), *(score.detach().sigmoid().mean() for score in scores)]))
     state.update_average()
     return grad_norm
 
@@ -168,26 +208,27 @@ def finish(state: GANState, run: GANRun) -> Path:
 
 @dataclass(frozen=True)
 class GANRandomness:
-    """The random numbers of one optimizer step of each network, for the N images of its batch."""
+    """The random numbers of one optimizer step of each network, for N images of its batch."""
 
     latents: Tensor
     """(N, latent_dim) float32, standard normal."""
     flip: Tensor
     """(N,) bool, True with probability 0.5."""
     noise: Tensor
-    """(3, N, C, H, W) float32, standard normal, for what the discriminator sees: real, generated, generated again."""
+    """(N, 3, C, H, W) float32, standard normal, for what the discriminator sees: real, generated, generated again."""
 
 
 def sample_gan_randomness(
-    seed: int, step: int, count: int, latent_dim: int, image_shape: tuple[int, int, int]
+    seed: int, step: int, positions: range, latent_dim: int, image_shape: tuple[int, int, int]
 ) -> GANRandomness:
-    """Sample as a function of (seed, step) alone, on the CPU; `count` is N, `image_shape` (C, H, W)."""
-    generator = seeded_generator("gan", seed, step)
-    return GANRandomness(
-        latents=torch.randn(count, latent_dim, generator=generator),
-        flip=torch.rand(count, generator=generator) < 0.5,
-        noise=torch.randn(3, count, *image_shape, generator=generator),
-    )
+    """Sample as a function of (seed, step, position in the batch) alone, on the CPU; `image_shape` is (C, H, W)."""
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        latents = torch.randn(BLOCK, latent_dim, generator=generator)
+        flip = torch.rand(BLOCK, generator=generator) < 0.5
+        return latents, flip, torch.randn(BLOCK, 3, *image_shape, generator=generator)
+
+    return GANRandomness(*draw_in_blocks("gan", seed, step, positions, draw))
 
 
 def adversarial_loss(logits: Tensor, target: float) -> Tensor:

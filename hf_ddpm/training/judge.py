@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.nn import functional
 from transformers import ResNetForImageClassification
 
 from hf_ddpm.config import require
-from hf_ddpm.data.batches import flip_horizontally
+from hf_ddpm.data.batches import ImageBatch, flip_horizontally
 from hf_ddpm.data.load_splits import decode_sources
 from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.table import ImageTable
@@ -26,13 +27,13 @@ from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import TrainingTask, apply_gradients, require_one_process, run_training
 from hf_ddpm.training.optim import build_optimizer
 from hf_ddpm.training.options import JudgeConfig
+from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import TrainState
+from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
 from hf_ddpm.training.tracking import RunLog
 
 TEST_BATCH = 256  # images
-
-JudgeRun = Run[JudgeConfig]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,20 @@ def train_judge(config: JudgeConfig) -> Path:
             finish=finish,
         ),
     )
+
+
+class JudgeRun(Run[JudgeConfig]):
+    """What stays the same while a judge is trained."""
+
+    def prepare_batch(self, place: Place) -> ImageBatch:
+        config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
+        positions = self.positions(place.micro_step)
+        augmentation = sample_augmentation(config.seed, place.step, positions, config.data.max_shift)
+        images = shift_images(batch.images, augmentation.shift)
+        if config.data.horizontal_flip:
+            images = flip_horizontally(images, augmentation.flip)
+        assert batch.class_labels is not None
+        return replace(batch, images=self.pinned(images), class_labels=self.pinned(batch.class_labels))
 
 
 @dataclass(kw_only=True)
@@ -82,7 +97,7 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
         ).to(accelerator.device)
     except ValueError as error:
         raise ValueError(f"--model: {error}") from None
-    run = Run(config, accelerator, train_images, test_images)
+    run = JudgeRun(config, accelerator, train_images, test_images)
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
     model, optimizer = accelerator.prepare(network, optimizer)
@@ -90,20 +105,14 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
     return run, JudgeState(network=network, model=model, optimizer=optimizer, lr_scheduler=lr_scheduler)
 
 
-def train_step(state: JudgeState, run: JudgeRun, step: int) -> Tensor:
+def train_step(state: JudgeState, run: JudgeRun, step: int) -> float:
     """Take one optimizer step over the total batch; see `hf_ddpm.training.loop.train_step`."""
-    config, device = run.config, run.accelerator.device
-    augmentation = sample_augmentation(config.seed, step, run.total_batch_size, config.data.max_shift)
-    loss, record = torch.zeros((), device=device), StepRecord()
+    loss, record = torch.zeros((), device=run.accelerator.device), StepRecord()
     for micro_step in range(run.micro_steps):
-        batch = run.reader.read(state.images_seen, micro_step)
-        part = slice(micro_step * run.batch_size, (micro_step + 1) * run.batch_size)
-        images = shift_images(batch.images, augmentation.shift[part])
-        if config.data.horizontal_flip:
-            images = flip_horizontally(images, augmentation.flip[part])
-        logits = state.model(prepare_pixels(images.to(device))).logits
+        batch: ImageBatch = run.batches.take(Place(step, micro_step, state.images_seen))
         assert batch.class_labels is not None
-        micro_loss = functional.cross_entropy(logits, batch.class_labels.to(device)) / run.micro_steps
+        logits = state.model(prepare_pixels(run.on_device(batch.images))).logits
+        micro_loss = functional.cross_entropy(logits, run.on_device(batch.class_labels)) / run.micro_steps
         run.accelerator.backward(micro_loss)
         loss += micro_loss.detach()
         record.add(sample_ids=batch.sample_ids, loss=micro_loss.detach())
@@ -141,7 +150,7 @@ def measure_accuracy(judge: Judge, images: ImageTable) -> float:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How the N images of one optimizer step are augmented, as a function of (seed, step) alone."""
+    """How N images of one optimizer step are augmented."""
 
     shift: Tensor
     """(N, 2) int64, pixels down and to the right."""
@@ -149,11 +158,14 @@ class Augmentation:
     """(N,) bool, True with probability 0.5."""
 
 
-def sample_augmentation(seed: int, step: int, count: int, max_shift: int) -> Augmentation:
-    """Sample for the total batch of N = `count` images, on the CPU: the same however it is split into micro-steps."""
-    generator = seeded_generator("judge", seed, step)
-    shift = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
-    return Augmentation(shift, torch.rand(count, generator=generator) < 0.5)
+def sample_augmentation(seed: int, step: int, positions: range, max_shift: int) -> Augmentation:
+    """Sample for some positions of the total batch, on the CPU: the same whatever other positions are sampled."""
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        shift = torch.randint(-max_shift, max_shift + 1, (BLOCK, 2), generator=generator)
+        return shift, torch.rand(BLOCK, generator=generator) < 0.5
+
+    return Augmentation(*draw_in_blocks("judge", seed, step, positions, draw))
 
 
 def shift_images(images: Tensor, shift: Tensor) -> Tensor:
@@ -162,7 +174,8 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
     rows = (torch.arange(height) - shift[:, :1]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width) - shift[:, 1:]).clamp(0, width - 1)  # (B, W)
     image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
-    return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    places = (image, channel, rows[:, None, :, None], columns[:, None, None, :])
+    return torch.from_numpy(images.numpy()[tuple(np.asarray(place) for place in places)])
 
 
 def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 from torch import Tensor
 
-from hf_ddpm.data.batches import ImageBatch, flip_horizontally, to_model_range
+from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
@@ -35,16 +35,15 @@ from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import TrainingTask, apply_gradients, is_due, run_training
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
-from hf_ddpm.training.step_randomness import StepRandomness, reseed_dropout, sample_step_randomness
+from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
 from hf_ddpm.training.tracking import RunLog
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 """Measures a pipeline; what it returns is logged."""
-DiffusionState = GeneratorState[CFGDDPMPipeline]
-"""What changes while a diffusion model is trained; the network is called like a UNet2DModel."""
 
 
 def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
@@ -68,6 +67,30 @@ def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
     )
 
 
+@dataclass(kw_only=True)
+class DiffusionState(GeneratorState[CFGDDPMPipeline]):
+    """What changes while a diffusion model is trained; the network is called like a UNet2DModel."""
+
+    alphas_cumprod: Tensor
+    """(T,) float32, of the noise schedule, on the device: a copy in every step would wait for it."""
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """What one process trains on in one micro-step, as far as it needs no network; on the host."""
+
+    images: Tensor
+    """(B, C, H, W) float32 in [-1, 1], flipped."""
+    noise: Tensor
+    """(B, C, H, W) float32, standard normal."""
+    timesteps: Tensor
+    """(B,) int64 in [0, T)."""
+    class_labels: Tensor | None
+    """(B,) int64, the null label where the class is dropped; None = unconditional."""
+    sample_ids: Tensor
+    """(B,) int64, see `ImageBatch`."""
+
+
 @dataclass
 class DiffusionRun(Run[TrainConfig]):
     """What stays the same while a diffusion model is trained."""
@@ -85,6 +108,30 @@ class DiffusionRun(Run[TrainConfig]):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "null_label": self.null_label}
+
+    def prepare_batch(self, place: Place) -> DiffusionBatch:
+        config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
+        randomness = sample_step_randomness(
+            config.seed,
+            place.step,
+            self.positions(place.micro_step),
+            total_batch_size=self.total_batch_size,
+            image_shape=self.image_shape,
+            num_train_timesteps=config.schedule.num_train_timesteps,
+            timestep_sampling=config.objective.timestep_sampling,
+        )
+        images, class_labels = to_model_range(batch.images), batch.class_labels
+        if config.data.horizontal_flip:
+            images = flip_horizontally(images, randomness.flip)
+        if class_labels is not None and self.null_label is not None:
+            class_labels = drop_labels(class_labels, randomness.label_drop, self.class_dropout_prob, self.null_label)
+        return DiffusionBatch(
+            images=self.pinned(images),
+            noise=self.pinned(randomness.noise),
+            timesteps=self.pinned(randomness.timesteps),
+            class_labels=None if class_labels is None else self.pinned(class_labels),
+            sample_ids=batch.sample_ids,
+        )
 
 
 def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun, DiffusionState]:
@@ -158,6 +205,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         ema=build_ema(tensors_of(unet).values(), config.ema),
         pipeline=CFGDDPMPipeline(averaged_unet, noise_scheduler, id2label=id2label, null_label=run.null_label),
         averaged_weights=UNET_WEIGHTS,
+        alphas_cumprod=noise_scheduler.alphas_cumprod.to(run.accelerator.device),
     )
 
 
@@ -176,52 +224,33 @@ def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
     return network.to(run.accelerator.device)
 
 
-def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> Tensor:
-    """Take one step over the total batch; return the gradient norm before clipping, () float32, see `update_weights`."""
+def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:
+    """Take one step over the total batch; return the gradient norm before clipping, see `update_weights`."""
     config, accelerator = run.config, run.accelerator
-    randomness = sample_step_randomness(
-        config.seed,
-        step,
-        run.total_batch_size,
-        run.image_shape,
-        config.schedule.num_train_timesteps,
-        config.objective.timestep_sampling,
-    )
     loss, record = torch.zeros((), device=accelerator.device), StepRecord()
     for micro_step in range(run.micro_steps):
-        start = (micro_step * accelerator.num_processes + accelerator.process_index) * run.batch_size
+        batch = run.batches.take(Place(step, micro_step, state.images_seen))
         reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
         with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
-            batch = run.reader.read(state.images_seen, micro_step)
-            part = randomness.slice(start, run.batch_size)
-            micro_loss = micro_batch_loss(state, run, batch, part) / run.micro_steps
+            micro_loss = micro_batch_loss(state, run, batch) / run.micro_steps
             accelerator.backward(micro_loss)
         loss += micro_loss.detach()
-        record.add(sample_ids=batch.sample_ids, timesteps=part.timesteps, loss=micro_loss.detach())
+        record.add(sample_ids=batch.sample_ids, timesteps=batch.timesteps, loss=micro_loss.detach())
     grad_norm = apply_gradients(state, run, step, loss, record)
     state.update_average()
     return grad_norm
 
 
-def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: ImageBatch, randomness: StepRandomness) -> Tensor:
+def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: DiffusionBatch) -> Tensor:
     """Loss of one micro-batch, () float32 with a gradient."""
-    objective, device = run.config.objective, run.accelerator.device
-    images = to_model_range(batch.images)
-    if run.config.data.horizontal_flip:
-        images = flip_horizontally(images, randomness.flip)
-    class_labels = batch.class_labels
-    if class_labels is not None:
-        if run.null_label is not None:
-            class_labels = drop_labels(class_labels, randomness.label_drop, run.class_dropout_prob, run.null_label)
-        class_labels = class_labels.to(device, non_blocking=True)
-    scheduler = state.pipeline.scheduler
+    objective, scheduler = run.config.objective, state.pipeline.scheduler
     return diffusion_loss(
         lambda noisy_images, timesteps, labels: state.model(noisy_images, timesteps, class_labels=labels).sample,
-        images.to(device, non_blocking=True),
-        randomness.noise.to(device, non_blocking=True),
-        randomness.timesteps.to(device, non_blocking=True),
-        class_labels,
-        alphas_cumprod=scheduler.alphas_cumprod.to(device),
+        run.on_device(batch.images),
+        run.on_device(batch.noise),
+        run.on_device(batch.timesteps),
+        None if batch.class_labels is None else run.on_device(batch.class_labels),
+        alphas_cumprod=state.alphas_cumprod,
         prediction_type=objective.prediction_type,
         loss=objective.loss,
         snr_gamma=objective.snr_gamma,

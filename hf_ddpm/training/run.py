@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_ddpm.data.stream import ImageStream, StreamReader
 from hf_ddpm.data.table import ImageTable, TableReader
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
+from hf_ddpm.runtime.signals import StopRequest
 from hf_ddpm.training.optim import build_lr_scheduler
 from hf_ddpm.training.options import RunConfig
+from hf_ddpm.training.prefetch import Place, Prefetch
+from hf_ddpm.training.step_randomness import RANDOMNESS_VERSION
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 
 
 @dataclass
-class Run(Generic[ConfigType]):
+class Run(ABC, Generic[ConfigType]):
     """What stays the same while a network is trained."""
 
     config: ConfigType
@@ -53,7 +58,11 @@ class Run(Generic[ConfigType]):
     image_shape: tuple[int, int, int] = field(init=False)
     """(C, H, W) of an image."""
     reader: TableReader | StreamReader = field(init=False)
-    """Reads the batches of this process."""
+    """Reads the images of this process."""
+    batches: Prefetch[Any] = field(init=False)
+    """The batches of this process, from `prepare_batch`."""
+    stop: StopRequest = field(init=False, default_factory=StopRequest)
+    """Whether a signal has asked this process to end the run."""
 
     def __post_init__(self) -> None:
         config, accelerator, images = self.config, self.accelerator, self.images
@@ -69,6 +78,35 @@ class Run(Generic[ConfigType]):
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
         )
+        self.batches = Prefetch(self.prepare_batch, self.following, accelerator.device)
+
+    @abstractmethod
+    def prepare_batch(self, place: Place) -> Any:
+        """Read a micro-batch of this process and do all that needs no network: a function of its place alone.
+
+        A thread of its own calls it, in order.
+        """
+
+    def following(self, place: Place) -> Place | None:
+        """The place after another one; None = the run ends there."""
+        if place.micro_step + 1 < self.micro_steps:
+            return replace(place, micro_step=place.micro_step + 1)
+        if place.step + 1 < self.total_steps:
+            return Place(place.step + 1, 0, place.images_seen + self.total_batch_size)
+        return None
+
+    def positions(self, micro_step: int) -> range:
+        """The positions of a micro-batch of this process in the total batch."""
+        start = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * self.batch_size
+        return range(start, start + self.batch_size)
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """A tensor from which the device can copy while the CPU continues."""
+        return tensor.pin_memory() if self.accelerator.device.type == "cuda" else tensor
+
+    def on_device(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device of the run, which does not wait for the copy if it is `pinned`."""
+        return tensor.to(self.accelerator.device, non_blocking=True)
 
     def begin_at(self, step: int, images_seen: int) -> None:
         """Continue after this number of optimizer steps and images, which set the end of a run that is given in epochs."""
@@ -104,4 +142,5 @@ class Run(Generic[ConfigType]):
         surroundings = describe_environment(self.accelerator.device, self.accelerator.num_processes)
         names = ("packages", "processor", "device", "num_processes", "num_threads")
         environment = {name: surroundings[name] for name in names}
-        return {**asdict(self.config), "data_fingerprint": self.images.fingerprint, "environment": environment}
+        facts = {"data_fingerprint": self.images.fingerprint, "randomness_version": RANDOMNESS_VERSION}
+        return {**asdict(self.config), **facts, "environment": environment}

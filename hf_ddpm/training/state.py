@@ -53,6 +53,8 @@ class TrainState:
     """Of the last step."""
     saved_step: int = 0
     """The step that the newest checkpoint was saved at."""
+    stop_signal: int | None = None
+    """The signal that had asked a process to stop by the last step's exchange; None = none, in all processes the same."""
     changing: bool = False
     """Whether an optimizer step is being applied: the state is then that of no step."""
     window_loss: float = 0.0

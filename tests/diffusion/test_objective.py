@@ -21,8 +21,9 @@ from hf_ddpm.diffusion.objective import (
     min_snr_weights,
     noise_from_clean_images,
     noise_from_velocity,
-    sample_timesteps,
+    stratified_timesteps,
     target_of,
+    timesteps_at,
     velocity_of,
 )
 
@@ -346,42 +347,47 @@ def test_min_snr_weights_are_finite_at_both_ends(prediction_type, at_snr_0, at_i
 # Timesteps
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("count", "steps"), [(1, 2), (7, 1000), (5000, 10)])
-def test_timesteps_are_one_a_sample_and_in_range(method, count, steps):
-    timesteps = sample_timesteps(count, steps, method, torch.Generator().manual_seed(0))
+def test_timesteps_are_one_a_sample_and_in_range(count, steps):
+    timesteps = stratified_timesteps(count, steps, torch.Generator().manual_seed(0))
     assert timesteps.shape == (count,) and timesteps.dtype == torch.int64
     assert timesteps.min() >= 0 and timesteps.max() < steps
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_timesteps_are_a_function_of_the_generator(method):
-    draws = [sample_timesteps(64, 1000, method, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+def test_timesteps_are_a_function_of_the_generator():
+    draws = [stratified_timesteps(64, 1000, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_stratified_timesteps_are_one_in_each_stratum(seed):
     generator = torch.Generator().manual_seed(seed)
-    strata = sample_timesteps(50, 1000, "stratified", generator) // 20
+    strata = stratified_timesteps(50, 1000, generator) // 20
     assert torch.equal(strata.sort().values, torch.arange(50))
     assert not torch.equal(strata, torch.arange(50))
-    counts = sample_timesteps(3000, 1000, "stratified", generator).bincount(minlength=1000)
+    counts = stratified_timesteps(3000, 1000, generator).bincount(minlength=1000)
     assert (counts == 3).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("position", [0, 4])
-def test_each_sample_has_uniform_timesteps(method, position):
+def test_each_sample_has_uniform_timesteps(position):
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([sample_timesteps(5, 8, method, generator) for _ in range(4000)])[:, position]
+    draws = torch.stack([stratified_timesteps(5, 8, generator) for _ in range(4000)])[:, position]
     chi_squared = ((draws.bincount(minlength=8) - 500) ** 2 / 500).sum()
     assert chi_squared < 24.3  # 99.9 % of the distribution with 7 degrees of freedom
 
 
-def test_per_batch_timesteps_are_one_for_all():
-    one, each = (sample_timesteps(64, 1000, way, torch.Generator().manual_seed(0)) for way in ("per_batch", "uniform"))
-    assert torch.equal(one, each[:1].repeat(64)) and len(each.unique()) > 32
+@pytest.mark.parametrize("method", METHODS)
+def test_timesteps_at_positions_are_in_range_at_both_ends_of_the_uniform_numbers(method):
+    for uniform in (torch.zeros(3, dtype=torch.float64), torch.full((3,), 1 - 2**-53, dtype=torch.float64)):
+        timesteps = timesteps_at(range(4, 7), 7, 10, method, uniform, torch.Generator().manual_seed(0))
+        assert timesteps.shape == (3,) and timesteps.dtype == torch.int64
+        assert timesteps.min() >= 0 and timesteps.max() < 10
+
+
+def test_uniform_timesteps_are_those_of_the_uniform_numbers():
+    uniform = torch.tensor([0.0, 0.25, 0.999], dtype=torch.float64)
+    assert timesteps_at(range(3), 3, 100, "uniform", uniform, torch.Generator()).tolist() == [0, 25, 99]
 
 
 # Labels

@@ -37,7 +37,8 @@ def test_the_batch_that_broke_a_run_is_listed(tiny_options, tmp_path):
     num_images = len(load_images("digits", "train", image_size=8))
     rows = IndexStream(num_images, seed=0).indices(step * 16, 16).tolist()
     assert [row for entry in listed["micro_steps"] for row in entry["sample_ids"]] == rows
-    sampled = sample_step_randomness(0, step, 16, (1, 8, 8), 1000, "stratified").timesteps.tolist()
+    shape = {"total_batch_size": 16, "image_shape": (1, 8, 8), "num_train_timesteps": 1000}
+    sampled = sample_step_randomness(0, step, range(16), **shape, timestep_sampling="stratified").timesteps.tolist()
     assert [t for entry in listed["micro_steps"] for t in entry["timesteps"]] == sampled
     assert choose_checkpoint(RunFolder(folder), "latest").name == f"step-{step:08d}", "the last one before it, and whole"
 

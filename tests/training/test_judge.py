@@ -285,12 +285,14 @@ def test_several_processes_are_refused(some_digits, monkeypatch, tmp_path):
 
 
 def test_augmentation_is_a_function_of_seed_and_step():
-    same, again = (sample_augmentation(5, 3, 64, 2) for _ in range(2))
+    same, again = (sample_augmentation(5, 3, range(64), 2) for _ in range(2))
     assert torch.equal(same.shift, again.shift) and torch.equal(same.flip, again.flip)
-    for other in (sample_augmentation(5, 4, 64, 2), sample_augmentation(6, 3, 64, 2)):
+    for other in (sample_augmentation(5, 4, range(64), 2), sample_augmentation(6, 3, range(64), 2)):
         assert not torch.equal(same.shift, other.shift) and not torch.equal(same.flip, other.flip)
     assert set(same.shift.flatten().tolist()) == {-2, -1, 0, 1, 2}
-    assert (sample_augmentation(5, 3, 64, 0).shift == 0).all()
+    assert (sample_augmentation(5, 3, range(64), 0).shift == 0).all()
+    part = sample_augmentation(5, 3, range(20, 30), 2)
+    assert torch.equal(part.shift, same.shift[20:30]) and torch.equal(part.flip, same.flip[20:30])
 
 
 def test_images_are_shifted_each_by_its_own():

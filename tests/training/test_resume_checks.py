@@ -25,6 +25,11 @@ def identity(**changes) -> dict:
     return options
 
 
+def test_a_checkpoint_from_before_blocks_of_random_numbers_resumes_with_a_warning():
+    (warning,) = check_changes(identity(), identity(randomness_version=2))
+    assert warning == "randomness_version was 1 and is now 2"
+
+
 def test_nothing_changed():
     assert check_changes(identity(), identity()) == []
 

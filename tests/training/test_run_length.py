@@ -14,7 +14,7 @@ from hf_ddpm.training.checkpoints import write_manifest
 from hf_ddpm.training.engine import build_accelerator
 from hf_ddpm.training.gan import train_gan
 from hf_ddpm.training.judge import train_judge
-from hf_ddpm.training.loop import train
+from hf_ddpm.training.loop import DiffusionRun, train
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 from hf_ddpm.training.run import Run
 
@@ -56,7 +56,7 @@ def length_of(images, tiny_options):
 
     def build(step: int, images_seen: int, *options: str) -> Run:
         config = parse_config(TrainConfig, [*tiny_options, "--output_dir=nowhere", *options])
-        run = Run(config, build_accelerator(config), images, None)
+        run = DiffusionRun(config, build_accelerator(config), images, None)
         run.begin_at(step, images_seen)
         return run
 
