@@ -125,7 +125,7 @@ def test_a_run_reads_its_batches_and_no_more(options, monkeypatch, streaming, re
     assert positions == [(32, 0, "prefetch"), (40, 0, "prefetch")]
 
 
-def test_a_damaged_image_ends_the_run_at_its_step(tiny_options, tmp_path, caplog, monkeypatch):
+def test_a_damaged_image_ends_the_run_at_its_step(tiny_options, tmp_path, caplog):
     """Not at the step before, during which it was read; what was trained before it is saved."""
     folder = tmp_path / "data"
     folder.mkdir()
@@ -133,19 +133,9 @@ def test_a_damaged_image_ends_the_run_at_its_step(tiny_options, tmp_path, caplog
         pixels = np.full((8, 8), row, dtype=np.uint8)
         PIL.Image.fromarray(pixels).save(folder / f"{row:02d}.png")
     (folder / "13.png").write_bytes(b"no image")
-    options = [
-        *tiny_options,
-        f"--data.source={folder}",
-        "--data.streaming=true",
-        "--data.shuffle_buffer=1",
-        "--max_train_steps=9",
-    ]
-    options += [
-        "--data.channels=1",
-        "--data.value_range=[0, 255]",
-        "--data.batch_size=2",
-        f"--output_dir={tmp_path / 'run'}",
-    ]
+    data = [f"--data.source={folder}", "--data.streaming=true", "--data.channels=1", "--data.value_range=[0, 255]"]
+    data += ["--data.shuffle_buffer=1", "--data.batch_size=2"]
+    options = [*tiny_options, *data, "--max_train_steps=9", f"--output_dir={tmp_path / 'run'}"]
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="13.png.* cannot be decoded"):
         loop.train(parse_config(TrainConfig, options))
     (saved,) = RunFolder(tmp_path / "run").checkpoints()

@@ -255,7 +255,8 @@ def test_both_processes_say_which_samples_broke_the_run(pair, folder):
 
 
 def test_a_signal_to_one_process_stops_both(pair, folder):
-    stopped = [signal.SIGTERM, "stopped and saved at step 1; continue with --resume auto"]
+    # The signal comes after the exchange of step 1, so that the other process learns of it in step 2.
+    stopped = [signal.SIGTERM, "stopped and saved at step 2; continue with --resume auto"]
     assert ends(folder)[1:] == [(stopped, stopped), (143, 143)]
     assert_equal_runs(folder / "stopped", folder / "whole")
     assert {path.name[:5] for path in (folder / "some").iterdir()} == {"00000", "00004"}, "one batch each"
