@@ -47,7 +47,6 @@ class HeldOutBits:
     """(T,) float64: mean term of each timestep, the decoder first; NaN where no image has this timestep."""
 
 
-@torch.no_grad()
 def simple_loss(
     pipeline: CFGDDPMPipeline,
     images: ImageTable,
@@ -64,6 +63,20 @@ def simple_loss(
     spread over the table, which may be sorted, instead of the first ones. A `ValueError` if they are too few or do not
     match the model.
     """
+    return _estimate(simple_losses(pipeline, images, num_images=num_images, seed=seed, loss=loss, spread=spread))
+
+
+@torch.no_grad()
+def simple_losses(
+    pipeline: CFGDDPMPipeline,
+    images: ImageTable,
+    *,
+    num_images: int = 512,
+    seed: int = 0,
+    loss: str = "l2",
+    spread: bool = False,
+) -> Tensor:
+    """The loss of each image, (num_images,) float32 on the pipeline's device, of which `simple_loss` is the mean."""
     _check(pipeline, images, num_images, seed)
     unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
     # The same draws in all versions: the loss that a run logs is then comparable throughout.
@@ -86,7 +99,7 @@ def simple_loss(
             loss=loss,
         )
         losses.append(part.sample_losses)
-    return _estimate(torch.cat(losses))
+    return torch.cat(losses)
 
 
 def bits_per_dim(

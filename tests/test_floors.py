@@ -23,7 +23,7 @@ FLOORS = {
     "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0, "first_checks": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "hub": 2,
-    "training": 3, "evaluation": 3,
+    "training": 3, "evaluation": 3, "doctor": 3,
     "experiments": 4,
 }  # fmt: skip
 TOOLS_OF = {

@@ -232,21 +232,28 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
     )
 
 
-def read_run(run: RunFolder) -> RunFacts:
-    """Read the files of a run folder; ValueError: config.yaml is damaged. What else is damaged is left out and logged."""
+def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts:
+    """Read the files of a run folder; ValueError: config.yaml is damaged.
+
+    What else is damaged is left out, and a warning says of what it is left out.
+    """
     config = run.read_options()
-    results = {path: _part(path, _read_results) for path in sorted(run.results.glob("*.json")) if path.name[0] != "."}
+
+    def part(path: Path, read: Callable[[Path], Part]) -> Part | None:
+        return _part(path, read, left_out_of)
+
+    results = {path: part(path, _read_results) for path in sorted(run.results.glob("*.json")) if path.name[0] != "."}
     last = max(run.sample_grids().items(), default=None)
-    picture = None if last is None else _part(last[1], lambda path: _check_picture(path, run.path))
+    picture = None if last is None else part(last[1], lambda path: _check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
     return RunFacts(
         config=config,
-        machine=_part(run.environment, _read_machine) or MachineFacts(),
-        log=_part(run.metrics, lambda _: [_finite(line) for line in run.read_metrics()]) or [],
+        machine=part(run.environment, _read_machine) or MachineFacts(),
+        log=part(run.metrics, lambda _: [_finite(line) for line in run.read_metrics()]) or [],
         results={path.stem: it for path, it in results.items() if it is not None},
         samples=None if last is None or picture is None else (last[0], picture),
-        grid=_part(run.grid_settings, lambda _: run.read_grid_settings()),
-        data=_part(run.data, DataDescription.read),
+        grid=part(run.grid_settings, lambda _: run.read_grid_settings()),
+        data=part(run.data, DataDescription.read),
         source=source,
         source_kind=source_kind(source, run.path),
     )
@@ -264,7 +271,7 @@ def source_kind(source: str, run_dir: Path) -> SourceKind:
     return "local" if is_local else "hub"
 
 
-def _part(path: Path, read: Callable[[Path], Part]) -> Part | None:
+def _part(path: Path, read: Callable[[Path], Part], left_out_of: str) -> Part | None:
     """Read a file of the run; None = there is none, or it is damaged, as a warning says."""
     if not os.path.lexists(path):
         return None
@@ -275,7 +282,7 @@ def _part(path: Path, read: Callable[[Path], Part]) -> Part | None:
     except Exception as error:  # a file that anyone may have edited makes a reader raise anything
         is_clear = isinstance(error, ValueError | OSError)
         reason = one_line(error if is_clear else f"{path} is damaged ({type(error).__name__})", MAX_REASON)
-        logger.warning("left out of the model card: %s", reason if str(path) in reason else f"{path}, {reason}")
+        logger.warning("left out of %s: %s", left_out_of, reason if str(path) in reason else f"{path}, {reason}")
         return None
 
 

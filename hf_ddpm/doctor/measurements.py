@@ -1,0 +1,139 @@
+"""What the network and its samples show, which takes sampling: `measure(facts, num_images=200)`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_ddpm.data.load_splits import load_splits
+from hf_ddpm.data.options import SplitsConfig
+from hf_ddpm.data.table import ImageTable
+from hf_ddpm.doctor.facts import Facts
+from hf_ddpm.doctor.measured import LabelGain, Measured, RealSet, SampledSet
+from hf_ddpm.heldout_metrics import simple_losses
+from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics, frechet_distance
+from hf_ddpm.metrics.nearest import nearest_distances
+from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.runtime.distributed import init_distributed
+from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, image_shape_of, load_pipeline
+
+LOSS_IMAGES = 512
+DEFAULT_STEPS = 50
+BLOCK = 8192
+"""Training images in memory at a time."""
+SMALL_SIZE = 16
+"""Pixels of a side for the Fréchet distance, which takes a time that grows with the sixth power of it."""
+MOMENT_IMAGES = BLOCK
+"""Most training images whose mean and covariance are computed."""
+
+
+def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inference_steps: int | None) -> Measured:
+    """Sample from the newest model of a run, and compare with its data; a `ValueError` says why that is impossible.
+
+    Args:
+        facts: the run, of a diffusion model or a GAN.
+        num_images: samples, and at most as many real images.
+        scheduler, num_inference_steps: how the samples are taken; None = the saved scheduler, 50 steps.
+    """
+    assert facts.model is not None, "refused before"
+    init_distributed(None if (threads := facts.number("", "num_threads")) is None else int(threads))
+    pipeline = load_pipeline(str(facts.model), scheduler=scheduler)
+    channels, image_size, _ = image_shape_of(pipeline)
+    known = {option.name for option in fields(SplitsConfig)}
+    options = {name: value for name, value in (facts.run.config.get("data") or {}).items() if name in known}
+    train, test = load_splits(SplitsConfig(**options), image_size=image_size, channels=channels)
+    test = test if facts.has_held_out_split else None
+    moments_of_train = _moments(train.images(_spread_rows(train, MOMENT_IMAGES)))
+
+    def sample(pipeline: ImagePipeline, name: str | None, steps: int | None, guidance_scale: float | None) -> SampledSet:
+        images = _samples(pipeline, num_images, {"num_inference_steps": steps, "guidance_scale": guidance_scale})
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        frechet = frechet_distance(_moments(pixels), moments_of_train, warn=False)
+        distances = _nearest(_as_rows(pixels), train).tolist()
+        return SampledSet(scheduler=name, num_inference_steps=steps, distances=distances, frechet=frechet)
+
+    name = steps = preview = None
+    if isinstance(pipeline, CFGDDPMPipeline):
+        name = scheduler or type(pipeline.scheduler).__name__
+        steps = min(num_inference_steps or DEFAULT_STEPS, pipeline.scheduler.config.num_train_timesteps)
+    samples = sample(pipeline, name, steps, default_guidance_scale(pipeline))
+    grid = facts.run.grid
+    if steps is not None and grid is not None and grid.scheduler is not None:
+        previewed = load_pipeline(str(facts.model), scheduler=grid.scheduler)
+        preview = sample(previewed, grid.scheduler, grid.num_inference_steps, grid.guidance_scale)
+    real = RealSet(distances=_real_distances(train, test, num_images).tolist(), is_held_out=test is not None)
+    gain = _label_gain(pipeline, train if test is None else test, is_held_out=test is not None)
+    return Measured(samples=samples, preview=preview, real=real, label_gain=gain)
+
+
+def _samples(pipeline: ImagePipeline, num_images: int, options: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """(N, H, W, C) uint8 samples, of the classes in turn."""
+    count = pipeline.num_classes if pipeline.is_conditional else None
+    labels = [None if count is None else number % count for number in range(num_images)]
+    batches = generate(pipeline, class_labels=labels, progress=True, **options)
+    return np.concatenate([batch.images for batch in batches])
+
+
+def _real_distances(train: ImageTable, test: ImageTable | None, num_images: int) -> np.ndarray[Any, Any]:
+    """Distance of held-out images to their nearest training image; without any, of training images to the nearest other."""
+    table = train if test is None else test
+    rows = _spread_rows(table, num_images)
+    return _nearest(_as_rows(table.images(rows)), train, but=rows if test is None else None)
+
+
+def _nearest(queries: np.ndarray[Any, Any], train: ImageTable, but: Tensor | None = None) -> np.ndarray[Any, Any]:
+    """Distance of (N, D) pixels in [0, 1] to their nearest training image, RMS over the pixels: at most (N,) float32.
+
+    `but`, (N,) int64: the training image that each of them is and that is left out; None = they are none. Without another
+    training image they have no distance.
+    """
+    nearest = np.full(len(queries), np.inf, dtype=np.float32)
+    for block in torch.arange(len(train)).split(BLOCK):
+        references = _as_rows(train.images(block))
+        if but is None:
+            nearest = np.minimum(nearest, nearest_distances(queries, references)[0])
+            continue
+        for number, own in enumerate(but.tolist()):
+            others = np.delete(references, own - int(block[0]), axis=0) if block[0] <= own <= block[-1] else references
+            if len(others):
+                nearest[number] = min(nearest[number], nearest_distances(queries[number : number + 1], others)[0][0])
+    return nearest[np.isfinite(nearest)] / math.sqrt(queries.shape[1])
+
+
+def _as_rows(images: Tensor) -> np.ndarray[Any, Any]:
+    """(N, C, H, W) uint8 images as (N, C * H * W) float32 pixels in [0, 1]."""
+    return (images.flatten(1).float() / 255).numpy()
+
+
+def _moments(images: Tensor) -> GaussianStatistics:
+    """Mean and covariance of the pixels of (N, C, H, W) uint8 images, which are reduced to at most 16 x 16."""
+    height, width = (min(side, SMALL_SIZE) for side in images.shape[-2:])
+    small = functional.adaptive_avg_pool2d(images.float() / 255, (height, width))
+    moments = RunningStatistics(small[0].numel())
+    moments.update(small.flatten(1).numpy())
+    return moments.result()
+
+
+def _spread_rows(table: ImageTable, most: int) -> Tensor:
+    """Evenly spread positions of at most this many images of a table, which may be sorted: (N,) int64."""
+    count = min(most, len(table))
+    return torch.arange(count) * len(table) // count
+
+
+def _label_gain(pipeline: ImagePipeline, images: ImageTable, *, is_held_out: bool) -> LabelGain | None:
+    """How much smaller the loss is with the right labels than with wrong ones, noise and timesteps being the same."""
+    if not isinstance(pipeline, CFGDDPMPipeline) or images.class_labels is None or (pipeline.num_classes or 0) < 2:
+        return None
+    count, classes = min(LOSS_IMAGES, len(images)), pipeline.num_classes or 0
+    shifts = 1 + torch.arange(len(images)) % (classes - 1)
+    wrong = replace(images, class_labels=(images.class_labels + shifts) % classes)
+    right_losses, wrong_losses = (simple_losses(pipeline, it, num_images=count, spread=True) for it in (images, wrong))
+    gain = (wrong_losses - right_losses).double() / wrong_losses.double().mean()
+    stderr = gain.std().item() / math.sqrt(count) if count > 1 else math.inf
+    return LabelGain(mean=gain.mean().item(), stderr=stderr, num_images=count, is_held_out=is_held_out)
