@@ -111,9 +111,9 @@ def _rows(texts: Mapping[str, str]) -> str:
 
 def _usage(option: Option) -> str:
     """An option with what it takes, such as `--data.batch_size N`."""
-    if option.is_flag:
+    if option.choices == (bool,):
         return f"--{option.name}" + (" true|false" if option.default is None else "")
-    words = list(dict.fromkeys(_word(kind) for kind in option.choices))
+    words = list(dict.fromkeys(_word(kind) for kind in option.choices if kind is not bool))
     return f"--{option.name} {'|'.join(words)}"
 
 

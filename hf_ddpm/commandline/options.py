@@ -29,7 +29,7 @@ class Option:
     @property
     def is_flag(self) -> bool:
         """Whether its name alone switches it on."""
-        return self.choices == (bool,)
+        return bool in self.choices
 
     @property
     def is_list(self) -> bool:

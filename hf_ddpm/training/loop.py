@@ -30,6 +30,7 @@ from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
+from hf_ddpm.training.compiling import check_compiling, compile_network
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import TrainingTask, apply_gradients, is_due, run_training
@@ -136,6 +137,7 @@ class DiffusionRun(Run[TrainConfig]):
 
 def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun, DiffusionState]:
     """Read the data and build a diffusion run with its state at step 0."""
+    check_compiling(str(config.compile), accelerator.device)
     run = DiffusionRun(config, accelerator, *load_data(config, accelerator))
     return run, build_state(config, run)
 
@@ -181,7 +183,8 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         unet.enable_gradient_checkpointing()
     optimizer = build_optimizer(unet.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
-    model, optimizer = run.accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
+    compile_network(unet, str(config.compile))
+    model, optimizer = run.accelerator.prepare(unet, optimizer)
     model.train()
     schedule = config.schedule
     noise_scheduler = build_noise_scheduler(

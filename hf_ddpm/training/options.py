@@ -76,8 +76,14 @@ class RunOptions(BaseConfig):
 class CompileOptions(RunOptions):
     """Whether the network is compiled."""
 
-    compile: bool = False
-    """Compile the network with torch.compile: takes a minute or more at the start, then steps are faster."""
+    compile: Literal["none", "regional", "full"] | bool = "none"
+    """Compile the network with torch.compile, `regional` block by block or `full` (also true) as a whole: takes a minute or
+    more in the first step, then steps may be faster; `none` (also false) = not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.compile, bool):
+            self.compile = "full" if self.compile else "none"
 
 
 @dataclass(kw_only=True)

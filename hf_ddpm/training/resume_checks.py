@@ -35,6 +35,8 @@ _ALLOWED = (
 
 # What checkpoints of earlier versions do not record, with what those versions did.
 _EARLIER = {"model.architecture": "unet", "randomness_version": 1}
+# Values that checkpoints of earlier versions have, with what they are called now.
+_RENAMED = {"compile": {"False": "none", "True": "full"}}
 
 
 def check_changes(
@@ -46,6 +48,7 @@ def check_changes(
     """
     before, now = _flatten(saved), _flatten(current)
     before = {name: did for name, did in _EARLIER.items() if name in now} | before
+    before |= {name: names.get(str(before[name]), before[name]) for name, names in _RENAMED.items() if name in before}
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     fatal = [name for name in changed if _matches(name, (*_FATAL, "data_fingerprint")) and name not in _FATAL_EXCEPT]
     if fatal:

@@ -285,9 +285,10 @@ class TestEquivalence:
         assert torch.allclose(losses(plain), losses(rounded), atol=0.02, rtol=0)
 
     @pytest.mark.slow
-    def test_compile_changes_nothing(self, run_training):
+    @pytest.mark.parametrize("mode", ["regional", "full"])
+    def test_compile_changes_nothing(self, run_training, mode):
         plain = run_training("plain", "--max_train_steps=3")
-        compiled = run_training("compiled", "--max_train_steps=3", "--compile=true")
+        compiled = run_training("compiled", "--max_train_steps=3", f"--compile={mode}")
         assert torch.allclose(losses(plain), losses(compiled), atol=1e-4, rtol=0)
         assert (
             load_pipeline(str(compiled / "pipeline")).unet.state_dict().keys()
