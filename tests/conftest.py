@@ -112,6 +112,7 @@ def tiny_options() -> list[str]:
         "--logging.every_steps=1",
         "--logging.sample_every_steps=null",
         "--num_threads=1",
+        "--mixed_precision=fp32",
     ]
 
 

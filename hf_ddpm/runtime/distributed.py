@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 
 from hf_ddpm.runtime.heartbeat import watch_processes
 from hf_ddpm.runtime.signals import StopRequest
+from hf_ddpm.runtime.threads import available_threads
 
 Item = TypeVar("Item")
 
@@ -37,7 +38,7 @@ def init_distributed(num_threads: int | None = None) -> PartialState:
     started, seen = int(os.environ.get("WORLD_SIZE", "1")), processes.num_processes
     if started != seen:
         raise ValueError(f"the launcher started {started} processes, but this one sees {seen}: take torchrun")
-    torch.set_num_threads(num_threads or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(num_threads or available_threads())
     return processes
 
 
@@ -79,7 +80,3 @@ def _fresh_store() -> dict[str, Any]:
         return {}
     store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
     return {"store": torch.distributed.PrefixStore(f"restart {restarts}", store), "rank": rank, "world_size": world_size}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,9 +9,6 @@ from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-CHANNELS_LAST_FROM = 64
-"""Fewest channels of the narrowest level with which channels_last is faster."""
-
 
 class Float32Attention:
     """Attention processor that leaves autocast: on a CPU the backward pass of attention is several times slower in bf16."""
@@ -32,16 +29,9 @@ class Float32Attention:
 
 
 def speed_up(network: ModelMixin, device: torch.device, mixed_precision: str) -> None:
-    """Prepare a network in place for training on `device` in `mixed_precision` (fp32, bf16 or fp16).
-
-    In bf16 on a CPU, attention runs in float32, and networks with wide convolutions keep their images in channels_last; it
-    slows narrow ones down, because of their group norms. `train_scripts/benchmark.py` measures both.
-    """
-    if device.type != "cpu" or mixed_precision != "bf16":
-        return
-    use_float32_attention(network)
-    if min(network.config.block_out_channels) >= CHANNELS_LAST_FROM:
-        network.to(memory_format=torch.channels_last)
+    """Prepare a network in place for `device` and `mixed_precision`: in bf16 on a CPU, attention runs in float32."""
+    if device.type == "cpu" and mixed_precision == "bf16":
+        use_float32_attention(network)
 
 
 def use_float32_attention(network: ModelMixin) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from hf_ddpm.cli import dump_config
@@ -48,9 +48,10 @@ from hf_ddpm.training.resume_checks import (
     describe_total_batch,
     total_batch_of,
 )
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import Data, Run
 from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.tracking import RunLog
+from hf_ddpm.training.tuning import Trial, Tuning, recorded_tuning, tune
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,12 @@ StateType = TypeVar("StateType", bound=TrainState)
 class TrainingTask(Generic[RunType, StateType]):
     """What is particular to the training of one kind of network; every function is called in all processes."""
 
-    prepare: Callable[[Accelerator], tuple[RunType, StateType]]
-    """Reads the data and builds the run with its state at step 0; refuses by ValueError, before anything is written."""
+    load: Callable[[PartialState], Data]
+    """Reads the data; refuses by ValueError, before anything is written, and so do the next two."""
+    build_trial: Callable[[Data, torch.device], Trial]
+    """Builds a network for these data whose training steps are timed, with weights from the global random generator."""
+    prepare: Callable[[Accelerator, Data, Tuning], tuple[RunType, StateType]]
+    """Builds the run with its state at step 0."""
     train_step: Callable[[StateType, RunType, int], float]
     """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
     Returns the gradient norm before clipping."""
@@ -86,16 +91,16 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
     """Train any network and return the folder that `task.finish` published; see `hf_ddpm.training.loop.train`."""
     folder = RunFolder(Path(config.output_dir))
     check_trackers(config.logging.trackers)
-    accelerator = build_accelerator(config)
-    with OutputLock(folder.path, accelerator) as lock:
+    processes = init_distributed(config.num_threads)
+    with OutputLock(folder.path, processes) as lock:
         if folder.config.exists():  # a run was started here: refuse at once if it is still running
             lock.take()
         how = _how_to_resume(config)
         checkpoint = choose_checkpoint(folder, how, task.required)
         before = folder.checkpoints()
         check_appendable(folder.metrics)
-        with Progress("preparing the data and the network"):
-            run, state = task.prepare(accelerator)
+        run, state = set_up(config, task, processes, checkpoint)
+        accelerator = run.accelerator
         preview_pending = checkpoint is not None and _resume_whole(state, run, task, how, checkpoint)
         if checkpoint is None and how == "auto":
             accelerator.print(f"no checkpoint in {folder.path}: starting from the beginning")
@@ -117,16 +122,46 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
             return task.finish(state, run)
         except KeyboardInterrupt as interrupt:
             message = f"stopped and saved at step {state.step}; continue with --resume auto"
-            if accelerator.is_main_process and state.saved_step != state.step:
+            if processes.is_main_process and state.saved_step != state.step:
                 message = f"stopped at step {state.step}; continue from the last checkpoint with --resume auto"
             raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
 
 
-def build_accelerator(config: RunConfig) -> Accelerator:
-    """Build the Accelerator, joining what torchrun started; `ValueError` if more processes started than see each other."""
-    init_distributed(config.num_threads)
+def set_up(
+    config: RunConfig,
+    task: TrainingTask[RunType, StateType],
+    processes: PartialState,
+    checkpoint: Path | None = None,
+) -> tuple[RunType, StateType]:
+    """Read the data, choose how to compute, and build the run with its state at step 0; every process has to call it.
+
+    What the checkpoint of a run that is continued records is kept; None = the run is new.
+    """
+    with Progress("preparing the data"):
+        data = task.load(processes)
+    with Progress("timing training steps, to choose precision and threads"):
+        recorded = None if checkpoint is None else _recorded_tuning(checkpoint, processes)
+        tuning = tune(config, partial(task.build_trial, data), processes, recorded)
+    if tuning.reason is not None and processes.is_main_process:
+        print(f"settings: {tuning} ({tuning.reason})")
+    with Progress("preparing the network"):
+        return task.prepare(build_accelerator(config, tuning), data, tuning)
+
+
+def _recorded_tuning(checkpoint: Path, processes: PartialState) -> dict[str, Any]:
+    """The choices of the run that saved a checkpoint; {} = to be made again, as it is damaged or of another machine."""
+    try:
+        identity = read_saved(checkpoint)["identity"]
+    except DamagedCheckpoint:  # which is dealt with when all of it is read
+        return {}
+    return recorded_tuning(identity, describe_environment(processes.device, processes.num_processes))
+
+
+def build_accelerator(config: RunConfig, tuning: Tuning) -> Accelerator:
+    """Build the Accelerator of a run."""
+    init_distributed(tuning.num_threads)
     return Accelerator(
-        mixed_precision={"fp32": "no"}.get(config.mixed_precision, config.mixed_precision),
+        mixed_precision="no" if tuning.mixed_precision == "fp32" else tuning.mixed_precision,
         cpu=not has_accelerator(),
         log_with=config.logging.trackers or None,
         project_dir=config.output_dir,
@@ -170,7 +205,10 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     if run.is_over(step=saved["step"] - 1, images_seen=saved["images_seen"] - total_batch_before):
         raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.length}: make it longer")
     earlier_reading = partial(describe_earlier_reading, saved["identity"], run.config.data.channels, run.images)
-    for warning in check_changes(saved["identity"], run.identity(), earlier_reading):
+    identity = saved["identity"]
+    if getattr(run.config, "memory_format", None) == "auto":  # earlier versions do not record it, and the run keeps theirs
+        identity = {"memory_format": run.tuning.memory_format, **identity}
+    for warning in check_changes(identity, run.identity(), earlier_reading):
         if run.accelerator.is_main_process:
             logger.warning("%s: the run continues, but not bit for bit as it would have", warning)
     run.begin_at(saved["step"], saved["images_seen"])
@@ -196,7 +234,7 @@ def open_log(run: Run, state: TrainState, *, preview_pending: bool) -> RunLog:
     if accelerator.is_main_process:
         write_whole(run.folder.config, dump_config(run.config))
         description = describe_data(run.config.data, run.images, run.test_images)
-        surroundings = describe_environment(accelerator.device, accelerator.num_processes)
+        surroundings = describe_environment(accelerator.device, accelerator.num_processes) | run.tuning.described()
         write_whole(run.folder.environment, json.dumps(surroundings, indent=1) + "\n")
         write_whole(run.folder.data, description.to_json())
         print(description)
@@ -371,10 +409,10 @@ def is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step % every_steps == 0
 
 
-def require_one_process(accelerator: Accelerator, network: str, program: str) -> None:
+def require_one_process(processes: PartialState, network: str, program: str) -> None:
     """Raise `ValueError` if a launcher started several processes for a network that one process trains."""
-    if accelerator.num_processes > 1:
+    if processes.num_processes > 1:
         raise ValueError(
-            f"the launcher started {accelerator.num_processes} processes: {network} is trained by one, "
+            f"the launcher started {processes.num_processes} processes: {network} is trained by one, "
             f"start train_scripts/{program} with python"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,10 +25,11 @@ from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import save_sample_grid
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensors_of
 from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
 from hf_ddpm.training.tracking import RunLog
+from hf_ddpm.training.tuning import Trial, Tuning
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 MEANS = ("g_loss", "d_real", "d_fake")
@@ -38,16 +39,20 @@ discriminator gave to real and to generated images before its step."""
 
 def train_gan(config: GANConfig) -> Path:
     """Train in one process and return the folder of the saved pipeline; see `hf_ddpm.training.loop.train`."""
-    return run_training(
-        config,
-        TrainingTask(
-            prepare=partial(prepare, config),
-            train_step=train_step,
-            preview=preview,
-            preview_every_steps=(config.logging.sample_every_steps,),
-            required=(*TRAINING_FILES, WEIGHTS),
-            finish=finish,
-        ),
+    return run_training(config, training_task(config))
+
+
+def training_task(config: GANConfig) -> TrainingTask[GANRun, GANState]:
+    """What is particular to the training of a GAN."""
+    return TrainingTask(
+        load=partial(load_data, config),
+        build_trial=partial(build_trial, config),
+        prepare=partial(prepare, config),
+        train_step=train_step,
+        preview=preview,
+        preview_every_steps=(config.logging.sample_every_steps,),
+        required=(*TRAINING_FILES, WEIGHTS),
+        finish=finish,
     )
 
 
@@ -125,18 +130,41 @@ class GANState(GeneratorState[DCGANPipeline]):
         self.window = {name: saved["window"][name] for name in MEANS}
 
 
-def prepare(config: GANConfig, accelerator: Accelerator) -> tuple[GANRun, GANState]:
-    """Read the data and build the run with its state at step 0."""
-    require_one_process(accelerator, "a GAN", "train_gan.py")
+def load_data(config: GANConfig, processes: PartialState) -> Data:
+    """Read the train split."""
+    require_one_process(processes, "a GAN", "train_gan.py")
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
-    images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
-    run = GANRun(config, accelerator, images, None)
+    return load_train_split(config.data, image_size=image_size, channels=config.data.channels), None
+
+
+def build_network(config: GANConfig, images: Images) -> DCGAN:
+    """Build both networks for these images, with weights from the global random generator."""
+    num_classes = None if images.class_names is None else len(images.class_names)
+    shape: dict[str, Any] = {"sample_size": images.image_size, "channels": images.channels, "num_classes": num_classes}
+    return DCGAN(**shape, **asdict(config.model))
+
+
+def build_trial(config: GANConfig, data: Data, device: torch.device) -> Trial:
+    """Training steps of both networks, to be timed."""
+    images, _ = data
+
+    def forward(network: Any, real: Tensor) -> Tensor:
+        labels = None if images.class_names is None else torch.zeros(len(real), dtype=torch.int64, device=device)
+        fake = network.generator(torch.zeros(len(real), config.model.latent_dim, device=device), labels)
+        return network.discriminator(real, labels) + network.discriminator(fake, labels)
+
+    shape = (images.channels, images.image_size, images.image_size)
+    network = build_network(config, images).to(device)
+    return Trial(network=network, forward=forward, image_shape=shape, batch_size=config.data.batch_size)
+
+
+def prepare(config: GANConfig, accelerator: Accelerator, data: Data, tuning: Tuning) -> tuple[GANRun, GANState]:
+    """Build the run with its state at step 0."""
+    run, images = GANRun(config, accelerator, *data, tuning), data[0]
     id2label = None if images.class_names is None else dict(enumerate(images.class_names))
-    num_classes = None if id2label is None else len(id2label)
-    shape: dict[str, Any] = {"sample_size": image_size, "channels": images.channels, "num_classes": num_classes}
     torch.manual_seed(seeded_generator("gan weights", config.seed).initial_seed())
-    network, averaged = (DCGAN(**shape, **asdict(config.model)).to(accelerator.device) for _ in range(2))
+    network, averaged = (build_network(config, images).to(accelerator.device) for _ in range(2))
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
     state = GANState(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch.nn import functional
 from transformers import ResNetForImageClassification
@@ -28,10 +28,11 @@ from hf_ddpm.training.engine import TrainingTask, apply_gradients, require_one_p
 from hf_ddpm.training.optim import build_optimizer
 from hf_ddpm.training.options import JudgeConfig
 from hf_ddpm.training.prefetch import Place
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import TrainState
 from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
 from hf_ddpm.training.tracking import RunLog
+from hf_ddpm.training.tuning import Trial, Tuning
 
 TEST_BATCH = 256  # images
 
@@ -40,16 +41,20 @@ logger = logging.getLogger(__name__)
 
 def train_judge(config: JudgeConfig) -> Path:
     """Train in one process and return the folder of the saved judge; see `hf_ddpm.training.loop.train`."""
-    return run_training(
-        config,
-        TrainingTask(
-            prepare=partial(prepare, config),
-            train_step=train_step,
-            preview=preview,
-            preview_every_steps=(config.logging.test_every_steps,),
-            required=TRAINING_FILES,
-            finish=finish,
-        ),
+    return run_training(config, training_task(config))
+
+
+def training_task(config: JudgeConfig) -> TrainingTask[JudgeRun, JudgeState]:
+    """What is particular to the training of a judge."""
+    return TrainingTask(
+        load=partial(load_data, config),
+        build_trial=partial(build_trial, config),
+        prepare=partial(prepare, config),
+        train_step=train_step,
+        preview=preview,
+        preview_every_steps=(config.logging.test_every_steps,),
+        required=TRAINING_FILES,
+        finish=finish,
     )
 
 
@@ -75,9 +80,9 @@ class JudgeState(TrainState):
     """The classifier."""
 
 
-def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, JudgeState]:
-    """Read the data and build the run with its state at step 0."""
-    require_one_process(accelerator, "a judge", "train_judge.py")
+def load_data(config: JudgeConfig, processes: PartialState) -> Data:
+    """Read both splits."""
+    require_one_process(processes, "a judge", "train_judge.py")
     data, image_size = config.data, config.data.image_size
     assert image_size is not None, "the options demand it"
     remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"
@@ -85,19 +90,39 @@ def prepare(config: JudgeConfig, accelerator: Accelerator) -> tuple[JudgeRun, Ju
     sources = open_sources(data)
     has_labels = sources[0].class_names is not None
     require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
-    train_images, test_images = decode_sources(data, sources, image_size=image_size, channels=data.channels)
-    assert train_images.class_names is not None
-    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    return decode_sources(data, sources, image_size=image_size, channels=data.channels)
+
+
+def _build_classifier(config: JudgeConfig, images: Images) -> ResNetForImageClassification:
+    assert images.class_names is not None, "load_data demands it"
     try:
-        network = build_network(
+        return build_network(
             widths=config.model.widths,
             depths=config.model.depths,
-            channels=train_images.channels,
-            class_names=train_images.class_names,
-        ).to(accelerator.device)
+            channels=images.channels,
+            class_names=images.class_names,
+        )
     except ValueError as error:
         raise ValueError(f"--model: {error}") from None
-    run = JudgeRun(config, accelerator, train_images, test_images)
+
+
+def build_trial(config: JudgeConfig, data: Data, device: torch.device) -> Trial:
+    """Training steps of the classifier, to be timed."""
+    images, _ = data
+
+    def forward(network: torch.nn.Module, pixels: Tensor) -> Tensor:
+        return network(prepare_pixels(pixels)).logits
+
+    shape = (images.channels, images.image_size, images.image_size)
+    network = _build_classifier(config, images).train().to(device)
+    return Trial(network=network, forward=forward, image_shape=shape, batch_size=config.data.batch_size)
+
+
+def prepare(config: JudgeConfig, accelerator: Accelerator, data: Data, tuning: Tuning) -> tuple[JudgeRun, JudgeState]:
+    """Build the run with its state at step 0."""
+    torch.manual_seed(seeded_generator("judge weights", config.seed).initial_seed())
+    network = _build_classifier(config, data[0]).to(accelerator.device)
+    run = JudgeRun(config, accelerator, *data, tuning)
     optimizer = build_optimizer(network.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
     model, optimizer = accelerator.prepare(network, optimizer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import ModelMixin
 from torch import Tensor
 
@@ -18,8 +18,6 @@ from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
-from hf_ddpm.data.stream import ImageStream
-from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.likelihood import posterior_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
@@ -38,10 +36,11 @@ from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
 from hf_ddpm.training.tracking import RunLog
+from hf_ddpm.training.tuning import Trial, Tuning
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 """Measures a pipeline; what it returns is logged."""
@@ -55,16 +54,20 @@ def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
     `Stopped`, a `KeyboardInterrupt`, after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
     """
     assert (evaluate is None) == (config.evaluation.every_steps is None), "the option and its function belong together"
-    return run_training(
-        config,
-        TrainingTask(
-            prepare=partial(prepare, config),
-            train_step=train_step,
-            preview=partial(preview, evaluate=evaluate),
-            preview_every_steps=(config.logging.sample_every_steps, config.evaluation.every_steps),
-            required=REQUIRED,
-            finish=finish,
-        ),
+    return run_training(config, training_task(config, evaluate))
+
+
+def training_task(config: TrainConfig, evaluate: Evaluate | None = None) -> TrainingTask[DiffusionRun, DiffusionState]:
+    """What is particular to the training of a diffusion model, see `train`."""
+    return TrainingTask(
+        load=partial(load_data, config),
+        build_trial=partial(build_trial, config),
+        prepare=partial(prepare, config),
+        train_step=train_step,
+        preview=partial(preview, evaluate=evaluate),
+        preview_every_steps=(config.logging.sample_every_steps, config.evaluation.every_steps),
+        required=REQUIRED,
+        finish=finish,
     )
 
 
@@ -103,9 +106,8 @@ class DiffusionRun(Run[TrainConfig]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        class_names = self.images.class_names
-        self.class_dropout_prob = self.config.resolve_class_dropout(conditional=class_names is not None)
-        self.null_label = None if class_names is None or self.class_dropout_prob == 0 else len(class_names)
+        self.class_dropout_prob = self.config.resolve_class_dropout(conditional=self.images.class_names is not None)
+        self.null_label = null_label_of(self.config, self.images)
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "null_label": self.null_label}
@@ -135,31 +137,33 @@ class DiffusionRun(Run[TrainConfig]):
         )
 
 
-def prepare(config: TrainConfig, accelerator: Accelerator) -> tuple[DiffusionRun, DiffusionState]:
-    """Read the data and build a diffusion run with its state at step 0."""
-    check_compiling(str(config.compile), accelerator.device)
-    run = DiffusionRun(config, accelerator, *load_data(config, accelerator))
+def prepare(
+    config: TrainConfig, accelerator: Accelerator, data: Data, tuning: Tuning
+) -> tuple[DiffusionRun, DiffusionState]:
+    """Build a diffusion run with its state at step 0."""
+    run = DiffusionRun(config, accelerator, *data, tuning)
     return run, build_state(config, run)
 
 
-def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[ImageTable | ImageStream, ImageTable | None]:
+def load_data(config: TrainConfig, processes: PartialState) -> Data:
     """Read the train split and, if named, the held-out one (None = not), refusing what it can before decoding."""
+    check_compiling(str(config.compile), processes.device)
     data = config.data
     arguments = config.network_arguments(image_size=data.image_size)
     check_unet(arguments, config.model.architecture)
     channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
     load = _open_streams if data.streaming else _decode_splits
-    with accelerator.local_main_process_first():
+    with processes.local_main_process_first():
         return load(config, arguments["sample_size"], channels)
 
 
-def _decode_splits(config: TrainConfig, image_size: int, channels: int | None) -> tuple[ImageTable, ImageTable | None]:
+def _decode_splits(config: TrainConfig, image_size: int, channels: int | None) -> Data:
     sources = open_sources(config.data)
     config.resolve_class_dropout(conditional=sources[0].class_names is not None)
     return decode_sources(config.data, sources, image_size=image_size, channels=channels)
 
 
-def _open_streams(config: TrainConfig, image_size: int, channels: int | None) -> tuple[ImageStream, ImageTable | None]:
+def _open_streams(config: TrainConfig, image_size: int, channels: int | None) -> Data:
     data = config.data
     options = {**data.column_options(), **decode_options(data), "image_size": image_size}
     train_options = {**options, "channels": channels, "max_images": data.max_images}
@@ -177,7 +181,7 @@ def _open_streams(config: TrainConfig, image_size: int, channels: int | None) ->
 def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     """Build everything that training changes, from the seed."""
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
-    unet, averaged_unet = build_network(config, run), build_network(config, run)
+    unet, averaged_unet = (_place(build_network(config, run.images), run) for _ in range(2))
     averaged_unet.eval().requires_grad_(False)
     if config.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -212,19 +216,49 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     )
 
 
-def build_network(config: TrainConfig, run: DiffusionRun) -> ModelMixin:
-    """Build a network for the images of the run, on its device, with weights from the global random generator."""
-    images, num_class_embeds = run.images, None
+def null_label_of(config: TrainConfig, images: Images) -> int | None:
+    """The class id that stands for "no class"; None = there is none."""
+    class_names = images.class_names
+    if class_names is None or config.resolve_class_dropout(conditional=True) == 0:
+        return None
+    return len(class_names)
+
+
+def build_network(config: TrainConfig, images: Images) -> ModelMixin:
+    """Build a network for these images, with weights from the global random generator."""
+    null_label, num_class_embeds = null_label_of(config, images), None
     if images.class_names is not None:
-        num_class_embeds = len(images.class_names) + (run.null_label is not None)
-    network = build_unet(
+        num_class_embeds = len(images.class_names) + (null_label is not None)
+    return build_unet(
         config.network_arguments(image_size=images.image_size, channels=images.channels, num_class_embeds=num_class_embeds),
         architecture=config.model.architecture,
-        null_label=run.null_label,
+        null_label=null_label,
         null_embedding=config.model.null_embedding,
     )
-    speed_up(network, run.accelerator.device, config.mixed_precision)
+
+
+def _place(network: ModelMixin, run: DiffusionRun) -> ModelMixin:
+    """Move a network to the device of the run, as its precision and memory format want it."""
+    speed_up(network, run.accelerator.device, run.tuning.mixed_precision)
+    if run.tuning.memory_format == "channels_last":
+        network.to(memory_format=torch.channels_last)
     return network.to(run.accelerator.device)
+
+
+def build_trial(config: TrainConfig, data: Data, device: torch.device) -> Trial:
+    """Training steps of the network of a run, to be timed."""
+    images, _ = data
+    network = build_network(config, images)
+    speed_up(network, device, "bf16")  # which changes nothing in fp32
+    if config.model.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+
+    def forward(network: torch.nn.Module, noisy_images: Tensor) -> Tensor:
+        zeros = torch.zeros(len(noisy_images), dtype=torch.int64, device=device)
+        return network(noisy_images, zeros, class_labels=None if images.class_names is None else zeros).sample
+
+    shape = (images.channels, images.image_size, images.image_size)
+    return Trial(network=network.train().to(device), forward=forward, image_shape=shape, batch_size=config.data.batch_size)
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:

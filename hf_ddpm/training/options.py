@@ -51,8 +51,9 @@ class RunOptions(BaseConfig):
     """Length of the run in passes over the data; None = given in steps."""
     resume: str = "none"
     """`none`, `auto` (newest complete checkpoint, or from scratch), `latest` (fails without one) or a checkpoint folder."""
-    mixed_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the network's forward and backward pass; fp16 needs a CUDA device."""
+    mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the network's forward and backward pass; `auto` = bf16 where it is faster (on a GPU that has it; on a
+    CPU, steps are timed at the start), else fp32. fp16 needs a CUDA device."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,12 +88,21 @@ class CompileOptions(RunOptions):
 
 
 @dataclass(kw_only=True)
+class MemoryFormatOptions(RunOptions):
+    """How the network keeps its images."""
+
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Order of an image's values in memory; `auto` = what is faster in steps that are timed at the start, and contiguous for
+    fp32 on a CPU."""
+
+
+@dataclass(kw_only=True)
 class LearningOptions(RunOptions):
     """Threads, data and optimizer of a run."""
 
     num_threads: int | None = None
-    """CPU threads per process; None = the cores of the machine divided among its processes, whatever a launcher set as
-    OMP_NUM_THREADS."""
+    """CPU threads per process; None = as many as are worth it in steps that are timed at the start, at most the cores of the
+    machine divided among its processes, whatever a launcher set as OMP_NUM_THREADS."""
     data: TrainingDataConfig = field(default_factory=TrainingDataConfig)
     optim: BaseOptimConfig = field(default_factory=BaseOptimConfig)
 
@@ -117,7 +127,7 @@ class RunConfig(LearningOptions):
 
 
 @dataclass(kw_only=True)
-class TrainConfig(RunConfig, EMAOptions, CompileOptions):
+class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
     """Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline."""
 
     program: ClassVar[str] = "train"
@@ -284,8 +294,8 @@ class GANConfig(RunConfig, EMAOptions):
         "output_dir", "data.source", "data.image_size", "data.labels", "data.batch_size", "max_train_steps",
         "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume", "logging.sample_every_steps",
     )  # fmt: skip
-    mixed_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the networks' forward and backward pass."""
+    mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the networks' forward and backward pass; `auto` = bf16 where it is faster, see train.py."""
     data: GANDataConfig = field(default_factory=GANDataConfig)
     optim: GANOptimConfig = field(default_factory=GANOptimConfig)
     ema: GANEMAConfig = field(default_factory=GANEMAConfig)

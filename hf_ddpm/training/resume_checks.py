@@ -31,6 +31,7 @@ _ALLOWED = (
     "data.streaming",  # a stream has another fingerprint
     "hub.",
     "min_accuracy",
+    "num_threads",  # the bits depend on their number in the environment
 )
 
 # What checkpoints of earlier versions do not record, with what those versions did.

@@ -21,8 +21,12 @@ from hf_ddpm.training.optim import build_lr_scheduler
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.prefetch import Place, Prefetch
 from hf_ddpm.training.step_randomness import RANDOMNESS_VERSION
+from hf_ddpm.training.tuning import Tuning
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
+Images = ImageTable | ImageStream
+Data = tuple[Images, ImageTable | None]
+"""The images to train on and the held-out ones; None = no split was named."""
 
 
 @dataclass
@@ -33,10 +37,12 @@ class Run(ABC, Generic[ConfigType]):
     """Every option of the run."""
     accelerator: Accelerator
     """Device, precision and processes."""
-    images: ImageTable | ImageStream
+    images: Images
     """The images to train on."""
     test_images: ImageTable | None
     """Held-out images; None = no split was named."""
+    tuning: Tuning
+    """Precision, memory format and threads."""
     folder: RunFolder = field(init=False)
     """Where everything is written."""
     micro_steps: int = field(init=False)
@@ -143,4 +149,6 @@ class Run(ABC, Generic[ConfigType]):
         names = ("packages", "processor", "device", "num_processes", "num_threads")
         environment = {name: surroundings[name] for name in names}
         facts = {"data_fingerprint": self.images.fingerprint, "randomness_version": RANDOMNESS_VERSION}
+        chosen = {"mixed_precision": self.tuning.mixed_precision, "memory_format": self.tuning.memory_format}
+        facts |= {name: value for name, value in chosen.items() if value is not None}
         return {**asdict(self.config), **facts, "environment": environment}

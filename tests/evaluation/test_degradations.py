@@ -21,7 +21,8 @@ def judge(tmp_path_factory) -> str:
     """A judge of digits after some seconds of training."""
     folder = tmp_path_factory.mktemp("taught") / "run"
     options = ["--data.test_split=test", "--data.image_size=8", "--data.batch_size=64", "--model.widths=[16, 16, 32]"]
-    options += ["--model.depths=[1, 1, 1]", "--optim.learning_rate=5e-3", "--max_train_steps=120", "--num_threads=1"]
+    options += ["--model.depths=[1, 1, 1]", "--optim.learning_rate=5e-3", "--max_train_steps=120"]
+    options += ["--num_threads=1", "--mixed_precision=fp32"]
     train_judge(parse_config(JudgeConfig, [*options, f"--output_dir={folder}"]))
     return str(folder)
 

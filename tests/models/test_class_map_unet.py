@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from hf_ddpm.cli import parse_config
 from hf_ddpm.models.class_map_unet import STAGES, ClassMapBlock, ClassMapUNet
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
-from hf_ddpm.training.engine import build_accelerator
+from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.training.loop import load_data
 from hf_ddpm.training.options import TrainConfig
 
@@ -172,4 +172,4 @@ def test_a_run_without_classes_is_refused(capsys, tmp_path):
         Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
     config = parse_config(TrainConfig, [*OPTIONS, f"--data.source={tmp_path}", "--model.preset=digits8"])
     with pytest.raises(ValueError, match=REFUSAL):
-        load_data(config, build_accelerator(config))
+        load_data(config, init_distributed())

@@ -17,6 +17,7 @@ import hf_ddpm.training.checkpoints as checkpoints
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import STATE, RunFolder
+from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.training.checkpoints import (
     MANIFEST,
@@ -26,7 +27,8 @@ from hf_ddpm.training.checkpoints import (
     verify_checkpoint,
     write_manifest,
 )
-from hf_ddpm.training.gan import GANState, prepare, train_gan
+from hf_ddpm.training.engine import set_up
+from hf_ddpm.training.gan import GANState, train_gan, training_task
 from hf_ddpm.training.options import GANConfig, TrainConfig
 from hf_ddpm.training.state import MOMENTS, WEIGHTS, GeneratorState
 
@@ -50,7 +52,8 @@ def fresh(run, options) -> GeneratorState:
     """A state of step 0 of the same network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", run.parent / "cache")
-        return loop.prepare(parse_config(TrainConfig, [*options, f"--output_dir={run}"]), Accelerator(cpu=True))[1]
+        config = parse_config(TrainConfig, [*options, f"--output_dir={run}"])
+        return set_up(config, loop.training_task(config), init_distributed())[1]
 
 
 @pytest.fixture
@@ -176,10 +179,16 @@ def test_a_weight_that_was_never_trained_has_no_moments(fresh, checkpoint):
 
 def test_a_gan_says_so_too(tmp_path):
     small = ["--data.image_size=8", "--data.batch_size=4", "--model.generator_width=4", "--model.discriminator_width=4"]
-    length = ["--data.source=digits", "--max_train_steps=1", "--num_threads=1", f"--output_dir={tmp_path / 'gan'}"]
+    length = [
+        "--data.source=digits",
+        "--max_train_steps=1",
+        "--num_threads=1",
+        "--mixed_precision=fp32",
+        f"--output_dir={tmp_path / 'gan'}",
+    ]
     config = parse_config(GANConfig, [*small, *length])
     train_gan(config)
-    state: GANState = prepare(config, Accelerator(cpu=True))[1]
+    state: GANState = set_up(config, training_task(config), init_distributed())[1]
     checkpoint = RunFolder(tmp_path / "gan").last_checkpoint()
     edit_state(checkpoint, window={"g_loss": "1"})
     assert "window is" in refusal(state, checkpoint)

@@ -19,10 +19,11 @@ from hf_ddpm.data.description import DataDescription
 from hf_ddpm.dcgan_pipeline import STAGES, DCGANPipeline
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import load_pipeline
 from hf_ddpm.training.checkpoints import TRAINING_FILES
-from hf_ddpm.training.engine import build_accelerator
+from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, sample_gan_randomness, train_gan
 from hf_ddpm.training.options import LARGEST, SIZES, GANConfig
 
@@ -36,6 +37,7 @@ OPTIONS = [
     "--optim.learning_rate=0.01",
     "--logging.every_steps=1",
     "--num_threads=1",
+    "--mixed_precision=fp32",
 ]
 
 
@@ -148,7 +150,7 @@ def test_images_of_every_size_are_learned_and_generated(run_training, size):
 def test_each_step_trains_one_network(config_of, monkeypatch):
     """The first update changes the discriminator alone, the second the generator alone."""
     config = config_of("run", "--max_train_steps=1")
-    run, state = gan_training.prepare(config, build_accelerator(config))
+    run, state = set_up(config, gan_training.training_task(config), init_distributed())
     networks = {"generator": state.network.generator, "discriminator": state.network.discriminator}
     update, changed = gan_training.update_weights, []
 

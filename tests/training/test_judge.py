@@ -36,6 +36,7 @@ OPTIONS = [
     "--optim.lr_warmup_steps=2",
     "--logging.every_steps=1",
     "--num_threads=1",
+    "--mixed_precision=fp32",
 ]
 
 

@@ -13,7 +13,8 @@ from hf_ddpm.cli import parse_config
 from hf_ddpm.data.stream import StreamReader
 from hf_ddpm.data.table import TableReader
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.training.engine import build_accelerator
+from hf_ddpm.runtime.distributed import init_distributed
+from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place, Prefetch
 
@@ -91,7 +92,7 @@ def test_it_is_what_the_reader_and_the_position_give(options, streaming):
     """With all that a batch can need: two micro-steps, flips, dropped labels, an epoch that ends within a batch."""
     more = [f"--data.streaming={streaming}", "--data.horizontal_flip=true", "--optim.gradient_accumulation_steps=2"]
     config = parse_config(TrainConfig, [*options, *more, "--data.batch_size=10"])
-    run = loop.DiffusionRun(config, build_accelerator(config), *loop.load_data(config, build_accelerator(config)))
+    run, _ = set_up(config, loop.training_task(config), init_distributed())
     places, place = [], Place(0, 0, 0)
     while place is not None:
         places.append(place)
@@ -158,7 +159,7 @@ def test_no_thread_is_left_when_a_step_fails(options, monkeypatch, error):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_for_a_cuda_device_are_pinned(options):
     config = parse_config(TrainConfig, options)
-    run = loop.DiffusionRun(config, build_accelerator(config), *loop.load_data(config, build_accelerator(config)))
+    run, _ = set_up(config, loop.training_task(config), init_distributed())
     batch = run.batches.take(Place(0, 0, 0))
     run.batches.close()
     for name in ("images", "noise", "timesteps", "class_labels"):

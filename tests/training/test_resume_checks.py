@@ -15,7 +15,7 @@ from hf_ddpm.training.resume_checks import check_changes
 def identity(**changes) -> dict:
     """A run's identity with some of its options, given by their dotted names, changed."""
     options = asdict(TrainConfig(output_dir="runs/a", max_train_steps=10))
-    options |= {"data_fingerprint": "abc", "environment": {"packages": {"torch": "2"}, "num_processes": 1}}
+    options |= {"data_fingerprint": "abc", "environment": {"packages": {"torch": "2"}, "num_processes": 1, "num_threads": 1}}
     for name, value in changes.items():
         *groups, last = name.split("__")
         target = options
@@ -83,7 +83,7 @@ def test_all_refusals_are_listed():
         ("data__horizontal_flip", True),
         ("ema__decay", 0.5),
         ("mixed_precision", "bf16"),
-        ("num_threads", 2),
+        ("environment__num_threads", 2),
         ("model__gradient_checkpointing", True),
         ("environment__packages__torch", "3"),
         ("environment__num_processes", 2),
@@ -107,6 +107,7 @@ def test_what_changes_the_bits_is_warned_about(name, value):
         ("data__source", "./moved"),
         ("data__test_split", "test"),
         ("data__channels", 1),
+        ("num_threads", 2),
         ("data__labels", ["0", "1"]),
         ("data__value_range", (0.0, 65535.0)),
     ],

@@ -17,6 +17,7 @@ from hf_ddpm.training.judge import train_judge
 from hf_ddpm.training.loop import DiffusionRun, train
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 from hf_ddpm.training.run import Run
+from hf_ddpm.training.tuning import Tuning
 
 NUM_IMAGES = 48  # of `some_digits`
 PROGRAMS = {
@@ -38,7 +39,11 @@ def run_training(some_digits, tiny_options, tmp_path):
 
     def run(*options: str, program: str = "train") -> list[dict]:
         kind, train_it, own = PROGRAMS[program]
-        shared = tiny_options[2:] if program == "train" else ["--logging.every_steps=1", "--num_threads=1"]
+        shared = (
+            tiny_options[2:]
+            if program == "train"
+            else ["--logging.every_steps=1", "--num_threads=1", "--mixed_precision=fp32"]
+        )
         train_it(parse_config(kind, [*shared, *own, some_digits, f"--output_dir={tmp_path / 'run'}", *options]))
         return RunFolder(tmp_path / "run").read_metrics()
 
@@ -56,7 +61,8 @@ def length_of(images, tiny_options):
 
     def build(step: int, images_seen: int, *options: str) -> Run:
         config = parse_config(TrainConfig, [*tiny_options, "--output_dir=nowhere", *options])
-        run = DiffusionRun(config, build_accelerator(config), images, None)
+        tuning = Tuning(mixed_precision="fp32", memory_format="contiguous", num_threads=1)
+        run = DiffusionRun(config, build_accelerator(config, tuning), images, None, tuning)
         run.begin_at(step, images_seen)
         return run
 
