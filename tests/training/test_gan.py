@@ -324,9 +324,8 @@ def test_equal_targets_are_refused(command):
 
 def test_several_processes_are_refused(config_of, monkeypatch, tmp_path):
     """As the second of two processes would find it, without the minute that starting them takes."""
-    from accelerate import Accelerator
-
-    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    monkeypatch.setitem(vars(init_distributed()), "num_processes", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes: a GAN is trained by one"):
         train_gan(config_of("new", "--max_train_steps=1"))
     assert not (tmp_path / "new").exists()

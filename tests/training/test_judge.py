@@ -20,6 +20,7 @@ from hf_ddpm.data.description import DataDescription
 from hf_ddpm.data.table import load_images
 from hf_ddpm.models.judge import load_judge
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.judge import measure_accuracy, sample_augmentation, shift_images, train_judge
@@ -273,9 +274,8 @@ def test_images_without_labels_are_refused(command, tmp_path):
 
 def test_several_processes_are_refused(some_digits, monkeypatch, tmp_path):
     """As the second of two processes would find it, without the minute that starting them takes."""
-    from accelerate import Accelerator
-
-    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    monkeypatch.setitem(vars(init_distributed()), "num_processes", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     config = parse_config(JudgeConfig, [*OPTIONS, some_digits, "--max_train_steps=1", f"--output_dir={tmp_path / 'new'}"])
     with pytest.raises(ValueError, match="2 processes: a judge is trained by one"):
         train_judge(config)
