@@ -10,13 +10,16 @@ import dataclasses
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+import torch
+from measuring import print_machine, timed_calls
 
 import hf_ddpm.training.engine as engine
 import hf_ddpm.training.loop as loop
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import CheckpointConfig
+from hf_ddpm.markdown import counted
 from hf_ddpm.training.options import TrainConfig
 
 SAVES, STEPS_BETWEEN = 7, 5
@@ -34,26 +37,14 @@ def main() -> None:
             logging=dataclasses.replace(config.logging, sample_every_steps=None),
             data=dataclasses.replace(config.data, test_split=None, max_images=1000),
         )
-        seconds = {"train_step": [], "save_checkpoint": []}
-        for owner, (name, taken) in zip((loop, engine), seconds.items(), strict=True):
-            setattr(owner, name, _timed(getattr(owner, name), taken))
-        with user_errors():
+        with user_errors(), timed_calls(loop, "train_step") as steps, timed_calls(engine, "save_checkpoint") as saves:
             loop.train(config)
         size = sum(file.stat().st_size for file in _newest(Path(folder)).rglob("*") if file.is_file())
-    step, save = (statistics.median(taken[1:]) for taken in seconds.values())
+    step, save = (statistics.median(seconds for _, seconds in taken[1:]) for taken in (steps, saves))
+    print_machine(counted(torch.get_num_threads(), "thread"))
     print(f"step {step:.3f} s, save {save:.3f} s of {size / 1e6:.1f} MB (medians)")
     for name, interval in intervals.items():
         print(f"every {interval} steps, {name}: {100 * save / (interval * step):.3f} % of the training")
-
-
-def _timed(function, taken: list[float]):
-    def timed(*args, **kwargs):
-        started = time.perf_counter()
-        result = function(*args, **kwargs)
-        taken.append(time.perf_counter() - started)
-        return result
-
-    return timed
 
 
 def _newest(folder: Path) -> Path:

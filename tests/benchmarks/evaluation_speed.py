@@ -7,12 +7,15 @@ import argparse
 import resource
 import time
 
+import torch
 from accelerate import PartialState
+from measuring import print_machine
 
 from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import References
+from hf_ddpm.markdown import counted
 from hf_ddpm.models.judge import load_judge
 from hf_ddpm.runtime.distributed import init_distributed
 
@@ -26,6 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     init_distributed(arguments.num_threads)
+    print_machine(counted(torch.get_num_threads(), "thread"))
     extractor = build_extractor(f"judge:{arguments.judge}", min_judge_accuracy=None)
     size = load_judge(arguments.judge).record.image_size
     train, test = (load_images(arguments.source, split, image_size=size) for split in ("train", "test"))

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import installed_schedulers, print_machine
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_ddpm.data.batches import IndexStream
 from hf_ddpm.data.table import ImageTable, load_images
-from hf_ddpm.first_checks import check_scheduler
+from hf_ddpm.markdown import counted
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.schedulers import SCHEDULERS
 from hf_ddpm.training.cpu_bf16 import speed_up
 
 # First order or noisy: these need more steps than the 20 of the others.
@@ -55,6 +55,7 @@ def main() -> None:
     test_images = load_images(options.source, "test", image_size=28)
     accuracy = agreement(classifier, test_images.images(torch.arange(len(test_images))), test_images.class_labels)
     precision = "bf16" if options.bf16 else "fp32"
+    print_machine(counted(torch.get_num_threads(), "thread"))
     print(f"Classifier: correct on {accuracy:.2%} of {len(test_images)} test images. Samples: {precision}, "
           f"{options.num_images} per row, seeds from {options.seed}.\n")  # fmt: skip
     print("| scheduler | steps | network calls | s | w | agreement | standard error | spread | seconds |")
@@ -62,18 +63,6 @@ def main() -> None:
     for scale in options.guidance_scales:
         for name in options.schedulers or installed_schedulers():
             print_row(options, classifier, name, scale, precision)
-
-
-def installed_schedulers() -> list[str]:
-    names = []
-    for name in SCHEDULERS:
-        try:
-            check_scheduler(name)
-        except ValueError as error:
-            print(f"left out: {error}")
-        else:
-            names.append(name)
-    return names
 
 
 def print_row(options: argparse.Namespace, classifier: nn.Module, name: str, scale: float, precision: str) -> None:

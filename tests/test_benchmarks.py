@@ -1,0 +1,121 @@
+"""The benchmarks run and print what they say; how fast anything is, no test asserts."""
+
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+TRAINER = """
+import sys, time
+for step in range(1, 10_000):
+    print(f"epoch 0: lr=1e-4, step={step}", file=sys.stderr, flush=True)
+    time.sleep(0.02)
+"""
+"""Stands in for the training script of diffusers, which is no part of its package: it shows steps in the same way."""
+
+
+@pytest.fixture
+def benchmark(monkeypatch, capsys):
+    """Run a benchmark with some options; the lines that it prints."""
+
+    def run(name: str, *options: object) -> list[str]:
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import measuring
+
+    return measuring
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_drawing(benchmark):
+    machine, _, header, _, one, two = benchmark("drawing", "--processes", 1, 2, "--rounds", 2, "--batch_size", 3)
+    assert "torch" in machine and machine.endswith("images of 3 x 32 x 32, 3 of each process")
+    assert cells(header)[:2] == ["processes", "total batch"]
+    assert cells(one)[:2] == ["1", "3"] and cells(two)[:2] == ["2", "6"]
+
+
+def test_host_share(benchmark):
+    printed = benchmark("host_share", "--preset=digits8", "--batch_size=2", "--steps=2", "--num_threads=1")
+    start = next(i for i, line in enumerate(printed) if line.startswith("| part of a step"))
+    rows = {cells(line)[0]: cells(line)[1:] for line in printed[start + 2 :]}
+    assert rows["whole step"][1] == "100.00%" and len(rows) == 6
+    assert all(float(ms) >= 0 for ms, _ in rows.values())
+
+
+TINY = ("--preset=digits8", "--batch_size=1", "--num_threads=1", "--rounds=1")
+
+
+def test_equal_distance_by_the_exact_score(benchmark):
+    options = ("--distance=0.1", "--schedulers", "dpmsolver++", "ddpm", "--max_steps=5")
+    *_, quick, slow = benchmark("equal_distance", *options, *TINY)
+    assert cells(quick)[:2] == ["`dpmsolver++`", "4"] and float(cells(quick)[3]) > 0
+    assert cells(slow)[:2] == ["`ddpm`", "5"]
+
+
+def test_equal_distance_of_a_model(benchmark, tiny_run, tiny_judge):
+    model = (f"--model={tiny_run / 'pipeline'}", f"--features=judge:{tiny_judge}", "--num_images=20")
+    *_, row = benchmark("equal_distance", *model, "--distance=1e6", "--schedulers=ddim", *TINY)
+    assert cells(row)[:2] == ["`ddim`", "2"] and float(cells(row)[3]) > 0
+
+
+def test_a_training_program_stands_still_but_for_its_turn(measuring, tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    output = tmp_path / "output.txt"
+    with measuring.TrainingProgram([str(script)], output, output, rb"step=(\d+)", {}) as program:
+        taken = measuring.take_turns({"it": program}, rounds=2, seconds=0.1).seconds["it"]
+        assert len(taken) == 2 and min(taken) > 0.015
+        time.sleep(0.05)  # for what was on its way
+        before = output.stat().st_size
+        time.sleep(0.2)
+        assert output.stat().st_size == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(program.process.pid, 0)
+
+
+def test_against_diffusers(benchmark, tmp_path):
+    script = tmp_path / "train_unconditional.py"
+    script.write_text(TRAINER)
+    *_, theirs, ours = benchmark("against_diffusers", f"--script={script}", "--seconds=0.1", *TINY)
+    assert cells(theirs)[0] == "train_unconditional.py" and cells(theirs)[2] == "1.00"
+    assert cells(ours)[0] == "train.py" and float(cells(ours)[1]) > 0
+
+
+def test_a_script_that_does_not_train_is_named_with_its_message(benchmark, tmp_path, capsys):
+    script = tmp_path / "train_unconditional.py"
+    script.write_text("raise ImportError('This example requires a minimum version of 9.9')")
+    with pytest.raises(SystemExit) as stopped:
+        benchmark("against_diffusers", f"--script={script}", *TINY)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "train_unconditional.py takes no steps: ImportError: This example requires a minimum version of 9.9" in message
+    assert "take that of the installed version: https://raw.githubusercontent.com/huggingface/diffusers/v" in message
+
+
+def test_step_variants(benchmark):
+    printed = benchmark("step_variants", *TINY)
+    rows = [cells(line) for line in printed if line.startswith("| fp32") or line.startswith("| bf16")]
+    assert len(rows) == 6 and rows[0][2] == "1.00" and all(float(speed) > 0 for _, speed, _ in rows)
+
+
+@pytest.mark.slow  # starts three runs
+def test_auto_choice(benchmark):
+    options = ("--option=memory_format", "--presets=digits8", "--neighbours=0", "--batch_size=2")
+    *_, row = benchmark("auto_choice", *options, "--rounds=1", "--seconds=0.1")
+    assert cells(row)[:2] == ["digits8", "0"] and cells(row)[5] in ("contiguous", "channels_last")
