@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import statistics
 import tempfile
+from unittest.mock import patch
 
 from accelerate import Accelerator
 from measuring import digits_options, print_machine, print_table, timed_calls
@@ -48,6 +49,7 @@ def main() -> None:
         ]  # fmt: skip
         config = parse_config(TrainConfig, options)
         steps, waiting, preparing, *computing = (running.enter_context(timed_calls(*place)) for place in PLACES)
+        running.enter_context(patch.object(loop, "preview"))  # the pictures at the end, which take minutes
         loop.train(config)
 
     print_machine(

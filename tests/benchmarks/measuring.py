@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
+from unittest.mock import patch
 
 import torch
 
@@ -59,11 +60,8 @@ def timed_calls(owner: object, name: str) -> Iterator[list[tuple[float, float]]]
         calls.append((started, time.perf_counter() - started))
         return result
 
-    setattr(owner, name, timed)
-    try:
+    with patch.object(owner, name, timed):
         yield calls
-    finally:
-        setattr(owner, name, function)
 
 
 def digits_options(preset: str, batch_size: int) -> list[str]:
