@@ -50,6 +50,15 @@ def test_drawing(benchmark):
     assert cells(one)[:2] == ["1", "3"] and cells(two)[:2] == ["2", "6"]
 
 
+def test_loader(benchmark):
+    printed = benchmark("loader", "--num_images=200", "--num_files=20", "--rounds=1", "--num_threads=1")
+    rows = {cells(line)[0]: cells(line)[1:] for line in printed if line.startswith("|")}
+    assert float(rows["read, scale, flip"][0].replace(",", "")) > 0
+    assert rows["PNG, 32 x 32"][-1] == "one" and rows["JPEG, 500 x 375"][-1] == "threads"
+    assert rows["labels (int64)"] == ["0.0", "8.0"] and rows["1,000,000"][1] == "8.0"
+    assert rows["file of pixels, mapped"][1] == "12,292.0"
+
+
 def test_host_share(benchmark):
     printed = benchmark("host_share", "--preset=digits8", "--batch_size=2", "--steps=2", "--num_threads=1")
     start = next(i for i, line in enumerate(printed) if line.startswith("| part of a step"))

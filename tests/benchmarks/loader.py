@@ -13,6 +13,7 @@ import re
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,17 +28,19 @@ from hf_ddpm.data.batches import epoch_permutation, flip_horizontally, to_model_
 from hf_ddpm.data.decode import decode_image
 from hf_ddpm.data.decoded_cache import read_or_build
 from hf_ddpm.data.in_order import PIXELS_FOR_THREADS, InOrder
-from hf_ddpm.data.table import DECODING_BATCH, ImageTable
+from hf_ddpm.data.table import DECODING_BATCH, ImageTable, load_images
+from hf_ddpm.markdown import counted
 
 GOAL = 20_000
 """Images per second, of 32 x 32 x 3."""
-KINDS = (("PNG", (32, 32), 1024), ("JPEG", (500, 375), 128))
+KINDS = (("PNG", (32, 32), 256), ("JPEG", (500, 375), 32))
 """Files that are decoded: format, width and height in pixels, and their number."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_images", type=int, default=60_000, help="of the table")
+    parser.add_argument("--num_files", type=int, default=5_000, help="of the folder whose opening is measured")
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--num_threads", type=int, help="of decoding; default: all cores")
@@ -47,15 +50,19 @@ def main() -> None:
         torch.set_num_threads(arguments.num_threads)
 
     datasets.disable_progress_bars()
-    print_machine(f"{torch.get_num_threads()} threads", f"batch {arguments.batch_size}", f"{arguments.rounds} rounds")
+    threads = counted(torch.get_num_threads(), "thread")
+    print_machine(threads, f"batch {arguments.batch_size}", counted(arguments.rounds, "round"))
     with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         before = resident()
         table = build_table(Path(folder) / "pixels.arrow", arguments.num_images, arguments.image_size)
         opened = resident()
         measure_reading(table, arguments)
+        read = resident()
         measure_decoding(arguments.rounds, arguments.image_size)
         measure_shuffling(arguments.rounds)
-        print_memory(table, before, opened)
+        print_memory(table, before, opened, read)
+        print_projection(table, while_opened(Path(folder) / "files", arguments.num_files))
 
 
 def build_table(place: Path, num_images: int, image_size: int) -> ImageTable:
@@ -119,26 +126,43 @@ def measure_decoding(rounds: int, image_size: int) -> None:
 def measure_shuffling(rounds: int) -> None:
     """Print the seconds of the order of one epoch, and its memory."""
     rows = []
-    for count in (60_000, 1_000_000, 10_000_000):
+    for count in (60_000, 1_000_000):
         seconds = in_turn({"": partial(epoch_permutation, count, 0, 0)}, rounds)[""]
         rows.append([f"{count:,}", f"{1000 * seconds:.1f}", f"{8 * count / 1e6:.1f}"])
     print_table(["images in an epoch", "ms of shuffling", "MB"], rows)
 
 
-def print_memory(table: ImageTable, before: dict[str, int], opened: dict[str, int]) -> None:
-    """Print what a table adds to the memory of the process, and the arithmetic for it and for a million larger images."""
-    read = resident()
+def while_opened(folder: Path, num_files: int) -> float:
+    """Bytes per image at the peak while a folder of image files is opened: paths, sizes and times."""
+    folder.mkdir()
+    file = encoded("PNG", (8, 8), 0)["bytes"]
+    for number in range(num_files):
+        (folder / f"{number:07}.png").write_bytes(file)
+    load_images(str(folder), "train", image_size=8)
+    tracemalloc.start()
+    load_images(str(folder), "train", image_size=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / num_files
+
+
+def print_memory(table: ImageTable, before: dict[str, int], opened: dict[str, int], read: dict[str, int]) -> None:
+    """Print what a table adds to the memory of the process."""
     rows = [
         [name, *(f"{(after[kind] - before[kind]) / 1e6:.1f}" for kind in ("RssAnon", "RssFile"))]
         for name, after in (("opened", opened), ("every image read", read))
     ]
-    print_table([f"MB more with {len(table):,} images", "of its own", "of the file, which the system may take back"], rows)
+    print_table([f"MB more with {len(table):,} images", "of its own", "of the file, kept while there is room"], rows)
 
+
+def print_projection(table: ImageTable, bytes_per_file: float) -> None:
+    """Print the arithmetic of its memory for a table and for a million larger images."""
     shapes = [(len(table), table.image_size), (1_000_000, 64)]
     parts = {
         "labels (int64)": lambda count, size: 8 * count,
         "orders of two epochs (int64)": lambda count, size: 16 * count,
         "positions of the images (int64), if some are left out": lambda count, size: 8 * count,
+        "while a folder of image files is opened, as measured": lambda count, size: bytes_per_file * count,
         "file of pixels, mapped": lambda count, size: count * (3 * size**2 + 4),
     }
     header = ["MB by arithmetic", *(f"{count:,} of {size} x {size} x 3" for count, size in shapes)]
