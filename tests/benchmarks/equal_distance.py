@@ -15,23 +15,25 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from diffusers import DDPMScheduler
-from measuring import ROOT, images_per_second, installed_schedulers, print_machine, print_table
+from diffusers import DDPMScheduler, SchedulerMixin
+from measuring import ROOT, images_per_second, print_machine, print_table
 
+from hf_ddpm.cli import user_errors
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import Measurement, data_options, generation_options, open_references
 from hf_ddpm.markdown import counted
 from hf_ddpm.models.unet import build_unet, unet_arguments
-from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.pipeline import CFGDDPMPipeline, spaces_evenly
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.probe import time_in_turn
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import StopRequest
 from hf_ddpm.sampling import generate, load_pipeline
-from hf_ddpm.schedulers import build_scheduler
+from hf_ddpm.schedulers import SCHEDULERS, build_scheduler
 
 STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000)
 """Numbers of steps that are tried, up to `--max_steps`."""
@@ -42,7 +44,7 @@ Distance = Callable[[str, int], float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--distance", type=float, required=True, help="what each scheduler has to reach")
-    parser.add_argument("--schedulers", nargs="+", help="default: all that are installed")
+    parser.add_argument("--schedulers", nargs="+", default=list(SCHEDULERS), help="default: all")
     parser.add_argument("--max_steps", type=int, default=200, help="schedulers that need more are left out")
     parser.add_argument("--preset", default="mnist28", help="network that is timed without a model")
     parser.add_argument("--beta_schedule", default="squaredcos_cap_v2", help="without a model; also linear")
@@ -59,12 +61,22 @@ def main() -> None:
     init_distributed(arguments.num_threads)
     batch, threads = f"batch {arguments.batch_size}", counted(torch.get_num_threads(), "thread")
     print_machine(arguments.model or f"exact score, {arguments.beta_schedule}, and {arguments.preset}", batch, threads)
+    with user_errors():
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Count the steps of each scheduler, time them in turn, and print the table."""
     pipeline, distance = exact_score(arguments) if arguments.model is None else saved_model(arguments)
     samplers, rows = {}, {}
-    names = arguments.schedulers or installed_schedulers()
-    with Progress("counting steps", len(names), "scheduler") as bar:
-        for name in names:
-            steps, reached = fewest_steps(distance, name, arguments)
+    with Progress("counting steps", len(arguments.schedulers), "scheduler") as bar:
+        for name in arguments.schedulers:
+            try:
+                scheduler = build_scheduler(name, pipeline.trained_config)
+            except ValueError as error:  # its library is not installed, or it does not suit the model
+                print(f"left out: {error}")
+                continue
+            steps, reached = fewest_steps(scheduler, partial(distance, name), arguments)
             rows[name] = [f"`{name}`", str(steps or f"more than {arguments.max_steps}"), f"{reached:.3g}"]
             if steps is not None:
                 samplers[name] = sampler(pipeline, name, steps, arguments.batch_size)
@@ -75,11 +87,13 @@ def main() -> None:
     print_table(["scheduler", f"steps to {arguments.distance:g}", "distance", "images/s"], list(rows.values()))
 
 
-def fewest_steps(distance: Distance, scheduler: str, arguments: argparse.Namespace) -> tuple[int | None, float]:
-    """The fewest steps that reach the distance, None = none of those tried; and the last distance."""
-    reached = math.nan
-    for steps in (steps for steps in STEPS if steps <= arguments.max_steps):
-        reached = distance(scheduler, steps)
+def fewest_steps(
+    scheduler: SchedulerMixin, distance: Callable[[int], float], arguments: argparse.Namespace
+) -> tuple[int | None, float]:
+    """The fewest steps that reach the distance, None = none of those tried does; and the last distance."""
+    reached, most = math.nan, min(arguments.max_steps, scheduler.config.num_train_timesteps)
+    for steps in (steps for steps in STEPS if steps <= most and spaces_evenly(scheduler, steps)):
+        reached = distance(steps)
         if reached <= arguments.distance:
             return steps, reached
     return None, reached

@@ -17,13 +17,11 @@ from unittest.mock import patch
 
 import torch
 
-from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.markdown import table
 from hf_ddpm.models.unet import unet_arguments
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.probe import Timings
-from hf_ddpm.schedulers import SCHEDULERS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300
@@ -72,19 +70,6 @@ def digits_options(preset: str, batch_size: int) -> list[str]:
         "data.channels": arguments["in_channels"], "data.test_split": "null", "data.batch_size": batch_size,
     }  # fmt: skip
     return [f"--{name}={value}" for name, value in options.items()]
-
-
-def installed_schedulers() -> list[str]:
-    """The schedulers whose libraries are there; the others are named."""
-    names = []
-    for name in SCHEDULERS:
-        try:
-            check_scheduler(name)
-        except ValueError as error:
-            print(f"left out: {error}")
-        else:
-            names.append(name)
-    return names
 
 
 class TrainingProgram:

@@ -19,14 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import installed_schedulers, print_machine
+from measuring import print_machine
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_ddpm.data.batches import IndexStream
 from hf_ddpm.data.table import ImageTable, load_images
+from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.markdown import counted
 from hf_ddpm.sampling import generate, load_pipeline
+from hf_ddpm.schedulers import SCHEDULERS
 from hf_ddpm.training.cpu_bf16 import speed_up
 
 # First order or noisy: these need more steps than the 20 of the others.
@@ -63,6 +65,18 @@ def main() -> None:
     for scale in options.guidance_scales:
         for name in options.schedulers or installed_schedulers():
             print_row(options, classifier, name, scale, precision)
+
+
+def installed_schedulers() -> list[str]:
+    names = []
+    for name in SCHEDULERS:
+        try:
+            check_scheduler(name)
+        except ValueError as error:
+            print(f"left out: {error}")
+        else:
+            names.append(name)
+    return names
 
 
 def print_row(options: argparse.Namespace, classifier: nn.Module, name: str, scale: float, precision: str) -> None:
