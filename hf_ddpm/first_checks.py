@@ -13,6 +13,7 @@ from unicodedata import normalize
 from hf_ddpm.commandline.names import nearest
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.folders import put_back
+from hf_ddpm.runtime.lock import is_free
 from hf_ddpm.runtime.reading import read_json
 
 SCHEDULER_NAMES = (
@@ -52,6 +53,22 @@ def check_class_labels(model: str, class_labels: Iterable[str | int]) -> None:
             near = " or ".join(nearest(str(label), known)) or ", ".join(known[:10])
             kind = "id" if isinstance(label, int) else "name"
             raise ValueError(f"class_labels is {label!r}: no such {kind}, nearest: {near}")
+
+
+def grid_beside(folder: Path) -> Path:
+    """File of the grid of a folder of images, which is beside it."""
+    folder = folder.resolve() if folder.name in ("", "..") else folder
+    return folder.with_name(f"{folder.name}-grid.png")
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder for images that has files in it, or whose grid exists."""
+    if not is_free(folder):
+        raise ValueError(f"output_dir is {str(folder)!r}: give a new or an empty folder")
+    if (grid := grid_beside(folder)).exists():
+        raise ValueError(
+            f"output_dir is {str(folder)!r}: the file of its grid exists, {grid}: remove it, or give another folder"
+        )
 
 
 def check_scheduler(name: str) -> None:

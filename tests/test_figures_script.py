@@ -71,6 +71,9 @@ COMMANDS = {
     "losses": ["--runs=[{run}]", "--smoothing=2"],
     "guided": ["--model={run}/pipeline", "--per_class=1", "--class_labels=[0, 4]", "--guidance_scales=[1, 3]", *DRAWN],
     "real": ["--data.source=digits", "--per_class=2"],
+    "inpainting": ["--model={run}/pipeline", "--num_images=2", "--jump_length=1", "--jump_n_sample=2", *DRAWN],
+    "strengths": ["--model={run}/pipeline", "--num_images=2", "--strengths=[0.5, 1]", *DRAWN],
+    "interpolation": ["--model={run}/pipeline", "--num_images=3", "--class_labels=[3]", *DRAWN],
     "checkpoints": ["--run={run}", "--checkpoints=[4, 1]", "--per_class=1", "--class_labels=[1]", *DRAWN],
 }
 
@@ -218,6 +221,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(main, capsys, args):
         ("schedules", ["--schedules=[cosine]", "--beta_start=0.1"], "--beta_start is 0.1: leave it out"),
         ("schedules", ["--schedules=[quadratic]"], "--schedules"),
         ("losses", ["--runs=[{run}, ./nowhere]"], "--runs is 'nowhere': it has no metrics.jsonl"),
+        ("inpainting", ["--region=middle"], "--region"),
+        ("inpainting", ["--scheduler=heun"], "scheduler is 'HeunDiscreteScheduler': steps can be repeated with DDPM"),
+        ("strengths", ["--strengths=[0.5, 2]"], "--strengths is [0.5, 2.0]: give numbers above 0, at most 1"),
+        ("interpolation", ["--num_images=1"], "--num_images is 1: give at least 2"),
+        ("interpolation", ["--scheduler=ddpm"], "scheduler is 'DDPMScheduler': it adds noise to its steps"),
         ("guided", ["--guidance_scales=[]"], "--guidance_scales is []: give at least one"),
         ("guided", ["--model={gan}/checkpoints/step-00000001"], "it is a GAN"),
         ("real", ["--per_class=0"], "--per_class is 0: give 1 to 32"),

@@ -7,25 +7,22 @@ python train_scripts/figures.py reverse --model runs/digits/pipeline --output fi
 import sys
 
 from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.commandline.forms import check_form, form_list
 from hf_ddpm.commandline.help import wrap_prose
-from hf_ddpm.commandline.names import nearest
-from hf_ddpm.figures.registry import FIGURES, figure_list, plot_figure
+from hf_ddpm.figures.registry import FIGURES, plot_figure
 from hf_ddpm.first_checks import check_model
 from hf_ddpm.runtime.progress import Progress
+
+FORMS = {name: config_class for name, (config_class, _) in FIGURES.items()}
 
 
 def main(args: list[str] | None = None) -> None:
     name, *options = (sys.argv[1:] if args is None else args) or [None]
     if name in ("-h", "--help"):
-        print(wrap_prose(f"{__doc__.strip()}\n\nFigures:\n{figure_list()}"))
+        print(wrap_prose(f"{__doc__.strip()}\n\nFigures:\n{form_list(FORMS)}"))
         return
     with user_errors():
-        if name not in FIGURES:
-            near = " or ".join(nearest(name or "", FIGURES))
-            hint = f"; did you mean {near}?" if near else ""
-            got = "no figure is named" if name is None else f"unknown figure {name!r}"
-            raise ValueError(f"{got}: give one of {', '.join(FIGURES)}, followed by its options{hint}")
-    config_class, _ = FIGURES[name]
+        config_class, _ = FIGURES[check_form(name, FORMS, "figure")]
     config = parse_config(config_class, options)
     with user_errors(config_class):
         if getattr(config, "model", None) is not None:

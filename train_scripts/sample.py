@@ -12,8 +12,7 @@ from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require, require_seeds
-from hf_ddpm.first_checks import check_class_labels, check_model, check_scheduler
-from hf_ddpm.runtime.lock import is_free
+from hf_ddpm.first_checks import check_class_labels, check_free, check_model, check_scheduler, grid_beside
 
 
 @dataclass(kw_only=True)
@@ -56,17 +55,12 @@ class SampleConfig:
             require(value is None or value >= low, option, value, f"give at least {low}")
         require_seeds("seed", self.seed)
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
-        folder = Path(self.output_dir)
-        require(is_free(folder), "output_dir", str(folder), "give a new or an empty folder")
-        remedy = f"the file of its grid exists, {self.grid}: remove it, or give another folder"
-        require(not self.grid.exists(), "output_dir", str(folder), remedy)
+        check_free(Path(self.output_dir))
 
     @property
     def grid(self) -> Path:
         """File of the grid, beside the folder of the images."""
-        folder = Path(self.output_dir)
-        folder = folder.resolve() if folder.name in ("", "..") else folder
-        return folder.with_name(f"{folder.name}-grid.png")
+        return grid_beside(Path(self.output_dir))
 
 
 def main(args: list[str] | None = None) -> None:

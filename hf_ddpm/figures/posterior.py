@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hf_ddpm.figures.process import StepBack
-    from hf_ddpm.figures.real_images import RealImages
-    from hf_ddpm.pipeline import CFGDDPMPipeline
 
 NOISING_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of T
 TILE = 84  # pixels; larger than elsewhere, to see the noise
@@ -52,13 +50,13 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     """Plot a step forward, and back by the model and by the true posterior; return the paths of the files."""
     from hf_ddpm.figures.process import step_back
     from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
-    from hf_ddpm.figures.samples import load_diffusion_pipeline
+    from hf_ddpm.figures.samples import load_diffusion_pipeline, real_label_ids
     from hf_ddpm.sampling import image_shape_of
 
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     data = data_of_model(config.data, config.model)
     real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
-    labels = _label_ids(pipeline, real)
+    labels = real_label_ids(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})
     seeds = range(config.seed, config.seed + config.num_images)
@@ -109,14 +107,3 @@ def amplified(difference: Tensor, factor: float | None) -> tuple[Tensor, float]:
         steps = [digit * 10.0**power for power in range(-2, 7) for digit in (1, 2, 5)]
         factor = max((step for step in steps if step * largest <= 1), default=steps[0]) if largest > 0 else 1.0
     return factor * difference, factor
-
-
-def _label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
-    """The model's class ids of real images, looked up by name: (N,) int64; None = the model is unconditional."""
-    import torch
-
-    if not pipeline.is_conditional:
-        return None
-    if real.names is None or real.labels is None:
-        raise ValueError("`source` has no labels: the model was trained with classes, give images with labels")
-    return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))

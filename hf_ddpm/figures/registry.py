@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.figures.checkpoints import CheckpointsConfig, TrainingGifConfig, plot_checkpoints, plot_training_gif
+from hf_ddpm.figures.edits import InpaintingConfig, StrengthsConfig, plot_inpainting, plot_strengths
 from hf_ddpm.figures.forward import ForwardConfig, plot_forward
 from hf_ddpm.figures.guided import GuidedConfig, plot_guided
+from hf_ddpm.figures.interpolation import InterpolationConfig, plot_interpolation
 from hf_ddpm.figures.losses import LossesConfig, plot_losses
 from hf_ddpm.figures.options import FigureConfig
 from hf_ddpm.figures.posterior import PosteriorConfig, plot_posterior
@@ -28,6 +30,9 @@ FIGURES: dict[str, tuple[type[FigureConfig], Callable[[Any], list[Path]]]] = {
     "guided": (GuidedConfig, plot_guided),
     "real": (RealConfig, plot_real),
     "checkpoints": (CheckpointsConfig, plot_checkpoints),
+    "inpainting": (InpaintingConfig, plot_inpainting),
+    "strengths": (StrengthsConfig, plot_strengths),
+    "interpolation": (InterpolationConfig, plot_interpolation),
 }
 """Options and plot function of each figure, by its name on the command line."""
 
@@ -38,10 +43,3 @@ def plot_figure(config: FigureConfig) -> list[Path]:
     with OutputLock(output, option="output", file_name=output.name) as lock:
         lock.take()
         return dict(FIGURES.values())[type(config)](config)
-
-
-def figure_list() -> str:
-    """Names of the figures and what they show, one line each."""
-    width = max(map(len, FIGURES))
-    lines = [f"  {name:{width}}  {(config.__doc__ or '').splitlines()[0]}" for name, (config, _) in FIGURES.items()]
-    return "\n".join(lines)

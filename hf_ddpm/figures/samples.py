@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
+from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
+from hf_ddpm.figures.real_images import RealImages
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
 from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, load_pipeline, resolve_labels
 
@@ -25,6 +28,13 @@ def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device:
         raise ValueError(f"`model` is {model!r}: it is a GAN, which has no steps and no guidance, give a diffusion model")
     has_betas = isinstance(getattr(pipeline.scheduler, "alphas_cumprod", None), torch.Tensor)
     require(has_betas, "`model`", model, f"its {type(pipeline.scheduler).__name__} has no betas, give a DDPM")
+    return pipeline
+
+
+def load_editing_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMEditingPipeline:
+    """Load a diffusion pipeline that edits, without its progress bar; see `load_diffusion_pipeline`."""
+    pipeline = CFGDDPMEditingPipeline(**load_diffusion_pipeline(model, scheduler=scheduler, device=device).components)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
@@ -48,6 +58,15 @@ def label_name(pipeline: ImagePipeline, label: int) -> str:
 def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
     """Class names of the rows of a grid; None = the model is unconditional."""
     return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
+
+
+def real_label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
+    """The model's class ids of real images, looked up by name: (N,) int64; None = the model is unconditional."""
+    if not pipeline.is_conditional:
+        return None
+    if real.names is None or real.labels is None:
+        raise ValueError("`source` has no labels: the model was trained with classes, give images with labels")
+    return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))
 
 
 def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:
