@@ -35,7 +35,8 @@ RULES = (
     Rule(log_rules.unfinished, ALL, ("diverged",)),
     Rule(setup_rules.lagging_average, GENERATIVE, ("diverged",)),
     Rule(log_rules.learning_rate, DIFFUSION, ("diverged",)),
-    Rule(log_rules.overfitting, DIFFUSION, ("diverged", "averaged weights lag")),
+    Rule(setup_rules.dropped_classes, GENERATIVE),
+    Rule(log_rules.overfitting, DIFFUSION, ("diverged", "averaged weights lag", "classes ignored")),
     Rule(setup_rules.copied_images, GENERATIVE, ("overfitting",)),
     Rule(
         log_rules.convergence,
@@ -43,7 +44,6 @@ RULES = (
         ("diverged", "unfinished", "learning rate too high", "learning rate too low", "overfitting"),
     ),
     Rule(setup_rules.few_images, GENERATIVE),
-    Rule(setup_rules.dropped_classes, GENERATIVE),
     Rule(setup_rules.scheduler, DIFFUSION),
 )
 """In the order in which they are looked at: causes before what follows from them."""
@@ -65,10 +65,8 @@ class Examination:
         for finding in self.findings:
             lines += ["", finding.name]
             lines += [f"  {name + ':':<6} {one_line(text)}" for name, text in _parts(finding)]
-        lines += [
-            *[""][: len(self.findings)],
-            *(f"cannot tell {gap.name}: {one_line(gap.reason)} ({one_line(gap.remedy)})" for gap in self.gaps),
-        ]
+        lines += [""] if self.findings else []
+        lines += [f"cannot tell {gap.name}: {one_line(gap.reason)} ({one_line(gap.remedy)})" for gap in self.gaps]
         found = counted(len(self.findings), "finding") if self.findings else "nothing wrong was found"
         return "\n".join([*lines, found])
 

@@ -9,6 +9,8 @@ from hf_ddpm.doctor.finding import Answer, Finding, Gap
 from hf_ddpm.markdown import number
 from hf_ddpm.text import one_line
 
+MIN_STEPS = 100
+"""Steps of a run from which the average of its weights is judged: at first it lags in any case."""
 MIN_LINES = 10
 """Lines of a log from which its trend is read: each tenth of the run then has one."""
 STUCK = 0.5
@@ -139,7 +141,8 @@ def overfitting(facts: Facts) -> Answer:
         return Gap(name="overfitting by the loss", reason="the log has no held-out loss yet", remedy=remedy)
     step, last = tests.points[-1]
     lowest_step, lowest = min(tests.points, key=lambda point: point[1])
-    here = train.mean(0.8 * step, step) if has_plain_loss(facts) else None
+    is_comparable = has_plain_loss(facts) and step >= MIN_STEPS
+    here = train.mean(0.8 * step, step) if is_comparable else None
     ratio = None if here is None or here <= 0 else last / here
     is_rising = lowest_step < step and last >= RISING * lowest
     if not is_rising and (ratio is None or ratio < GAP):

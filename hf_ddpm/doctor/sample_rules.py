@@ -11,6 +11,8 @@ from hf_ddpm.markdown import number
 
 NO_GAIN = 0.02
 """Fraction by which the right labels lower the loss, below which they make no difference."""
+CERTAIN = 3
+"""Standard errors above 0 from which they do make one, however small: in images of many details it is."""
 UNLIKE = 1.6
 """Fréchet distance of samples to the training images, as a multiple of that of the preview, from which they are worse."""
 
@@ -38,8 +40,11 @@ def copies(measured: Measured) -> Answer:
 def ignored_classes(measured: Measured) -> Answer:
     """A loss that does not depend on whether the labels are right."""
     gain = measured.label_gain
-    if gain is None or gain.mean >= NO_GAIN:
+    if gain is None or gain.mean >= min(NO_GAIN, CERTAIN * gain.stderr):
         return None
+    if gain.stderr > NO_GAIN:
+        reason = f"{gain.num_images} images are too few to see whether the right labels lower the loss"
+        return Gap(name="use of the classes", reason=reason, remedy="hold out more, with --data.test_split")
     images = "held-out" if gain.is_held_out else "training"
     return Finding(
         name="classes ignored",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from hf_ddpm.doctor.facts import Facts
 from hf_ddpm.doctor.finding import Answer, Finding, Gap
+from hf_ddpm.doctor.log_rules import MIN_STEPS
 from hf_ddpm.doctor.trend import ema_share
 from hf_ddpm.markdown import number
 from hf_ddpm.text import one_line
 
 FEW_IMAGES = 500
 """Training images that a diffusion model of a few hundred thousand parameters knows by heart within minutes."""
-MIN_STEPS = 100
-"""Steps of a run from which the average of its weights is judged."""
 OLD_PART, LAGGING = 0.1, 0.05
 """First part of the run, and how much of the averaged weights may be from there."""
 DROPPED = 0.9

@@ -26,18 +26,19 @@ def write_run(tmp_path) -> Callable[..., RunFolder]:
         steps: int = 1000,
         total_steps: int | None = None,
         num_images: int | None = 5000,
+        loss_name: str = "loss",
         config: Any = None,
         **groups: dict[str, Any],
     ) -> RunFolder:
         run = RunFolder(tmp_path / "run")
         run.path.mkdir()
         data = {"source": "digits", "test_split": "test", **groups.pop("data", {})}
-        options = {"output_dir": str(run.path), "max_train_steps": total_steps or steps, "data": data, **groups}
+        options = {"output_dir": str(run.path), "data": data, "max_train_steps": total_steps or steps, **groups}
         built = config or build(options)
         run.config.write_text(dump_config(built), encoding="utf-8")
         every = steps // max(len(losses), 1)
         lines = [
-            {"step": every * number, "images_seen": 64 * every * number, "loss": loss, "lr": 1e-3, "grad_norm": 0.5}
+            {"step": every * number, "images_seen": 64 * every * number, loss_name: loss, "lr": 1e-3, "grad_norm": 0.5}
             for number, loss in enumerate(losses, start=1)
         ]
         lines += [{"step": step, "test_loss": loss} for step, loss in (tests or {}).items()]

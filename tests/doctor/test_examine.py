@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+from hf_ddpm.cli import dump_config, parse_config
 from hf_ddpm.doctor.examine import examine
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.lock import OutputLock
+from hf_ddpm.training.options import GANConfig, JudgeConfig
 
 
 def names(run: RunFolder) -> list[str]:
@@ -113,7 +116,12 @@ def test_a_moving_average_that_holds_the_start(write_run, good_losses):
 
 
 def test_classes_that_are_always_dropped(write_run, good_losses):
-    assert names(write_run(good_losses, objective={"class_dropout_prob": 1.0})) == ["classes ignored"]
+    # The held-out loss is taken with the classes, which the network has never seen.
+    assert names(write_run(good_losses, {1000: 0.31}, objective={"class_dropout_prob": 1.0})) == ["classes ignored"]
+
+
+def test_the_average_of_the_first_steps_lags_in_any_case(write_run):
+    assert names(write_run([0.4 - 0.01 * number for number in range(10)], {50: 0.9}, steps=50)) == []
 
 
 def test_samples_without_their_class(write_run, good_losses, results_of):
@@ -159,6 +167,40 @@ def test_what_cannot_be_told_is_said_with_the_option_that_lets_it(write_run):
     assert "--data.test_split" in gaps["overfitting by the loss"]
     assert "size of the data" in gaps
     assert examination.findings == []
+
+
+def test_a_gan_and_a_judge_are_examined_for_what_applies(write_run, load_script, capsys):
+    options = ["--data.image_size=8", "--max_train_steps=1000", "--output_dir=runs/gan"]
+    run = write_run([3.0] * 20, num_images=200, loss_name="d_loss", config=parse_config(GANConfig, options))
+    examination = examine(run)
+    assert [finding.name for finding in examination.findings] == ["data too small"]
+    assert [gap.name for gap in examination.gaps] == ["copies"]
+    assert "GAN, step 1,000 of 1,000" in examination.subject
+    run.config.write_text(dump_config(parse_config(JudgeConfig, [*options, "--data.test_split=test"])), encoding="utf-8")
+    examination = examine(run)
+    assert (examination.findings, examination.gaps) == ([], []) and "judge" in examination.subject
+    with pytest.raises(SystemExit) as stopped:
+        load_script("doctor").main([str(run.path), "--samples"])
+    assert stopped.value.code == 2 and "judge, which generates nothing" in capsys.readouterr().err
+
+
+def test_an_unconditional_model_is_not_examined_for_classes(write_run, good_losses):
+    run = write_run(good_losses, data={"class_conditional": False})
+    described = json.loads(run.data.read_text(encoding="utf-8"))
+    run.data.write_text(json.dumps({**described, "classes": None, "no_classes_because": "no labels"}), encoding="utf-8")
+    assert names(run) == []
+
+
+def test_epochs_count_as_the_length_of_a_run(write_run, good_losses):
+    run = write_run(good_losses, num_images=3200, max_train_steps=None, num_train_epochs=20)
+    assert names(run) == []  # 1,000 steps of 64 images
+    run = replaced(run, num_train_epochs=21)
+    assert names(run) == ["unfinished"]
+
+
+def replaced(run: RunFolder, **options) -> RunFolder:
+    run.config.write_text(yaml.safe_dump({**run.read_options(), **options}), encoding="utf-8")
+    return run
 
 
 def test_a_damaged_file_is_left_out(write_run, good_losses, caplog):
