@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,9 @@ class Facts:
     def resume_command(self) -> str:
         """The command that continues the run."""
         program = {"diffusion model": "train", "GAN": "train_gan", "judge": "train_judge"}[self.kind]
-        return f"python train_scripts/{program}.py --config {self.folder.config} --resume auto"
+        processes = self.run.machine.num_processes or 1
+        launcher = "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
+        return f"{launcher} train_scripts/{program}.py --config {shlex.quote(str(self.folder.config))} --resume auto"
 
 
 def read_facts(folder: RunFolder) -> Facts:

@@ -77,7 +77,7 @@ def learning_rate(facts: Facts) -> Answer:
     assert end is not None, "the last line lies in the last tenth"
     rise, lowest = _largest_rise(losses.binned(PARTS))
     recovered = end <= RECOVERED * lowest
-    is_stuck = _is_stuck(facts, end) and (half is None or 1 - end / half < FLAT)
+    is_stuck = _is_stuck(facts, end) and (not half or 1 - end / half < FLAT)
     if not is_stuck and (rise < RISE or recovered):
         return None
     if rise < RISE and rate is not None and rate < LOW_RATE:
@@ -102,12 +102,12 @@ def convergence(facts: Facts) -> Answer:
     if total is None or facts.step < total:
         return Gap(name="convergence", reason="the run is not finished", remedy="examine it when it is")
     quarter, half, end = (losses.before(part) for part in (0.25, 0.5, 1.0))
-    if half is None or end is None or len(losses) < MIN_LINES:
+    if not half or end is None or len(losses) < MIN_LINES:
         return None  # `learning_rate` has said that the log is too short
     gain = 1 - end / half
-    if gain < FALLING:
+    if not gain >= FALLING:
         return None
-    doublings = doublings_until_settled(gain, None if quarter is None else 1 - half / quarter)
+    doublings = doublings_until_settled(gain, None if not quarter else 1 - half / quarter)
     factor = 2 ** min(doublings, MAX_DOUBLINGS)
     about = "about" if doublings <= MAX_DOUBLINGS else "more than"
     longer = f"--max_train_steps {total * factor}"

@@ -34,7 +34,7 @@ MOMENT_IMAGES = BLOCK
 
 
 def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inference_steps: int | None) -> Measured:
-    """Sample from the newest model of a run, and compare with its data; a `ValueError` says why that is impossible.
+    """Sample from the newest model of a run and compare with its data; a `ValueError` says why that is impossible.
 
     Args:
         facts: the run, of a diffusion model or a GAN.
@@ -45,10 +45,7 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     init_distributed(None if (threads := facts.number("", "num_threads")) is None else int(threads))
     pipeline = load_pipeline(str(facts.model), scheduler=scheduler)
     channels, image_size, _ = image_shape_of(pipeline)
-    known = {option.name for option in fields(SplitsConfig)}
-    options = {name: value for name, value in (facts.run.config.get("data") or {}).items() if name in known}
-    train, test = load_splits(SplitsConfig(**options), image_size=image_size, channels=channels)
-    test = test if facts.has_held_out_split else None
+    train, test = _load_data(facts, image_size, channels)
     moments_of_train = _moments(train.images(_spread_rows(train, MOMENT_IMAGES)))
 
     def sample(pipeline: ImagePipeline, name: str | None, steps: int | None, guidance_scale: float | None) -> SampledSet:
@@ -61,7 +58,7 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     name = steps = preview = None
     if isinstance(pipeline, CFGDDPMPipeline):
         name = scheduler or type(pipeline.scheduler).__name__
-        steps = min(num_inference_steps or DEFAULT_STEPS, pipeline.scheduler.config.num_train_timesteps)
+        steps = num_inference_steps or min(DEFAULT_STEPS, pipeline.scheduler.config.num_train_timesteps)
     samples = sample(pipeline, name, steps, default_guidance_scale(pipeline))
     grid = facts.run.grid
     if steps is not None and grid is not None and grid.scheduler is not None:
@@ -70,6 +67,18 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     real = RealSet(distances=_real_distances(train, test, num_images).tolist(), is_held_out=test is not None)
     gain = _label_gain(pipeline, train if test is None else test, is_held_out=test is not None)
     return Measured(samples=samples, preview=preview, real=real, label_gain=gain)
+
+
+def _load_data(facts: Facts, image_size: int, channels: int) -> tuple[ImageTable, ImageTable | None]:
+    """The images that a run learned from, and those that it did not (None = none are held out)."""
+    known = {option.name for option in fields(SplitsConfig)}
+    options = {name: value for name, value in (facts.run.config.get("data") or {}).items() if name in known}
+    try:
+        train, test = load_splits(SplitsConfig(**options), image_size=image_size, channels=channels)
+    except ValueError as error:
+        remedy = "run the doctor where they are, or leave out `samples`"
+        raise ValueError(f"the images that the run learned from cannot be read, {error}: {remedy}") from error
+    return train, test if facts.has_held_out_split else None
 
 
 def _samples(pipeline: ImagePipeline, num_images: int, options: dict[str, Any]) -> np.ndarray[Any, Any]:

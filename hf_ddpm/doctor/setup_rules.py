@@ -21,9 +21,8 @@ READABLE = 0.5
 """Class accuracy of real images below which the judge says nothing."""
 COPIED = 0.6
 """Distance of samples to the nearest training image, as a fraction of that of real images, from which they are copies."""
-FEW_STEPS = {"DDPMScheduler": 20, "EulerAncestralDiscreteScheduler": 20}
-FEW_STEPS_ELSE = 6
-"""Fewest denoising steps of a scheduler that adds noise in each step, and of the others."""
+FEW_STEPS = 6
+"""Denoising steps with fewer of which no scheduler gives samples like those of many."""
 
 
 def few_images(facts: Facts) -> Answer:
@@ -47,9 +46,10 @@ def few_images(facts: Facts) -> Answer:
 def lagging_average(facts: Facts) -> Answer:
     """A moving average that still holds weights of the start of the run."""
     decay, steps = facts.number("ema", "decay"), facts.step
-    if decay is None or steps < MIN_STEPS:
-        return None
     inv_gamma, power = facts.number("ema", "inv_gamma") or 1.0, facts.number("ema", "power") or 0.75
+    is_sound = decay is not None and 0 <= decay < 1 and inv_gamma > 0 and power > 0
+    if decay is None or not is_sound or steps < MIN_STEPS:
+        return None
     old = ema_share(decay, inv_gamma, power, first=int(OLD_PART * steps), last=steps)
     if old < LAGGING:
         return None
@@ -146,8 +146,7 @@ def scheduler(facts: Facts) -> Answer:
         )
     for name, results in facts.run.results.items():
         used, steps = str(results.protocol.get("scheduler")), results.protocol.get("num_inference_steps")
-        fewest = FEW_STEPS.get(used, FEW_STEPS_ELSE)
-        if isinstance(steps, int) and steps < fewest:
+        if isinstance(steps, int) and steps < FEW_STEPS:
             return Finding(
                 name="too few denoising steps",
                 seen=f"results/{one_line(name, 100)}.json: sampled in {steps} steps of {one_line(used, 60)}",
