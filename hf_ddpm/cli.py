@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
-__all__ = ["PROGRAMS", "dump_config", "load_recipe", "parse_config", "recipe_program", "user_errors"]
+__all__ = ["PROGRAMS", "dump_config", "load_recipe", "parse_config", "recipe_program", "take_flag", "user_errors"]
 
 FAILED_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -75,6 +75,15 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, a
         print(dump_config(config), end="")
         raise SystemExit(0)
     return config
+
+
+def take_flag(name: str, args: list[str] | None = None) -> tuple[bool, list[str]]:
+    """Whether a word such as `--estimate`, which is no option of a run, is on a command line, and the other words."""
+    with user_errors():
+        words = sys.argv[1:] if args is None else args
+        if any(word.startswith(f"--{name}=") for word in words):
+            raise ValueError(f"--{name} takes no value")
+        return f"--{name}" in words, [word for word in words if word != f"--{name}"]
 
 
 def dump_config(config: Any) -> str:

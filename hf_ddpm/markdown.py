@@ -66,6 +66,14 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """A time in seconds for a reader: `3 min 12 s`."""
+    if seconds < 60:
+        return f"{number(seconds, 3)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def python_literal(value: str | int) -> str:
     """A string or number as Python (and JSON) writes it, on one line and in ASCII."""
     return json.dumps(value)

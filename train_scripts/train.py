@@ -8,16 +8,22 @@ r"""Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline.
     torchrun --nproc_per_node 2 train_scripts/train.py --config ...    # several processes on a CPU
 """
 
-from hf_ddpm.cli import parse_config, user_errors
+from hf_ddpm.cli import parse_config, take_flag, user_errors
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import TrainConfig
 
 
 def main(args: list[str] | None = None) -> None:
+    wants_estimate, args = take_flag("estimate", args)
     config = parse_config(TrainConfig, args, about=__doc__)
     with user_errors(TrainConfig):
         check_training(config)
-        from hf_ddpm.training.loop import train
+        from hf_ddpm.training.loop import train, training_task
+
+        if wants_estimate:
+            from hf_ddpm.training.estimate import estimate_training
+
+            return estimate_training(config, training_task)
 
         evaluate = None
         if config.evaluation.every_steps is not None:

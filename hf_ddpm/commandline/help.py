@@ -29,7 +29,8 @@ def help_page(config_class: Any, topic: str | None, about: str, values: Mapping[
     """The text of `--help TOPIC`.
 
     Args:
-        config_class: options of the program; its `main_options` are the names on the first page (none = all of them).
+        config_class: options of the program; its `main_options` are the names on the first page (none = all of them), and
+            its `flags` are words that are no options of a run, with their texts (none = there are none).
         topic: None = the first page, `all`, a group, or an option.
         about: docstring of the program: what it does, a blank line, and its commands.
         values: values of options that differ from their defaults.
@@ -43,6 +44,7 @@ def help_page(config_class: Any, topic: str | None, about: str, values: Mapping[
     if topic not in ("", "all") and topic not in options and topic not in groups:
         reason = explain_unknown(topic, [*groups, *options], dashes="--help ")
         raise ValueError(f"--help {topic}: there is no such option, {reason}")
+    own = _rows(_OWN_OPTIONS | getattr(config_class, "flags", {}))
     if topic in options:
         return _table([options[topic]], config_class, values)
     if topic in groups:
@@ -52,8 +54,8 @@ def help_page(config_class: Any, topic: str | None, about: str, values: Mapping[
         names = ", ".join(groups)
         more = {"--help all": "Every option.", f"--help {next(iter(groups))}": f"The options of a group: {names}."}
         shown = _table([options[name] for name in main], config_class, values, brief=True)
-        return f"{about}\n\nMain options:\n{_rows(_OWN_OPTIONS)}\n{shown}\n\nMore:\n{_rows(more)}"
-    parts = [about, f"Options:\n{_rows(_OWN_OPTIONS)}"]
+        return f"{about}\n\nMain options:\n{own}\n{shown}\n\nMore:\n{_rows(more)}"
+    parts = [about, f"Options:\n{own}"]
     parts[-1] += "\n" + _table([option for name, option in options.items() if "." not in name], config_class, values)
     for name, group_class in groups.items():
         group = [option for other, option in options.items() if other.startswith(f"{name}.")]

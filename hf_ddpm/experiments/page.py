@@ -24,7 +24,7 @@ from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedE
 from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
 from hf_ddpm.experiments.options import SHORT_NAMES
 from hf_ddpm.experiments.tables import MAIN_METRICS, SweepRow, bound_rows, metric_text
-from hf_ddpm.markdown import code_block, counted, escaped, number, table, value_text
+from hf_ddpm.markdown import code_block, counted, duration, escaped, number, table, value_text
 from hf_ddpm.text import printable
 
 AXIS_NAMES = {
@@ -271,14 +271,6 @@ def training_texts(run: TrainingFacts) -> dict[str, str]:
         "training_seconds": duration(run.training_seconds),
         "final_loss": ", ".join(loss if name == "loss" else f"{name} {loss}" for name, loss in losses.items()),
     }
-
-
-def duration(seconds: float) -> str:
-    """A time in seconds for a reader: `3 min 12 s`."""
-    if seconds < 60:
-        return f"{number(seconds, 3)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _matches(entry: Any, axes: Mapping[str, Any]) -> bool:

@@ -52,7 +52,7 @@ class RunOptions(BaseConfig):
     resume: str = "none"
     """`none`, `auto` (newest complete checkpoint, or from scratch), `latest` (fails without one) or a checkpoint folder."""
     mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the network's forward and backward pass; `auto` = bf16 where it is faster (on a GPU that has it; on a
+    """Precision of the network's forward and backward pass. `auto` = bf16 where it is faster (on a GPU that has it; on a
     CPU, steps are timed at the start), else fp32. fp16 needs a CUDA device."""
 
     def __post_init__(self) -> None:
@@ -122,6 +122,9 @@ class EMAOptions(LearningOptions):
 class RunConfig(LearningOptions):
     """Options shared by all training programs."""
 
+    flags: ClassVar[dict[str, str]] = {
+        "--estimate": "Print the time and the space that this run takes here, and stop."
+    }
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: BaseLoggingConfig = field(default_factory=BaseLoggingConfig)
 
@@ -295,7 +298,7 @@ class GANConfig(RunConfig, EMAOptions):
         "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume", "logging.sample_every_steps",
     )  # fmt: skip
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the networks' forward and backward pass; `auto` = bf16 where it is faster, see train.py."""
+    """Precision of the networks' forward and backward pass. `auto` = bf16 where it is faster, see train.py."""
     data: GANDataConfig = field(default_factory=GANDataConfig)
     optim: GANOptimConfig = field(default_factory=GANOptimConfig)
     ema: GANEMAConfig = field(default_factory=GANEMAConfig)

@@ -43,6 +43,8 @@ class Run(ABC, Generic[ConfigType]):
     """Held-out images; None = no split was named."""
     tuning: Tuning
     """Precision, memory format and threads."""
+    num_images: int | None = field(init=False)
+    """Images of an epoch; None = not known, as they are streamed."""
     folder: RunFolder = field(init=False)
     """Where everything is written."""
     micro_steps: int = field(init=False)
@@ -72,6 +74,7 @@ class Run(ABC, Generic[ConfigType]):
 
     def __post_init__(self) -> None:
         config, accelerator, images = self.config, self.accelerator, self.images
+        self.num_images = images.num_images
         self.folder = RunFolder(Path(config.output_dir))
         self.micro_steps = config.optim.micro_steps
         self.batch_size = config.data.batch_size
@@ -120,10 +123,10 @@ class Run(ABC, Generic[ConfigType]):
         if self.config.max_train_steps is not None:
             self.total_steps, self.steps_per_unit, self.steps_ahead = self.config.max_train_steps, 1.0, 0.0
             return
-        assert self.config.num_train_epochs is not None and self.images.num_images is not None, "the options demand both"
-        self.steps_per_unit = self.images.num_images / self.total_batch_size
+        assert self.config.num_train_epochs is not None and self.num_images is not None, "the options demand both"
+        self.steps_per_unit = self.num_images / self.total_batch_size
         self.steps_ahead = step - images_seen / self.total_batch_size
-        images_left = max(0, self.config.num_train_epochs * self.images.num_images - images_seen)
+        images_left = max(0, self.config.num_train_epochs * self.num_images - images_seen)
         self.total_steps = step - (-images_left // self.total_batch_size)
 
     @property
@@ -136,8 +139,8 @@ class Run(ABC, Generic[ConfigType]):
         """Whether no step is taken after this number of steps and images."""
         if self.config.num_train_epochs is None:
             return step >= self.total_steps
-        assert self.images.num_images is not None
-        return images_seen >= self.config.num_train_epochs * self.images.num_images
+        assert self.num_images is not None
+        return images_seen >= self.config.num_train_epochs * self.num_images
 
     def build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         """The learning-rate schedule over the length of this run."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from hf_ddpm.experiments.facts import ComparisonFacts
-from hf_ddpm.experiments.page import Comparison, comparison_page, duration, read_comparisons, render
+from hf_ddpm.experiments.page import Comparison, comparison_page, read_comparisons, render
+from hf_ddpm.markdown import duration
 
 
 def test_the_table_has_every_measurement_real_images_and_noise(facts_of):
