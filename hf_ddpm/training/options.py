@@ -122,9 +122,7 @@ class EMAOptions(LearningOptions):
 class RunConfig(LearningOptions):
     """Options shared by all training programs."""
 
-    flags: ClassVar[dict[str, str]] = {
-        "--estimate": "Print the time and the space that this run takes here, and stop."
-    }
+    flags: ClassVar[dict[str, str]] = {"--estimate": "Print the time and the space that this run takes here, and stop."}
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: BaseLoggingConfig = field(default_factory=BaseLoggingConfig)
 
