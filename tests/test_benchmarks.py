@@ -83,6 +83,15 @@ def test_equal_distance_of_a_model(benchmark, tiny_run, tiny_judge):
     assert cells(row)[:2] == ["`ddim`", "2"] and float(cells(row)[3]) > 0
 
 
+def test_inpainting(benchmark, tiny_run, tiny_judge):
+    model = (f"--model={tiny_run / 'pipeline'}", f"--judge={tiny_judge}", "--source=digits", "--num_images=3")
+    few = ("--halves=top", "--num_inference_steps=3", "--jump_length=1", "--jump_n_sample=2")
+    printed = benchmark("inpainting", *model, *few)
+    rows = [cells(line) for line in printed if line.startswith(("| none", "| top"))]
+    assert [row[1] for row in rows] == ["", "given, s = 1.5", "not given", ""]
+    assert all(row[4] == "0" for row in rows), "known pixels stay"
+
+
 def test_a_training_program_stands_still_but_for_its_turn(measuring, tmp_path):
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)

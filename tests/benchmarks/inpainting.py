@@ -13,12 +13,13 @@ import time
 
 import numpy as np
 import torch
+from measuring import print_machine, print_table
 
 from hf_ddpm.data.table import load_images
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.figures.edits import region_mask
 from hf_ddpm.figures.samples import load_editing_pipeline
-from hf_ddpm.models.judge import Judge, load_judge
+from hf_ddpm.models.judge import load_judge
 
 HALVES = ("left", "right", "top", "bottom")
 
@@ -48,38 +49,37 @@ def main() -> None:
     indices = torch.arange(options.num_images)
     images, labels = table.images(indices).permute(0, 2, 3, 1).numpy(), table.class_labels[indices]
     steps = {name: getattr(options, name) for name in ("num_inference_steps", "jump_length", "jump_n_sample")}
-    print(f"{options.num_images} images, {', '.join(f'{name} {value}' for name, value in steps.items())}\n")
-    print(
-        "| half | class | read by the judge | standard error | known pixels changed | seconds |\n|---|---|---|---|---|---|"
-    )
-    print_row("none", "-", judge, images, labels, 0, 0.0)
+    print_machine(f"{options.num_images} images", *(f"{name} {value}" for name, value in steps.items()))
+
+    def paint(mask: np.ndarray, given: bool) -> np.ndarray:
+        """The images with the masked pixels inpainted, (N, H, W, C) uint8."""
+        painted = []
+        for first in range(0, len(images), options.batch_size):
+            part = slice(first, first + options.batch_size)
+            of_class = {"class_labels": labels[part].tolist(), "guidance_scale": options.guidance_scale}
+            generators = [image_generator(options.seed + first + i) for i in range(len(images[part]))]
+            more = {**steps, **(of_class if given else {}), "generator": generators, "output_type": "np"}
+            painted.append((pipeline.inpaint(images[part], mask, **more).images * 255).round().astype(np.uint8))
+        return np.concatenate(painted)
+
+    def row(half: str, given: str, found: np.ndarray, changed: int, seconds: float) -> list[str]:
+        share = float((judge(torch.from_numpy(found).permute(0, 3, 1, 2)).logits.argmax(dim=1) == labels).double().mean())
+        error = math.sqrt(share * (1 - share) / len(labels))
+        return [half, given, f"{share:.1%}", f"{error:.1%}", str(changed), f"{seconds:.0f}"]
+
+    rows = [row("none", "", images, 0, 0)]
     for half in options.halves:
         mask = region_mask(half, images.shape[1:3])
-        for is_given in (True, False):
-            start, painted = time.perf_counter(), []
-            for first in range(0, len(images), options.batch_size):
-                part = slice(first, first + options.batch_size)
-                count = len(images[part])
-                given = {"class_labels": labels[part].tolist(), "guidance_scale": options.guidance_scale} if is_given else {}
-                generators = [image_generator(options.seed + first + i) for i in range(count)]
-                more = {**steps, **given, "generator": generators, "output_type": "np"}
-                painted.append((pipeline.inpaint(images[part], mask, **more).images * 255).round().astype(np.uint8))
-            found = np.concatenate(painted)
+        for given in (True, False):
+            started = time.perf_counter()
+            found = paint(mask, given)
             changed = int((found != images)[:, ~mask].sum())
-            name = f"given, s = {options.guidance_scale:g}" if is_given else "not given"
-            print_row(half, name, judge, found, labels, changed, time.perf_counter() - start)
+            name = f"given, s = {options.guidance_scale:g}" if given else "not given"
+            rows.append(row(half, name, found, changed, time.perf_counter() - started))
     noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
-    mask = region_mask(options.halves[0], images.shape[1:3])
-    print_row(f"{options.halves[0]}, noise", "-", judge, np.where(mask[:, :, None], noise, images), labels, 0, 0.0)
-
-
-def print_row(
-    half: str, given: str, judge: Judge, images: np.ndarray, labels: torch.Tensor, changed: int, seconds: float
-) -> None:
-    logits = judge(torch.from_numpy(images).permute(0, 3, 1, 2)).logits
-    share = float((logits.argmax(dim=1) == labels).double().mean())
-    error = math.sqrt(share * (1 - share) / len(labels))
-    print(f"| {half} | {given} | {share:.1%} | {error:.1%} | {changed} | {seconds:.0f} |", flush=True)
+    is_noise = region_mask(options.halves[0], images.shape[1:3])[:, :, None]
+    rows.append(row(f"{options.halves[0]}, as noise", "", np.where(is_noise, noise, images), 0, 0))
+    print_table(["half", "class", "read by the judge", "standard error", "known pixels changed", "seconds"], rows)
 
 
 if __name__ == "__main__":
