@@ -17,6 +17,7 @@ import numpy as np
 from measuring import TrainingProgram, images_per_second, our_training, print_machine, print_table, take_turns
 from PIL import Image
 
+from hf_ddpm.cli import user_errors
 from hf_ddpm.markdown import counted
 from hf_ddpm.models.unet import build_unet, unet_arguments
 from hf_ddpm.runtime.threads import available_threads
@@ -38,7 +39,7 @@ def main() -> None:
     if not arguments.script.is_file():
         parser.error(f"--script is {str(arguments.script)!r}: no such file")
 
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
+    with user_errors(), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
         folder, network = Path(name), build_unet(unet_arguments(arguments.preset, channels=3))
         network.save_config(folder / "network")
         size = network.config.sample_size

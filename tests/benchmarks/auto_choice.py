@@ -24,6 +24,7 @@ from measuring import (
     take_turns,
 )
 
+from hf_ddpm.cli import user_errors
 from hf_ddpm.markdown import counted
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.progress import Progress
@@ -55,7 +56,7 @@ def main() -> None:
 
     print_machine(f"batch {arguments.batch_size}", *FIXED[arguments.option])
     settings, rows = list(itertools.product(arguments.presets, arguments.neighbours)), []
-    with Progress("timing", len(settings), "setting") as bar:
+    with user_errors(), Progress("timing", len(settings), "setting") as bar:
         for preset, neighbours in settings:
             rows.append([preset, str(neighbours), *measure(arguments, preset, neighbours)])
             bar.advance()

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, default=available_threads(), help="default: all cores")
     arguments = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running, user_errors(TrainConfig):
+    with user_errors(TrainConfig), tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
         options = [
             *digits_options(arguments.preset, arguments.batch_size), f"--output_dir={folder}/run",
             f"--max_train_steps={FIRST + arguments.steps + 1}", "--logging.sample_every_steps=null",

@@ -9,6 +9,7 @@ import math
 import torch
 from measuring import images_per_second, print_machine, print_table
 
+from hf_ddpm.cli import user_errors
 from hf_ddpm.markdown import counted
 from hf_ddpm.models.unet import build_unet, unet_arguments
 from hf_ddpm.runtime.distributed import init_distributed
@@ -27,6 +28,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
+    with user_errors():
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Time the steps in turn, and print the table."""
     device = init_distributed(arguments.num_threads).device
     size, threads = f"batch {arguments.batch_size}", counted(torch.get_num_threads(), "thread")
     print_machine(arguments.preset, size, str(device), threads)
