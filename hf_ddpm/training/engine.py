@@ -137,6 +137,8 @@ def set_up(
 
     What the checkpoint of a run that is continued records is kept; None = the run is new.
     """
+    if processes.device.type == "cuda":  # on a CPU it would choose another precision than TF32
+        torch.set_float32_matmul_precision("high")
     with Progress("preparing the data"):
         data = task.load(processes)
     with Progress("timing training steps, to choose precision and threads"):

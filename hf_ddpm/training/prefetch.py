@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ class Prefetch(Generic[Batch]):
         self, prepare: Callable[[Place], Batch], following: Callable[[Place], Place | None], device: torch.device
     ) -> None:
         """`prepare` makes the batch of a place; `following` is the place after it, None = the run ends there."""
-        self.waited = 0.0  # seconds in `take`, in which the network did not compute
         self._prepare, self._following = prepare, following
         # A new thread would pin memory for the first device.
         use_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if device.type == "cuda" else None
@@ -46,14 +44,12 @@ class Prefetch(Generic[Batch]):
 
     def take(self, place: Place) -> Batch:
         """The batch of a place, and begin with the one after it; what `prepare` raises for this place is raised here."""
-        started = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         future = ahead[1] if ahead is not None and ahead[0] == place else self._thread.submit(self._prepare, place)
         batch = future.result()
         following = self._following(place)
         if following is not None:
             self._ahead = following, self._thread.submit(self._prepare, following)
-        self.waited += time.perf_counter() - started
         return batch
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -56,7 +57,6 @@ def test_batches_come_in_order_from_one_thread_which_is_one_ahead():
     batches.close()
     assert made == PLACES, "each once, and none past the end"
     assert len(makers) == 1 and threading.current_thread() not in makers
-    assert batches.waited > 0
 
 
 def test_the_next_batch_is_prepared_while_the_network_computes():
@@ -165,3 +165,24 @@ def test_batches_for_a_cuda_device_are_pinned(options):
     for name in ("images", "noise", "timesteps", "class_labels"):
         assert getattr(batch, name).is_pinned(), name
         assert run.on_device(getattr(batch, name)).is_cuda
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_cuda_device_waits_for_it_once(options, monkeypatch):
+    """In the finite check, before the optimizer; TF32 is allowed."""
+    original, waits = loop.train_step, []
+
+    def watched(state, run, step):
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            norm = original(state, run, step)
+        torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchroniz" in str(warning.message) for warning in caught))
+        return norm
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    loop.train(parse_config(TrainConfig, options))
+    assert waits[1:] == [1, 1, 1]
+    assert torch.get_float32_matmul_precision() == "high"
