@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from torch import Tensor
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.data.describe import describe_data
@@ -38,7 +36,6 @@ from hf_ddpm.training.checkpoints import (
     prune_checkpoints,
     write_manifest,
 )
-from hf_ddpm.training.divergence import StepRecord, check_finite
 from hf_ddpm.training.options import RunConfig
 from hf_ddpm.training.resume_checks import (
     check_changes,
@@ -70,7 +67,7 @@ class TrainingTask(Generic[RunType, StateType]):
     prepare: Callable[[Accelerator, Data, Tuning], tuple[RunType, StateType]]
     """Builds the run with its state at step 0."""
     train_step: Callable[[StateType, RunType, int], float]
-    """Takes one optimizer step, given the number of steps before it: computes the gradients and calls `apply_gradients`.
+    """Takes one optimizer step, given the number of steps before it: computes the gradients and updates the weights.
     Returns the gradient norm before clipping."""
     preview: Callable[[StateType, RunType, RunLog], None]
     """Shows what the network can do at this step, in pictures or in the log, without a change to the state. A signal
@@ -367,43 +364,6 @@ def note_preview(checkpoint: Path) -> None:
 def _preview_made(checkpoint: Path) -> Path:
     """A note beside the files of a checkpoint, which its manifest does not list."""
     return checkpoint / "training" / "preview_made.json"
-
-
-def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> float:
-    """Apply this step's gradients and advance the counters; return the gradient norm, see `update_weights`."""
-    grad_norm, mean_loss = update_weights(state, run, step, loss, record)
-    count_step(state, run, mean_loss)
-    return grad_norm
-
-
-def update_weights(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> tuple[float, float]:
-    """Update the weights that have gradients, after `step` earlier optimizer steps; for errors see `check_finite`.
-
-    `loss`, () float32, is the mean over this process's images, which `record` lists. Returns the gradient norm before
-    clipping and the mean loss over all processes. Here the processes also learn of each other's signals: the step has one
-    exchange besides that of the gradients, and waits for the device once.
-    """
-    accelerator, max_norm = run.accelerator, run.config.optim.max_grad_norm
-    grad_norm = accelerator.clip_grad_norm_(state.model.parameters(), math.inf if max_norm is None else max_norm)
-    mine = torch.stack([loss, torch.full_like(loss, run.stop.signal_number or 0)])
-    losses, signals = accelerator.gather(mine).view(-1, 2).unbind(1)
-    mean_loss, signal_number, norm = torch.stack([losses.mean(), signals.max(), grad_norm]).tolist()
-    state.stop_signal = int(signal_number) or None
-    state.changing = True
-    check_finite(step, mean_loss, norm, record, accelerator, run.folder)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    return norm, mean_loss
-
-
-def count_step(state: TrainState, run: Run, loss: float) -> None:
-    """Advance learning rate and counters by one step, whose loss was `loss`."""
-    state.learning_rate = state.optimizer.param_groups[0]["lr"]
-    state.lr_scheduler.step()
-    state.step += 1
-    state.images_seen += run.total_batch_size
-    state.window_loss += loss
-    state.window_steps += 1
 
 
 def is_due(step: int, every_steps: int | None) -> bool:

@@ -20,7 +20,7 @@ from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import TrainingTask, count_step, require_one_process, run_training, update_weights
+from hf_ddpm.training.engine import TrainingTask, require_one_process, run_training
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.prefetch import Place
@@ -30,6 +30,7 @@ from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensor
 from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
+from hf_ddpm.training.update import count_step, update_weights
 
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"
 MEANS = ("g_loss", "d_real", "d_fake")

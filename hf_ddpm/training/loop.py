@@ -31,7 +31,7 @@ from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.compiling import check_compiling, compile_network
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import TrainingTask, apply_gradients, is_due, run_training
+from hf_ddpm.training.engine import TrainingTask, is_due, run_training
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place
@@ -41,6 +41,7 @@ from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
+from hf_ddpm.training.update import apply_gradients
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 """Measures a pipeline; what it returns is logged."""

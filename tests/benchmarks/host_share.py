@@ -18,7 +18,7 @@ from measuring import digits_options, print_machine, print_table, timed_calls
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.markdown import counted
 from hf_ddpm.runtime.threads import available_threads
-from hf_ddpm.training import engine, loop
+from hf_ddpm.training import loop, update
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Prefetch
 from hf_ddpm.training.state import GeneratorState
@@ -27,7 +27,7 @@ FIRST = 2
 """Steps that warm up."""
 PLACES = (
     (loop, "train_step"), (Prefetch, "take"), (loop.DiffusionRun, "prepare_batch"),
-    (loop, "micro_batch_loss"), (Accelerator, "backward"), (engine, "update_weights"), (GeneratorState, "update_average"),
+    (loop, "micro_batch_loss"), (Accelerator, "backward"), (update, "update_weights"), (GeneratorState, "update_average"),
 )  # fmt: skip
 """The functions that are timed: a step, waiting, preparing; the others are what network, optimizer and average compute."""
 
