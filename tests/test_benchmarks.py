@@ -51,7 +51,7 @@ def test_drawing(benchmark):
 
 
 def test_loader(benchmark):
-    printed = benchmark("loader", "--num_images=200", "--num_files=20", "--rounds=1", "--num_threads=1")
+    printed = benchmark("loader", "--num_images=200", "--num_files=20", "--rounds=1", "--num_threads=2")
     rows = {cells(line)[0]: cells(line)[1:] for line in printed if line.startswith("|")}
     assert float(rows["read, scale, flip"][0].replace(",", "")) > 0
     assert rows["PNG, 32 x 32"][-1] == "one" and rows["JPEG, 500 x 375"][-1] == "threads"

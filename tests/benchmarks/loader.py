@@ -30,6 +30,7 @@ from hf_ddpm.data.decoded_cache import read_or_build
 from hf_ddpm.data.in_order import PIXELS_FOR_THREADS, InOrder
 from hf_ddpm.data.table import DECODING_BATCH, ImageTable, load_images
 from hf_ddpm.markdown import counted
+from hf_ddpm.runtime.threads import available_threads
 
 GOAL = 20_000
 """Images per second, of 32 x 32 x 3."""
@@ -43,14 +44,15 @@ def main() -> None:
     parser.add_argument("--num_files", type=int, default=5_000, help="of the folder whose opening is measured")
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--num_threads", type=int, help="of decoding; default: all cores")
+    parser.add_argument("--num_threads", type=int, default=available_threads(), help="of decoding; default: all cores")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    if arguments.num_threads is not None:
-        torch.set_num_threads(arguments.num_threads)
+    if arguments.num_images < arguments.batch_size:
+        parser.error(f"--num_images is {arguments.num_images}: give at least a batch, {arguments.batch_size}")
+    torch.set_num_threads(arguments.num_threads)
 
     datasets.disable_progress_bars()
-    threads = counted(torch.get_num_threads(), "thread")
+    threads = counted(arguments.num_threads, "thread")
     print_machine(threads, f"batch {arguments.batch_size}", counted(arguments.rounds, "round"))
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
@@ -117,7 +119,8 @@ def measure_decoding(rounds: int, image_size: int) -> None:
         }
         assert ways["one"]() == ways["threads"]()
         seconds = in_turn(ways, rounds)
-        ratio, taken = seconds["one"] / seconds["threads"], "threads" if width * height >= PIXELS_FOR_THREADS else "one"
+        takes_threads = width * height >= PIXELS_FOR_THREADS and torch.get_num_threads() > 1
+        ratio, taken = seconds["one"] / seconds["threads"], "threads" if takes_threads else "one"
         speeds = [f"{count / seconds[way]:,.0f}" for way in ways]
         rows.append([f"{kind}, {width} x {height}", *speeds, f"{ratio:.2f}", taken])
     print_table(["images/s of decoding", "one after the other", "in threads", "ratio", "taken"], rows)
