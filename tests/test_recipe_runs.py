@@ -19,9 +19,9 @@ from hf_ddpm.models.unet import UNET_PRESETS
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.training import preview
-from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.loop import training_task
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.task import set_up
 
 RECIPES = sorted((Path(__file__).parents[1] / "train_scripts" / "recipes").glob("*.yaml"))
 ALWAYS = ("a_cifar100_cfg", "a_mnist_class_map", "c_gan_cats_frogs", "e_fashion_mnist_cosine")

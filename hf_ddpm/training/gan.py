@@ -20,7 +20,7 @@ from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import TrainingTask, require_one_process, run_training
+from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import GANConfig
 from hf_ddpm.training.prefetch import Place
@@ -28,6 +28,7 @@ from hf_ddpm.training.preview import save_sample_grid
 from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, is_finite, read_saved, tensors_of
 from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
+from hf_ddpm.training.task import TrainingTask, require_one_process
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
 from hf_ddpm.training.update import count_step, update_weights

@@ -24,13 +24,14 @@ from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_netwo
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import TrainingTask, require_one_process, run_training
+from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.optim import build_optimizer
 from hf_ddpm.training.options import JudgeConfig
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import TrainState
 from hf_ddpm.training.step_randomness import BLOCK, draw_in_blocks
+from hf_ddpm.training.task import TrainingTask, require_one_process
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
 from hf_ddpm.training.update import apply_gradients

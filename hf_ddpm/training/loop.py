@@ -31,7 +31,7 @@ from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.compiling import check_compiling, compile_network
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
-from hf_ddpm.training.engine import TrainingTask, is_due, run_training
+from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place
@@ -39,6 +39,7 @@ from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample
 from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
+from hf_ddpm.training.task import TrainingTask, is_due
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
 from hf_ddpm.training.update import apply_gradients

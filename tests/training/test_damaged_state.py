@@ -27,10 +27,10 @@ from hf_ddpm.training.checkpoints import (
     verify_checkpoint,
     write_manifest,
 )
-from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.gan import GANState, train_gan, training_task
 from hf_ddpm.training.options import GANConfig, TrainConfig
 from hf_ddpm.training.state import MOMENTS, WEIGHTS, GeneratorState
+from hf_ddpm.training.task import set_up
 
 RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
 AVERAGED = REQUIRED[-1]

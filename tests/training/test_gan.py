@@ -23,9 +23,9 @@ from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.sampling import load_pipeline
 from hf_ddpm.training.checkpoints import TRAINING_FILES
-from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.gan import WEIGHTS, adversarial_loss, sample_gan_randomness, train_gan
 from hf_ddpm.training.options import LARGEST, SIZES, GANConfig
+from hf_ddpm.training.task import set_up
 
 OPTIONS = [
     "--data.image_size=8",

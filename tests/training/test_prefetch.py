@@ -15,9 +15,9 @@ from hf_ddpm.data.stream import StreamReader
 from hf_ddpm.data.table import TableReader
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import init_distributed
-from hf_ddpm.training.engine import set_up
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place, Prefetch
+from hf_ddpm.training.task import set_up
 
 CPU = torch.device("cpu")
 PLACES = [Place(step, micro_step, 16 * step) for step in range(3) for micro_step in range(2)]

@@ -11,12 +11,12 @@ from hf_ddpm.config import OptimConfig
 from hf_ddpm.data.table import load_images
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.checkpoints import write_manifest
-from hf_ddpm.training.engine import build_accelerator
 from hf_ddpm.training.gan import train_gan
 from hf_ddpm.training.judge import train_judge
 from hf_ddpm.training.loop import DiffusionRun, train
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 from hf_ddpm.training.run import Run
+from hf_ddpm.training.task import build_accelerator
 from hf_ddpm.training.tuning import Tuning
 
 NUM_IMAGES = 48  # of `some_digits`
