@@ -7,13 +7,15 @@ processes share the work by slicing the lists of labels and seeds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 
@@ -22,16 +24,21 @@ from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.hub_requests import bounded_requests
+from hf_ddpm.runtime.probe import choose, time_in_turn
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
 from hf_ddpm.schedulers import build_scheduler, fitting_steps
 from hf_ddpm.text import one_line
 
 MAX_SEED = 2**63 - 1
+TIMED_IMAGES = 8
+"""Images in a call of the network that is timed."""
 MAX_REASON = 500
 """Characters of the message of a library that are shown."""
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,36 @@ def default_guidance_scale(pipeline: ImagePipeline) -> float | None:
 def network_of(pipeline: ImagePipeline) -> torch.nn.Module:
     """The network that generates the images."""
     return pipeline.generator if isinstance(pipeline, DCGANPipeline) else pipeline.unet
+
+
+def set_dtype(pipeline: ImagePipeline, dtype: Dtype | Literal["auto"], processes: PartialState) -> Dtype:
+    """Convert the float32 network of a pipeline; `auto` = to the faster type. Returns its name.
+
+    Every process has to call it, and all get the same.
+    """
+    chosen = broadcast_from_main(lambda: fastest_dtype(pipeline), processes) if dtype == "auto" else dtype
+    torch.nn.Module.to(network_of(pipeline), getattr(torch, chosen))  # that of diffusers warns
+    return chosen
+
+
+def fastest_dtype(pipeline: ImagePipeline) -> Dtype:
+    """bfloat16 on a GPU that has it, or if the network, timed here, is clearly faster in it on this CPU; else float32."""
+    if isinstance(pipeline, DCGANPipeline):
+        return "float32"  # it generates an image in one call
+    if pipeline.device.type != "cpu":
+        has_it = pipeline.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bfloat16" if has_it else "float32"
+    zeros = torch.zeros(TIMED_IMAGES, dtype=torch.int64)
+    images, labels = torch.zeros(TIMED_IMAGES, *image_shape_of(pipeline)), zeros if pipeline.is_conditional else None
+
+    def call(network: Any) -> Callable[[], object]:
+        return lambda: network(images.to(network.dtype), zeros, class_labels=labels)
+
+    narrow = torch.nn.Module.to(copy.deepcopy(pipeline.unet), torch.bfloat16)
+    networks: dict[Dtype, Any] = {"float32": pipeline.unet, "bfloat16": narrow}
+    with torch.no_grad():
+        calls = {dtype: call(network) for dtype, network in networks.items()}
+        return choose(time_in_turn(calls, seconds=1.0).relative())
 
 
 def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:

@@ -33,8 +33,9 @@ class SamplingConfig(BaseConfig, group="sampling"):
     """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label."""
     eta: float = 0.0
     """Noise of the scheduler ddim, from 0 to 1."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Precision of the network; `auto` = bfloat16 if calls timed at the start say that it is faster. An image of a seed is
+    the same on every machine, but for rounding, in float32 alone."""
     batch_size: int = 100
     """Images per batch; does not change the images."""
 
@@ -108,12 +109,13 @@ class EvaluationConfig(ProtocolConfig):
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
     num_threads: int | None = None
-    """CPU threads per process; None = the cores of the machine divided among its processes."""
+    """CPU threads per process; None = as many as are worth it, which the first calls of the network show."""
     data: ReferenceDataConfig = field(default_factory=ReferenceDataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require_positive("num_threads", "threads")
         output = Path(self.output)
         require(output.suffix == ".json", "output", str(output), "give a file name that ends with .json")
         require(not output.exists(), "output", str(output), "the file exists, give another one or remove it")

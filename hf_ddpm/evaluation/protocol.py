@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
-from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline
+from hf_ddpm.runtime.threads import choose_threads_in_use
+from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of, set_dtype
 
 BATCH_SIZE = 256
 """Real images per batch."""
@@ -175,8 +176,11 @@ def evaluate(config: EvaluationConfig) -> Results:
 
 def _evaluate(config: EvaluationConfig, processes: PartialState) -> Results:
     started = time.perf_counter()
-    device, dtype = config.device or processes.device, getattr(torch, config.sampling.dtype)
-    pipeline = load_pipeline(config.model, scheduler=config.sampling.scheduler, device=device, dtype=dtype)
+    sampling, device = config.sampling, config.device or processes.device
+    pipeline = load_pipeline(config.model, scheduler=sampling.scheduler, device=device)
+    config = replace(config, sampling=replace(sampling, dtype=set_dtype(pipeline, sampling.dtype, processes)))
+    if config.num_threads is None:
+        choose_threads_in_use(network_of(pipeline))
     check_sampling(pipeline, config.sampling)
     extractor = build_extractor(
         config.features,

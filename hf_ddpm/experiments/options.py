@@ -148,7 +148,7 @@ class SweepConfig(ProtocolConfig):
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if there is one, else cpu."""
     num_threads: int | None = None
-    """CPU threads of a process; None = the machine's cores shared among its processes."""
+    """CPU threads of a process; None = as many as are worth it, which the first calls of each network show."""
     train_overrides: dict[str, Any] | None = None
     """Training options that override those of every recipe, such as {max_train_steps: 100}; None = none."""
     train_minutes: float | None = None
@@ -164,6 +164,9 @@ class SweepConfig(ProtocolConfig):
         grid, axes = self.grid, self.grid.axes()
         require(bool(axes), "grid", None, f"give an axis, one of {', '.join(axis.name for axis in fields(grid))}")
         self.require(str(self.output_dir) not in ("", "."), "output_dir", "give a folder for the sweep")
+        self.require_positive("num_threads", "threads")
+        automatic = self.sampling.dtype == "auto"
+        require(not automatic, "sampling.dtype", "auto", "all points are measured alike, give float32 or bfloat16")
         if grid.recipe is None:
             self.require(self.model is not None, "model", "give a pipeline, or recipes with --grid.recipe")
             remedy = "it applies to --grid.recipe alone, leave it out"

@@ -31,6 +31,7 @@ from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock
 from hf_ddpm.runtime.reading import parse_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
+from hf_ddpm.runtime.threads import choose_threads_in_use
 from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.options import GANConfig, TrainConfig
@@ -125,6 +126,8 @@ class _Models:
         if self._loaded is None or self._loaded[0] != point.model:
             dtype = getattr(torch, self.config.sampling.dtype)
             pipeline = load_pipeline(point.model, device=self._device, dtype=dtype)
+            if self.config.num_threads is None:
+                choose_threads_in_use(network_of(pipeline))
             if isinstance(pipeline, DCGANPipeline) and not point.is_gan:
                 remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
                 raise ValueError(f"--model is {point.model!r}: it is a GAN, {remedy}")

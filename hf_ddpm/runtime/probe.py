@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,53 +39,6 @@ def choose(relative: Mapping[Key, float], margin: float = MARGIN) -> Key:
     return next(key for key, value in relative.items() if value <= limit)
 
 
-class Rotation(Generic[Key]):
-    """Candidates that take turns: call the one whose `turn` it is and `add` its seconds, until `done`.
-
-    Their first calls warm up: kernels are chosen and memory is allocated. They are counted for candidates that are given up
-    after them, see `GIVE_UP`, and for no others.
-    """
-
-    def __init__(self, candidates: Iterable[Key], rounds: int) -> None:
-        """Take candidates in the order of preference, and how often each is timed after its first call."""
-        self._first: dict[Key, float] = {}
-        self._kept = self._all = list(candidates)
-        self._seconds: dict[Key, list[float]] = {}
-        self._rounds, self._queue = rounds, list(self._kept)
-
-    @property
-    def turn(self) -> Key:
-        """The candidate to call next."""
-        return self._queue[0]
-
-    @property
-    def between_rounds(self) -> bool:
-        """Whether each candidate has been timed equally often."""
-        return len(self._queue) == len(self._kept) and bool(self._seconds)
-
-    @property
-    def done(self) -> bool:
-        """Whether every round has been timed, or one candidate is left."""
-        counts = [len(self._seconds.get(key, ())) for key in self._kept]
-        return bool(self._first) and (min(counts) >= self._rounds or (len(counts) == 1 and counts[0] > 0))
-
-    def add(self, seconds: float) -> None:
-        """Note how long the call of the candidate whose turn it was took."""
-        key = self._queue.pop(0)
-        if key in self._first:
-            self._seconds.setdefault(key, []).append(seconds)
-        else:
-            self._first[key] = seconds
-        if not self._queue:
-            quickest = min(self._first.values())
-            self._kept = [key for key in self._all if self._first[key] <= max(GIVE_UP * quickest, PATIENCE)]
-            self._queue = list(self._kept)
-
-    def timings(self) -> Timings[Key]:
-        """What has been timed so far, at least one round."""
-        return Timings({key: self._seconds.get(key, [self._first[key]]) for key in self._all})
-
-
 def time_in_turn(
     candidates: Mapping[Key, Callable[[], object]],
     *,
@@ -95,16 +48,28 @@ def time_in_turn(
 ) -> Timings[Key]:
     """Call each candidate in turn and time it.
 
+    The first calls warm up: kernels are chosen and memory is allocated. They count only for candidates that are given up.
+
     Args:
-        candidates: what to call, in the order of preference; the first is also called once more before all others.
+        candidates: what to call, in the order of preference.
         seconds: no round begins later than this after the start, but for the first one that is timed.
         rounds: the most rounds that are timed.
         clock: the time in seconds.
     """
-    rotation, started = Rotation(candidates, rounds), clock()
-    candidates[rotation.turn]()  # what the first call of all does once is no fault of the candidate
-    while not rotation.done and not (rotation.between_rounds and clock() - started > seconds):
+
+    def call(key: Key) -> float:
         before = clock()
-        candidates[rotation.turn]()
-        rotation.add(clock() - before)
-    return rotation.timings()
+        candidates[key]()
+        return clock() - before
+
+    call(next(iter(candidates)))  # what the very first call does once for all is no fault of this candidate
+    started = clock()
+    first_calls = {key: call(key) for key in candidates}
+    limit = max(GIVE_UP * min(first_calls.values()), PATIENCE)
+    timed: dict[Key, list[float]] = {key: [] for key in candidates if first_calls[key] <= limit}
+    for number in range(rounds if len(timed) > 1 else 1):
+        if number > 0 and clock() - started > seconds:
+            break
+        for key, values in timed.items():
+            values.append(call(key))
+    return Timings({key: timed.get(key, [first_calls[key]]) for key in candidates})

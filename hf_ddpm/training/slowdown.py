@@ -10,8 +10,8 @@ from accelerate import PartialState
 
 from hf_ddpm.markdown import counted
 from hf_ddpm.runtime.probe import choose
-from hf_ddpm.runtime.threads import available_threads, thread_counts
-from hf_ddpm.training.tuning import Trial, Tuning, compare_threads
+from hf_ddpm.runtime.threads import available_threads
+from hf_ddpm.training.tuning import Trial, Tuning, compare_thread_counts
 
 WARM_UP, WINDOW = 3, 20
 """Steps that are not counted, in which kernels are chosen, and steps whose median is compared."""
@@ -54,18 +54,18 @@ def describe_slowdown(
     Several processes would have to measure at the same time, so that for them it is left open.
     """
     slower = f"steps take {times:.1f} times as long as at the start"
-    counts, now = thread_counts(available_threads()), tuning.num_threads
-    if processes.device.type != "cpu" or len(counts) == 1:
+    most, now = available_threads(), tuning.num_threads
+    if processes.device.type != "cpu" or now == most == 1:
         return f"{slower}: other programs may be using the machine"
     if processes.num_processes > 1:
         may_help = "" if now == 1 else "; fewer threads suffer less, --num_threads 1 when the run is resumed may help"
         return f"{slower}: other programs may be using the machine{may_help}"
-    way, candidates = (tuning.mixed_precision, tuning.memory_format), sorted({*counts, now})
+    way = (tuning.mixed_precision, tuning.memory_format)
     with torch.random.fork_rng(devices=[]):
-        relative = compare_threads(build_trial(processes.device), way, candidates)
+        relative = compare_thread_counts(build_trial(processes.device), way, max(most, now))
     best = choose(relative)
-    gain = relative[now] / relative[best]
-    if gain < GAIN:
+    gain = relative.get(now, max(relative.values())) / relative[best]  # so few that they were not timed are slower still
+    if best == now or gain < GAIN:
         return f"{slower}: other programs may be using the machine; another number of threads would not help"
     remedy = f"stop the run and add --resume auto --num_threads {best}"
     return f"{slower}, and with {counted(best, 'thread')} would now be {gain:.1f} times as fast: {remedy}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from hf_ddpm.markdown import counted
 from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.probe import MARGIN, choose, time_in_turn
-from hf_ddpm.runtime.threads import available_threads, thread_counts
+from hf_ddpm.runtime.threads import available_threads, compare_threads
 from hf_ddpm.training.options import RunConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -157,21 +157,14 @@ def compare_ways(trial: Trial, ways: list[Way]) -> dict[Way, float]:
     return relative
 
 
-def compare_threads(trial: Trial, way: Way, counts: list[int]) -> dict[int, float]:
-    """How many times as long as with the first number of threads a step takes with each of them."""
+def compare_thread_counts(trial: Trial, way: Way, most: int) -> dict[int, float]:
+    """How many times as long as with `most` threads a step takes with fewer, the fewest first; see `compare_threads`."""
+    few = min(FEW, trial.batch_size)
     before = torch.get_num_threads()
-
-    def with_threads(count: int, step: Callable[[], None]) -> None:
-        torch.set_num_threads(count)
-        step()
-
-    few, most = min(FEW, trial.batch_size), max(counts)
-    rough = time_in_turn({most: functools.partial(with_threads, most, trial.step(few, *way))}, seconds=LIMIT, rounds=2)
-    step = trial.step(_images_for(rough.seconds[most], few, trial), *way)
-    candidates = {count: functools.partial(with_threads, count, step) for count in counts}
-    relative = time_in_turn(candidates, seconds=LIMIT).relative()
+    torch.set_num_threads(most)
+    rough = time_in_turn({most: trial.step(few, *way)}, seconds=LIMIT)
     torch.set_num_threads(before)
-    return relative
+    return compare_threads(trial.step(_images_for(rough.seconds[most], few, trial), *way), most, seconds=LIMIT)
 
 
 def _images_for(seconds: list[float], num_images: int, trial: Trial) -> int:
@@ -232,10 +225,10 @@ def _choose_threads(
         return config.num_threads, None
     if "num_threads" in recorded:
         return recorded["num_threads"], "as in the checkpoint"
-    counts = broadcast_from_main(lambda: thread_counts(available_threads()), processes)
-    if processes.device.type != "cpu" or len(counts) == 1:
-        return counts[-1], None
-    measured = compare_threads(build(), way, counts)
+    most = broadcast_from_main(available_threads, processes)
+    if processes.device.type != "cpu" or most == 1:
+        return most, None
+    measured = compare_thread_counts(build(), way, most)
     relative = broadcast_from_main(lambda: measured, processes)
     return choose(relative), _listed({counted(count, "thread"): value for count, value in relative.items()})
 
