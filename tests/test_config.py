@@ -115,7 +115,11 @@ def test_values_at_the_edge_are_possible(group, options):
         (OptimConfig, {"learning_rate": False}, "--optim.learning_rate is False: expected float"),
         (ModelConfig, {"overrides": [1]}, "--model.overrides is [1]: expected dict or null"),
         (LoggingConfig, {"trackers": ["bogus"]}, "--logging.trackers is ['bogus']: expected list of one of 'tensorboard', "),
-        (run_config, {"mixed_precision": "fp8"}, "--mixed_precision is 'fp8': expected one of 'fp32', 'bf16', 'fp16'"),
+        (
+            run_config,
+            {"mixed_precision": "fp8"},
+            "--mixed_precision is 'fp8': expected one of 'auto', 'fp32', 'bf16', 'fp16'",
+        ),
         (train_config, {"optim": {"betas": (0, 0)}}, "--optim is {'betas': (0, 0)}: expected OptimConfig"),
         (train_config, {"data": ReferenceDataConfig()}, "--data is ReferenceDataConfig("),
     ],
