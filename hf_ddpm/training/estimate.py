@@ -27,12 +27,12 @@ from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.sampling import network_of
 from hf_ddpm.training.checkpoints import choose_checkpoint
 from hf_ddpm.training.compiling import check_compiling, compile_network
-from hf_ddpm.training.engine import TrainingTask, is_due, set_up
 from hf_ddpm.training.options import RunConfig, TrainConfig
 from hf_ddpm.training.preview import COLUMNS, HELD_OUT_IMAGES, MAX_CLASSES, MAX_INFERENCE_STEPS
 from hf_ddpm.training.resume_checks import check_changes
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, TrainState, read_saved
+from hf_ddpm.training.task import TrainingTask, is_due, set_up
 
 SECONDS, FEWEST, MOST = 6.0, 3, 30
 """About how long steps are timed, and the bounds of their number."""
