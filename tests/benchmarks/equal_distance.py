@@ -5,7 +5,8 @@
 
 Without a model, steps are counted with the exact score of three distributions of pixels in [-1, 1]: their distance to the
 truth (Wasserstein, the mean of the three) is that of the scheduler alone. What is timed is an untrained network. With a
-model, it is the Frechet distance to the images that the model was trained on, as evaluate_model.py measures it.
+model, it is the Frechet distance to the images that the model was trained on, as evaluate_model.py measures it. It scatters
+for the schedulers that add noise (ddpm, euler_ancestral, kdpm2_ancestral), whose numbers of steps are rough.
 """
 
 from __future__ import annotations
