@@ -1,7 +1,7 @@
-r"""Examine a run: what it shows, what that means, and what to do. Reads files only, in about a second.
+r"""Examine a run: what it shows, what that means, and what to do. Reads files only, in a fraction of a second.
 
     python train_scripts/doctor.py runs/digits
-    python train_scripts/doctor.py runs/digits --samples              # samples too: minutes
+    python train_scripts/doctor.py runs/digits --samples              # also samples, which takes longer
     python train_scripts/doctor.py runs/digits --samples --scheduler ddim --num_inference_steps 10
 
 The exit code is 0 if nothing wrong was found, 1 with a finding, and 2 for a mistake.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.config import BaseConfig, require
-from hf_ddpm.doctor.examine import examine
+from hf_ddpm.config import BaseConfig
+from hf_ddpm.doctor.examine import NUM_IMAGES, examine
 from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.run_folder import RunFolder
 
@@ -25,23 +25,21 @@ class DoctorConfig(BaseConfig):
     run: Path
     """Run folder; it may also stand first, without a name."""
     samples: bool = False
-    """Also generate samples, and compare them with the training images and with the preview. Takes minutes, or on a GPU
-    seconds."""
-    num_images: int = 200
-    """Number of samples."""
+    """Also generate samples, and compare them with the training images and with the preview."""
+    num_images: int | None = None
+    """Number of samples; None = 200."""
     scheduler: str | None = None
     """How to sample, see sample.py; None = the scheduler saved with the model."""
     num_inference_steps: int | None = None
-    """Denoising steps; None = 50."""
+    """Denoising steps; None = 50, or those of the training if they are fewer."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.num_images >= 2, "num_images", "give at least 2")
-        for option in ("scheduler", "num_inference_steps"):
+        for option in ("num_images", "scheduler", "num_inference_steps"):
             remedy = "it is about samples, add --samples"
             self.require(self.samples or getattr(self, option) is None, option, remedy)
-        steps = self.num_inference_steps
-        require(steps is None or steps >= 1, "num_inference_steps", steps, "give at least 1")
+        self.require(self.num_images is None or self.num_images >= 2, "num_images", "give at least 2")
+        self.require_positive("num_inference_steps", "steps")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -55,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
         examination = examine(
             RunFolder(config.run),
             samples=config.samples,
-            num_images=config.num_images,
+            num_images=config.num_images or NUM_IMAGES,
             scheduler=config.scheduler,
             num_inference_steps=config.num_inference_steps,
         )

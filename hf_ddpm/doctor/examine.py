@@ -30,6 +30,8 @@ class Rule:
     """Findings with which it is not looked at, as they have the same signs."""
 
 
+NUM_IMAGES = 200
+"""Samples by default."""
 RULES = (
     Rule(log_rules.diverged, ALL),
     Rule(log_rules.unfinished, ALL, ("diverged",)),
@@ -75,7 +77,7 @@ def examine(
     run: RunFolder,
     *,
     samples: bool = False,
-    num_images: int = 200,
+    num_images: int = NUM_IMAGES,
     scheduler: str | None = None,
     num_inference_steps: int | None = None,
 ) -> Examination:
@@ -95,7 +97,7 @@ def examine(
             _file(answer, findings, gaps)
     elif facts.kind != "judge":
         names = "use of the classes, copies, fit of the scheduler" if facts.kind == "diffusion model" else "copies"
-        gaps.append(Gap(name=names, reason="this takes samples", remedy="--samples, which takes minutes"))
+        gaps.append(Gap(name=names, reason="this takes samples", remedy="--samples"))
     return Examination(subject=_subject(facts), findings=list(findings.values()), gaps=gaps)
 
 
