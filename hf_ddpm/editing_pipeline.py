@@ -6,7 +6,10 @@ It samples as pipeline.py does, which lies beside it. Both travel with every sav
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
@@ -22,9 +25,24 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-# The name of a function tells diffusers to take pipeline.py along. Of classes of pipelines it wants one only in each file.
-from . import pipeline as sampling
-from .pipeline import check_number, require
+
+def _load_neighbour(name: str) -> Any:
+    """The module in the file of this name beside this one."""
+    full_name, path = f"{__name__.rpartition('.')[0]}.{name}", os.path.join(os.path.dirname(__file__), f"{name}.py")
+    spec: Any = importlib.util.spec_from_file_location(full_name, path)
+    sys.modules[full_name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+try:
+    # The name of a function tells diffusers to take pipeline.py along. Of classes of pipelines it wants only one in a file.
+    from . import pipeline as sampling
+    from .pipeline import check_number, require
+except ModuleNotFoundError:
+    # Where the name of a repository has a dot, diffusers imports this file into a package that does not exist.
+    sampling = _load_neighbour("pipeline")
+    check_number, require = sampling.check_number, sampling.require
 
 Images = Any
 """`PIL.Image` or a list of them; arrays (B, H, W, C) or tensors (B, C, H, W), uint8 or floats in [0, 1]."""

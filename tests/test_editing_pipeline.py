@@ -5,6 +5,7 @@ half a width away, and no other.
 """
 
 import ast
+import importlib.util
 import inspect
 import json
 import os
@@ -445,6 +446,16 @@ def test_a_saved_model_edits_without_the_package(editing, tmp_path):
     np.testing.assert_allclose(np.load(f"{folder}.npy"), expected, rtol=0, atol=1e-5)
     for file in ("pipeline.py", "editing_pipeline.py", "model_index.json"):
         assert (tmp_path / "model-again" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_the_file_finds_its_neighbour_where_the_name_of_the_repository_has_a_dot(monkeypatch):
+    package = "diffusers_modules.local.ada--pets-v1.0.0123abc"
+    for name in ("editing_pipeline", "pipeline"):
+        monkeypatch.setitem(sys.modules, f"{package}.{name}", None)  # removed after the test
+    spec = importlib.util.spec_from_file_location(f"{package}.editing_pipeline", hf_ddpm.editing_pipeline.__file__)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.CFGDDPMEditingPipeline.__mro__[1].__module__ == f"{package}.pipeline"
 
 
 def test_diffusers_finds_one_pipeline_in_the_file():
