@@ -190,6 +190,8 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     optimizer = build_optimizer(unet.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
     compile_network(unet, str(config.compile))
+    if config.compile != "none":
+        run.accelerator.print(f"compile:  {config.compile}, in the first step, which may take minutes")
     model, optimizer = run.accelerator.prepare(unet, optimizer)
     model.train()
     schedule = config.schedule
