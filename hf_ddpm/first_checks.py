@@ -81,6 +81,16 @@ def check_scheduler(name: str) -> None:
         raise ValueError(f"scheduler is {name!r}: its noise comes from torchsde, pip install torchsde or give another")
 
 
+def needs_scipy(model: str, scheduler: str | None) -> bool:
+    """Whether sampling may need scipy: for the scheduler lms, or for a saved one that is not of the kinds trained here."""
+    try:
+        index = read_json(Path(model) / "model_index.json")
+        saved = index["_class_name"] if "generator" in index else index["scheduler"][1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return True
+    return scheduler == "lms" or saved not in ("DDPMScheduler", "DCGANPipeline")
+
+
 def check_source(source: str) -> None:
     """Refuse data that is neither digits, a folder, nor an id on the Hub."""
     if source == "digits" or (source and Path(source).expanduser().exists()):

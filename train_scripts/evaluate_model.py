@@ -12,6 +12,7 @@ Results in the folder `results` of a run are shown in the model card of its pipe
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.first_checks import check_measurement
+from hf_ddpm.runtime.libraries import load_libraries
 
 
 def main(args: list[str] | None = None) -> None:
@@ -19,6 +20,7 @@ def main(args: list[str] | None = None) -> None:
     with user_errors(EvaluationConfig):
         schedulers, source = [config.sampling.scheduler], config.data.source
         check_measurement(model=config.model, features=config.features, schedulers=schedulers, source=source)
+        load_libraries()
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.protocol import evaluate

@@ -11,6 +11,7 @@ from hf_ddpm.commandline.forms import check_form, form_list
 from hf_ddpm.commandline.help import wrap_prose
 from hf_ddpm.figures.registry import FIGURES, plot_figure
 from hf_ddpm.first_checks import check_model
+from hf_ddpm.runtime.libraries import load_libraries
 from hf_ddpm.runtime.progress import Progress
 
 FORMS = {name: config_class for name, (config_class, _) in FIGURES.items()}
@@ -27,6 +28,7 @@ def main(args: list[str] | None = None) -> None:
     with user_errors(config_class):
         if getattr(config, "model", None) is not None:
             check_model(config.model)
+            load_libraries()
         with Progress(f"plotting {name}"):
             paths = plot_figure(config)
         print(f"{name}: {', '.join(map(str, paths))}")

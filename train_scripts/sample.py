@@ -12,7 +12,8 @@ from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require, require_seeds
-from hf_ddpm.first_checks import check_class_labels, check_free, check_model, check_scheduler, grid_beside
+from hf_ddpm.first_checks import check_class_labels, check_free, check_model, check_scheduler, grid_beside, needs_scipy
+from hf_ddpm.runtime.libraries import load_libraries
 
 
 @dataclass(kw_only=True)
@@ -75,6 +76,7 @@ def main(args: list[str] | None = None) -> None:
         if config.scheduler is not None:
             check_scheduler(config.scheduler)
         check_class_labels(config.model, config.class_labels or ())
+        load_libraries(*(() if needs_scipy(config.model, config.scheduler) else ("scipy",)))
         from hf_ddpm.runtime.distributed import init_distributed
         from hf_ddpm.runtime.threads import choose_threads_in_use
         from hf_ddpm.sample_folder import sample_to_folder

@@ -23,6 +23,7 @@ import sys
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.first_checks import check_measurement
+from hf_ddpm.runtime.libraries import load_libraries
 
 
 def main(args: list[str] | None = None) -> None:
@@ -31,6 +32,7 @@ def main(args: list[str] | None = None) -> None:
     with user_errors(SweepConfig):
         schedulers, source = config.grid.scheduler or [config.sampling.scheduler], config.data.source
         check_measurement(model=config.model, features=config.features, schedulers=schedulers, source=source)
+        load_libraries()
         from accelerate import PartialState
 
         from hf_ddpm.evaluation.report import command_line

@@ -9,6 +9,7 @@ r"""Train a DDPM with classifier-free guidance and save it as a CFGDDPMPipeline.
 """
 
 from hf_ddpm.cli import parse_config, take_flag, user_errors
+from hf_ddpm.runtime.libraries import load_libraries
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import TrainConfig
 
@@ -18,6 +19,7 @@ def main(args: list[str] | None = None) -> None:
     config = parse_config(TrainConfig, args, about=__doc__)
     with user_errors(TrainConfig):
         check_training(config)
+        load_libraries()
         from hf_ddpm.training.loop import train, training_task
 
         if wants_estimate:

@@ -5,6 +5,7 @@ python train_scripts/train_gan.py --config runs/gan/config.yaml --resume auto   
 """
 
 from hf_ddpm.cli import parse_config, take_flag, user_errors
+from hf_ddpm.runtime.libraries import load_libraries
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import GANConfig
 
@@ -14,6 +15,7 @@ def main(args: list[str] | None = None) -> None:
     config = parse_config(GANConfig, args, about=__doc__)
     with user_errors(GANConfig):
         check_training(config)
+        load_libraries()
         from hf_ddpm.training.gan import train_gan, training_task
 
         if wants_estimate:

@@ -8,6 +8,7 @@ Programs that measure samples then take `--features judge:runs/judge_digits`.
 """
 
 from hf_ddpm.cli import parse_config, take_flag, user_errors
+from hf_ddpm.runtime.libraries import load_libraries
 from hf_ddpm.training.first_checks import check_training
 from hf_ddpm.training.options import JudgeConfig
 
@@ -17,6 +18,7 @@ def main(args: list[str] | None = None) -> None:
     config = parse_config(JudgeConfig, args, about=__doc__)
     with user_errors(JudgeConfig):
         check_training(config)
+        load_libraries()
         from hf_ddpm.training.judge import train_judge, training_task
 
         if wants_estimate:

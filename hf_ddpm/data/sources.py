@@ -22,6 +22,7 @@ from hf_ddpm.data.labels import encode_labels, first_ten, words_left_out
 from hf_ddpm.data.undecoded import image_roots, path_of
 from hf_ddpm.first_checks import check_source
 from hf_ddpm.runtime.hub_requests import bounded_requests
+from hf_ddpm.runtime.libraries import few_collections
 
 DIGITS_TEST_IMAGES = 360
 TABLE_SUFFIXES = {".arrow", ".parquet"}
@@ -178,8 +179,9 @@ def _load(name: str, streaming: bool) -> Splits:
 
 def _digits_splits() -> dict[str, datasets.Dataset]:
     """The 1,797 digits of scikit-learn, 8 x 8 in 17 gray levels, in a fixed stratified split."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with few_collections():
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     pixels = np.rint(digits.images / 16 * 255).astype(np.uint8)

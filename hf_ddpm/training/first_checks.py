@@ -7,6 +7,8 @@ from pathlib import Path
 
 from hf_ddpm.first_checks import check_features, check_scheduler, check_source, check_trackers
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.libraries import few_collections
+from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.training.checkpoints import check_start
 from hf_ddpm.training.options import RunConfig, TrainConfig
 
@@ -22,6 +24,8 @@ def check_training(config: RunConfig) -> None:
         check_scheduler(config.evaluation.scheduler)
         check_features(config.evaluation.features)
     if os.environ.get("WORLD_SIZE", "1") == "1" and not getattr(config.data, "streaming", False):
-        from hf_ddpm.data.open_splits import open_early  # imports datasets, for which the mistakes above should not wait
+        with few_collections():
+            from hf_ddpm.data.open_splits import open_early  # imports datasets, for which the mistakes above should not wait
 
-        open_early(config.data)
+        with Progress(f"opening {config.data.source}"):
+            open_early(config.data)
