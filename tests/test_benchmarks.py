@@ -137,3 +137,9 @@ def test_auto_choice(benchmark):
     options = ("--option=memory_format", "--presets=digits8", "--neighbours=0", "--batch_size=2")
     *_, row = benchmark("auto_choice", *options, "--rounds=1", "--seconds=0.1")
     assert cells(row)[:2] == ["digits8", "0"] and cells(row)[5] in ("contiguous", "channels_last")
+
+
+def test_startup(benchmark):
+    machine, *_, header, _, row = benchmark("startup", "--rounds", 1, "--only", "unknown scheduler")
+    assert "torch" in machine and cells(header)[0] == "seconds until"
+    assert cells(row)[0] == "an unknown scheduler" and float(cells(row)[1]) > 0

@@ -23,7 +23,7 @@ REQUIRED = {
     "sweep": ["--model=model", "--features=inception", "--output_dir=new", "--grid.guidance_scale=[1, 2]"],
     "push_to_hub": ["--model=model", "--repo_id=me/it"],
     "write_card": ["--model=model"],
-    "benchmark": [],
+    "doctor": ["--run=new"],
 }
 RUN = f"""
 import contextlib, importlib.util, io, json, sys
@@ -38,7 +38,7 @@ def run(program, *args):
             assert not stopped.code, (program, args)
 for command in json.loads(sys.argv[1]):
     run(*command)
-names = ("torch", "diffusers", "datasets", "transformers", "torchvision", "scipy", "accelerate", "sklearn", "pandas", "matplotlib")
+names = "torch diffusers datasets transformers torchvision scipy accelerate sklearn pandas matplotlib".split()
 print(json.dumps([name for name in names if name in sys.modules]))
 """
 
