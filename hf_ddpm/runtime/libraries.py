@@ -7,6 +7,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 from hf_ddpm.runtime.progress import Progress
 
@@ -48,7 +49,8 @@ def few_collections() -> Iterator[None]:
 def _hidden(*packages: str) -> Iterator[None]:
     """Let packages that are not imported yet look as if they were not installed."""
     hidden = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None: `find_spec` returns None, and an import raises ModuleNotFoundError
+    # None: `find_spec` finds nothing, and an import raises ModuleNotFoundError.
+    cast("dict[str, None]", sys.modules).update(dict.fromkeys(hidden))
     try:
         yield
     finally:
