@@ -1,4 +1,4 @@
-"""Import torch and diffusers in half the time, for programs that sample or train: `load_libraries()`, then other imports."""
+"""Import torch and diffusers without what programs do not use: `load_libraries()`, then the other imports."""
 
 from __future__ import annotations
 
