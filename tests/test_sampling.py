@@ -9,9 +9,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
+from hf_ddpm import sampling
 from hf_ddpm.pipeline import CFGDDPMPipeline
+from hf_ddpm.runtime.distributed import init_distributed
+from hf_ddpm.runtime.probe import Timings
 from hf_ddpm.runtime.progress import Progress
-from hf_ddpm.sampling import generate, load_pipeline, resolve_labels
+from hf_ddpm.sampling import generate, load_pipeline, resolve_labels, set_dtype
 from hf_ddpm.schedulers import build_scheduler
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
@@ -256,3 +259,19 @@ def test_labels_of_an_unconditional_model(tiny_pipeline):
 def test_impossible_labels_are_refused(tiny_pipeline, conditional, class_labels, per_class, num_images, message):
     with pytest.raises(ValueError, match=message):
         resolve_labels(tiny_pipeline() if conditional else tiny_pipeline(names=None), class_labels, per_class, num_images)
+
+
+def test_the_type_of_the_network_is_chosen(tiny_pipeline, monkeypatch):
+    """The images stay those of the seed, but for rounding."""
+    processes = init_distributed()
+    pipeline = tiny_pipeline()
+    assert set_dtype(pipeline, "float32", processes) == "float32"
+    wide = next(generate(pipeline, class_labels=[0, 1], num_inference_steps=2)).images.astype(int)
+    assert set_dtype(pipeline, "auto", processes) in ("float32", "bfloat16"), "really timed"
+    assert set_dtype(pipeline, "bfloat16", processes) == "bfloat16" and pipeline.unet.dtype == torch.bfloat16
+    narrow = next(generate(pipeline, class_labels=[0, 1], num_inference_steps=2)).images.astype(int)
+    assert abs(wide - narrow).mean() < 5
+    for times, chosen in (({"float32": 1.0, "bfloat16": 0.5}, "bfloat16"), ({"float32": 1.0, "bfloat16": 0.95}, "float32")):
+        timings = Timings({name: [value] for name, value in times.items()})
+        monkeypatch.setattr(sampling, "time_in_turn", lambda calls, seconds, timings=timings: timings)
+        assert set_dtype(tiny_pipeline(), "auto", processes) == chosen

@@ -46,7 +46,7 @@ SAME_AS: dict[str, tuple[str, ...]] = {
     "flip": ("data.horizontal_flip",),
     "workers": ("num_threads",),
     "threads": ("num_threads",),
-    "precision": ("mixed_precision",),
+    "precision": ("mixed_precision", "dtype", "sampling.dtype"),
     "outdir": ("output_dir", "output"),
     "out": ("output_dir", "output"),
     "o": ("output_dir", "output"),

@@ -103,6 +103,8 @@ class MachineFacts:
     num_processes: int | None = None
     num_threads: int | None = None
     """Threads per process."""
+    mixed_precision: str | None = None
+    """The precision that was chosen where the options say `auto`."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of Python and packages, by name."""
     commit: str | None = None
@@ -288,7 +290,7 @@ def _part(path: Path, read: Callable[[Path], Part], left_out_of: str) -> Part | 
 
 def _read_machine(path: Path) -> MachineFacts:
     environment = _read_json(path)
-    texts = {name: environment.get(name) for name in ("gpu", "processor", "commit")}
+    texts = {name: environment.get(name) for name in ("gpu", "processor", "commit", "mixed_precision")}
     counts = {name: environment.get(name) for name in ("num_processes", "num_threads")}
     versions = {"python": environment.get("python"), **(environment.get("packages") or {})}
     kinds = ((texts, str), (counts, int), (versions, str))

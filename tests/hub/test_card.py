@@ -541,3 +541,11 @@ def test_there_is_no_card_for_a_gan(tmp_path):
     with pytest.raises(ValueError, match="write its README.md yourself"):
         card_files(tmp_path)
     assert files_to_publish(tmp_path, "ada/gan") == {}
+
+
+def test_the_precision_that_was_chosen_is_shown(pipeline_dir):
+    run_dir = pipeline_dir.parent
+    for file, changes in (("config.yaml", {"mixed_precision": "auto"}), ("environment.json", {"mixed_precision": "fp32"})):
+        text = yaml.safe_load((run_dir / file).read_text()) | changes
+        (run_dir / file).write_text(json.dumps(text))
+    assert "| Precision | `fp32`, chosen by `auto` | `environment.json` |" in card_of(pipeline_dir, run_dir)

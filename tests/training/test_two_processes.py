@@ -137,6 +137,10 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
         ("train", run("pair", "--data.batch_size=16", "--logging.trackers=[tensorboard]")),
         ("train", run("stream", "--data.batch_size=16", "--data.streaming=true", "--data.test_split=null")),
         ("train", run("whole", *small)),
+        (
+            "train",
+            run("tuned", "--data.batch_size=4", "--mixed_precision=auto", "--num_threads=null", "--max_train_steps=1"),
+        ),
         ("train and diverge", run("diverged", "--data.batch_size=4", "--optim.learning_rate=1e30")),
         ("train and stop", run("stopped", *small)),
         ("train", run("stopped", *small, "--resume=auto")),
@@ -252,6 +256,13 @@ def test_both_processes_say_which_samples_broke_the_run(pair, folder):
     entries = json.loads(file.read_text())["micro_steps"]
     assert [entry["process"] for entry in entries] == [0, 1]
     assert len({row for entry in entries for row in entry["sample_ids"]}) == 8
+
+
+def test_both_processes_take_the_same_choice(pair, folder):
+    """All time steps together, and one decides: with different precisions the runs would differ, or wait for each other."""
+    environment = json.loads((folder / "tuned" / "environment.json").read_text())
+    assert environment["mixed_precision"] in ("fp32", "bf16") and "fp32 contiguous 1.00" in environment["tuning"]
+    assert pair.stdout.count(f"settings: {environment['mixed_precision']}, {environment['memory_format']}") == 1
 
 
 def test_a_signal_to_one_process_stops_both(pair, folder):
