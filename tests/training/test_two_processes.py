@@ -33,6 +33,7 @@ OPTIONS = [
     "--data.test_split=test",
     "--data.horizontal_flip=true",
 ]
+AUTO = ["--mixed_precision=auto", "--num_threads=null"]
 DROPOUT = "--model.overrides.dropout=0.1"
 SAMPLES = ["--num_images=5", "--num_inference_steps=3", "--scheduler=ddim", "--batch_size=2"]
 
