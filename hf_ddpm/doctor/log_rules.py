@@ -17,8 +17,6 @@ STUCK = 0.5
 """Loss as a fraction of that of a network that always answers 0, from which it has not learned."""
 LOSS_OF_ZERO = {"l2": 1.0, "l1": math.sqrt(2 / math.pi), "huber": 0.4246, "smooth_l1": 0.4246}
 """Expected loss of the answer 0 to a target of N(0, 1)."""
-FLAT = 0.1
-"""Fraction by which the loss falls over the second half of the run, below which it stands still."""
 PARTS = 20
 """Parts of a run whose means are compared, as single lines may be noisy."""
 RISE, RECOVERED = 3.0, 1.5
@@ -77,7 +75,7 @@ def learning_rate(facts: Facts) -> Answer:
     assert end is not None, "the last line lies in the last tenth"
     rise, lowest = _largest_rise(losses.binned(PARTS))
     recovered = end <= RECOVERED * lowest
-    is_stuck = _is_stuck(facts, end) and (not half or 1 - end / half < FLAT)
+    is_stuck = _is_stuck(facts, end) and (rise >= RISE or not half or 1 - end / half < FALLING)
     if not is_stuck and (rise < RISE or recovered):
         return None
     if rise < RISE and rate is not None and rate < LOW_RATE:

@@ -13,7 +13,7 @@ NO_GAIN = 0.02
 """Fraction by which the right labels lower the loss, below which they make no difference."""
 CERTAIN = 3
 """Standard errors above 0 from which they do make one, however small: in images of many details it is."""
-UNLIKE = 1.6
+UNLIKE = 1.4
 """Fréchet distance of samples to the training images, as a multiple of that of the preview, from which they are worse."""
 
 

@@ -46,6 +46,11 @@ def test_a_loss_that_stands_still_near_that_of_a_constant(write_run):
     assert "--optim.learning_rate 0.001" in finding.remedy
 
 
+def test_a_late_rise_of_a_loss_near_that_of_a_constant(write_run):
+    losses = [0.9, 1.0, 1.9, 9.2, 0.75, 0.7, 0.7, 0.69, 35.0, 0.9, 0.77, 0.74, 0.72, 0.7, 0.69, 0.69, 0.69, 0.69, 0.69, 0.68]
+    assert names(write_run(losses, optim={"learning_rate": 1.0})) == ["learning rate too high"]
+
+
 def test_a_rise_that_the_run_has_not_made_good(write_run):
     assert names(write_run([1.0, 0.3, 0.1, 0.8, *[0.4] * 16])) == ["learning rate too high"]
 

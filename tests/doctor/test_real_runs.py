@@ -17,7 +17,7 @@ from hf_ddpm.training.options import TrainConfig
 ROOT = Path(__file__).parents[2]
 OPTIONS = [
     f"--config={ROOT / 'train_scripts/recipes/digits.yaml'}", "--model.overrides.block_out_channels=[16, 32]",
-    "--num_threads=1", "--mixed_precision=fp32", "--data.batch_size=32", "--logging.every_steps=10",
+    "--model.overrides.attention_head_dim=8", "--num_threads=1", "--mixed_precision=fp32", "--data.batch_size=32", "--logging.every_steps=10",
     "--logging.sample_every_steps=500", "--checkpoint.every_steps=null",
 ]  # fmt: skip
 GOOD = {
