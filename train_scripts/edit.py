@@ -1,8 +1,11 @@
-"""Edit images with a saved pipeline; `edit.py EDIT --help` lists the options of an edit.
+r"""Edit images with a saved pipeline; `edit.py EDIT --help` lists the options of an edit.
 
-python train_scripts/edit.py image_to_image --model runs/digits/pipeline --images a.png --strength 0.4 --output_dir edits
-python train_scripts/edit.py inpaint --model runs/digits/pipeline --images folder --mask mask.png --output_dir painted
-python train_scripts/edit.py interpolate --model runs/digits/pipeline --class_labels 3 --output_dir between
+    python train_scripts/edit.py image_to_image --model runs/digits/pipeline --images a.png \
+        --strength 0.4 --output_dir edits
+    python train_scripts/edit.py inpaint --model runs/digits/pipeline --images folder \
+        --mask mask.png --output_dir painted
+    python train_scripts/edit.py interpolate --model runs/digits/pipeline --class_labels 3 \
+        --output_dir between
 """
 
 import os
@@ -19,10 +22,10 @@ from hf_ddpm.first_checks import check_class_labels, check_model, check_schedule
 
 def main(args: list[str] | None = None) -> None:
     name, *options = (sys.argv[1:] if args is None else args) or [None]
-    if name in ("-h", "--help"):
-        print(wrap_prose(f"{__doc__.strip()}\n\nEdits:\n{form_list(EDITS)}"))
-        return
     with user_errors():
+        if name in ("-h", "--help"):
+            print(wrap_prose(f"{__doc__.strip()}\n\nEdits:\n{form_list(EDITS)}"))
+            return
         config_class = EDITS[check_form(name, EDITS, "edit")]
     config = parse_config(config_class, options)
     with user_errors(config_class):

@@ -19,10 +19,10 @@ FORMS = {name: config_class for name, (config_class, _) in FIGURES.items()}
 
 def main(args: list[str] | None = None) -> None:
     name, *options = (sys.argv[1:] if args is None else args) or [None]
-    if name in ("-h", "--help"):
-        print(wrap_prose(f"{__doc__.strip()}\n\nFigures:\n{form_list(FORMS)}"))
-        return
     with user_errors():
+        if name in ("-h", "--help"):
+            print(wrap_prose(f"{__doc__.strip()}\n\nFigures:\n{form_list(FORMS)}"))
+            return
         config_class, _ = FIGURES[check_form(name, FORMS, "figure")]
     config = parse_config(config_class, options)
     with user_errors(config_class):

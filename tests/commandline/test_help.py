@@ -8,6 +8,7 @@ import pytest
 from hf_ddpm.cli import parse_config
 from hf_ddpm.commandline.help import describe
 from hf_ddpm.commandline.options import options_of
+from hf_ddpm.editing.options import EDITS
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.figures.registry import FIGURES
@@ -16,7 +17,8 @@ from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "train_scripts").glob("*.py"))
 DIGITS = ["--config", str(ROOT / "train_scripts" / "recipes" / "digits.yaml")]
-CONFIGS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *(kind for kind, _ in FIGURES.values())]
+CONFIGS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *EDITS.values()]
+CONFIGS += [kind for kind, _ in FIGURES.values()]
 
 
 @pytest.fixture
