@@ -185,8 +185,8 @@ def _choose_way(
     asked = config.mixed_precision == "bf16" and kind == "cpu" and not recorded
     compared: list[Way] = [("fp32", ways[0][1]), *ways] if asked else ways
     if len(compared) == 1:
-        is_kept = (config.mixed_precision, getattr(config, "memory_format", None)) != (precision, memory_format)
-        return ways[0], "as in the checkpoint" if is_kept else None
+        was_open = len(_ways(config.mixed_precision, getattr(config, "memory_format", None), kind)) > 1
+        return ways[0], "as in the checkpoint" if was_open else None
     measured = compare_ways(build(), compared)
     relative = broadcast_from_main(lambda: measured, processes)
     way = choose({way: relative[way] for way in ways})

@@ -263,7 +263,7 @@ def test_both_processes_take_the_same_choice(pair, folder):
     """All time steps together, and one decides: with different precisions the runs would differ, or wait for each other."""
     environment = json.loads((folder / "tuned" / "environment.json").read_text())
     assert environment["mixed_precision"] in ("fp32", "bf16") and "fp32 contiguous 1.00" in environment["tuning"]
-    assert pair.stdout.count(f"settings: {environment['mixed_precision']}, {environment['memory_format']}") == 1
+    assert pair.stdout.count(f"settings: {environment['mixed_precision']}, {environment['memory_format']}, ") == 1
 
 
 def test_a_signal_to_one_process_stops_both(pair, folder):
