@@ -106,6 +106,8 @@ class Estimate:
         surroundings = describe_environment(run.accelerator.device, run.accelerator.num_processes)
         machine = surroundings["gpu"] or surroundings["processor"]
         number = f"median of {len(self.steps)}, from {min(self.steps):.3g} to {max(self.steps):.3g} s"
+        if self.compiling is not None:
+            number = "compiled"
         previews, size = self.preview_seconds(), sum(parameter.numel() for parameter in self.state.network.parameters())
         seconds = self.steps_left * step + previews + (0 if self.compiling is None else self.compiling.seconds)
         rows = {
