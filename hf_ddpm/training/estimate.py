@@ -114,7 +114,7 @@ class Estimate:
             "machine": f"{machine}, {counted(run.accelerator.num_processes, 'process', 'processes')}",
             "network": f"{size:,} parameters, for images of {' x '.join(map(str, run.image_shape))}",
             "settings": str(run.tuning),
-            "step": f"{step:.3g} s, {run.total_batch_size / step:.3g} images/s at {run.total_batch_size} images ({number})",
+            "step": f"{step:.3g} s, {run.total_batch_size / step:.1f} images/s at {run.total_batch_size} images ({number})",
             "steps": f"{self.steps_left:,}" + (f" left of {run.total_steps:,}" if run.first_step else ""),
             "time": duration(seconds) + ("" if self.pass_seconds is None else f", {duration(previews)} of it for previews"),
         }
