@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from diffusers import ModelMixin
+from diffusers import DDPMScheduler, ModelMixin
 from torch import Tensor
 
 from hf_ddpm.data.batches import flip_horizontally, to_model_range
@@ -150,6 +150,7 @@ def prepare(
 def load_data(config: TrainConfig, processes: PartialState) -> Data:
     """Read the train split and, if named, the held-out one (None = not), refusing what it can before decoding."""
     check_compiling(str(config.compile), processes.device)
+    build_schedule(config)
     data = config.data
     arguments = config.network_arguments(image_size=data.image_size)
     check_unet(arguments, config.model.architecture)
@@ -194,18 +195,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         run.accelerator.print(f"compile:  {config.compile}, in the first step, which may take minutes")
     model, optimizer = run.accelerator.prepare(unet, optimizer)
     model.train()
-    schedule = config.schedule
-    noise_scheduler = build_noise_scheduler(
-        beta_schedule=schedule.beta_schedule,
-        num_train_timesteps=schedule.num_train_timesteps,
-        beta_start=schedule.beta_range[0],
-        beta_end=schedule.beta_range[1],
-        variance_type=schedule.variance_type,
-        prediction_type=config.objective.prediction_type,
-        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
-    )
-    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
-        posterior_of(noise_scheduler.alphas_cumprod)  # refuses a schedule without a bound before anything is written
+    noise_scheduler = build_schedule(config)
     id2label = None if run.images.class_names is None else dict(enumerate(run.images.class_names))
     return DiffusionState(
         network=unet,
@@ -218,6 +208,23 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         averaged_weights=UNET_WEIGHTS,
         alphas_cumprod=noise_scheduler.alphas_cumprod.to(run.accelerator.device),
     )
+
+
+def build_schedule(config: TrainConfig) -> DDPMScheduler:
+    """Build the noise schedule; a `ValueError` if the options want a bound that it has not."""
+    schedule = config.schedule
+    noise_scheduler = build_noise_scheduler(
+        beta_schedule=schedule.beta_schedule,
+        num_train_timesteps=schedule.num_train_timesteps,
+        beta_start=schedule.beta_range[0],
+        beta_end=schedule.beta_range[1],
+        variance_type=schedule.variance_type,
+        prediction_type=config.objective.prediction_type,
+        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
+    )
+    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
+        posterior_of(noise_scheduler.alphas_cumprod)
+    return noise_scheduler
 
 
 def null_label_of(config: TrainConfig, images: Images) -> int | None:
