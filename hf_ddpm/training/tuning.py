@@ -26,9 +26,9 @@ Way = tuple[Precision, MemoryFormat | None]
 """Precision and memory format of a network; None = the format in which it is built."""
 
 FEW = 2
-"""Images of the first timed steps, which show what is hopeless and how many images take `STEP_SECONDS`."""
-STEP_SECONDS = 0.25
-"""About how long a timed step takes."""
+"""Images of the first timed steps, which show what is hopeless."""
+STEP_SECONDS = 0.2
+"""The least that a timed step takes, unless it has all images of a micro-step: less is mostly overhead."""
 LIMIT = 2.5
 """Seconds after which no further round of a comparison begins."""
 HOPELESS = 2.0
@@ -149,7 +149,7 @@ def compare_ways(trial: Trial, ways: list[Way]) -> dict[Way, float]:
     torch.set_num_threads(1)
     few = min(FEW, trial.batch_size)
     rough = time_in_turn({way: trial.step(few, *way) for way in ways}, seconds=LIMIT / 5, rounds=2)
-    relative, count = rough.relative(), _images_for(rough.seconds[ways[0]], few, trial)
+    relative, count = rough.relative(), _enough_images(trial, ways[0])
     promising = [way for way in ways if relative[way] <= HOPELESS]
     if len(promising) > 1 and count > few:
         relative |= time_in_turn({way: trial.step(count, *way) for way in promising}, seconds=LIMIT).relative()
@@ -159,17 +159,22 @@ def compare_ways(trial: Trial, ways: list[Way]) -> dict[Way, float]:
 
 def compare_thread_counts(trial: Trial, way: Way, most: int) -> dict[int, float]:
     """How many times as long as with `most` threads a step takes with fewer, the fewest first; see `compare_threads`."""
-    few = min(FEW, trial.batch_size)
     before = torch.get_num_threads()
     torch.set_num_threads(most)
-    rough = time_in_turn({most: trial.step(few, *way)}, seconds=LIMIT)
+    count = _enough_images(trial, way)
     torch.set_num_threads(before)
-    return compare_threads(trial.step(_images_for(rough.seconds[most], few, trial), *way), most, seconds=LIMIT)
+    return compare_threads(trial.step(count, *way), most, seconds=LIMIT)
 
 
-def _images_for(seconds: list[float], num_images: int, trial: Trial) -> int:
-    """How many images take `STEP_SECONDS`, if `num_images` take these, but no more than a micro-step of the run has."""
-    return min(trial.batch_size, max(num_images, int(num_images * STEP_SECONDS / statistics.median(seconds))))
+def _enough_images(trial: Trial, way: Way) -> int:
+    """How many images take `STEP_SECONDS`, but no more than a micro-step of the run has."""
+    count = min(FEW, trial.batch_size)
+    while count < trial.batch_size:
+        (seconds,) = time_in_turn({way: trial.step(count, *way)}, seconds=0).seconds.values()
+        if statistics.median(seconds) >= STEP_SECONDS:
+            break
+        count = min(4 * count, trial.batch_size)
+    return count
 
 
 def _choose_way(
