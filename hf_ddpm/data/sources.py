@@ -24,6 +24,7 @@ from hf_ddpm.first_checks import check_source
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.libraries import few_collections
 
+DIGITS_SPLITS = ("train", "test")
 DIGITS_TEST_IMAGES = 360
 TABLE_SUFFIXES = {".arrow", ".parquet"}
 # Suffixes of the files that datasets reads, by its name for their format.
@@ -97,6 +98,8 @@ def open_source(
             class keep all classes; None, or more than n = all.
     """
     check_max_images(max_images)
+    if source == "digits":  # a mistake does not wait for scikit-learn
+        require_split(DIGITS_SPLITS, source, split)
     splits, left_out = open_splits(source)
     require_split(splits, source, split)
     if len(splits[split]) == 0:
@@ -190,7 +193,7 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
     )
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
     splits = {}
-    for split, rows in (("train", train_rows), ("test", test_rows)):
+    for split, rows in zip(DIGITS_SPLITS, (train_rows, test_rows), strict=True):
         columns = {"image": [PIL.Image.fromarray(image) for image in pixels[rows]], "label": digits.target[rows]}
         splits[split] = datasets.Dataset.from_dict(columns, features=features)
     return splits
