@@ -362,7 +362,7 @@ RGB = Image.new("RGB", (8, 8))
         ("interpolate_images", {"generator": generators(1)}, "generator is a list of 1: give one, all images have"),
         ("interpolate_images", {"last": pixels(2)}, r"len\(last\) is 2: give one image"),
     ],
-    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )  # fmt: skip
 def test_mistakes(editing, edit, options, message):
     needed = {

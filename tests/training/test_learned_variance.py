@@ -66,10 +66,11 @@ def test_a_hybrid_run_lowers_its_loss_and_samples(run_training, channels):
 def test_training_lowers_the_bound(run_training):
     records, folder = run_training(
         BOUND, "--objective.prediction_type=epsilon", "--schedule.beta_schedule=linear", "--max_train_steps=40",
-        "--data.batch_size=32", "--optim.learning_rate=0.004", "--logging.every_steps=20",
+        "--data.batch_size=32", "--optim.learning_rate=0.004", "--objective.timestep_sampling=stratified",
     )  # fmt: skip
     values = losses(records)
-    assert values.isfinite().all() and values[-1] < 0.9 * values[0]
+    # Medians: the weight of the first timesteps is so large that single batches decide a mean.
+    assert len(values) == 40 and values.isfinite().all() and values[-20:].median() < 0.8 * values[:10].median()
     assert load_pipeline(str(folder)).unet.config.out_channels == 1
 
 
