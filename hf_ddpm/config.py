@@ -340,7 +340,8 @@ class BaseLoggingConfig(LogIntervalOptions):
     """What is logged during training."""
 
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
-    """Trackers that receive the metrics of metrics.jsonl; each needs its package (pip install "hf_ddpm[track]")."""
+    """Trackers that receive the metrics of metrics.jsonl and the grids of samples; each needs its package (pip install
+    "hf_ddpm[track]")."""
 
 
 @dataclass(kw_only=True)

@@ -1,13 +1,14 @@
 """DCGANPipeline: sample images from a DCGAN, of given classes if the model is class-conditional.
 
 Needs torch and diffusers only. `save_pretrained` copies this file beside the index and beside the weights, so that
-`DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)` needs no other package.
+`DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)` needs no other package.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,9 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+SAVED_CLASS = ["pipeline", "DCGANPipeline"]
+"""`_class_name` in model_index.json: diffusers takes the class from the file pipeline.py beside it. Older models have a
+plain name."""
 OUTPUT_TYPES = ("pil", "np", "pt")
 Labels = str | int | Sequence[str | int] | Tensor
 Folder = str | os.PathLike[str]
@@ -108,11 +112,6 @@ class DCGANPipeline(DiffusionPipeline):
         require(not outside, "id2label", id2label, f"must name ids below {self.num_classes or 0}, the number of classes")
 
     @property
-    def components(self) -> dict[str, Any]:
-        """Arguments of a second pipeline with the same parts: `DCGANPipeline(**pipeline.components)`."""
-        return {**super().components, "id2label": self.id2label}
-
-    @property
     def is_conditional(self) -> bool:
         """Whether the network takes class labels."""
         return self.num_classes is not None
@@ -137,22 +136,26 @@ class DCGANPipeline(DiffusionPipeline):
         generator: Generators | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        batch_size: int | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images: an `ImagePipelineOutput` with the field `images`. A `ValueError` names a value that cannot work.
 
         Args:
             class_labels: labels, one or several: class names (str) or ids in [0, num_classes); None = unconditional.
-            num_images_per_prompt: images of each label, side by side; without labels, images in all.
+            num_images_per_prompt: images of each label, side by side.
             generator: one for the whole batch, or a list of one per image, which makes an image independent of the others
                 in its batch; None = torch's global generator.
             output_type: "pil" (list of `PIL.Image`), or float32 in [0, 1]: "np" (B, H, W, C) or "pt" (B, C, H, W).
             return_dict: False = return the tuple `(images,)`.
+            batch_size: without labels, the number of images, times `num_images_per_prompt`; None = 1. With labels it is
+                their number, and may be left out.
         """
-        self.check_inputs(class_labels, num_images_per_prompt, generator, output_type)
+        self.check_inputs(class_labels, num_images_per_prompt, generator, output_type, batch_size)
         device = self._execution_device
-        labels, count = None, num_images_per_prompt
+        labels, count = None, num_images_per_prompt * (batch_size or 1)
         if class_labels is not None:
-            labels = torch.tensor(self.get_label_ids(class_labels), device=device).repeat_interleave(count)
+            ids = torch.tensor(self.get_label_ids(class_labels), device=device)
+            labels = ids.repeat_interleave(num_images_per_prompt)
             count = len(labels)
         # In float32 for every dtype of the network: a seed means the same latent vector in every precision.
         shape = (count, self.generator.config.latent_dim)
@@ -168,17 +171,22 @@ class DCGANPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: Generators | None = None,
         output_type: str = "pil",
+        batch_size: int | None = None,
     ) -> None:
         """Check the arguments of `__call__`; a `ValueError` names the one that cannot work, its value and the remedy."""
-        count = num_images_per_prompt
-        require(type(count) is int and count >= 1, "num_images_per_prompt", count, "give an integer of at least 1")
+        counts = {"num_images_per_prompt": num_images_per_prompt, "batch_size": 1 if batch_size is None else batch_size}
+        for name, count in counts.items():
+            require(type(count) is int and count >= 1, name, count, "give an integer of at least 1")
         require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         give = f"the model has no null label, give {self._valid_ids}"
         remedy = give if self.is_conditional else "the model is unconditional, leave it out"
         require((class_labels is not None) == self.is_conditional, "class_labels", class_labels, remedy)
-        images = count * (1 if class_labels is None else len(self.get_label_ids(class_labels)))
-        if isinstance(generator, list):
-            require(len(generator) == images, "len(generator)", len(generator), f"give {images}, one per image")
+        num_labels = batch_size or 1
+        if class_labels is not None:
+            num_labels = len(self.get_label_ids(class_labels))
+            remedy = f"give {num_labels}, the number of labels, or leave it out; num_images_per_prompt is for each label"
+            require(batch_size in (None, num_labels), "batch_size", batch_size, remedy)
+        _check_generator(generator, num_labels * num_images_per_prompt)
 
     def get_label_ids(self, class_labels: Labels) -> list[int]:
         """One class id for each label: a str is the name of exactly one class, an int an id; else a `ValueError`."""
@@ -206,6 +214,14 @@ class DCGANPipeline(DiffusionPipeline):
         return cls(generator, index.get("id2label"))
 
     @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> DCGANPipeline:
+        """Make a pipeline from the parts of another one, with its labels; see `DiffusionPipeline.from_pipe`."""
+        # The superclass leaves out a network unless its class is exactly the one that `__init__` names, and would convert
+        # the shared one to float32.
+        dtype = {} if "torch_dtype" in kwargs else {"dtype": pipeline.dtype}
+        return super().from_pipe(pipeline, **{"generator": pipeline.generator, **dtype, **kwargs})
+
+    @classmethod
     def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
         """Load model_index.json; in the installed package, a folder whose files cannot work is refused."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
@@ -230,6 +246,17 @@ class DCGANPipeline(DiffusionPipeline):
             shutil.copyfile(__file__, target + ".tmp")
             os.replace(target + ".tmp", target)
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The content of model_index.json, with the class that is saved beside it."""
+        index = json.loads(super().to_json_string())
+        return json.dumps({**index, "_class_name": SAVED_CLASS}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Folder) -> dict[str, Any]:
+        """Read a JSON file; with the plain name of this class, as diffusers would take the one beside the file instead."""
+        config = super()._dict_from_json_file(json_file)
+        return config | {"_class_name": SAVED_CLASS[1]} if config.get("_class_name") == SAVED_CLASS else config
 
     @property
     def _valid_ids(self) -> str:
@@ -257,6 +284,16 @@ def require(ok: bool, name: str, value: Any, remedy: str) -> None:
     """Raise a `ValueError` "name is value: remedy" unless `ok`."""
     if not ok:
         raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def _check_generator(generator: Any, count: int) -> None:
+    """Raise a `ValueError` unless `generator` is a `torch.Generator`, a list of `count`, or None."""
+    several = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    for index, one in enumerate(several):
+        name, seed = f"generator[{index}]" if several is generator else "generator", one if type(one) is int else 0
+        require(isinstance(one, torch.Generator), name, one, f"give torch.Generator().manual_seed({seed})")
+    if several is generator:
+        require(len(several) == count, "len(generator)", len(several), f"give {count}, one per image")
 
 
 def _plain(value: Any) -> Any:

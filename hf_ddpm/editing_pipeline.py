@@ -38,11 +38,11 @@ def _load_neighbour(name: str) -> Any:
 try:
     # The name of a function tells diffusers to take pipeline.py along. Of classes of pipelines it wants only one in a file.
     from . import pipeline as sampling
-    from .pipeline import check_number, require
+    from .pipeline import check_generator, check_number, require
 except ModuleNotFoundError:
     # Where the name of a repository has a dot, diffusers imports this file into a package that does not exist.
     sampling = _load_neighbour("pipeline")
-    check_number, require = sampling.check_number, sampling.require
+    check_generator, check_number, require = sampling.check_generator, sampling.check_number, sampling.require
 
 Images = Any
 """`PIL.Image` or a list of them; arrays (B, H, W, C) or tensors (B, C, H, W), uint8 or floats in [0, 1]."""
@@ -135,8 +135,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
         check_number("num_images", num_images, 2, integer=True)
         self._check_deterministic(options.get("eta", 0))
         shape = self._latents_shape(2)
-        if isinstance(generator, list):
-            require(len(generator) == 2, "len(generator)", len(generator), "give 2, of the first and the last image")
+        check_generator(generator, 2, "of the first and the last image")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         require(latents.shape == shape, "latents.shape", tuple(latents.shape), f"must be {shape}")
@@ -167,6 +166,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
         check_number("num_images", num_images, 2, integer=True)
         if isinstance(generator, list):
             raise ValueError(f"generator is a list of {len(generator)}: give one, all images have the same noise")
+        check_generator(generator, 1)
         start, end = (self.prepare_images(image) for image in (first, last))
         for name, images in (("first", start), ("last", end)):
             require(len(images) == 1, f"len({name})", len(images), "give one image")
@@ -195,7 +195,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
 
     def save_pretrained(self, save_directory: sampling.Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the model as a `CFGDDPMPipeline`, which this one can load, with the code of both."""
-        plain = sampling.CFGDDPMPipeline(**self.components)
+        plain = sampling.CFGDDPMPipeline(self.unet, self.scheduler, self.id2label, self.null_label)
         plain._trained_with = self._trained_with
         sampling.copy_file(__file__, save_directory)
         plain.save_pretrained(save_directory, safe_serialization, **kwargs)
@@ -204,6 +204,9 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
         """Call the pipeline for `count` images, with other steps than its own unless `edit` is None."""
         labels, per_image = options.get("class_labels"), options.get("num_images_per_prompt", 1)
         check_number("num_images_per_prompt", per_image, 1, integer=True)
+        given = options.pop("batch_size", None)
+        remedy = f"give {count}, the number of images, or leave it out; num_images_per_prompt is for each image"
+        require(given in (None, count), "batch_size", given, remedy)
         if labels is None:
             options = {**options, "num_images_per_prompt": count * per_image}
         else:

@@ -85,10 +85,10 @@ def needs_scipy(model: str, scheduler: str | None) -> bool:
     """Whether sampling may need scipy: for the scheduler lms, or for a saved one that is not of the kinds trained here."""
     try:
         index = read_json(Path(model) / "model_index.json")
-        saved = index["_class_name"] if "generator" in index else index["scheduler"][1]
+        saved = index["generator" if "generator" in index else "scheduler"][1]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return True
-    return scheduler == "lms" or saved not in ("DDPMScheduler", "DCGANPipeline")
+    return scheduler == "lms" or saved not in ("DDPMScheduler", "DCGANGenerator")
 
 
 def check_source(source: str) -> None:

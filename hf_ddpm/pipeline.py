@@ -1,8 +1,7 @@
 """CFGDDPMPipeline: sample images from a DDPM, with classifier-free guidance if the model is class-conditional.
 
 Needs torch and diffusers only. `save_pretrained` copies this file beside the weights, and also the file of a network that
-is not part of diffusers, so `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)` needs no
-other package.
+is not part of diffusers, so `DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)` needs no other package.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import json
 import math
 import numbers
 import os
@@ -38,6 +38,9 @@ from torch import Tensor
 
 # None in a copy of this file that came with a model: its checks would protect nobody, because it runs on trust.
 _PACKAGE = "hf_ddpm" if __name__ == "hf_ddpm.pipeline" else None
+SAVED_CLASS = ["pipeline", "CFGDDPMPipeline"]
+"""`_class_name` in model_index.json: diffusers takes the class from the file pipeline.py beside it. Older models have a
+plain name."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 Labels = str | int | Sequence[str | int] | Tensor
@@ -85,7 +88,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
-        # None values are left out of the config, so an unconditional model also loads as a plain DDPMPipeline.
+        # None values are left out: the config of an unconditional model is that of a DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
@@ -99,11 +102,6 @@ class CFGDDPMPipeline(DiffusionPipeline):
         else:
             for name, value in known.items():
                 require(value is None, name, value, "the model is unconditional, leave it out")
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """Arguments of a second pipeline with the same parts: `CFGDDPMPipeline(**pipeline.components)`."""
-        return {**super().components, "id2label": self.id2label, "null_label": self.null_label}
 
     @property
     def is_conditional(self) -> bool:
@@ -162,13 +160,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
+        batch_size: int | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
         Args:
             class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
                 unconditional model; on a conditional one it means the null label (with the same images at every scale).
-            num_images_per_prompt: images of each label, side by side; without labels, images in all.
+            num_images_per_prompt: images of each label, side by side.
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u with the null label.
                 1 runs the conditional model alone, 0 the unconditional one, at half the cost of other values.
             use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
@@ -187,6 +186,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
             callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
                 {"latents": latents})`; latents in the dictionary it returns replace those of the step.
             callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
+            batch_size: without labels, the number of images, times `num_images_per_prompt`, as in `DDPMPipeline`; None = 1.
+                With labels it is their number, and may be left out.
 
         Returns:
             `ImagePipelineOutput` with the field `images`, or a tuple of one.
@@ -200,10 +201,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         inputs = list(callback_on_step_end_tensor_inputs)
         self.check_inputs(
             class_labels, num_images_per_prompt, guidance_scale, guidance_interval, guidance_rescale,
-            num_inference_steps, eta, generator, latents, output_type, inputs,
+            num_inference_steps, eta, generator, latents, output_type, inputs, batch_size,
         )  # fmt: skip
         device = self._execution_device
-        label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device)
+        label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device, batch_size)
         self.prepare_timesteps(num_inference_steps, device)
         latents = self.prepare_latents(len(label_ids), generator, latents, device)
         step_options = self.prepare_step_options(generator, eta)
@@ -240,6 +241,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
+        batch_size: int | None = None,
     ) -> None:
         """Check the arguments of `__call__` (`guidance_scale` is s); a `ValueError` names one, its value and the remedy."""
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
@@ -249,10 +251,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
         inputs = callback_on_step_end_tensor_inputs
         known = set(inputs) <= set(self._callback_tensor_inputs)
         require(known, "callback_on_step_end_tensor_inputs", inputs, "'latents' is the only one")
-        num_labels = 1 if class_labels is None else len(self.get_label_ids(class_labels))
+        if batch_size is not None:
+            check_number("batch_size", batch_size, 1, integer=True)
+        num_labels = batch_size or 1
+        if class_labels is not None:
+            num_labels = len(self.get_label_ids(class_labels))
+            remedy = f"give {num_labels}, the number of labels, or leave it out; num_images_per_prompt is for each label"
+            require(batch_size in (None, num_labels), "batch_size", batch_size, remedy)
         shape = self._latents_shape(num_labels * num_images_per_prompt)
-        if isinstance(generator, list):
-            require(len(generator) == shape[0], "len(generator)", len(generator), f"give {shape[0]}, one per image")
+        check_generator(generator, shape[0])
         if latents is not None:
             require(latents.shape == shape, "latents.shape", tuple(latents.shape), f"must be {shape}")
 
@@ -263,9 +270,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(len(labels) > 0, "class_labels", labels, "give one label or more")
         return [self._get_label_id(_plain(label)) for label in labels]
 
-    def prepare_labels(self, class_labels: Labels | None, num_images_per_prompt: int, device: torch.device) -> Tensor:
+    def prepare_labels(
+        self, class_labels: Labels | None, num_images_per_prompt: int, device: torch.device, batch_size: int | None = None
+    ) -> Tensor:
         """Label of each image, (B,) int64; the null label (or 0) if `class_labels` is None."""
-        ids = [self.null_label or 0] if class_labels is None else self.get_label_ids(class_labels)
+        ids = [self.null_label or 0] * (batch_size or 1) if class_labels is None else self.get_label_ids(class_labels)
         return torch.tensor(ids, device=device).repeat_interleave(num_images_per_prompt)
 
     def prepare_latents(
@@ -342,9 +351,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> CFGDDPMPipeline:
-        """Make a pipeline from the parts of another one; see `DiffusionPipeline.from_pipe`."""
-        # The superclass leaves out a network unless its class is exactly the one that `__init__` names.
-        return super().from_pipe(pipeline, **{"unet": pipeline.unet, **kwargs})
+        """Make a pipeline from the parts of another one, with its labels; see `DiffusionPipeline.from_pipe`."""
+        # The superclass leaves out a network unless its class is exactly the one that `__init__` names, and would convert
+        # the shared one to float32.
+        dtype = {} if "torch_dtype" in kwargs else {"dtype": pipeline.dtype}
+        return super().from_pipe(pipeline, **{"unet": pipeline.unet, **dtype, **kwargs})
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
@@ -374,6 +385,17 @@ class CFGDDPMPipeline(DiffusionPipeline):
             code = inspect.getfile(sys.modules[module])
             copy_file(code, os.path.join(save_directory, "unet"))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The content of model_index.json, with the class that is saved beside it."""
+        index = json.loads(super().to_json_string())
+        return json.dumps({**index, "_class_name": SAVED_CLASS}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Folder) -> dict[str, Any]:
+        """Read a JSON file; with the plain name of this class, as diffusers would take the one beside the file instead."""
+        config = super()._dict_from_json_file(json_file)
+        return config | {"_class_name": SAVED_CLASS[1]} if config.get("_class_name") == SAVED_CLASS else config
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Record the content of model_index.json: for a network whose code is saved with it, the name of that file."""
@@ -609,6 +631,16 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     require(is_kind, name, value, "give an integer" if integer else "give a finite number")
     limits = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
     require(low <= value <= high, name, value, f"give {limits}")
+
+
+def check_generator(generator: Any, count: int, each: str = "one per image") -> None:
+    """Raise a `ValueError` unless `generator` is a `torch.Generator`, a list of `count`, or None."""
+    several = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    for index, one in enumerate(several):
+        name, seed = f"generator[{index}]" if several is generator else "generator", one if type(one) is int else 0
+        require(isinstance(one, torch.Generator), name, one, f"give torch.Generator().manual_seed({seed})")
+    if several is generator:
+        require(len(several) == count, "len(generator)", len(several), f"give {count}, {each}")
 
 
 def _travels(module: str) -> bool:

@@ -28,7 +28,7 @@ from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.probe import choose, time_in_turn
 from hf_ddpm.runtime.progress import Progress
-from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, read_index
+from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, class_name_of, read_index
 from hf_ddpm.schedulers import build_scheduler, fitting_steps
 from hf_ddpm.text import one_line
 
@@ -54,7 +54,12 @@ class SampleBatch:
 
 
 def load_pipeline(
-    model: str, *, scheduler: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    model: str,
+    *,
+    scheduler: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
 ) -> ImagePipeline:
     """Load a pipeline of the class in its model_index.json, from safetensors only; a `ValueError` says why not.
 
@@ -64,6 +69,7 @@ def load_pipeline(
             none.
         device: of the network; None = cuda if available, else cpu.
         dtype: of the network.
+        variant: of the files of the weights, as in `save_pretrained(folder, variant="fp16")`; None = those without one.
     """
     if scheduler is not None:
         check_scheduler(scheduler)
@@ -73,9 +79,9 @@ def load_pipeline(
         if Path(model).is_dir():
             read_index(model)
         with _no_loading_bar(), bounded_requests(), Progress(f"loading {model}"):
-            is_gan = DiffusionPipeline.load_config(model).get("_class_name") == DCGANPipeline.__name__
+            is_gan = class_name_of(DiffusionPipeline.load_config(model)) == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
-            pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype)
+            pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype, variant=variant)
         check_finite(network_of(pipeline), "generator" if is_gan else "unet")
     except Exception as error:  # a damaged or foreign folder makes the libraries raise anything
         place = "the folder" if Path(model).is_dir() else "no such folder exists, and as a model of the Hub it"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,8 @@ from diffusers import ModelMixin, SchedulerMixin
 from safetensors import safe_open
 from torch import Tensor
 
-from hf_ddpm.pipeline import require
+from hf_ddpm import dcgan_pipeline
+from hf_ddpm.pipeline import SAVED_CLASS, require
 from hf_ddpm.runtime.reading import read_json
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
@@ -40,10 +42,17 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     with blaming(INDEX):
         index = read_json(Path(folder) / INDEX)
         require(isinstance(index, dict), "the content", type(index).__name__, "give a mapping")
-        named = index.get("_class_name")  # or [module, class], for code that came with the model
-        is_class = isinstance(named, str) or (isinstance(named, list) and [*map(type, named)] == [str, str])
-        require(is_class, "_class_name", named, "name the class of the pipeline")
+        class_name_of(index)
         return index
+
+
+def class_name_of(index: Mapping[str, Any]) -> str:
+    """The class that a model_index.json names, alone or, for a class of this package, with the file of its code."""
+    named = index.get("_class_name")
+    if named in (SAVED_CLASS, dcgan_pipeline.SAVED_CLASS):
+        named = named[1]
+    require(isinstance(named, str), "_class_name", named, f"give the name of a class, or {json.dumps(SAVED_CLASS)}")
+    return str(named)
 
 
 def check_saved_pipeline(folder: str | Path, index: Mapping[str, Any], component: str) -> None:

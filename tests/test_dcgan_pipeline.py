@@ -111,8 +111,9 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert list(loaded.id2label.items()) == list(NAMES.items()), "in the order of the ids, not of their text"
     expected = drawn(pipeline, [2, 10], generator=generators(2))
     np.testing.assert_array_equal(drawn(loaded, [2, 10], generator=generators(2)), expected)
-    copied = DCGANPipeline(**loaded.components)
+    copied = DCGANPipeline.from_pipe(loaded)
     np.testing.assert_array_equal(drawn(copied, ["frog", 10], generator=generators(2)), expected)
+    assert loaded.components == {"generator": loaded.generator} and copied.id2label == NAMES
     assert load_pipeline(str(tmp_path), device="cpu", dtype=torch.bfloat16).generator.dtype == torch.bfloat16
 
 
@@ -132,7 +133,7 @@ def test_diffusers_loads_a_saved_model_with_the_code_beside_it(tmp_path, monkeyp
     del sys.modules[name]
     pipeline, folder, resaved = tiny_pipeline(), tmp_path / "model", tmp_path / "resaved"
     pipeline.save_pretrained(folder)
-    foreign = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+    foreign = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     for part in (foreign, foreign.generator):
         assert type(part).__module__.startswith("diffusers_modules.")
     expected = drawn(pipeline, ["frog", 0], generator=generators(2))
@@ -192,10 +193,29 @@ def test_weights_that_are_not_all_there_are_refused(tmp_path):
 def test_the_index_says_which_pipeline_is_loaded(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["_class_name"] == "DCGANPipeline" and index["generator"] == ["dcgan", "DCGANGenerator"]
+    assert index["_class_name"] == ["pipeline", "DCGANPipeline"] and index["generator"] == ["dcgan", "DCGANGenerator"]
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "DCGANPipeline"}))  # an older model
+    assert type(load_pipeline(str(tmp_path), device="cpu")) is DCGANPipeline
     (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": CFGDDPMPipeline.__name__}))
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_pipeline(str(tmp_path), device="cpu")
+
+
+def test_a_variant_is_saved_and_loaded_by_its_name(tmp_path):
+    pipeline = tiny_pipeline()
+    expected = drawn(pipeline, [2, 10], generator=generators(2))
+    DCGANPipeline.from_pipe(pipeline, dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
+    loaded = load_pipeline(str(tmp_path), device="cpu", variant="fp16")
+    np.testing.assert_allclose(drawn(loaded, [2, 10], generator=generators(2)), expected, rtol=0, atol=0.02)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_pipeline(str(tmp_path), device="cpu")
+
+
+def test_batch_size_is_the_number_of_images_of_an_unconditional_model():
+    pipeline = tiny_pipeline(num_classes=None)
+    images = drawn(pipeline, None, num_images_per_prompt=6, generator=generators(6))
+    for counts in ({"batch_size": 6}, {"batch_size": 3, "num_images_per_prompt": 2}):
+        np.testing.assert_array_equal(drawn(pipeline, None, **counts, generator=generators(6)), images)
 
 
 # Refusals
@@ -213,6 +233,10 @@ def test_the_index_says_which_pipeline_is_loaded(tmp_path):
         (11, {"class_labels": 1, "num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
         (11, {"class_labels": 1, "output_type": "latent"}, "output_type is 'latent'"),
         (11, {"class_labels": [1, 2], "generator": generators(3)}, r"len\(generator\) is 3: give 2"),
+        (11, {"class_labels": [1, 2], "batch_size": 3}, "batch_size is 3: give 2, the number of labels"),
+        (None, {"batch_size": 0}, "batch_size is 0: give an integer of at least 1"),
+        (None, {"generator": 7}, r"generator is 7: give torch.Generator\(\).manual_seed\(7\)"),
+        (None, {"generator": [7]}, r"generator\[0\] is 7"),
         (None, {"class_labels": 1}, "class_labels is 1: the model is unconditional"),
     ],
 )

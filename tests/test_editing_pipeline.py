@@ -91,7 +91,7 @@ def editing(tiny_pipeline):
     """Build a silent editing pipeline around a tiny network."""
 
     def build(scheduler=None, **options) -> CFGDDPMEditingPipeline:
-        pipeline = CFGDDPMEditingPipeline(**tiny_pipeline(scheduler, **options).components)
+        pipeline = CFGDDPMEditingPipeline.from_pipe(tiny_pipeline(scheduler, **options))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -352,6 +352,9 @@ RGB = Image.new("RGB", (8, 8))
         ("image_to_image", {"class_labels": "cta"}, "class_labels is 'cta': no such name, nearest: cat"),
         ("image_to_image", {"num_images_per_prompt": 0}, "num_images_per_prompt is 0: give at least 1"),
         ("image_to_image", {"generator": generators(1)}, r"len\(generator\) is 1: give 2, one per image"),
+        ("image_to_image", {"generator": 7}, r"generator is 7: give torch.Generator\(\).manual_seed\(7\)"),
+        ("image_to_image", {"batch_size": 4}, "batch_size is 4: give 2, the number of images, or leave it out"),
+        ("interpolate_images", {"generator": 7}, "generator is 7: give torch.Generator"),
         ("inpaint", {"mask": ~RIGHT_HALF & RIGHT_HALF}, r"mask.max\(\) is 0.0: make white what is to be repainted"),
         ("inpaint", {"mask": RIGHT_HALF[:4]}, r"mask.shape is \(1, 1, 4, 8\): must be \(1, 1, 8, 8\), or \(2, ..."),
         ("inpaint", {"mask": RIGHT_HALF.expand(3, 1, 8, 8)}, r"mask.shape is \(3, 1, 8, 8\): must be"),
@@ -402,7 +405,7 @@ def test_a_saved_model_is_the_same_for_both_pipelines(editing, tiny_pipeline, tm
     files.remove(Path("unet/config.json"))  # which says where the network was loaded from
     assert len(files) == 5
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    assert json.loads((tmp_path / "b" / "model_index.json").read_text())["_class_name"] == "CFGDDPMPipeline"
+    assert json.loads((tmp_path / "b" / "model_index.json").read_text())["_class_name"] == ["pipeline", "CFGDDPMPipeline"]
     assert type(CFGDDPMPipeline.from_pretrained(tmp_path / "b")) is CFGDDPMPipeline
     shared = CFGDDPMEditingPipeline.from_pipe(plain)
     for other in (loaded, shared):
@@ -430,6 +433,7 @@ generator = torch.Generator().manual_seed(0)
 edited = pipeline.inpaint(image, mask, 1, 2, num_inference_steps=3, generator=generator, output_type="np").images
 np.save(folder + ".npy", edited)
 pipeline.save_pretrained(folder + "-again")
+assert type(DiffusionPipeline.from_pretrained(folder + "-again", trust_remote_code=True)).__name__ == "CFGDDPMPipeline"
 pipeline = DiffusionPipeline.from_pretrained(folder + "-again", custom_pipeline=folder, trust_remote_code=True)
 assert type(pipeline).__name__ == "CFGDDPMPipeline"
 """

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -9,10 +10,18 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+)
 
 import hf_ddpm.pipeline
 from hf_ddpm.pipeline import CFGDDPMPipeline, guided_output
+from hf_ddpm.sampling import load_pipeline
 
 NAMES = {0: "cat", 1: "dog", 2: "frog"}
 NULL = 3
@@ -44,7 +53,7 @@ def tiny_pipeline(tiny_pipeline):
 
 def with_scheduler(pipeline: CFGDDPMPipeline, scheduler) -> CFGDDPMPipeline:
     """The same network as that of a model that was trained with this scheduler."""
-    made = CFGDDPMPipeline(**{**pipeline.components, "scheduler": scheduler})
+    made = CFGDDPMPipeline.from_pipe(pipeline, scheduler=scheduler)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -353,11 +362,23 @@ def test_the_documented_number_of_steps_is_the_default():
         ({"guidance_interval": (-0.1, 0.2)}, r"guidance_interval\[0\] is -0.1"),
         ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5: .* from 0 to 1"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0: give at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: give at least 1"),
+        ({"batch_size": 2.0}, "batch_size is 2.0: give an integer"),
+        ({"batch_size": 2}, "batch_size is 2: give 1, the number of labels, or leave it out"),
+        (
+            {"class_labels": [0, 1], "batch_size": 4, "num_images_per_prompt": 2},
+            "batch_size is 4: give 2, the number of labels",
+        ),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001: .* from 1 to 1000"),
         ({"num_inference_steps": 2.5}, "num_inference_steps is 2.5: give an integer"),
         ({"eta": -0.1}, "eta is -0.1"),
         ({"generator": generators(2)}, r"len\(generator\) is 2: give 1"),
+        ({"generator": 7}, r"generator is 7: give torch.Generator\(\).manual_seed\(7\)"),
+        ({"generator": "7"}, r"generator is '7': give torch.Generator\(\).manual_seed\(0\)"),
+        ({"generator": [3]}, r"generator\[0\] is 3: give torch.Generator\(\).manual_seed\(3\)"),
+        ({"generator": [None]}, r"generator\[0\] is None"),
+        ({"generator": tuple(generators(1))}, "generator is .*: give torch.Generator"),
         ({"latents": torch.zeros(2, 1, 8, 8)}, "latents.shape is .*: must be"),
         ({"output_type": "jpg"}, "output_type is 'jpg'"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'latents' is the only one"),
@@ -487,16 +508,31 @@ def test_a_callback_may_change_the_guidance(tiny_pipeline):
 
 
 @pytest.mark.parametrize("options", [{}, {"names": None}, {"null": False}])
-def test_components_make_a_second_pipeline(tiny_pipeline, options):
+def test_a_second_pipeline_has_the_same_parts_and_labels(tiny_pipeline, options):
     pipeline = tiny_pipeline(**options)
-    assert set(pipeline.components) == {"unet", "scheduler", "id2label", "null_label"}
+    assert pipeline.components == {"unet": pipeline.unet, "scheduler": pipeline.scheduler}
     labels = [0, 1] if pipeline.is_conditional else None
     options = {"labels": labels, "num_images_per_prompt": 1 if labels else 2, "generator": None}
     options["latents"] = torch.randn(2, 1, 8, 8)
-    for second in (CFGDDPMPipeline(**pipeline.components), CFGDDPMPipeline.from_pipe(pipeline)):
-        assert (second.id2label, second.null_label) == (pipeline.id2label, pipeline.null_label)
-        assert second.unet is pipeline.unet
-        assert torch.equal(latents_of(second, **options), latents_of(pipeline, **options))
+    second = CFGDDPMPipeline.from_pipe(pipeline)
+    assert (second.id2label, second.null_label) == (pipeline.id2label, pipeline.null_label)
+    assert second.unet is pipeline.unet
+    assert torch.equal(latents_of(second, **options), latents_of(pipeline, **options))
+
+
+@pytest.mark.parametrize("options", [{"names": None}, {}], ids=["unconditional", "null label"])
+def test_batch_size_is_the_number_of_images_without_labels(tiny_pipeline, options):
+    pipeline = tiny_pipeline(**options)
+    images = latents_of(pipeline, None, num_images_per_prompt=6)
+    for batch_size, per_prompt in ((6, 1), (3, 2)):
+        counts = {"batch_size": batch_size, "num_images_per_prompt": per_prompt, "generator": generators(6)}
+        assert torch.equal(latents_of(pipeline, None, **counts), images)
+
+
+def test_batch_size_may_repeat_the_number_of_labels(tiny_pipeline):
+    pipeline = tiny_pipeline()
+    options = {"num_images_per_prompt": 2, "generator": generators(6)}
+    assert torch.equal(latents_of(pipeline, batch_size=3, **options), latents_of(pipeline, num_images_per_prompt=2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -537,13 +573,17 @@ def test_offloading_does_not_change_the_images(tiny_pipeline, offload):
 def test_an_unconditional_model_is_one_of_diffusers_too(tiny_pipeline, tmp_path, capfd):
     pipeline = tiny_pipeline("ddpm", names=None)
     pipeline.save_pretrained(tmp_path)
-    theirs = DDPMPipeline.from_pretrained(tmp_path)
+    read = (
+        UNet2DModel.from_pretrained(tmp_path, subfolder="unet"),
+        DDPMScheduler.from_pretrained(tmp_path, subfolder="scheduler"),
+    )
     assert "ignored" not in capfd.readouterr().err
-    options = {"num_inference_steps": 4, "output_type": "np"}
+    options = {"batch_size": 2, "num_inference_steps": 4, "output_type": "np"}
     rng = torch.Generator()
-    expected = theirs(batch_size=2, generator=rng.manual_seed(0), **options).images
-    images = pipeline(num_images_per_prompt=2, generator=rng.manual_seed(0), **options).images
-    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
+    images = pipeline(generator=rng.manual_seed(0), **options).images
+    for theirs in (DDPMPipeline(*read), DDPMPipeline(**pipeline.components), DDPMPipeline.from_pipe(pipeline)):
+        expected = theirs(generator=rng.manual_seed(0), **options).images
+        np.testing.assert_allclose(images, expected, rtol=0, atol=1e-6)
     assert not CFGDDPMPipeline.from_pretrained(tmp_path).is_conditional
 
 
@@ -567,7 +607,47 @@ def test_save_and_load_keeps_everything(tiny_unet, tmp_path, capfd):
     assert list(CFGDDPMPipeline.from_pretrained(tmp_path / "again").id2label.items()) == list(names.items())
 
 
-def test_from_pipe_shares_the_network(tiny_pipeline):
+@pytest.mark.parametrize("named", [["pipeline", "CFGDDPMPipeline"], "CFGDDPMPipeline"], ids=["new", "old"])
+def test_no_code_of_a_folder_is_run_whichever_way_its_class_is_named(tiny_pipeline, named, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    path = tmp_path / "model_index.json"
+    assert json.loads(path.read_text())["_class_name"] == ["pipeline", "CFGDDPMPipeline"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": named}))
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('run')")
+    for loaded in (CFGDDPMPipeline.from_pretrained(tmp_path), load_pipeline(str(tmp_path), device="cpu")):
+        assert type(loaded) is CFGDDPMPipeline and loaded.id2label == NAMES
+
+
+def test_a_class_of_a_users_own_is_saved_as_the_one_that_travels(tiny_pipeline, tmp_path):
+    class Mine(CFGDDPMPipeline):
+        pass
+
+    Mine.from_pipe(tiny_pipeline()).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == ["pipeline", "CFGDDPMPipeline"]
+    assert type(Mine.from_pretrained(tmp_path)) is Mine
+
+
+def test_a_variant_is_saved_and_loaded_by_its_name(tiny_pipeline, tmp_path):
+    pipeline = tiny_pipeline()
+    expected = latents_of(pipeline)
+    pipeline.save_pretrained(tmp_path)
+    CFGDDPMPipeline.from_pipe(pipeline, dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
+    plain, variant = (tmp_path / "unet" / f"diffusion_pytorch_model.{name}safetensors" for name in ("", "fp16."))
+    assert variant.stat().st_size < 0.6 * plain.stat().st_size
+    assert CFGDDPMPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16).unet.dtype == torch.float16
+    plain.unlink()
+    loaded = CFGDDPMPipeline.from_pretrained(tmp_path, variant="fp16")
+    torch.testing.assert_close(latents_of(loaded), expected, rtol=0, atol=0.02)
+    assert load_pipeline(str(tmp_path), device="cpu", variant="fp16").unet.dtype == torch.float32
+    for name in (None, "int8"):
+        with pytest.raises(ValueError, match="cannot be loaded") as refused:
+            load_pipeline(str(tmp_path), device="cpu", variant=name)
+        assert "\n" not in str(refused.value)
+
+
+def test_from_pipe_shares_the_network_in_its_dtype(tiny_pipeline):
+    pipeline = tiny_pipeline().to(torch.bfloat16)
+    assert CFGDDPMPipeline.from_pipe(pipeline).unet.dtype == torch.bfloat16
     pipeline = tiny_pipeline()
     other = CFGDDPMPipeline.from_pipe(pipeline, scheduler=SCHEDULERS["dpmsolver++"])
     assert other.unet is pipeline.unet

@@ -48,7 +48,7 @@ def test_load_pipeline(tiny_pipeline, tmp_path):
 def test_a_saved_scheduler_with_trailing_timesteps_is_left_alone(tiny_pipeline, tmp_path):
     pipeline = tiny_pipeline()
     scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=True, beta_end=0.01)
-    pipeline = CFGDDPMPipeline(**{**pipeline.components, "scheduler": scheduler})
+    pipeline = CFGDDPMPipeline.from_pipe(pipeline, scheduler=scheduler)
     pipeline.save_pretrained(tmp_path)
     config = load_pipeline(str(tmp_path), device="cpu").scheduler.config
     assert (config.clip_sample, config.beta_end, config.timestep_spacing) == (True, 0.01, "trailing")

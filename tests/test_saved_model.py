@@ -285,6 +285,9 @@ def test_shards(model, tmp_path):
         ("model_index.json", {"id2label": {"0": "cat", "00": "dog"}}, "id2label is .*: name ids below 3"),
         ("model_index.json", {"id2label": {"0": {"a": 1}}}, "id2label is .*: give the name"),
         ("model_index.json", {"null_label": True}, "null_label is True"),
+        ("model_index.json", {"_class_name": ["pipeline", "Other"]}, "_class_name is .*: give the name of a class, or"),
+        ("model_index.json", {"_class_name": ["other", "CFGDDPMPipeline"]}, "_class_name is"),
+        ("model_index.json", {"_class_name": ["pipeline", "CFGDDPMPipeline", "x"]}, "_class_name is"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_work(model, file, values, words):

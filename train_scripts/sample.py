@@ -48,6 +48,8 @@ class SampleConfig:
     """One PNG file per image, or one samples.npz with images, class_labels (-1 = none) and seeds."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
+    variant: str | None = None
+    """Variant of the weights, as in `save_pretrained(folder, variant="fp16")`; None = those without one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Precision of the network; `auto` = bfloat16 if calls timed at the start say that it is faster. An image of a seed is
     the same on every machine, but for rounding, in float32 alone."""
@@ -83,7 +85,8 @@ def main(args: list[str] | None = None) -> None:
         from hf_ddpm.sampling import default_guidance_scale, load_pipeline, network_of, resolve_labels, set_dtype
 
         processes = init_distributed(config.num_threads)
-        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=config.device or processes.device)
+        device = config.device or processes.device
+        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=device, variant=config.variant)
         set_dtype(pipeline, config.dtype, processes)
         if config.num_threads is None:
             choose_threads_in_use(network_of(pipeline))

@@ -109,7 +109,7 @@ def reverse_states(
         nearest = " or ".join(map(str, sorted(last, key=lambda known: abs(known - t))[:2]))
         require(t in last, "`timesteps`", t, f"the sampling does not pass through it, give {nearest}, or other steps")
     kept = [last[t] for t in noising_steps]
-    recorder = _Recorder(**pipeline.components)
+    recorder = _Recorder.from_pipe(pipeline)
     recorder.to(pipeline.device)
     recorder.wanted, recorder.calls, recorder.states = set(kept), 0, {}
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}

@@ -33,7 +33,7 @@ def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device:
 
 def load_editing_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMEditingPipeline:
     """Load a diffusion pipeline that edits, without its progress bar; see `load_diffusion_pipeline`."""
-    pipeline = CFGDDPMEditingPipeline(**load_diffusion_pipeline(model, scheduler=scheduler, device=device).components)
+    pipeline = CFGDDPMEditingPipeline.from_pipe(load_diffusion_pipeline(model, scheduler=scheduler, device=device))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -104,6 +104,8 @@ def _check_whole(folder: Path, pipeline: PipelineFacts, found: dict[str, Path]) 
     """Raise a `ValueError` unless the weights of every component and the code of its network are among the files."""
     remedy = "load the pipeline and save it again with save_pretrained"
     fault = None
+    if pipeline.names_code and "pipeline.py" not in found:
+        fault = "the pipeline's code, pipeline.py, is missing"
     if pipeline.network_code is not None and pipeline.network_code not in found:
         fault = f"the network's code, {pipeline.network_code}, is missing"
     for component in pipeline.components:

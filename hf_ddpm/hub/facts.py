@@ -58,6 +58,10 @@ class PipelineFacts:
     """Label that means no class; None = the model has none."""
     has_code: bool
     """Whether the folder contains pipeline.py."""
+    names_code: bool
+    """Whether model_index.json names it too, as diffusers wants it; older models do not."""
+    variant: str | None
+    """The variant of the U-Net's weights, such as fp16; None = its weights have no variant, or are not there."""
     network_code: str | None
     """Where the network's code belongs, such as unet/class_map_unet.py; None = it is part of diffusers."""
 
@@ -230,6 +234,8 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         id2label=dict(sorted((int(label), str(name)) for label, name in (index.get("id2label") or {}).items())),
         null_label=index.get("null_label"),
         has_code=(folder / "pipeline.py").is_file(),
+        names_code=isinstance(name, list),
+        variant=_variant(folder / "unet"),
         network_code=None if library == "diffusers" else f"unet/{library}.py",
     )
 
@@ -345,9 +351,17 @@ def _read_config(path: Path) -> dict[str, Any]:
     return _read_json(path) if path.is_file() else {}
 
 
+def _variant(folder: Path) -> str | None:
+    """The variant of the only weights in a folder; None = they have none, or there are no weights, or several variants."""
+    files = {file.name for file in folder.glob("diffusion_pytorch_model*.safetensors")}
+    found = {re.fullmatch(r"diffusion_pytorch_model\.(\w+)\.safetensors", name) for name in files}
+    return next(iter(found))[1] if len(found) == 1 and None not in found else None
+
+
 def _count_numbers(folder: Path) -> int | None:
     """Number of weights according to the safetensors headers; None = no such file."""
-    whole = folder / "diffusion_pytorch_model.safetensors"
+    variant = _variant(folder)
+    whole = folder / f"diffusion_pytorch_model.{f'{variant}.' if variant else ''}safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("diffusion_pytorch_model-*-of-*.safetensors"))
     total = 0
     for file in files:

@@ -46,7 +46,7 @@ from hf_ddpm.training.run import Run
 from hf_ddpm.training.slowdown import StepWatch, describe_slowdown
 from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.task import RunType, StateType, TrainingTask, is_due, set_up
-from hf_ddpm.training.tracking import RunLog
+from hf_ddpm.training.tracking import RunLog, start_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def open_log(run: Run, state: TrainState, *, preview_pending: bool) -> RunLog:
         for path in (run.folder.pipeline, run.folder.judge):
             put_back(path)
     if run.config.logging.trackers:
-        accelerator.init_trackers("trackers")
+        start_trackers(accelerator)
     accelerator.wait_for_everyone()
     return RunLog(
         accelerator, run.folder, total_steps=run.total_steps, start_step=state.step, preview_pending=preview_pending

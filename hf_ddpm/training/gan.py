@@ -221,8 +221,9 @@ def train_step(state: GANState, run: GANRun, step: int) -> float:
 
 
 def preview(state: GANState, run: GANRun, log: RunLog) -> None:
-    """Save the grid of samples."""
+    """Save the grid of samples, and show it in the trackers."""
     save_sample_grid(state.averaged_pipeline(), run.folder, state.step, seed=run.config.seed)
+    log.show_samples(state.step)
 
 
 def finish(state: GANState, run: GANRun) -> Path:

@@ -312,6 +312,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
     if is_end or is_due(state.step, config.logging.sample_every_steps):
         save_sample_grid(pipeline, run.folder, state.step, seed=config.seed)
+        log.show_samples(state.step)
         if run.accelerator.is_main_process and run.test_images is not None:
             log.write(state.step, {"test_loss": held_out_loss(pipeline, run.test_images, loss=config.objective.loss)})
     if evaluate is not None and (is_end or is_due(state.step, config.evaluation.every_steps)):

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
+from PIL import Image
 
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import append, write_whole
 from hf_ddpm.runtime.progress import Progress
+from hf_ddpm.text import one_line
 
 TRAINING_LINE = "images_seen"  # in the lines of training, and in none of a preview
+SAMPLES = "samples"  # name of the grids in the trackers
 
 logger = logging.getLogger(__name__)
+
+
+def start_trackers(accelerator: Accelerator) -> None:
+    """Start the trackers of a run; a `ValueError` if one cannot, as wandb where nobody has logged in."""
+    try:
+        accelerator.init_trackers("trackers")
+    except Exception as error:  # whatever a tracker of another package raises
+        names = ", ".join(tracker.name for tracker in accelerator.trackers)
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise ValueError(f"--logging.trackers: {names} cannot start, set it up or leave it out ({reason})") from error
 
 
 class RunLog:
@@ -37,7 +52,7 @@ class RunLog:
 
         These are the later steps and, with `preview_pending`, the lines of an unfinished preview of `start_step`.
         """
-        self._active, self._file = accelerator.is_main_process, folder.metrics
+        self._active, self._folder, self._file = accelerator.is_main_process, folder, folder.metrics
         self._trackers: list[GeneralTracker] = list(accelerator.trackers) if self._active else []
         if self._active and self._file.exists():
             kept = [
@@ -68,6 +83,16 @@ class RunLog:
         append(self._file, json.dumps({"step": step, **values}) + "\n")
         self._call_trackers(lambda tracker: tracker.log(values, step=step))
 
+    def show_samples(self, step: int) -> None:
+        """Send the saved grid of the samples of a step to the trackers, with a caption."""
+        settings = self._folder.read_grid_settings() if self._trackers else None
+        if settings is None:
+            return
+        with Image.open(self._folder.sample_grid(step)) as opened:
+            grid = opened.convert("RGB")
+        caption = f"step {step}; {settings.describe()}"
+        self._call_trackers(lambda tracker: _log_picture(tracker, SAMPLES, grid, caption, step))
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Within this part the clock of `images_per_second` stands still."""
@@ -89,3 +114,12 @@ class RunLog:
                 self._trackers.remove(tracker)
                 reason = f"{type(error).__name__}: {error}"
                 logger.warning("the tracker %s failed and gets no more metrics (%s)", tracker.name, reason)
+
+
+def _log_picture(tracker: GeneralTracker, name: str, picture: Image.Image, caption: str, step: int) -> None:
+    """Send an RGB picture to a tracker that shows pictures; TensorBoard shows the caption among its texts."""
+    if tracker.name == "tensorboard":
+        tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+        tracker.log({name: caption}, step=step)
+    elif tracker.name in ("trackio", "wandb"):
+        tracker.log({name: importlib.import_module(tracker.name).Image(picture, caption=caption)}, step=step)

@@ -177,10 +177,16 @@ def test_other_pipelines_get_a_card_too(tmp_path):
     assert headings(card) == ["Usage", "Limitations"]
 
 
-@pytest.mark.parametrize(("names", "null_label"), [(PETS, 3), (DIGITS_PAIR, None), (None, None)])
-def test_every_snippet_runs(make_run, names, null_label):
+@pytest.mark.parametrize(
+    ("names", "null_label", "is_old"), [(PETS, 3, False), (PETS, 3, True), (DIGITS_PAIR, None, False), (None, None, False)]
+)
+def test_every_snippet_runs(make_run, names, null_label, is_old):
     pipeline_dir = make_run(names, null_label)
+    if is_old:  # the index of earlier versions does not name the code
+        index = json.loads((pipeline_dir / "model_index.json").read_text())
+        (pipeline_dir / "model_index.json").write_text(json.dumps(index | {"_class_name": "CFGDDPMPipeline"}))
     snippets = blocks(card_of(pipeline_dir, repo_id="ada/model"), "python")
+    assert ("custom_pipeline" in "".join(snippets)) == is_old
     assert len(snippets) == (4 if names is None else 3)
     for snippet in snippets:
         program = re.sub(
@@ -189,6 +195,17 @@ def test_every_snippet_runs(make_run, names, null_label):
         space: dict = {}
         exec(program, space)
         assert len(space["images"]) == 2
+
+
+def test_the_snippets_name_the_variant_of_weights_that_have_no_other(make_run):
+    pipeline_dir = make_run(PETS, 3)
+    weights = pipeline_dir / "unet" / "diffusion_pytorch_model.safetensors"
+    parameters = read_pipeline(pipeline_dir).parameters
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert read_pipeline(pipeline_dir).parameters == parameters
+    first, second, third = blocks(card_of(pipeline_dir, repo_id="ada/model"), "python")
+    assert all('from_pretrained("ada/model", variant="fp16"' in snippet for snippet in (first, third))
+    assert 'load_pipeline("ada/model", variant="fp16", ' in second
 
 
 def test_the_printed_recipe_is_read_by_the_training_script(make_run, tmp_path):

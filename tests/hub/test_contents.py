@@ -140,6 +140,12 @@ def test_a_pipeline_without_whole_weights_is_refused(folder, change, said):
         pipeline_files(folder)
 
 
+def test_a_pipeline_without_the_code_that_it_names_is_refused(folder):
+    (folder / "pipeline.py").unlink()
+    with pytest.raises(ValueError, match="the pipeline's code, pipeline.py, is missing: .*save_pretrained"):
+        pipeline_files(folder)
+
+
 def test_a_text_with_an_access_token_is_refused(folder):
     token = "hf_" + "aB3" * 12
     check_tokens(folder, {"README.md": b"hf_ddpm, and hf_short", "weights.safetensors": token.encode()})

@@ -255,7 +255,7 @@ def sample(pipeline):
 for repo, folder in {"ada/pets": folder, "ada/maps": with_maps}.items():
     local = sample(CFGDDPMPipeline.from_pretrained(folder))
     ours = CFGDDPMPipeline.from_pretrained(repo)
-    generic = DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo, trust_remote_code=True)
+    generic = DiffusionPipeline.from_pretrained(repo, trust_remote_code=True)
     assert np.abs(sample(ours) - local).max() == 0 == np.abs(sample(generic) - local).max()
     card = ModelCard.load(repo)
     card.validate()

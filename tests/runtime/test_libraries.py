@@ -73,7 +73,7 @@ def test_sampling_imports_only_what_it_uses(tiny_pipeline, tmp_path):
         ({"scheduler": ["diffusers", "DDPMScheduler"]}, "dpmsolver++", False),
         ({"scheduler": ["diffusers", "DDPMScheduler"]}, "lms", True),
         ({"scheduler": ["diffusers", "LMSDiscreteScheduler"]}, None, True),
-        ({"_class_name": "DCGANPipeline", "generator": ["hf_ddpm.dcgan_pipeline", "Generator"]}, None, False),
+        ({"generator": ["dcgan", "DCGANGenerator"]}, None, False),
         ({}, None, True),
     ],
 )

@@ -13,6 +13,7 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -181,9 +182,12 @@ class TestRunFolder:
         folder = run_training("run", "--num_train_epochs=2", "--data.max_images=16", "--data.batch_size=8")
         assert [record["epoch"] for record in metrics(folder)] == [0.5, 1.0, 1.5, 2.0]
 
-    def test_tensorboard_gets_the_metrics(self, run_training):
-        folder = run_training("run", "--max_train_steps=2", "--logging.trackers=[tensorboard]")
-        assert [path for path in (folder / "trackers").rglob("events.out.tfevents.*") if path.stat().st_size > 0]
+    def test_tensorboard_gets_the_metrics_and_the_sample_grids(self, run_training):
+        sampled = ("--logging.sample_every_steps=1", "--logging.every_steps=1")
+        folder = run_training("run", "--max_train_steps=2", "--logging.trackers=[tensorboard]", *sampled)
+        events = EventAccumulator(str(folder / "trackers")).Reload()
+        assert [event.step for event in events.Scalars("loss")] == [1, 2]
+        assert [event.step for event in events.Images("samples")] == [1, 2]
 
 
 class TestResume:

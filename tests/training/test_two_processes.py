@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.run_folder import RunFolder
@@ -226,7 +227,8 @@ def test_one_process_writes_the_run_folder(pair, folder):
     steps = [record["step"] for record in metrics(run_dir) if "loss" in record]
     assert steps == list(range(1, STEPS + 1)), "each step is logged once"
     assert list(RunFolder(run_dir).sample_grids()) == [3, 6]
-    assert len(list((run_dir / "trackers").rglob("events.out.tfevents.*"))) == 1
+    (events,) = (run_dir / "trackers").rglob("events.out.tfevents.*")
+    assert [event.step for event in EventAccumulator(str(events)).Reload().Images("samples")] == [3, 6]
     assert json.loads((run_dir / "environment.json").read_text())["num_processes"] == 2
     assert (run_dir / "data.json").is_file()
 
