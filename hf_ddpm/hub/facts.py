@@ -61,7 +61,7 @@ class PipelineFacts:
     names_code: bool
     """Whether model_index.json names it too, as diffusers wants it; older models do not."""
     variant: str | None
-    """The variant of the U-Net's weights, such as fp16; None = its weights have no variant, or are not there."""
+    """The variant of the U-Net's only weights, such as fp16; None = they have none, or are not the only ones."""
     network_code: str | None
     """Where the network's code belongs, such as unet/class_map_unet.py; None = it is part of diffusers."""
 
@@ -352,10 +352,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _variant(folder: Path) -> str | None:
-    """The variant of the only weights in a folder; None = they have none, or there are no weights, or several variants."""
-    files = {file.name for file in folder.glob("diffusion_pytorch_model*.safetensors")}
-    found = {re.fullmatch(r"diffusion_pytorch_model\.(\w+)\.safetensors", name) for name in files}
-    return next(iter(found))[1] if len(found) == 1 and None not in found else None
+    """The variant of the only weights in a folder; None = they have none, or are not the only ones."""
+    names = [file.name for file in folder.glob("diffusion_pytorch_model*.safetensors")]
+    found = re.fullmatch(r"diffusion_pytorch_model\.(\w+)\.safetensors", names[0]) if len(names) == 1 else None
+    return None if found is None else found[1]
 
 
 def _count_numbers(folder: Path) -> int | None:

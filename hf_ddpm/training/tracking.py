@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
+from accelerate.tracking import GeneralTracker, TensorBoardTracker
 from PIL import Image
 
 from hf_ddpm.run_folder import RunFolder
@@ -118,7 +118,7 @@ class RunLog:
 
 def _log_picture(tracker: GeneralTracker, name: str, picture: Image.Image, caption: str, step: int) -> None:
     """Send an RGB picture to a tracker that shows pictures; TensorBoard shows the caption among its texts."""
-    if tracker.name == "tensorboard":
+    if isinstance(tracker, TensorBoardTracker):
         tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
         tracker.log({name: caption}, step=step)
     elif tracker.name in ("trackio", "wandb"):
