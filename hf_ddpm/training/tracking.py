@@ -21,7 +21,6 @@ from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.text import one_line
 
 TRAINING_LINE = "images_seen"  # in the lines of training, and in none of a preview
-SAMPLES = "samples"  # name of the grids in the trackers
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class RunLog:
         with Image.open(self._folder.sample_grid(step)) as opened:
             grid = opened.convert("RGB")
         caption = f"step {step}; {settings.describe()}"
-        self._call_trackers(lambda tracker: _log_picture(tracker, SAMPLES, grid, caption, step))
+        self._call_trackers(lambda tracker: _log_picture(tracker, "samples", grid, caption, step))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -121,5 +120,5 @@ def _log_picture(tracker: GeneralTracker, name: str, picture: Image.Image, capti
     if isinstance(tracker, TensorBoardTracker):
         tracker.log_images({name: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
         tracker.log({name: caption}, step=step)
-    elif tracker.name in ("trackio", "wandb"):
+    elif tracker.name in ("trackio", "wandb"):  # whose interfaces are the same
         tracker.log({name: importlib.import_module(tracker.name).Image(picture, caption=caption)}, step=step)
