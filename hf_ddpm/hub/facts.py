@@ -222,7 +222,7 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
     unet = _read_config(folder / "unet" / "config.json")
     library = (index.get("unet") or ["diffusers"])[0]
     name = index.get("_class_name")
-    components = [name for name, value in index.items() if isinstance(value, list) and all(value)]
+    components = [key for key, value in index.items() if key != "_class_name" and isinstance(value, list) and all(value)]
     if not all(component.isidentifier() for component in components):
         raise ValueError(f"{folder / 'model_index.json'} is damaged: the name of a component is not one")
     return PipelineFacts(
