@@ -21,7 +21,7 @@ from diffusers import ModelMixin, SchedulerMixin
 from safetensors import safe_open
 from torch import Tensor
 
-from hf_ddpm import dcgan_pipeline
+from hf_ddpm.dcgan_pipeline import SAVED_CLASS as SAVED_GAN
 from hf_ddpm.pipeline import SAVED_CLASS, require
 from hf_ddpm.runtime.reading import read_json
 
@@ -49,7 +49,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
 def class_name_of(index: Mapping[str, Any]) -> str:
     """The class that a model_index.json names, alone or, for a class of this package, with the file of its code."""
     named = index.get("_class_name")
-    if named in (SAVED_CLASS, dcgan_pipeline.SAVED_CLASS):
+    if named in (SAVED_CLASS, SAVED_GAN):
         named = named[1]
     require(isinstance(named, str), "_class_name", named, f"give the name of a class, or {json.dumps(SAVED_CLASS)}")
     return str(named)

@@ -32,7 +32,7 @@ TOOLS_OF = {
     "commandline": {"config", "runtime"},
     "cli": {"commandline", "runtime", "text"},
     "markdown": {"text"},
-    "saved_model": {"runtime", "pipeline"},
+    "saved_model": {"runtime", "pipeline", "dcgan_pipeline"},
     "first_checks": {"commandline", "runtime", "run_folder"},
     "sampling": {"schedulers"},
     "figures": {"schedulers", "sampling"},
