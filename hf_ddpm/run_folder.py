@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.runtime.reading import read_json, read_yaml
-from hf_ddpm.text import one_line
 
 PREFIX = "step-"
 STATE = "training/state.json"
@@ -51,9 +50,9 @@ class GridSettings:
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def describe(self) -> str:
-        """How the samples were made, on one line."""
+        """How the samples were made, in words."""
         last_seed = self.seed + self.columns * len(self.class_labels) - 1
-        rows = [one_line(f"rows: {', '.join(self.class_names)}")] if self.class_names else []
+        rows = [f"rows: {', '.join(self.class_names)}"] if self.class_names else []
         steps = [] if self.scheduler is None else [f"{self.num_inference_steps} steps of {self.scheduler}"]
         guidance = [] if self.guidance_scale is None else [f"guidance scale {self.guidance_scale:g}"]
         return "; ".join([*rows, *steps, *guidance, f"seeds {self.seed} to {last_seed}"])

@@ -89,7 +89,7 @@ class RunLog:
             return
         with Image.open(self._folder.sample_grid(step)) as opened:
             grid = opened.convert("RGB")
-        caption = f"step {step}; {settings.describe()}"
+        caption = one_line(f"step {step}; {settings.describe()}")
         self._call_trackers(lambda tracker: _log_picture(tracker, "samples", grid, caption, step))
 
     @contextlib.contextmanager
