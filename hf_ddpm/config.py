@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 Architecture = Literal["unet", "class_map_unet", "conv_denoiser", "tiny_unet"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "cosine", "sigmoid"]
@@ -55,6 +55,11 @@ class BaseConfig:
 
     _prefix: ClassVar[str] = ""
 
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        self = super().__new__(cls)
+        vars(self)["_given"] = frozenset(options)
+        return self
+
     def __init_subclass__(cls, group: str = "") -> None:
         super().__init_subclass__()
         cls._prefix = f"{group}." if group else cls._prefix
@@ -65,6 +70,10 @@ class BaseConfig:
             value = getattr(self, option)
             if not _is_of(value, kind):
                 raise ValueError(f"--{self._prefix}{option} is {value!r}: expected {name_of(kind)}")
+
+    def is_given(self, option: str) -> bool:
+        """Whether an option was named when the group was built; else it has its default, or what follows from others."""
+        return option in vars(self)["_given"]
 
     def require(self, ok: bool, option: str, remedy: str) -> None:
         """Raise `ValueError` "--group.option is value: remedy" unless `ok`."""
@@ -124,8 +133,12 @@ class ModelConfig(BaseConfig, group="model"):
     arguments of the preset, such as size, channels and widths."""
     preset: str | None = None
     """digits8, mnist28, mnist32, unet-2xud-half, unet-2xud, unet-3xblocks, cifar32-small, cifar32, tiny-imagenet64, cars128,
-    or a folder or Hub id with the config.json of a UNet2DModel (only the architecture, not the weights); None = digits8 for
-    the source digits, and required for other images."""
+    or a folder or Hub id with the config.json of a UNet2DModel (only the architecture, not the weights); None = the network
+    of init_from, else digits8 for the source digits, and required for other images."""
+    init_from: str | None = None
+    """Start from the weights of a trained model, a folder or Hub id of a pipeline (of this package, or a DDPMPipeline or
+    DDIMPipeline) or of a UNet2DModel. Its network, schedule and prediction type apply where no option gives another, and
+    classes keep their embeddings by name; None = start from random weights."""
     overrides: dict[str, Any] | None = None
     """Arguments of UNet2DModel (or of the chosen architecture) that replace those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import diffusers
@@ -69,22 +69,39 @@ def check_saved_pipeline(folder: str | Path, index: Mapping[str, Any], component
         scheduler_class = None if component == "generator" else _component_class(index, "scheduler", SchedulerMixin)
     if scheduler_class is not None and (folder / SCHEDULER).is_file():
         _check_scheduler(_read_config(folder, SCHEDULER), scheduler_class)
-    config_name = f"{component}/config.json"
-    if network_class is None or not (folder / config_name).is_file():
+    if network_class is None or not (folder / component / "config.json").is_file():
         return
+    network: Any = check_saved_network(folder, component, network_class)
+    embeddings = getattr(network.config, "num_classes" if component == "generator" else "num_class_embeds", None)
+    check_labels(index.get("id2label"), index.get("null_label"), embeddings)
+
+
+def check_saved_network(folder: Path, component: str, network_class: type[ModelMixin]) -> ModelMixin:
+    """Check the config of a saved network and the headers of its weights; return it without memory, on the meta device.
+
+    Args:
+        folder: of a pipeline, with the network in its folder `component`; "" = the network is in `folder` itself.
+        component: see there.
+        network_class: class of the network.
+    """
+    config_name = (PurePosixPath(component) / "config.json").as_posix()
     config = _read_config(folder, config_name)
     with blaming(config_name), torch.device("meta"):
         for name, value in config.items():
             is_number = isinstance(value, (int, float))
             require(not is_number or value >= 0, name, value, "must not be below 0")
         _check_switches(config, network_class)
-        network = network_class.from_config(config)
+        network: ModelMixin = network_class.from_config(config)
         check_size(network)
         _try_network(network)
     _check_weights(folder, component, network)
+    return network
+
+
+def check_labels(id2label: Any, null_label: Any, embeddings: int | None) -> None:
+    """Refuse names and a null label that do not belong to this number of embeddings; None = no classes."""
     with blaming(INDEX):
-        embeddings = getattr(network.config, "num_classes" if component == "generator" else "num_class_embeds", None)
-        _check_labels(index.get("id2label"), index.get("null_label"), embeddings)
+        _check_labels(id2label, null_label, embeddings)
 
 
 def check_saved_numbers(config: Mapping[str, Any]) -> None:
@@ -227,19 +244,19 @@ def _try_network(network: Any) -> None:
 
 def _check_weights(folder: Path, component: str, network: Any) -> None:
     """Check the headers of each set of weights that the library may choose: whole files, and shards with their index."""
-    place = folder / component
+    place, name_of = folder / component, lambda file: (PurePosixPath(component) / file).as_posix()
     shards: set[str] = set()
     for index in sorted(place.glob(f"{WEIGHTS}.safetensors.index*.json")):
         found: dict[str, tuple[str, tuple[int, ...]]] = {}
-        with blaming(f"{component}/{index.name}"):
+        with blaming(name_of(index.name)):
             weight_map = read_json(index)["weight_map"]
             names = set(weight_map.values())
             for name in names:
                 require(Path(name).name == name, "weight_map", name, "give the name of a file in the same folder")
         for name in sorted(names):
-            with blaming(f"{component}/{name}"):
+            with blaming(name_of(name)):
                 found |= read_header(place / name)
-        with blaming(f"{component}/{index.name}"):
+        with blaming(name_of(index.name)):
             require(
                 set(found) == set(weight_map), "weight_map", f"{len(weight_map)} tensors", f"its files have {len(found)}"
             )
@@ -247,7 +264,7 @@ def _check_weights(folder: Path, component: str, network: Any) -> None:
         shards |= names
     for file in sorted({*place.glob(f"{WEIGHTS}.safetensors"), *place.glob(f"{WEIGHTS}.*.safetensors")}):
         if file.name not in shards:
-            with blaming(f"{component}/{file.name}"):
+            with blaming(name_of(file.name)):
                 found = read_header(file)
                 network._fix_state_dict_keys_on_load(found)  # names of attention layers in old models
                 check_tensors(found, network)

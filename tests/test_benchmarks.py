@@ -92,6 +92,15 @@ def test_inpainting(benchmark, tiny_run, tiny_judge):
     assert all(row[4] == "0" for row in rows), "known pixels stay"
 
 
+def test_finetuning(benchmark, tiny_run, tiny_judge, tmp_path):
+    few = ("--steps", 1, "--num_images=20", "--num_inference_steps=2", "--min_judge_accuracy=0", "--num_threads=1")
+    model = (f"--model={tiny_run / 'pipeline'}", f"--judge={tiny_judge}", f"--output_dir={tmp_path}")
+    rows = [cells(line) for line in benchmark("finetuning", *model, *few) if line.startswith("| ")]
+    assert rows[0][:6] == ["training", "steps", "learning rate", "start", "class_accuracy", "fd_judge"]
+    assert [row[3] for row in rows[2:]] == ["the model", "random weights", "real images"]
+    assert all(row[4] for row in rows[2:])
+
+
 def test_a_training_program_stands_still_but_for_its_turn(measuring, tmp_path):
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)

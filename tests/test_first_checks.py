@@ -20,6 +20,7 @@ MISTAKES = (
     ("train", [*TRAIN, "--data.source=./missing"], "--data.source is './missing'"),
     ("train", [*TRAIN, "--data.labels=[&a [*a]]"], "--data.labels"),
     ("train", [*TRAIN, "--model.preset=digits9"], "--model.preset is 'digits9'"),
+    ("train", [*TRAIN, "--model.init_from=./missing"], "--model.init_from is './missing'"),
     ("train", ["--output_dir=occupied"], "--output_dir is 'occupied': not empty"),
     ("train", [*TRAIN, "--resume=latest"], "--resume is 'latest'"),
     ("train", [*TRAIN, "--resume=step-00000001"], "--resume is 'step-00000001'"),

@@ -57,7 +57,7 @@ SAME_AS: dict[str, tuple[str, ...]] = {
     "w": ("guidance_scale", "sampling.guidance_scale"),
     "sampler": ("scheduler", "sampling.scheduler"),
     "classes": ("class_labels", "data.labels"),
-    "pretrained_model_name_or_path": ("model", "model.preset"),
+    "pretrained_model_name_or_path": ("model", "model.init_from"),
     "checkpoint": ("model",),
     "ckpt": ("model", "resume"),
 }

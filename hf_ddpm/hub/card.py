@@ -163,6 +163,7 @@ def _card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> 
     tags += ["classifier-free-guidance"] if pipeline.null_label is not None else []
     tags += ["hf_ddpm"] if pipeline.is_ours else []
     return ModelCardData(
+        base_model=None if run is None else run.base_model,
         library_name="diffusers",
         pipeline_tag=TASK if pipeline.unet else None,
         tags=tags,

@@ -136,6 +136,14 @@ class RunFacts:
     source: str
     """`--data.source`."""
     source_kind: SourceKind
+    base_model: str | None
+    """Id on the Hub of the model whose weights the run started from; None = none, or one of this machine."""
+
+    @property
+    def base_folder(self) -> str | None:
+        """Name of the folder of a model of this machine whose weights the run started from; None = there is none."""
+        started_from = self.option("model", "init_from")
+        return None if started_from is None or self.base_model is not None else str(without_paths(started_from))
 
     def option(self, group: str, name: str) -> Any:
         """An option of a group; None = off, or the run does not have it."""
@@ -254,6 +262,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
     last = max(run.sample_grids().items(), default=None)
     picture = None if last is None else part(last[1], lambda path: _check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
+    base = str((config.get("model") or {}).get("init_from") or "")
     return RunFacts(
         config=config,
         machine=part(run.environment, _read_machine) or MachineFacts(),
@@ -264,6 +273,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
         data=part(run.data, DataDescription.read),
         source=source,
         source_kind=source_kind(source, run.path),
+        base_model=base if "/" in base and source_kind(base, run.path) == "hub" else None,
     )
 
 

@@ -121,16 +121,37 @@ def unet_arguments(
             network = _network(architecture).__name__
             raise ValueError(f"`overrides.{name}`: {network} has no such argument, near ones: {', '.join(near)}")
     arguments = {name: value for name, value in arguments.items() if name in known} | (overrides or {})
+    return fit_to_images(
+        arguments | {"in_channels": own_channels},
+        f"`preset` {preset}",
+        image_size=image_size,
+        channels=channels,
+        num_class_embeds=num_class_embeds,
+        learned_variance=learned_variance,
+    )
+
+
+def fit_to_images(
+    arguments: dict[str, Any],
+    network: str,
+    *,
+    image_size: int | None,
+    channels: int | None,
+    num_class_embeds: int | None,
+    learned_variance: bool,
+) -> dict[str, Any]:
+    """Replace the arguments of a network that follow the images; `network` names it in a `ValueError`. See `unet_arguments`."""
+    arguments = dict(arguments)
     arguments["sample_size"] = image_size or arguments.get("sample_size")
-    arguments["in_channels"] = channels or own_channels
+    arguments["in_channels"] = channels or arguments["in_channels"]
     arguments["out_channels"] = arguments["in_channels"] * (2 if learned_variance else 1)
     arguments["num_class_embeds"] = num_class_embeds
     size, widths = arguments["sample_size"], arguments.get("block_out_channels", (0,) * 4)
     if not isinstance(size, int):
-        raise ValueError(f"image_size is {size!r}: `preset` {preset} does not fix one, give it in pixels")
+        raise ValueError(f"image_size is {size!r}: {network} does not fix one, give it in pixels")
     down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # UNet2DModel refuses what is not a list
     if size % 2**down:
-        raise ValueError(f"image_size is {size}: `preset` {preset} halves images {down} times, give a multiple of {2**down}")
+        raise ValueError(f"image_size is {size}: {network} halves images {down} times, give a multiple of {2**down}")
     return arguments
 
 

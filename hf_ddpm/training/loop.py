@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,14 +25,18 @@ from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
 from hf_ddpm.hub.push import try_push
+from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.runtime.progress import Progress
+from hf_ddpm.training.base_options import changed_target
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.compiling import check_compiling, compile_network
 from hf_ddpm.training.cpu_bf16 import speed_up
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
+from hf_ddpm.training.init_from import check_base_model, start_from
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.prefetch import Place
@@ -46,6 +51,8 @@ from hf_ddpm.training.update import apply_gradients
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 """Measures a pipeline; what it returns is logged."""
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
@@ -152,6 +159,9 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
     check_compiling(str(config.compile), processes.device)
     build_schedule(config)
     data = config.data
+    if config.base is not None and not config.base.is_checkpoint:
+        with processes.local_main_process_first(), Progress(f"loading {config.base.name}"):
+            check_base_model(config.base)
     arguments = config.network_arguments(image_size=data.image_size)
     check_unet(arguments, config.model.architecture)
     channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
@@ -186,6 +196,8 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
     unet, averaged_unet = (_place(build_network(config, run.images), run) for _ in range(2))
     averaged_unet.eval().requires_grad_(False)
+    if config.base is not None and not config.base.is_checkpoint:
+        _start_from(unet, config, config.base, run)
     if config.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     optimizer = build_optimizer(unet.parameters(), config.optim)
@@ -225,6 +237,15 @@ def build_schedule(config: TrainConfig) -> DDPMScheduler:
     if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
         posterior_of(noise_scheduler.alphas_cumprod)
     return noise_scheduler
+
+
+def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: DiffusionRun) -> None:
+    """Give the network of a new run the weights of a trained model, and say what is taken over."""
+    carried = start_from(unet, base, run.images.class_names, run.null_label, config.model.null_embedding)
+    accelerator, changed = run.accelerator, changed_target(base, config.schedule, config.objective)
+    accelerator.print(f"start:    {base.name}: {carried}")
+    if changed is not None and accelerator.is_main_process:
+        logger.warning("the network of `init_from` has to learn another target: %s", changed)
 
 
 def null_label_of(config: TrainConfig, images: Images) -> int | None:

@@ -30,7 +30,9 @@ from hf_ddpm.data.options import (
     SplitsConfig,
     TrainingDataConfig,
 )
+from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.models.unet import unet_arguments
+from hf_ddpm.training.base_options import find_base_model, take_over
 
 SIZES = (8, 16, 28, 32, 64)
 """Image sizes of a DCGAN in pixels: the keys of `hf_ddpm.dcgan_pipeline.STAGES`, repeated here to avoid loading torch."""
@@ -148,7 +150,8 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model.preset is None:
+        self.base = self._find_base()
+        if self.model.preset is None and self.base is None:
             remedy = "name a network for these images, such as mnist28 or cifar32-small, or give a recipe with --config"
             self.model.require(self.data.source == "digits", "preset", remedy)
             self.model.preset = "digits8"
@@ -176,16 +179,23 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         Raises:
             ValueError: the options of the model contradict each other.
         """
-        assert self.model.preset is not None, "__post_init__ fills it in"
-        return unet_arguments(
-            self.model.preset,
-            self.model.overrides,
-            image_size=image_size,
-            channels=channels,
-            num_class_embeds=num_class_embeds,
-            learned_variance=self.schedule.variance_type == "learned_range",
-            architecture=self.model.architecture,
-        )
+        model = self.model
+        options: dict[str, Any] = {
+            "preset": model.preset, "overrides": model.overrides, "architecture": model.architecture,
+            "learned_variance": self.schedule.variance_type == "learned_range",
+        }  # fmt: skip
+        images = {"image_size": image_size, "channels": channels, "num_class_embeds": num_class_embeds}
+        if self.base is not None:
+            return self.base.network_arguments(**options, **images)
+        return unet_arguments(**options, **images)
+
+    def _find_base(self) -> BaseModel | None:
+        """The model to start from, after its schedule and prediction type have become those of the run; None = none."""
+        if self.model.init_from is None:
+            return None
+        base = find_base_model(self.model.init_from, self.output_dir, self.resume)
+        self.schedule, self.objective = take_over(base, self.schedule, self.objective)
+        return base
 
     def resolve_class_dropout(self, conditional: bool) -> float:
         """Probability of the null label, given whether the model is conditional.
