@@ -36,12 +36,10 @@ def take_over(
     variance = schedule.variance_type
     described = _described(base.scheduler) | {"variance_type": _variance_type(base, variance)}
     if schedule.is_given("variance_type"):
-        learns = "predicts a variance too, give learned_range"
-        remedy = (
-            f"the network of --model.init_from {learns if base.learns_variance else 'predicts no variance, give another'}"
-        )
+        fitting = "a variance too, give learned_range" if base.learns_variance else "no variance, give another"
+        remedy = f"the network of --model.init_from predicts {fitting}"
         require((variance == "learned_range") == base.learns_variance, "schedule.variance_type", variance, remedy)
-    known = described.get("beta_schedule") in (None, *get_args(BetaSchedule)) and not base.scheduler.get("trained_betas")
+    known = described.get("beta_schedule") in (None, *get_args(BetaSchedule))
     if not known and not schedule.is_given("beta_schedule"):
         remedy = "no option describes its betas, give the --schedule.beta_schedule that the network is to learn"
         raise ValueError(f"--model.init_from is {base.name!r}: {remedy}")
@@ -49,13 +47,13 @@ def take_over(
     own_range = taken.get("beta_schedule") in (None, "squaredcos_cap_v2")
     for name in ("beta_start", "beta_end") if own_range else ():
         taken.pop(name, None)
-    prediction_type = described.get("prediction_type")
-    if prediction_type is not None and not objective.is_given("prediction_type"):
-        objective = replace(objective, prediction_type=prediction_type)
+    predicted = described.get("prediction_type")
     try:
+        if predicted is not None and not objective.is_given("prediction_type"):
+            objective = replace(objective, prediction_type=predicted)
         return replace(schedule, **taken), objective
     except ValueError as error:
-        raise ValueError(f"--model.init_from is {base.name!r}: its scheduler is damaged, {error}") from None
+        raise ValueError(f"--model.init_from is {base.name!r}: its scheduler cannot be taken over, {error}") from None
 
 
 def changed_target(base: BaseModel, schedule: ScheduleConfig, objective: ObjectiveConfig) -> str | None:
@@ -82,7 +80,7 @@ def _described(scheduler: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     return {
         "prediction_type": scheduler.get("prediction_type", "epsilon"),  # the only one in early versions of diffusers
-        "beta_schedule": scheduler["beta_schedule"],
+        "beta_schedule": "trained_betas" if scheduler.get("trained_betas") else scheduler["beta_schedule"],
         "num_train_timesteps": scheduler.get("num_train_timesteps", 1000),
         "beta_start": scheduler.get("beta_start", 1e-4),
         "beta_end": scheduler.get("beta_end", 0.02),

@@ -69,20 +69,21 @@ def start_from(
             weights["time_embedding.linear_2.bias"] += kept
             text = "its classes are left out, as the images have none"
     else:
-        weights[CLASS_ROWS], text = _rows_for(base, rows, class_names, null_label, network)
-        if null_label is not None and null_embedding == "zero":
-            is_zero = not weights[CLASS_ROWS][null_label].any()
-            remedy = "the model of --model.init_from has learned a null embedding, give learned"
-            require(is_zero, "model.null_embedding", null_embedding, remedy)
+        shape: Any = network.get_parameter(CLASS_ROWS).shape
+        weights[CLASS_ROWS], text = _rows_for(base, rows, class_names, null_label, null_embedding, torch.zeros(shape))
     network.load_state_dict(weights)
     return text
 
 
 def _rows_for(
-    base: BaseModel, rows: Tensor | None, class_names: list[str], null_label: int | None, network: Any
+    base: BaseModel,
+    rows: Tensor | None,
+    class_names: list[str],
+    null_label: int | None,
+    null_embedding: str,
+    target: Tensor,
 ) -> tuple[Tensor, str]:
-    """The rows of the classes and of the null label, and in words where they come from."""
-    target = torch.zeros_like(network.class_embedding.weight, device="cpu")
+    """Fill `target`, which is 0, with the rows of the classes and of the null label; say in words where they come from."""
     if rows is None:
         null = "" if null_label is None else " and the null label"
         return target, f"{len(class_names)} classes{null} are new: each begins as the model without classes"
@@ -95,14 +96,16 @@ def _rows_for(
     text = f"{len(carried)} of {len(class_names)} classes by name"
     if len(carried) < len(class_names):
         text += f", {len(class_names) - len(carried)} new, which begin at the mean"
-    if null_label is not None and base.null_label is not None:
-        target[null_label] = rows[base.null_label]
-        text += "; the null row"
-    elif null_label is not None:
-        text += "; a new null row, which begins at the mean"
-    elif base.null_label is not None:
-        text += "; without its null row, as no class is dropped"
-    return target, text
+    if null_label is None:
+        return target, text + ("" if base.null_label is None else "; without its null row, as no class is dropped")
+    if base.null_label is None:
+        target[null_label] *= null_embedding != "zero"
+        return target, f"{text}; a new null row, which {'is 0' if null_embedding == 'zero' else 'begins at the mean'}"
+    target[null_label] = rows[base.null_label]
+    fits = null_embedding != "zero" or not bool(target[null_label].any())
+    remedy = "the model of --model.init_from has learned a null embedding, give learned"
+    require(fits, "model.null_embedding", null_embedding, remedy)
+    return target, f"{text}; the null row"
 
 
 def _ids_by_name(base: BaseModel) -> dict[str, int]:

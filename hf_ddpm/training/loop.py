@@ -164,7 +164,8 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
             check_base_model(config.base)
     arguments = config.network_arguments(image_size=data.image_size)
     check_unet(arguments, config.model.architecture)
-    channels = data.channels if config.model.preset in UNET_PRESETS else arguments["in_channels"]
+    is_open = config.base is None and config.model.preset in UNET_PRESETS
+    channels = data.channels if is_open else arguments["in_channels"]
     load = _open_streams if data.streaming else _decode_splits
     with processes.local_main_process_first():
         return load(config, arguments["sample_size"], channels)

@@ -136,7 +136,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
     program: ClassVar[str] = "train"
     main_options: ClassVar[tuple[str, ...]] = (
         "output_dir", "data.source", "data.test_split", "data.image_size", "data.labels", "data.batch_size", "model.preset",
-        "max_train_steps", "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume",
+        "model.init_from", "max_train_steps", "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume",
         "logging.sample_every_steps", "hub.push_to_hub", "hub.repo_id",
     )  # fmt: skip
     data: DataConfig = field(default_factory=DataConfig)

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--min_judge_accuracy", type=float, default=0.98)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_threads", type=int)
+    parser.add_argument("--mixed_precision", default="auto")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the trainings and their results")
     options = parser.parse_args()
 
@@ -60,6 +61,7 @@ def main() -> None:
         max_train_steps=1,
         seed=options.seed,
         num_threads=options.num_threads,
+        mixed_precision=options.mixed_precision,
         data=data,
         model=ModelConfig(init_from=options.model),
         optim=OptimConfig(lr_warmup_steps=20),

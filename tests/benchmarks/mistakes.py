@@ -36,6 +36,7 @@ MISTAKES = (
     ("train", "missing recipe", f"{TRAIN} --config missing.yaml"),
     ("train", "recipe of another program", f"{TRAIN} --config judge.yaml"),
     ("train", "missing data folder", f"{TRAIN} --data.source ./missing"),
+    ("train", "missing model to start from", f"{TRAIN} --model.init_from ./missing"),
     ("train", "occupied output_dir", "--output_dir occupied"),
     ("train", "nothing to resume", f"{TRAIN} --resume latest"),
     ("train", "missing checkpoint", f"{TRAIN} --resume new/checkpoints/step-00000001"),

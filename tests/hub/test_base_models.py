@@ -63,8 +63,6 @@ def test_the_card_names_the_model(pipeline_dir, started_from, is_on_hub):
     config.write_text(f"{config.read_text()}model:\n  init_from: {started_from}\n")
     card = card_files(pipeline_dir, pipeline_dir.parent)["README.md"].decode()
     assert ("\nbase_model: ada/pets\n" in card) is is_on_hub
-    said = (
-        "[ada/pets](https://huggingface.co/ada/pets)" if is_on_hub else "a model that is not published with this one, `pets`"
-    )
+    said = "`ada/pets` from the Hub" if is_on_hub else "a model that is not published with this one, `pets`"
     assert f"| Start | the weights of {said} | `config.yaml`, `model` |" in card
     assert "/home/ada" not in card
