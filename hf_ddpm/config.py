@@ -133,12 +133,12 @@ class ModelConfig(BaseConfig, group="model"):
     arguments of the preset, such as size, channels and widths."""
     preset: str | None = None
     """digits8, mnist28, mnist32, unet-2xud-half, unet-2xud, unet-3xblocks, cifar32-small, cifar32, tiny-imagenet64, cars128,
-    or a folder or Hub id with the config.json of a UNet2DModel (only the architecture, not the weights); None = the network
-    of init_from, else digits8 for the source digits, and required for other images."""
+    or a folder or Hub id with the config.json of a UNet2DModel (no weights); None = that of init_from, or digits8 for
+    digits."""
     init_from: str | None = None
-    """Start from the weights of a trained model, a folder or Hub id. It is a pipeline of this package, a DDPMPipeline or
-    DDIMPipeline, or a UNet2DModel. Its network, schedule and prediction type apply where no option gives another, and classes
-    keep their embeddings by name; None = start from random weights."""
+    """Start from the weights of a trained model: a folder or Hub id. It is a pipeline of this package, a DDPMPipeline or
+    DDIMPipeline, or a UNet2DModel. Its network, schedule and prediction type apply where no option gives another, and
+    classes keep their embeddings by name; None = start from random weights."""
     overrides: dict[str, Any] | None = None
     """Arguments of UNet2DModel (or of the chosen architecture) that replace those of the preset; None = none."""
     null_embedding: Literal["learned", "zero"] = "learned"
