@@ -117,7 +117,7 @@ def _ids_by_name(base: BaseModel) -> dict[str, int]:
 
 def _mean_of(base: BaseModel, rows: Tensor) -> Tensor:
     """The mean of the rows of all classes; of a model that has a null label alone, its row."""
-    return rows[list(base.id2label) or [base.null_label]].mean(dim=0)
+    return rows[list(base.id2label) or slice(None)].mean(dim=0)
 
 
 def _class_of(base: BaseModel) -> Any:

@@ -184,10 +184,8 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
             "preset": model.preset, "overrides": model.overrides, "architecture": model.architecture,
             "learned_variance": self.schedule.variance_type == "learned_range",
         }  # fmt: skip
-        images = {"image_size": image_size, "channels": channels, "num_class_embeds": num_class_embeds}
-        if self.base is not None:
-            return self.base.network_arguments(**options, **images)
-        return unet_arguments(**options, **images)
+        options |= {"image_size": image_size, "channels": channels, "num_class_embeds": num_class_embeds}
+        return unet_arguments(**options) if self.base is None else self.base.network_arguments(**options)
 
     def _find_base(self) -> BaseModel | None:
         """The model to start from, after its schedule and prediction type have become those of the run; None = none."""
