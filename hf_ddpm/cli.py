@@ -20,6 +20,7 @@ from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from hf_ddpm.commandline.commands import PROGRAM_COMMANDS, as_typed, typed_name
 from hf_ddpm.commandline.help import help_page
 from hf_ddpm.commandline.names import explain_unknown
 from hf_ddpm.commandline.options import Option, build, find_option, groups_of, options_of
@@ -44,7 +45,7 @@ SIGNAL_EXIT_CODE = 128  # plus the number of the signal, as in shells
 MAX_MESSAGE = 2000
 """Characters of an error or a notice that are shown."""
 
-_RAISING = re.compile(r"(hf_ddpm|diffusers_modules|train_scripts\w*|__main__|datasets|huggingface_hub)\b")
+_RAISING = re.compile(r"(hf_ddpm|diffusers_modules|__main__|datasets|huggingface_hub)\b")
 """Modules that raise errors on purpose: ours, pipelines saved with their code, and libraries that open data and models."""
 
 
@@ -67,10 +68,10 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, a
         topics, wants_config = words.pop("help", None), words.pop("print_config", None) is not None
         values = _read_values(config_class, words)
         if topics is not None:
-            text = inspect.cleandoc(about or config_class.__doc__ or "")
+            text = as_typed(inspect.cleandoc(about or config_class.__doc__ or ""))
             print(help_page(config_class, " ".join(topics) or None, text, values))
             raise SystemExit(0)
-        config = _build(config_class, values, about or "")
+        config = _build(config_class, values, as_typed(about or ""))
     if wants_config:
         print(dump_config(config), end="")
         raise SystemExit(0)
@@ -170,7 +171,7 @@ def _with_options(message: str, config_class: type | None) -> str:
 
 def _exit(message: str, code: int) -> NoReturn:
     rank = f" (process {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"{Path(sys.argv[0]).name}{rank}: {one_line(message, MAX_MESSAGE)}", file=sys.stderr)
+    print(f"{typed_name()}{rank}: {one_line(message, MAX_MESSAGE)}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -259,8 +260,8 @@ def _check_program(recipe: Path, config_class: type) -> None:
     """Refuse a recipe whose program has other options than `config_class`."""
     program = recipe_program(recipe)
     if program not in (None, getattr(config_class, "program", None)):
-        command = f"python train_scripts/{program}.py --config {recipe}"
-        raise ValueError(f"--config {recipe}: this is a recipe of {program}.py, run {command}")
+        command = as_typed(f"hf-ddpm {PROGRAM_COMMANDS[program]}")
+        raise ValueError(f"--config {recipe}: this is a recipe of {program}, run {command} --config {recipe}")
 
 
 @contextlib.contextmanager
@@ -277,7 +278,7 @@ def _build(config_class: type[Config], values: dict[str, Any], about: str) -> Co
     missing = [f"--{name}" for name, option in options_of(config_class).items() if option.default is MISSING]
     missing = [name for name in missing if name[2:] not in values]
     if missing:
-        commands = re.findall(r"^ *((?:python|accelerate launch) .*(?:\\\n.*)*)", about, flags=re.MULTILINE)
+        commands = re.findall(r"^ *((?:hf-ddpm|python|accelerate launch) .*(?:\\\n.*)*)", about, flags=re.MULTILINE)
         example = f", as in: {' '.join(commands[0].replace(chr(92), '').split())}" if commands else ""
         raise ValueError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{example}")
     config: Config = build(config_class, values)

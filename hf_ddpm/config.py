@@ -364,7 +364,7 @@ class LoggingConfig(BaseLoggingConfig, SampleGridOptions):
 
 @dataclass(kw_only=True)
 class MonitorConfig(BaseConfig, group="evaluation"):
-    """Evaluation during training, as by evaluate_model.py; the metrics are logged in metrics.jsonl."""
+    """Evaluation during training, as by hf-ddpm evaluate; the metrics are logged in metrics.jsonl."""
 
     every_steps: int | None = None
     """Optimizer steps between evaluations, with one more at the end; None = no evaluation."""
@@ -375,7 +375,7 @@ class MonitorConfig(BaseConfig, group="evaluation"):
     num_images: int = 500
     """Images to generate each time, always from the same seeds."""
     scheduler: str = "dpmsolver++"
-    """Name of a scheduler, see sample.py."""
+    """Name of a scheduler, see hf-ddpm sample."""
     num_inference_steps: int = 20
     """Denoising steps."""
     guidance_scale: float | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.commandline.names import nearest
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.folders import put_back
@@ -109,7 +110,7 @@ def check_features(features: str) -> None:
         return
     put_back(Path(place))
     if not Path(place).is_dir():
-        raise ValueError(f"judge {place!r}: no such folder, give one written by train_scripts/train_judge.py")
+        raise ValueError(f"judge {place!r}: no such folder, give one written by {as_typed('hf-ddpm judge')}")
 
 
 def check_measurement(*, model: str | None, features: str, schedulers: Iterable[str | None], source: str | None) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
     from hf_ddpm.pipeline import CFGDDPMPipeline
-
-ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,16 +50,8 @@ def private_datasets_cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
-    """Import a file of train_scripts/, which is no package, by its name."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"train_scripts_{name}", ROOT / "train_scripts" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses and the parser look their types up there
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    """Import the program of a file of train_scripts/ by its name."""
+    return lambda name: importlib.import_module(f"hf_ddpm.programs.{name}")
 
 
 @pytest.fixture(scope="session")

@@ -163,9 +163,8 @@ def test_missing_parent_is_named(recipe, mistake):
 def test_a_recipe_of_another_program_is_refused_with_the_command_to_use(recipe, mistake):
     path = recipe("program: train_gan\nmodel:\n  latent_dim: 8\n")
     message = mistake("--config", path, config_class=TrainConfig)
-    assert f"--config {path}: this is a recipe of train_gan.py, run " in message
-    assert f"python train_scripts/train_gan.py --config {path}" in message
-    assert "this is a recipe of train_gan.py" in mistake("--name=a", "--config", path)
+    assert f"--config {path}: this is a recipe of train_gan, run hf-ddpm gan --config {path}" in message
+    assert "this is a recipe of train_gan" in mistake("--name=a", "--config", path)
 
 
 def test_a_recipe_without_a_program_works_with_any(recipe):

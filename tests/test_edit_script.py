@@ -163,4 +163,4 @@ def test_several_processes_are_refused(main, place, tmp_path, capsys, monkeypatc
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(SystemExit):
         main(command(place, tmp_path / "out", "inpaint"))
-    assert "images are edited in one process: start edit.py with python" in capsys.readouterr().err
+    assert "images are edited in one process: leave the launcher out" in capsys.readouterr().err

@@ -25,6 +25,7 @@ FLOORS = {
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "editing": 2, "hub": 2,
     "training": 3, "evaluation": 3, "doctor": 3,
     "experiments": 4,
+    "programs": 5, "__main__": 5,
 }  # fmt: skip
 TOOLS_OF = {
     "results": {"runtime"},
@@ -172,14 +173,14 @@ def foreign_imports(root: Path, path: str, allowed: set[str]) -> list[str]:
 
 
 def heavy_imports_of_doors(root: Path) -> list[str]:
-    """Heavy packages that a script loads before its options are parsed, and the module that loads them."""
+    """Heavy packages that a script or `hf-ddpm` loads before its options are parsed, and the module that loads them."""
     by_module: dict[str, list[Import]] = {}
     for found in read_tree(root):
         if not (found.inside or found.typing_only):
             by_module.setdefault(found.module, []).append(found)
     heavy = []
-    for script in sorted((root / SCRIPTS).glob("*.py")):
-        waiting, seen = [f"{SCRIPTS}.{script.stem}"], set()
+    for door in (f"{PACKAGE}.__main__", *(f"{SCRIPTS}.{path.stem}" for path in sorted((root / SCRIPTS).glob("*.py")))):
+        waiting, seen = [door], set()
         while waiting:
             module = waiting.pop()
             if module in seen:
@@ -187,7 +188,7 @@ def heavy_imports_of_doors(root: Path) -> list[str]:
             seen.add(module)
             for found in by_module.get(module, []):
                 if found.target.split(".")[0] in HEAVY:
-                    heavy.append(f"{script.name}: {found}")
+                    heavy.append(f"{door}: {found}")
                 parts = found.target.split(".")
                 waiting += [".".join(parts[: end + 1]) for end in range(len(parts))]
     return heavy

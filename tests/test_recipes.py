@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 from hf_ddpm import cli
+from hf_ddpm.commandline.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / "train_scripts").glob("*.py"))
+PROGRAMS = sorted((ROOT / "hf_ddpm" / "programs").glob("[!_]*.py"))
 RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
-SCRIPT = re.compile(r"train_scripts/(\w+)\.py$")
-LAUNCHERS = ("python", "python3", "accelerate", "torchrun")
+STARTS = re.compile(r"train_scripts/\w+\.py\b|(?:\bhf-ddpm|-m hf_ddpm) [a-z]")
+"""What starts a program: a script, or a command."""
+LAUNCHERS = ("hf-ddpm", "python", "python3", "accelerate", "torchrun")
 SYSTEMS = (
     "digits", "mnist_cpu", "ho2020_cifar10", "judge_digits", "judge_mnist", "judge_cifar10", "a_cifar100", "a_mnist",
     "a_mnist_class_map", "a_cifar100_cfg", "b_mnist", "b_cifar10", "b_mnist_cfg", "b_cifar10_cfg", "c_cats_3xblocks",
@@ -33,26 +35,30 @@ def header(recipe: Path) -> str:
 
 
 def header_commands(recipe: Path) -> list[list[str]]:
-    """Words of every command in backquotes in the header that starts a program of train_scripts/."""
+    """Words of every command in backquotes in the header that starts a program."""
     text = re.sub(r"\\?\n#", " ", header(recipe))
-    quoted = [_words(part) for part in re.findall(r"`([^`]+)`", text) if re.search(r"train_scripts/\w+\.py ", part)]
+    quoted = [_words(part) for part in re.findall(r"`([^`]+)`", text) if STARTS.search(part)]
     return [words for words in quoted if Path(words[0]).name in LAUNCHERS]
 
 
-def script_of(words: list[str]) -> tuple[str, list[str]]:
+def program_of(words: list[str]) -> tuple[str, list[str]]:
     """The program that a command starts, and its options."""
-    position = next(position for position, word in enumerate(words) if SCRIPT.search(word))
-    assert (ROOT / words[position]).is_file()
-    return SCRIPT.search(words[position])[1], words[position + 1 :]
+    for position, word in enumerate(words):
+        if re.fullmatch(r"train_scripts/\w+\.py", word):
+            assert (ROOT / word).is_file()
+            return Path(word).stem, words[position + 1 :]
+        if word == "hf-ddpm" or words[max(position - 1, 0) : position + 1] == ["-m", "hf_ddpm"]:
+            return COMMANDS[words[position + 1]].program, words[position + 2 :]
+    raise AssertionError(words)
 
 
 def commands(markdown: str) -> list[list[str]]:
-    """Words of every command in the fenced blocks that starts a program of train_scripts/."""
+    """Words of every command in the fenced blocks that starts a program."""
     found = []
     for block in re.findall(r"^```[^\n]*\n(.*?)^```", markdown, flags=re.MULTILINE | re.DOTALL):
         for line in re.sub(r"\\\n", " ", block).splitlines():
             for part in re.split(r"&&|;", line.removeprefix("$ ")):
-                if re.search(r"train_scripts/\w+\.py", part):
+                if STARTS.search(part):
                     found.append(_words(part))
     return [words for words in found if words and Path(words[0]).name in LAUNCHERS]
 
@@ -115,17 +121,17 @@ def test_a_recipe_parses(understood, recipe):
 def test_the_commands_of_a_header_parse(understood, recipe):
     """And those that train are of this recipe, under its name."""
     for words in header_commands(recipe):
-        script, args = script_of(words)
-        options = understood(script, args)
-        if script.startswith("train"):
-            assert script == cli.recipe_program(recipe)
-            assert f"train_scripts/recipes/{recipe.name}" in args and options["output_dir"] == f"runs/{recipe.stem}"
+        program, args = program_of(words)
+        options = understood(program, args)
+        if program.startswith("train"):
+            assert program == cli.recipe_program(recipe)
+            assert recipe.stem in args and options["output_dir"] == f"runs/{recipe.stem}"
 
 
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if re.match(r"[abcde]_", name)])
 def test_the_header_of_a_long_run_shows_one_of_minutes(name):
     recipe = ROOT / "train_scripts" / "recipes" / f"{name}.yaml"
-    assert re.search(r"\n# On a CPU, in minutes:\n# `python train_scripts/", header(recipe))
+    assert re.search(r"\n# On a CPU, in minutes:\n# `hf-ddpm [a-z]+ --config ", header(recipe))
     assert any("--max_train_steps" in words for words in header_commands(recipe))
 
 
@@ -133,25 +139,25 @@ def test_the_header_of_a_long_run_shows_one_of_minutes(name):
 
 
 def test_the_readme_shows_how_to_train_and_how_to_sample():
-    shown = {match[1] for words in readme_commands() for word in words if (match := SCRIPT.search(word))}
+    shown = {program_of(words)[0] for words in readme_commands()}
     assert {"train", "sample"} <= shown
 
 
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
 def test_a_command_of_the_readme_parses(understood, words):
-    understood(*script_of(words))
+    understood(*program_of(words))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_the_commands_in_the_docstring_of_a_program_parse(understood, script):
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
+def test_the_commands_in_the_docstring_of_a_program_parse(understood, program):
     """Those that are written out, and need no files of an earlier one."""
-    docstring = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8")))
     words = commands(f"```\n{textwrap.dedent(docstring)}\n```")
     shown = [command for command in words if "..." not in command and "--resume" not in command]
     assert shown
     for command in shown:
         if "page.md" not in " ".join(command):
-            understood(*script_of(command))
+            understood(*program_of(command))
 
 
 def test_commands_are_found_in_fenced_blocks():
@@ -164,10 +170,15 @@ pip install -e . && OMP_NUM_THREADS=1 python train_scripts/train.py \\
     --config a.yaml --data.labels '[3, 7]'   # a minute
 torchrun --nproc_per_node 2 train_scripts/train.py --seed 1 > log.txt
 $ accelerate launch train_scripts/sample.py --model a && ls train_scripts/train.py
+hf-ddpm --help
+hf-ddpm train --config a; torchrun -m hf_ddpm sample --model a
 ```
 """
     assert commands(markdown) == [
         ["python", "train_scripts/train.py", "--config", "a.yaml", "--data.labels", "[3, 7]"],
         ["torchrun", "--nproc_per_node", "2", "train_scripts/train.py", "--seed", "1"],
         ["accelerate", "launch", "train_scripts/sample.py", "--model", "a"],
+        ["hf-ddpm", "train", "--config", "a"],
+        ["torchrun", "-m", "hf_ddpm", "sample", "--model", "a"],
     ]
+    assert [program_of(words)[0] for words in commands(markdown)] == ["train", "train", "sample", "train", "sample"]

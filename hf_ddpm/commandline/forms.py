@@ -1,4 +1,4 @@
-"""Programs of several forms, each with own options: `figures.py FIGURE ...`."""
+"""Programs of several forms, each with own options: `hf-ddpm figures FIGURE ...`."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.commandline.names import explain_unknown
 from hf_ddpm.commandline.options import Option, groups_of, options_of
 
@@ -20,7 +21,7 @@ MAX_WIDTH = 100
 _NAMES_WIDTHS = 28, 36
 """Columns of the names: on a terminal narrower than `MAX_WIDTH`, and on others."""
 _OWN_OPTIONS = {
-    "--config FILE.yaml": "A file of options; those on the command line replace its. Recipes: train_scripts/recipes/*.yaml",
+    "--config NAME|FILE": "A YAML file, or the name of a recipe (see hf-ddpm recipes); other options replace its.",
     "--print_config": "Print the options that this command would use, as YAML for --config, and stop.",
 }
 
@@ -44,7 +45,7 @@ def help_page(config_class: Any, topic: str | None, about: str, values: Mapping[
     if topic not in ("", "all") and topic not in options and topic not in groups:
         reason = explain_unknown(topic, [*groups, *options], dashes="--help ")
         raise ValueError(f"--help {topic}: there is no such option, {reason}")
-    own = _rows(_OWN_OPTIONS | getattr(config_class, "flags", {}))
+    own = _rows({name: as_typed(text) for name, text in (_OWN_OPTIONS | getattr(config_class, "flags", {})).items()})
     if topic in options:
         return _table([options[topic]], config_class, values)
     if topic in groups:
@@ -68,7 +69,7 @@ def describe(option: Option, config_class: Any, values: Mapping[str, Any] | None
     *groups, name = option.name.split(".")
     for group in groups:
         config_class = groups_of(config_class)[group]
-    text = " ".join(_field_texts(config_class).get(name, "").split())
+    text = as_typed(" ".join(_field_texts(config_class).get(name, "").split()))
     value = (values or {}).get(option.name, option.default)
     if brief:
         text = re.split(r"(?<=\.) (?=[A-Z`])", text)[0]

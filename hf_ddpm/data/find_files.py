@@ -45,7 +45,7 @@ class FoundFiles:
     loops: list[Path] = field(default_factory=list)
     """Links to a folder that they lie in."""
     samples: list[Path] = field(default_factory=list)
-    """Images that sample.py wrote."""
+    """Images that hf-ddpm sample wrote."""
     written: dict[Path, str] = field(default_factory=dict)
     """Folders in which another program of this package wrote, with what that is, such as "run folders"."""
 

@@ -14,7 +14,7 @@ class SourceOptions(BaseConfig, group="data"):
     """Where images come from."""
 
     source: str | None = None
-    """As in train.py; None = the training data of the model, read from the config.yaml of its run."""
+    """As in hf-ddpm train; None = the training data of the model, read from the config.yaml of its run."""
 
 
 @dataclass(kw_only=True)

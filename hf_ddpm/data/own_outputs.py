@@ -27,7 +27,7 @@ def written_entries(folder: Path, names: set[str]) -> tuple[str, set[str]]:
 
 
 def find_samples(images: list[Path], others: list[Path]) -> list[Path]:
-    """Images that sample.py wrote; where there are no others, only its grids, so that one can train on samples."""
+    """Images that hf-ddpm sample wrote; where there are no others, only its grids, so that one can train on samples."""
     samples = {path for path in images if _SAMPLE.fullmatch(path.name)}
     folders = {path.parent for path in samples} | {path.parent for path in others if path.name == _ARRAYS}
     beside = {folder.with_name(f"{folder.name}{_GRID_BESIDE}") for folder in folders if folder.name}

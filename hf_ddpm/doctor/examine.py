@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.config import require
 from hf_ddpm.doctor import log_rules, sample_rules, setup_rules
 from hf_ddpm.doctor.facts import Facts, Kind, read_facts
@@ -68,7 +69,7 @@ class Examination:
             lines += ["", finding.name]
             lines += [f"  {name + ':':<6} {one_line(text)}" for name, text in _parts(finding)]
         lines += [""] if self.findings else []
-        lines += [f"cannot tell {gap.name}: {one_line(gap.reason)} ({one_line(gap.remedy)})" for gap in self.gaps]
+        lines += [f"cannot tell {gap.name}: {one_line(gap.reason)} ({one_line(as_typed(gap.remedy))})" for gap in self.gaps]
         found = counted(len(self.findings), "finding") if self.findings else "nothing wrong was found"
         return "\n".join([*lines, found])
 
@@ -112,7 +113,7 @@ def _answers_of_samples(
         remedy = "let it reach a checkpoint, see --checkpoint.every_steps"
         return [Gap(name="anything about samples", reason="the run has saved no model yet", remedy=remedy)]
     if facts.option("data", "streaming"):
-        remedy = "evaluate_model.py measures the same with nearest_train_distance and class_accuracy"
+        remedy = "hf-ddpm evaluate measures the same with nearest_train_distance and class_accuracy"
         return [Gap(name="anything about samples", reason="the images of a stream are not kept", remedy=remedy)]
     from hf_ddpm.doctor.measurements import measure  # imports torch, for which files alone should not wait
 
@@ -129,7 +130,7 @@ def _file(answer: Answer, findings: dict[str, Finding], gaps: list[Gap]) -> None
 
 
 def _parts(finding: Finding) -> list[tuple[str, str]]:
-    return [("seen", finding.seen), ("means", finding.meaning), ("do", finding.remedy)]
+    return [("seen", finding.seen), ("means", finding.meaning), ("do", as_typed(finding.remedy))]
 
 
 def _subject(facts: Facts) -> str:

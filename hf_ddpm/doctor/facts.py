@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from hf_ddpm.commandline.commands import start_here
 from hf_ddpm.doctor.trend import Curve
 from hf_ddpm.hub.facts import RunFacts, read_run
 from hf_ddpm.run_folder import RunFolder
@@ -105,10 +106,9 @@ class Facts:
     @property
     def resume_command(self) -> str:
         """The command that continues the run."""
-        program = {"diffusion model": "train", "GAN": "train_gan", "judge": "train_judge"}[self.kind]
-        processes = self.run.machine.num_processes or 1
-        launcher = "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
-        return f"{launcher} train_scripts/{program}.py --config {shlex.quote(str(self.folder.config))} --resume auto"
+        name = {"diffusion model": "train", "GAN": "gan", "judge": "judge"}[self.kind]
+        program = start_here().command(name, self.run.machine.num_processes or 1)
+        return f"{program} --config {shlex.quote(str(self.folder.config))} --resume auto"
 
 
 def read_facts(folder: RunFolder) -> Facts:

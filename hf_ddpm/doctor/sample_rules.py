@@ -68,5 +68,5 @@ def unlike_preview(measured: Measured) -> Answer:
         f"{number(samples.frechet)} to the training images, in pixels; {as_previewed}, as in samples/, "
         f"{number(preview.frechet)}",
         meaning="the same weights can do better: the scheduler or its number of steps does not fit the model",
-        remedy=f"sample.py --scheduler {preview.scheduler} --num_inference_steps {preview.num_inference_steps}",
+        remedy=f"hf-ddpm sample --scheduler {preview.scheduler} --num_inference_steps {preview.num_inference_steps}",
     )

@@ -98,7 +98,7 @@ def dropped_classes(facts: Facts) -> Answer:
 
 
 WRONG_LABELS = (
-    "look at images of each class, as in figures.py real: are they sorted rightly? Name the right column with "
+    "look at images of each class, as in hf-ddpm figures real: are they sorted rightly? Name the right column with "
     "--data.label_column, and train anew"
 )
 
@@ -142,7 +142,8 @@ def scheduler(facts: Facts) -> Answer:
             name="scheduler does not fit",
             seen=f"{facts.folder.pipeline / 'scheduler'}: {'; '.join(differ)} in training",
             meaning="sampling undoes another noise than the network was trained on: samples are unlike those of samples/",
-            remedy=f"save the pipeline again: {facts.resume_command}; and choose a scheduler with sample.py --scheduler",
+            remedy=f"save the pipeline again: {facts.resume_command}; and choose a scheduler with "
+            "hf-ddpm sample --scheduler",
         )
     for name, results in facts.run.results.items():
         used, steps = str(results.protocol.get("scheduler")), results.protocol.get("num_inference_steps")

@@ -1,4 +1,4 @@
-"""Options of edit.py, one class for each edit."""
+"""Options of hf-ddpm edit, one class for each edit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EditConfig(BaseConfig):
     num_inference_steps: int | None = None
     """Denoising steps from noise alone, of which an edit may take a part; None = 50."""
     scheduler: str | None = None
-    """Name of a scheduler, see sample.py; None = the one saved with the model."""
+    """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
     eta: float | None = None
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0."""
     seed: int = 0
@@ -121,7 +121,7 @@ class InterpolateConfig(FitOptions):
     strength: float | None = None
     """Noise of given images as a fraction of T, above 0 up to 1; None = 0.5. Only with --images."""
     scheduler: str | None = None
-    """Name of a scheduler, see sample.py; None = ddim between samples, which need one without noise in its steps, and
+    """Name of a scheduler, see hf-ddpm sample; None = ddim between samples, which need one without noise in its steps, and
     between images the one saved with the model."""
 
     def __post_init__(self) -> None:

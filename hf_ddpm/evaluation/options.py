@@ -26,7 +26,7 @@ class SamplingConfig(BaseConfig, group="sampling"):
     """How samples are generated."""
 
     scheduler: str | None = None
-    """Name of a scheduler, see sample.py; None = the one saved with the model."""
+    """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
     num_inference_steps: int = 50
     """Denoising steps."""
     guidance_scale: float | None = None
@@ -57,7 +57,7 @@ class ProtocolConfig(BaseConfig):
     """What is measured, with which features and on how many images."""
 
     features: str
-    """`judge:FOLDER` (from train_judge.py), `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder."""
+    """`judge:FOLDER` (from hf-ddpm judge), `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder."""
     num_images: int = 1000
     """Images per seed."""
     num_seeds: int = 3

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from pathlib import Path
 from typing import Any
 
+from hf_ddpm.commandline.commands import shell_command
 from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig
@@ -105,12 +105,6 @@ def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
     return paths
 
 
-def command_line(arguments: list[str], num_processes: int) -> str:
-    """A shell command, with the launcher for this number of processes."""
-    launcher = "python" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes}"
-    return f"{launcher} {shlex.join(arguments)}"
-
-
 def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[str, Any]:
     """What the samples depend on beside the model, as the protocol says it."""
     sampling, denoising = config.sampling, {}
@@ -132,7 +126,7 @@ def _describe(
     surroundings = describe_environment(pipeline.device, references.processes.num_processes)
     extractor = references.extractor
     return {
-        "command": command_line(surroundings["command"], references.processes.num_processes),
+        "command": shell_command(surroundings["command"], references.processes.num_processes),
         "model": config.model,
         "model_sha256": weights_digest(network_of(pipeline)),
         **describe_samples(config, pipeline),

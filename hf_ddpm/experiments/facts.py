@@ -107,7 +107,7 @@ class ComparisonFacts:
             found["means"] = [MeanRow(**_with_metrics(mean)) for mean in found["means"]]
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not a comparison.json written by train_scripts/sweep.py") from error
+            raise ValueError("not a comparison.json written by hf-ddpm sweep") from error
 
 
 def _with_metrics(found: Mapping[str, Any]) -> dict[str, Any]:

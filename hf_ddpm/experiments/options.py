@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_ddpm.cli import parse_config, recipe_program
+from hf_ddpm.commandline.recipes import find_recipe, missing_recipe_hint
 from hf_ddpm.config import BaseConfig, require, require_seeds
 from hf_ddpm.evaluation.options import MAX_IMAGES, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.run_folder import RunFolder, find_name_fault
@@ -37,15 +38,15 @@ class SweepGrid(BaseConfig, group="grid"):
     """Axes of the grid: lists of values; every combination is measured. None = not an axis."""
 
     recipe: list[Path] | None = None
-    """Recipes of train.py, or of train_gan.py (with the key `program`); a model of each is trained first. A GAN has neither
-    steps nor guidance: it is measured once, without a value on these axes."""
+    """Recipes of diffusion models or GANs, by name or file; a model of each is trained first. A GAN has neither steps nor
+    guidance: it is measured once, without a value on these axes."""
     train_seed: list[int] | None = None
     """Training seeds of each recipe; None = 0."""
     checkpoint: list[int | str] | None = None
     """Steps of checkpoints of the model's run; `all` = every checkpoint of the run, `noise` = uniform noise instead of
     samples."""
     scheduler: list[str] | None = None
-    """Values of sampling.scheduler, names as in sample.py."""
+    """Values of sampling.scheduler."""
     num_inference_steps: list[int] | None = None
     """Values of sampling.num_inference_steps."""
     guidance_scale: list[float] | None = None
@@ -252,7 +253,8 @@ class SweepConfig(ProtocolConfig):
         remedy = "checkpoints are those of the run of --model, leave them out with --grid.recipe"
         grid.require(grid.checkpoint is None, "checkpoint", remedy)
         for recipe in recipes:
-            require(Path(recipe).is_file(), "grid.recipe", str(recipe), "the file does not exist")
+            remedy = f"the file does not exist, {missing_recipe_hint(recipe)}"
+            require(find_recipe(recipe).is_file(), "grid.recipe", str(recipe), remedy)
         stems = {_safe(Path(recipe).stem) for recipe in recipes}
         remedy = "two have the same name and would be saved in the same folder, rename one"
         require(len(stems) == len(recipes), "grid.recipe", [str(recipe) for recipe in recipes], remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
@@ -14,13 +15,14 @@ from accelerate import PartialState
 from diffusers import SchedulerMixin
 
 from hf_ddpm.cli import dump_config
+from hf_ddpm.commandline.commands import as_typed, start_here
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
-from hf_ddpm.evaluation.report import command_line, describe_samples
+from hf_ddpm.evaluation.report import describe_samples
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
 from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
@@ -59,7 +61,7 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
     _check_folder(config)
     processes = init_distributed(config.num_threads)
     if processes.num_processes > 1 and any(run.is_gan for run in trainings):
-        raise ValueError("--grid.recipe: a GAN is trained by a single process, start train_scripts/sweep.py with python")
+        raise ValueError("--grid.recipe: a GAN is trained by a single process, leave the launcher out")
     with OutputLock(Path(config.output_dir), processes) as lock:
         lock.take(partial(_check_folder, config))  # again, now that no other sweep can write there
         return _train_and_measure(config, trainings, processes)
@@ -96,7 +98,7 @@ def point_config(config: SweepConfig, point: GridPoint) -> EvaluationConfig:
 def evaluation_command(config: EvaluationConfig, num_processes: int) -> str:
     """The command that repeats a measurement, with all options that differ from their defaults."""
     arguments = [f"--{name}={value}" for name, value in _changed_options(config)]
-    return command_line(["train_scripts/evaluate_model.py", *arguments], num_processes)
+    return f"{start_here().command('evaluate', num_processes)} {shlex.join(arguments)}"
 
 
 def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
@@ -129,7 +131,7 @@ class _Models:
             if self.config.num_threads is None:
                 choose_threads_in_use(network_of(pipeline))
             if isinstance(pipeline, DCGANPipeline) and not point.is_gan:
-                remedy = "measure it with evaluate_model.py, or sweep over its recipe with --grid.recipe"
+                remedy = f"measure it with {as_typed('hf-ddpm evaluate')}, or sweep over its recipe with --grid.recipe"
                 raise ValueError(f"--model is {point.model!r}: it is a GAN, {remedy}")
             self._loaded = point.model, pipeline, getattr(pipeline, "scheduler", None)
         _, pipeline, saved = self._loaded

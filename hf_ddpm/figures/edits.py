@@ -1,4 +1,4 @@
-"""Figures `inpainting` and `strengths`: real images and what a model makes of them; edits as by edit.py."""
+"""Figures `inpainting` and `strengths`: real images and what a model makes of them; edits as by hf-ddpm edit."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ HIDDEN = 127
 
 @dataclass(kw_only=True)
 class EditsConfig(FigureConfig):
-    """Real images and edits of them, one row per image, as edit.py makes them of the class of the image."""
+    """Real images and edits of them, one row per image, as hf-ddpm edit makes them of the class of the image."""
 
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     num_images: int = 5
     """Number of images: the first of each class, then the second of each, and so on; without classes the first ones."""
     scheduler: str | None = None
-    """Name of a scheduler, see sample.py; None = the one saved with the model."""
+    """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
     num_inference_steps: int | None = None
     """Denoising steps from noise alone; None = 50."""
     seed: int = 0
@@ -49,7 +49,7 @@ class InpaintingConfig(EditsConfig):
     per_image: int = 3
     """Paintings of each image."""
     jump_length: int = 10
-    """Steps that are taken back at once, to be repeated, see edit.py."""
+    """Steps that are taken back at once, to be repeated, see hf-ddpm edit."""
     jump_n_sample: int = 10
     """Times that each step is taken, with as many calls of the network."""
 

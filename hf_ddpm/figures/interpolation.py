@@ -20,7 +20,7 @@ class InterpolationConfig(SamplingOptions, GuidanceOptions):
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or a Hub id."""
     scheduler: str | None = None
-    """Name of a scheduler without noise in its steps, see sample.py; None = ddim."""
+    """Name of a scheduler without noise in its steps, see hf-ddpm sample; None = ddim."""
     num_images: int = 8
     """Images of a row, from the sample of the first seed to that of the second, seed + 1."""
 

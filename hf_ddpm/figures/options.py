@@ -81,10 +81,10 @@ class GuidanceOptions(ClassLabelOptions):
 
 @dataclass(kw_only=True)
 class SamplingOptions(ClassLabelOptions):
-    """How the samples of a figure are generated: the same as those of sample.py with the same options."""
+    """How the samples of a figure are generated: the same as those of hf-ddpm sample with the same options."""
 
     scheduler: str | None = None
-    """Name of a scheduler, see sample.py; None = the one saved with the model. A GAN has none."""
+    """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model. A GAN has none."""
     num_inference_steps: int | None = None
     """Denoising steps; None = 50. A GAN has none."""
     seed: int = 0

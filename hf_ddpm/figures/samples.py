@@ -1,4 +1,4 @@
-"""Samples in figures: the images that sample.py generates with the same options, in rows with names."""
+"""Samples in figures: the images that hf-ddpm sample generates with the same options, in rows with names."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def real_label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None
 
 
 def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:
-    """The guidance scale that the options give, or the default of sample.py; None = there is no guidance."""
+    """The guidance scale that the options give, or the default of hf-ddpm sample; None = there is no guidance."""
     return default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale
 
 

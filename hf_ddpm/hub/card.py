@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.hub.facts import MAX_REASON, PipelineFacts, RunFacts, read_pipeline, read_run
 from hf_ddpm.hub.seal import is_rendered, seal
@@ -52,7 +53,7 @@ def try_write_card(pipeline_dir: Path, run_dir: Path) -> bool:
     try:
         return write_card(pipeline_dir, run_dir)
     except Exception as error:  # a full disk, a file of the run that anyone may have edited, a mistake in the template
-        command = shlex.join(["python", "train_scripts/write_card.py", "--model", str(pipeline_dir)])
+        command = f"{as_typed('hf-ddpm write-card')} --model {shlex.quote(str(pipeline_dir))}"
         logger.warning("the model card of %s is not written, %s; to try again: %s", pipeline_dir, _reason(error), command)
         return False
 

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from hf_ddpm.commandline.commands import read_start
 from hf_ddpm.data.description import DataDescription
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
@@ -194,12 +195,11 @@ class RunFacts:
     @property
     def command(self) -> str | None:
         """The recorded command line; None = another program called `train`."""
-        script, *arguments = self.machine.command or [""]
-        if Path(script).parts[-2:] != ("train_scripts", "train.py"):
+        start = read_start(self.machine.command or ())
+        if start is None or start.name != "train":
             return None
-        processes = self.machine.num_processes or 1
-        launcher = "python" if processes == 1 else f"torchrun --nproc_per_node {processes}"
-        return f"{launcher} train_scripts/train.py {shlex.join(without_paths(arguments))}".rstrip()
+        command = start.command("train", self.machine.num_processes or 1)
+        return f"{command} {shlex.join(without_paths(list(start.arguments)))}".rstrip()
 
     @property
     def recipe(self) -> str:

@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from huggingface_hub.errors import HTTPError as TransportError
 from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.hub.card import README, files_to_publish
 from hf_ddpm.hub.contents import check_tokens, pipeline_files
 from hf_ddpm.hub.facts import MAX_REASON, read_pipeline
@@ -115,10 +116,11 @@ def push_folder(
 
         return _patiently(push, patience, deadline)
     except HubError as trouble:
-        command = ["python", "train_scripts/push_to_hub.py", "--model", str(folder), "--repo_id", repo_id]
-        command += [] if private is None else ["--private", str(private).lower()]
+        options = ["--model", str(folder), "--repo_id", repo_id]
+        options += [] if private is None else ["--private", str(private).lower()]
+        command = f"{as_typed('hf-ddpm push')} {shlex.join(options)}"
         reason = _without_tokens(str(trouble), api)
-        text = f"--repo_id is {repo_id!r}: not pushed, {reason}. {folder} is untouched; to try again: {shlex.join(command)}"
+        text = f"--repo_id is {repo_id!r}: not pushed, {reason}. {folder} is untouched; to try again: {command}"
         raise HubError(text) from None
 
 

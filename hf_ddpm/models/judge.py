@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.runtime.files import sha256_of, write_whole
 from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.runtime.reading import read_json
@@ -147,7 +148,7 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
     for place in (root, root / "judge"):
         put_back(place)
     if not root.is_dir():
-        raise ValueError(f"judge {str(folder)!r}: no such folder, give one written by train_scripts/train_judge.py")
+        raise ValueError(f"judge {str(folder)!r}: no such folder, give one written by {as_typed('hf-ddpm judge')}")
     folder = root if (root / RECORD).is_file() else root / "judge"
     if not (folder / RECORD).is_file():
         raise ValueError(f"judge {str(root)!r}: not a judge, neither it nor its folder judge contains {RECORD}")

@@ -12,6 +12,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch.nn import functional
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
@@ -134,7 +135,7 @@ class GANState(GeneratorState[DCGANPipeline]):
 
 def load_data(config: GANConfig, processes: PartialState) -> Data:
     """Read the train split."""
-    require_one_process(processes, "a GAN", "train_gan.py")
+    require_one_process(processes, "a GAN", "gan")
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
     return load_train_split(config.data, image_size=image_size, channels=config.data.channels), None
@@ -233,7 +234,7 @@ def finish(state: GANState, run: GANRun) -> Path:
     print(f"samples:  {run.folder.sample_grid(state.step)}")
     print(f"pipeline: {path}")
     images = run.folder.path / "images"
-    print(f"use it:   python train_scripts/sample.py --model {path} --num_images 64 --output_dir {images}")
+    print(f"use it:   {as_typed('hf-ddpm sample')} --model {path} --num_images 64 --output_dir {images}")
     return path
 
 

@@ -84,7 +84,7 @@ class JudgeState(TrainState):
 
 def load_data(config: JudgeConfig, processes: PartialState) -> Data:
     """Read both splits."""
-    require_one_process(processes, "a judge", "train_judge.py")
+    require_one_process(processes, "a judge", "judge")
     data, image_size = config.data, config.data.image_size
     assert image_size is not None, "the options demand it"
     remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"

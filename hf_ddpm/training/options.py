@@ -304,7 +304,7 @@ class GANConfig(RunConfig, EMAOptions):
         "num_train_epochs", "optim.learning_rate", "mixed_precision", "resume", "logging.sample_every_steps",
     )  # fmt: skip
     mixed_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the networks' forward and backward pass. `auto` = bf16 where it is faster, see train.py."""
+    """Precision of the networks' forward and backward pass. `auto` = bf16 where it is faster, see hf-ddpm train."""
     data: GANDataConfig = field(default_factory=GANDataConfig)
     optim: GANOptimConfig = field(default_factory=GANOptimConfig)
     ema: GANEMAConfig = field(default_factory=GANEMAConfig)

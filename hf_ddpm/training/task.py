@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.runtime.distributed import has_accelerator, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.progress import Progress
@@ -101,10 +102,10 @@ def is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step % every_steps == 0
 
 
-def require_one_process(processes: PartialState, network: str, program: str) -> None:
+def require_one_process(processes: PartialState, network: str, command: str) -> None:
     """Raise `ValueError` if a launcher started several processes for a network that one process trains."""
     if processes.num_processes > 1:
         raise ValueError(
             f"the launcher started {processes.num_processes} processes: {network} is trained by one, "
-            f"start train_scripts/{program} with python"
+            f"start it with {as_typed(f'hf-ddpm {command}')}"
         )

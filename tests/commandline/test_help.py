@@ -1,11 +1,13 @@
 """Help: what matters on two screens, everything on request, with the defaults that apply."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.commandline.commands import PROGRAM_COMMANDS
 from hf_ddpm.commandline.help import describe
 from hf_ddpm.commandline.options import options_of
 from hf_ddpm.editing.options import EDITS
@@ -36,16 +38,21 @@ def help_of(load_script, capsys):
     return run
 
 
-@pytest.mark.parametrize(("columns", "most_lines"), [(100, 50), (80, 60)])
+@pytest.mark.parametrize(("columns", "most_lines", "way"), [(100, 50, "script"), (80, 60, "hf-ddpm")])
 @pytest.mark.parametrize("args", [["--help"], ["-h"], ["--seed=3", "--help"]])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_first_page_fits_two_screens(help_of, monkeypatch, script, args, columns, most_lines):
+def test_the_first_page_fits_two_screens(help_of, monkeypatch, script, args, columns, most_lines, way):
     monkeypatch.setenv("COLUMNS", str(columns))
     if "--seed=3" in args and script not in ("train", "sample"):
         args = ["--help"]
+    argv, typed = ["/bin/hf-ddpm", PROGRAM_COMMANDS[script]], f"hf-ddpm {PROGRAM_COMMANDS[script]}"
+    if way == "script":
+        argv, typed = [f"train_scripts/{script}.py"], f"python train_scripts/{script}.py"
+    monkeypatch.setattr(sys, "argv", argv)
     lines = help_of(script, *args).splitlines()
     assert len(lines) <= most_lines and max(map(len, lines)) <= 100
-    assert any(line.strip().startswith((f"python train_scripts/{script}.py", "hf auth")) for line in lines)
+    assert any(line.strip().startswith(typed) for line in lines)
+    assert way == "hf-ddpm" or "hf-ddpm" not in "".join(lines)
     text = "\n".join(lines)
     assert "CONFIG" not in text and "Union" not in text and "default: null" not in text and "type:" not in text
 
@@ -112,7 +119,7 @@ def test_a_program_alone_says_what_it_needs_with_an_example(load_script, capsys,
         load_script(script).main([])
     err = capsys.readouterr().err
     assert stopped.value.code == 2 and err.count("\n") == 1
-    assert "required, as in: python train_scripts/" in err and "--" in err.partition("as in")[2]
+    assert f"required, as in: hf-ddpm {PROGRAM_COMMANDS[script]} --" in err and "--" in err.partition("as in")[2]
 
 
 def test_no_recipe_is_read_unless_it_is_named(capsys):

@@ -62,5 +62,5 @@ def test_options_of_diffusion_are_refused(options, tmp_path, option):
 
 def test_a_sweep_takes_the_recipe_of_a_gan_and_not_its_pipeline(options, tmp_path):
     config = parse_config(SweepConfig, [*options, "--grid.guidance_scale=[1, 2]", f"--output_dir={tmp_path / 'sweep'}"])
-    with pytest.raises(ValueError, match="it is a GAN, measure it with evaluate_model.py, or sweep over its recipe"):
+    with pytest.raises(ValueError, match="it is a GAN, measure it with hf-ddpm evaluate, or sweep over its recipe"):
         sweep(config)

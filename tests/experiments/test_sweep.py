@@ -116,10 +116,10 @@ def test_the_command_of_a_point_repeats_it(options):
     )
     config.bits_per_dim_timesteps, config.data.labels = None, ["0", 1, "it's"]
     (cell,) = config.points()
-    launcher, script, *arguments = shlex.split(evaluation_command(point_config(config, cell), 1))
-    assert (launcher, script) == ("python", "train_scripts/evaluate_model.py")
+    program, name, *arguments = shlex.split(evaluation_command(point_config(config, cell), 1))
+    assert (program, name) == ("hf-ddpm", "evaluate")
     assert parse_config(EvaluationConfig, arguments) == point_config(config, cell)
-    assert evaluation_command(point_config(config, cell), 2).startswith("torchrun --nproc_per_node 2 train_scripts/")
+    assert evaluation_command(point_config(config, cell), 2).startswith("torchrun --nproc_per_node 2 -m hf_ddpm evaluate --")
 
 
 def test_checkpoints_and_noise(options, run, tmp_path):

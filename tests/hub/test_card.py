@@ -420,7 +420,7 @@ def test_a_card_that_fails_is_a_warning_with_the_command_to_write_it(make_run, c
     with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
         write_card(pipeline_dir, pipeline_dir.parent)
     assert not try_write_card(pipeline_dir, pipeline_dir.parent)
-    command = f"to try again: python train_scripts/write_card.py --model {pipeline_dir}"
+    command = f"to try again: hf-ddpm write-card --model {pipeline_dir}"
     assert re.search(rf"config\.yaml is damaged: .*; {command}", caplog.text)
 
 
@@ -431,9 +431,7 @@ def test_a_card_that_cannot_be_written_is_a_warning_too(make_run, caplog, blocke
     caplog.set_level("INFO")
     (pipeline_dir / blocker).symlink_to("/proc/self/nothing")  # nothing can be made there
     assert not try_write_card(pipeline_dir, pipeline_dir.parent)
-    assert (
-        "stays as it is" if blocker == "README.md" else "to try again: python train_scripts/write_card.py"
-    ) in caplog.text
+    assert ("stays as it is" if blocker == "README.md" else "to try again: hf-ddpm write-card") in caplog.text
 
 
 def test_the_script_writes_the_card_or_says_why_not(make_run, load_script, capsys):

@@ -13,7 +13,10 @@ import runpy, sys
 script, *options = sys.argv[1:]
 for name in ("refused", "pushed"):
     sys.argv = [script, *options, f"--output_dir={name}", "--hub.push_to_hub", "--hub.repo_id=digits"]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
 
 from hf_ddpm.pipeline import CFGDDPMPipeline
 

@@ -37,7 +37,7 @@ def test_a_push_ends_in_time_whatever_trickles(hub, push, place, what):
     with pytest.raises(HubError, match="not pushed, the Hub took longer than .* seconds") as raised:
         push("pets", patience=BRIEF)
     assert time.perf_counter() - started < 15
-    assert "to try again: python train_scripts/push_to_hub.py --model " in str(raised.value)
+    assert "to try again: hf-ddpm push --model " in str(raised.value)
     assert not any(repository.commits for repository in hub.repositories.values())
     assert get_session().event_hooks["response"] == []
 

@@ -62,5 +62,5 @@ def test_a_mistake_in_the_card_does_not_hold_the_weights_back(trained, monkeypat
     pipeline = trained(1)
     CFGDDPMPipeline.from_pretrained(pipeline)
     assert not (pipeline / "README.md").exists()
-    command = f"python train_scripts/write_card.py --model {pipeline}"
+    command = f"hf-ddpm write-card --model {pipeline}"
     assert f"is not written, KeyError: 'of the template'; to try again: {command}\n" in capsys.readouterr().err
