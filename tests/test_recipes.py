@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from diffusers import DDPMScheduler
 
 from hf_ddpm import cli
 from hf_ddpm.commandline.commands import COMMANDS
+from hf_ddpm.models.unet import build_unet, unet_arguments
+from hf_ddpm.pipeline import CFGDDPMPipeline
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = sorted((ROOT / "hf_ddpm" / "programs").glob("[!_]*.py"))
@@ -143,9 +146,22 @@ def test_the_readme_shows_how_to_train_and_how_to_sample():
     assert {"train", "sample"} <= shown
 
 
+@pytest.fixture(scope="module")
+def untrained_mnist(tmp_path_factory) -> str:
+    """The folder of a pipeline with the network and the classes of MNIST."""
+    unet = build_unet(unet_arguments("mnist28", num_class_embeds=11))
+    pipeline = CFGDDPMPipeline(unet, DDPMScheduler(), id2label=dict(enumerate("0123456789")), null_label=10)
+    pipeline.save_pretrained(folder := tmp_path_factory.mktemp("mnist"))
+    return str(folder)
+
+
 @pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_a_command_of_the_readme_parses(understood, words):
-    understood(*program_of(words))
+def test_a_command_of_the_readme_parses(understood, untrained_mnist, words):
+    program, options = program_of(words)
+    if "--model.init_from" in options:  # read with the options
+        place = options.index("--model.init_from") + 1
+        options = [*options[:place], untrained_mnist, *options[place + 1 :]]
+    understood(program, options)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)

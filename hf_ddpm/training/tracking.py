@@ -17,6 +17,7 @@ from PIL import Image
 
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import append, write_whole
+from hf_ddpm.runtime.pictures import open_picture
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.text import one_line
 
@@ -87,7 +88,7 @@ class RunLog:
         settings = self._folder.read_grid_settings() if self._trackers else None
         if settings is None:
             return
-        with Image.open(self._folder.sample_grid(step)) as opened:
+        with open_picture(self._folder.sample_grid(step)) as opened:
             grid = opened.convert("RGB")
         caption = one_line(f"step {step}; {settings.describe()}")
         self._call_trackers(lambda tracker: _log_picture(tracker, "samples", grid, caption, step))
