@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    ConfigMixin,
     DDIMScheduler,
     DDPMScheduler,
     DiffusionPipeline,
-    ModelMixin,
     PNDMScheduler,
     RePaintScheduler,
 )
-from diffusers.configuration_utils import register_to_config
+from hidden_package import HIDE_PACKAGE
+from known_mean import KnownMean
 from PIL import Image
 
 import hf_ddpm.editing_pipeline
@@ -40,29 +39,17 @@ VARIANCES = SPREAD**2 * (1 + CORRELATION), SPREAD**2 * (1 - CORRELATION)
 """Of the sum and the difference of a pair, divided by the root of 2."""
 
 
-class GaussianNetwork(ModelMixin, ConfigMixin):
-    """v of the mean of x_0 given x_t, known in closed form for each pair of pixels."""
+class GaussianNetwork(KnownMean):
+    """For pairs of pixels, one in the left half and one in the right half."""
 
-    @register_to_config
-    def __init__(self, trained: dict, sample_size: int = SIZE, in_channels: int = 1, num_class_embeds: int | None = None):
-        super().__init__()
-        signals = DDPMScheduler.from_config(trained).alphas_cumprod.double().clamp(min=1e-12)
-        self.register_buffer("log_sigmas", ((1 - signals) / signals).log() / 2)
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, sample, timesteps, class_labels=None, return_dict=True):
-        low = timesteps[:1].long().clamp(max=len(self.log_sigmas) - 2)
-        ratio = torch.lerp(self.log_sigmas[low], self.log_sigmas[low + 1], timesteps[:1].double() - low).exp()
-        alpha = 1 / (1 + ratio**2).sqrt()
-        sigma, x = ratio * alpha, sample.double()
+    def mean(self, x, alpha, sigma):
         left, right = (x - alpha * MEAN).chunk(2, dim=3)
         # Sum and difference of a pair are independent.
         total, difference = (
             alpha * variance / (alpha**2 * variance + sigma**2) * value
             for value, variance in zip((left + right, left - right), VARIANCES, strict=True)
         )
-        clean = MEAN + torch.cat([total + difference, total - difference], dim=3) / 2
-        return ((alpha * (x - alpha * clean) / sigma - sigma * clean).to(sample.dtype),)
+        return MEAN + torch.cat([total + difference, total - difference], dim=3) / 2
 
 
 class GaussianPipeline(CFGDDPMEditingPipeline):
@@ -74,7 +61,7 @@ class GaussianPipeline(CFGDDPMEditingPipeline):
 
 def gaussian_pipeline(name: str, beta_schedule: str = "linear") -> GaussianPipeline:
     trained = {"beta_schedule": beta_schedule, "prediction_type": "v_prediction"}
-    pipeline = GaussianPipeline(GaussianNetwork(trained), DDPMScheduler(**trained))
+    pipeline = GaussianPipeline(GaussianNetwork(trained, sample_size=SIZE), DDPMScheduler(**trained))
     pipeline.scheduler = build_scheduler(name, pipeline.trained_config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -413,15 +400,9 @@ def test_a_saved_model_is_the_same_for_both_pipelines(editing, tiny_pipeline, tm
         torch.testing.assert_close(*edits, rtol=0, atol=1e-6)
 
 
-WITHOUT_THE_PACKAGE = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_ddpm":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
+WITHOUT_THE_PACKAGE = (
+    HIDE_PACKAGE
+    + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline
 
@@ -437,6 +418,7 @@ assert type(DiffusionPipeline.from_pretrained(folder + "-again", trust_remote_co
 pipeline = DiffusionPipeline.from_pretrained(folder + "-again", custom_pipeline=folder, trust_remote_code=True)
 assert type(pipeline).__name__ == "CFGDDPMPipeline"
 """
+)
 
 
 def test_a_saved_model_edits_without_the_package(editing, tmp_path):

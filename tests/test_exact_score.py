@@ -9,8 +9,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import ConfigMixin, DDIMScheduler, DDPMScheduler, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers import DDIMScheduler, DDPMScheduler
+from known_mean import KnownMean
 
 from hf_ddpm.pipeline import WITHOUT_SAMPLE_PREDICTION, CFGDDPMPipeline
 from hf_ddpm.schedulers import SCHEDULERS, build_scheduler
@@ -24,29 +24,15 @@ SIZE = 32
 MEANS, SPREADS, WEIGHT = (0.3, 0.0), (0.08, 0.5), 0.3
 
 
-class ExactNetwork(ModelMixin, ConfigMixin):
-    """The mean of x_0 given x_t, known in closed form, as the output of a network of any prediction type."""
+class ExactNetwork(KnownMean):
+    """For the three distributions, one per image."""
 
-    @register_to_config
-    def __init__(self, trained: dict, sample_size: int = SIZE, in_channels: int = 1, num_class_embeds: int | None = None):
-        super().__init__()
-        signals = DDPMScheduler.from_config(trained).alphas_cumprod.double().clamp(min=1e-12)
-        self.register_buffer("log_sigmas", ((1 - signals) / signals).log() / 2)
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, sample, timesteps, class_labels=None, return_dict=True):
-        low = timesteps[:1].long().clamp(max=len(self.log_sigmas) - 2)
-        sigma_over_alpha = torch.lerp(self.log_sigmas[low], self.log_sigmas[low + 1], timesteps[:1].double() - low).exp()
-        alpha = 1 / (1 + sigma_over_alpha**2).sqrt()
-        sigma, x = sigma_over_alpha * alpha, sample.double()
+    def mean(self, x, alpha, sigma):
         mean, spread = (torch.tensor(values, dtype=torch.float64).view(2, 1, 1, 1) for values in (MEANS, SPREADS))
-        gain = alpha * spread**2 / (alpha**2 * spread**2 + sigma**2)
-        gaussian = mean + gain * (x[:2] - alpha * mean)
-        two_valued = torch.tanh(alpha * x[2:] / sigma**2 + math.log(WEIGHT / (1 - WEIGHT)) / 2)
-        clean = torch.cat([gaussian, two_valued])
-        noise = (x - alpha * clean) / sigma
-        outputs = {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}
-        return (outputs[self.config.trained["prediction_type"]].to(sample.dtype),)
+        gain = alpha[:2] * spread**2 / (alpha[:2] ** 2 * spread**2 + sigma[:2] ** 2)
+        gaussian = mean + gain * (x[:2] - alpha[:2] * mean)
+        two_valued = torch.tanh(alpha[2:] * x[2:] / sigma[2:] ** 2 + math.log(WEIGHT / (1 - WEIGHT)) / 2)
+        return torch.cat([gaussian, two_valued])
 
 
 def quantiles(count: int) -> torch.Tensor:
@@ -66,7 +52,7 @@ def first_noise() -> torch.Tensor:
 
 
 def sample(scheduler, trained: dict, steps: int, **options) -> torch.Tensor:
-    pipeline = CFGDDPMPipeline(ExactNetwork(trained), DDPMScheduler(**trained))
+    pipeline = CFGDDPMPipeline(ExactNetwork(trained, sample_size=SIZE), DDPMScheduler(**trained))
     pipeline.scheduler = scheduler
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
@@ -76,7 +62,7 @@ def sample(scheduler, trained: dict, steps: int, **options) -> torch.Tensor:
 
 def sample_by_hand(scheduler, trained: dict, steps: int) -> torch.Tensor:
     """The loop of a diffusers example, without this package."""
-    network, generators = ExactNetwork(trained), [torch.Generator().manual_seed(i) for i in range(3)]
+    network, generators = ExactNetwork(trained, sample_size=SIZE), [torch.Generator().manual_seed(i) for i in range(3)]
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # two timesteps may be equal after rounding

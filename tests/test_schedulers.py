@@ -7,10 +7,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import ConfigMixin, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, ModelMixin, UNet2DModel
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.utils import is_torchsde_available
+from known_mean import KnownMean
 
 from hf_ddpm.pipeline import WITHOUT_SAMPLE_PREDICTION, CFGDDPMPipeline
 from hf_ddpm.sampling import load_pipeline
@@ -24,27 +23,11 @@ ZERO_SNR = {**SHORT, "beta_schedule": "linear", "rescale_betas_zero_snr": True}
 SPREAD = 0.25
 
 
-class GaussianDenoiser(ModelMixin, ConfigMixin):
-    """The perfect network for images whose pixels are N(0, SPREAD^2), with any label."""
+class GaussianDenoiser(KnownMean):
+    """For images whose pixels are N(0, SPREAD^2)."""
 
-    @register_to_config
-    def __init__(self, trained: dict, sample_size: int = 8, in_channels: int = 1, num_class_embeds: int | None = None):
-        super().__init__()
-        alphas_cumprod = DDPMScheduler.from_config(trained).alphas_cumprod.double().clamp(min=1e-12)
-        self.register_buffer("log_sigmas", ((1 - alphas_cumprod) / alphas_cumprod).log() / 2)
-        self.unused = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, sample, timesteps, class_labels=None, return_dict=True):
-        low = timesteps.long().clamp(max=len(self.log_sigmas) - 2)
-        log_sigma = torch.lerp(self.log_sigmas[low], self.log_sigmas[low + 1], timesteps.double() - low)
-        alpha = (1 / (1 + (2 * log_sigma).exp())).sqrt().view(-1, 1, 1, 1)
-        sigma = (1 - alpha**2).sqrt()
-        # x_t ~ N(0, alpha^2 s^2 + sigma^2), so the mean of x_0 given x_t is linear in x_t, and so is that of the noise.
-        scaled = sample / (alpha**2 * SPREAD**2 + sigma**2)
-        clean, noise = alpha * SPREAD**2 * scaled, sigma * scaled
-        targets = {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}
-        output = targets[self.config.trained["prediction_type"]].to(sample.dtype)
-        return UNet2DOutput(sample=output) if return_dict else (output,)
+    def mean(self, x, alpha, sigma):
+        return alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2) * x
 
 
 def gaussian_images(name: str, steps: int, count: int = 4, **trained) -> tuple[torch.Tensor, torch.Tensor]:

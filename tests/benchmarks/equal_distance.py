@@ -102,7 +102,7 @@ def fewest_steps(
 
 def exact_score(arguments: argparse.Namespace) -> tuple[CFGDDPMPipeline, Distance]:
     """A pipeline to time, and the distance that a scheduler reaches with the exact score."""
-    sys.path.append(str(ROOT / "tests"))
+    sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "shared")]
     from test_exact_score import distances, sample, trained_as
 
     trained = trained_as(arguments.beta_schedule)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hidden_package import HIDE_PACKAGE
 from safetensors.torch import load_file
 
 import hf_ddpm
@@ -146,15 +147,9 @@ def test_save_and_load_keeps_everything(architecture, tmp_path):
     assert json.loads((tmp_path / "again" / "model_index.json").read_text())["unet"] == list(pipeline.config["unet"])
 
 
-WITHOUT_THE_PACKAGE = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hf_ddpm":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Blocker())
+WITHOUT_THE_PACKAGE = (
+    HIDE_PACKAGE
+    + """
 import numpy as np, torch
 from diffusers import DiffusionPipeline
 
@@ -183,6 +178,7 @@ from hf_ddpm.pipeline import CFGDDPMPipeline
 network = CFGDDPMPipeline.from_pretrained(folders[0]).unet
 assert type(network).__module__ == "hf_ddpm.models.class_map_unet", "nothing else imports it, and no trust is needed"
 """
+)
 
 
 def test_saved_models_work_without_the_package_and_with_it(tmp_path):

@@ -54,6 +54,7 @@ def imports_of(commands: list[list[str]], folder: Path) -> list[str]:
 
 def test_help_and_options_are_printed_without_a_heavy_import(tmp_path):
     commands = [["figures", "--help"], ["figures", "reverse", "--help", "all"]]
+    commands += [["edit", "--help"], ["edit", "inpaint", "--help", "all"]]
     for program, required in REQUIRED.items():
         commands += [[program, "--help"], [program, "--help", "all"], [program, *required, "--print_config"]]
     assert imports_of(commands, tmp_path) == []
