@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
-from PIL import Image
 
 from hf_ddpm.figures.grids import grid_positions, image_grid
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock, is_free
+from hf_ddpm.runtime.pictures import save_png
 from hf_ddpm.runtime.signals import Stopped, stop_requests
 from hf_ddpm.sampling import ImagePipeline, SampleBatch, generate
+from hf_ddpm.text import file_safe
 
 
 def sample_to_folder(
@@ -99,8 +99,7 @@ def save_pngs(
     position = first_position
     for batch in batches:
         for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-            pixels = image[:, :, 0] if image.shape[2] == 1 else image
-            write_whole(folder / _file_name(position, label, seed, id2label), Image.fromarray(pixels).save)
+            save_png(image, folder / _file_name(position, label, seed, id2label))
             position += 1
         yield batch
 
@@ -130,8 +129,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _file_name(position: int, label: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
-    file_safe = re.sub(r"[^\w-]+", "-", _name(label, id2label))[:64]
-    name = "" if label is None else f"_label-{file_safe}"
+    name = "" if label is None else f"_label-{file_safe(_name(label, id2label))}"
     return f"{position:05d}{name}_seed-{seed}.png"
 
 

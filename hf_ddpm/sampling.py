@@ -246,8 +246,13 @@ def _generate_batch(
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
         images = pipeline(**what, **options, generator=generators, output_type="np")[0]
+    return to_pixels(images, f"the images of the seeds {seeds[0]} to {seeds[-1]}")
+
+
+def to_pixels(images: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
+    """Images in [0, 1], (B, H, W, C) float, as uint8; a `FloatingPointError` about `what` if the model has diverged."""
     if not np.isfinite(images).all():
-        raise FloatingPointError(f"the images of the seeds {seeds[0]} to {seeds[-1]} are not finite: the model has diverged")
+        raise FloatingPointError(f"{what} are not finite: the model has diverged")
     return (images * 255).round().astype(np.uint8)
 
 

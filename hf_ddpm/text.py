@@ -43,6 +43,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def file_safe(name: str) -> str:
+    """A name as part of the name of a file: letters, digits, `_` and `-`, at most 64."""
+    return re.sub(r"[^\w-]+", "-", name)[:64]
+
+
 @contextlib.contextmanager
 def cleaned_output() -> Iterator[None]:
     """Within this part everything printed on stdout and stderr, by other packages too, is `printable`."""

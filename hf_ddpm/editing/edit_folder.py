@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.editing.inputs import find_images, read_images, read_mask
@@ -21,9 +19,11 @@ from hf_ddpm.first_checks import check_free
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock
+from hf_ddpm.runtime.pictures import save_png
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sampling import default_guidance_scale, image_shape_of, resolve_labels
+from hf_ddpm.sampling import default_guidance_scale, image_shape_of, resolve_labels, to_pixels
+from hf_ddpm.text import file_safe
 
 MAX_ROWS = 32
 """Images whose edits are shown in the grid."""
@@ -52,8 +52,7 @@ def edit_to_folder(config: EditConfig) -> int:
         with Progress("edits", len(names), "image") as bar:
             for batch in batches:
                 for image in batch:
-                    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-                    write_whole(folder / names[len(edits)], Image.fromarray(pixels).save)
+                    save_png(image, folder / names[len(edits)])
                     edits.append(image)
                 bar.advance(len(batch))
                 if stop.signal_number:
@@ -97,14 +96,14 @@ def _edits_of_images(pipeline: CFGDDPMEditingPipeline, config: ImagesConfig) -> 
             options |= {} if labels is None else {"class_labels": [labels[i] for i in part]}
             generators = [image_generator(seeds[i]) for i in part]
             given = images[[i // count for i in part]]
-            yield _to_pixels(edit(given, generator=generators, output_type="np", **options).images)
+            yield to_pixels(edit(given, generator=generators, output_type="np", **options).images, "the edits")
 
     def rows(edits: list[Pixels]) -> tuple[list[Pixels], int]:
         shown = min(count, MAX_COLUMNS - len(before[0]))
         of_image = [[*before[i], *edits[i * count : i * count + shown]] for i in range(min(len(images), MAX_ROWS))]
         return sum(of_image, []), len(of_image[0])
 
-    names = [f"{i:05d}_of-{_file_safe(paths[i // count].stem)}_seed-{seeds[i]}.png" for i in range(total)]
+    names = [f"{i:05d}_of-{file_safe(paths[i // count].stem)}_seed-{seeds[i]}.png" for i in range(total)]
     return names, batches(), rows
 
 
@@ -125,7 +124,7 @@ def _interpolation(pipeline: CFGDDPMEditingPipeline, config: InterpolateConfig) 
             last_seed = config.seed + 1 if config.last_seed is None else config.last_seed
             generators = [image_generator(seed) for seed in (config.seed, last_seed)]
             found = pipeline.interpolate(config.num_images, generators, output_type="np", **options)
-        yield _to_pixels(found.images)  # type: ignore[union-attr]
+        yield to_pixels(found.images, "the edits")  # type: ignore[union-attr]
 
     def rows(edits: list[Pixels]) -> tuple[list[Pixels], int]:
         row = [*ends[:1], *edits, *ends[1:]]
@@ -144,14 +143,3 @@ def _sampling_options(pipeline: CFGDDPMEditingPipeline, config: EditConfig) -> d
     scale = default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale
     options = {"num_inference_steps": config.num_inference_steps, "guidance_scale": scale, "eta": config.eta}
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _to_pixels(images: Pixels) -> Pixels:
-    """(B, H, W, C) float in [0, 1] as uint8; a `FloatingPointError` if the model has diverged."""
-    if not np.isfinite(images).all():
-        raise FloatingPointError("the edits are not finite: the model has diverged")
-    return (images * 255).round().astype(np.uint8)
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^\w-]+", "-", name)[:64]

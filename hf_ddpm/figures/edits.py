@@ -131,7 +131,9 @@ def _generators(config: EditsConfig, count: int) -> list[Any]:
 
 
 def _to_pixels(output: Any) -> np.ndarray[Any, Any]:
-    return (output.images * 255).round().astype(np.uint8)
+    from hf_ddpm.sampling import to_pixels
+
+    return to_pixels(output.images, "the edits")
 
 
 def _save(config: EditsConfig, real: RealImages, columns: list[np.ndarray[Any, Any]], names: list[str]) -> list[Path]:

@@ -1,11 +1,15 @@
-"""Open picture files that may be a stranger's: `open_picture(path)`."""
+"""Open picture files that may be a stranger's, and write our own: `open_picture(path)`, `save_png(image, path)`."""
 
 from __future__ import annotations
 
 import os
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import PIL.Image
+
+from hf_ddpm.runtime.files import write_whole
 
 RASTER_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 """Formats that Pillow reads by itself, whatever a file is called: for PostScript, for example, it starts Ghostscript."""
@@ -21,3 +25,9 @@ def open_picture(file: str | os.PathLike[str] | IO[bytes]) -> PIL.Image.Image:
         return PIL.Image.open(file, formats=RASTER_FORMATS)
     except PIL.UnidentifiedImageError:
         raise PIL.UnidentifiedImageError(f"it is in none of the formats {', '.join(RASTER_FORMATS)}") from None
+
+
+def save_png(image: np.ndarray[Any, Any], path: Path) -> None:
+    """Write an image, (H, W, C) uint8 with 1 or 3 channels, as a PNG file, whole or not at all."""
+    pixels = image[:, :, 0] if image.shape[2] == 1 else image
+    write_whole(path, PIL.Image.fromarray(pixels).save)
