@@ -34,6 +34,7 @@ LIMIT = 2.5
 HOPELESS = 2.0
 """A way that takes this many times as long as the first with few images is not timed with more."""
 MAX_THREADS = 4096
+TIMES = "time of a step: "
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ def tune(
         trial = functools.cache(functools.partial(build_trial, device))
         way, why = _choose_way(config, trial, processes, recorded)
         num_threads, why_threads = _choose_threads(config, way, trial, processes, recorded)
-    reason = "; ".join(dict.fromkeys(filter(None, (why, why_threads)))) or None
+    reasons = dict.fromkeys(filter(None, (why, why_threads)))
+    reason = "; ".join(reasons).replace(f"; {TIMES}", "; ") or None
     return Tuning(mixed_precision=way[0], memory_format=way[1], num_threads=num_threads, reason=reason)
 
 
@@ -239,4 +241,4 @@ def _choose_threads(
 
 
 def _listed(relative: Mapping[str, float]) -> str:
-    return "time of a step: " + ", ".join(f"{name} {value:.2f}" for name, value in relative.items())
+    return TIMES + ", ".join(f"{name} {value:.2f}" for name, value in relative.items())
