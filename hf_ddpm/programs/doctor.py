@@ -16,6 +16,7 @@ from hf_ddpm.config import BaseConfig
 from hf_ddpm.doctor.examine import NUM_IMAGES, examine
 from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.libraries import load_libraries
 
 
 @dataclass(kw_only=True)
@@ -50,6 +51,8 @@ def main(args: list[str] | None = None) -> int:
     with user_errors(DoctorConfig):
         if config.scheduler is not None:
             check_scheduler(config.scheduler)
+        if config.samples:
+            load_libraries()
         examination = examine(
             RunFolder(config.run),
             samples=config.samples,

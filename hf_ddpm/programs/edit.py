@@ -19,6 +19,7 @@ from hf_ddpm.commandline.help import wrap_prose
 from hf_ddpm.editing.inputs import check_mask, find_images
 from hf_ddpm.editing.options import EDITS, InpaintConfig
 from hf_ddpm.first_checks import check_class_labels, check_model, check_scheduler
+from hf_ddpm.runtime.libraries import load_libraries
 
 
 def main(args: list[str] | None = None) -> None:
@@ -40,6 +41,7 @@ def main(args: list[str] | None = None) -> None:
         find_images(getattr(config, "images", None) or ())
         if isinstance(config, InpaintConfig):
             check_mask(Path(config.mask))
+        load_libraries()
         from hf_ddpm.editing.edit_folder import edit_to_folder
 
         count = edit_to_folder(config)
