@@ -18,7 +18,7 @@ from hf_ddpm.data.columns import choose_columns, with_undecoded_images
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is_archive
 from hf_ddpm.data.folders import read_image_folder
-from hf_ddpm.data.labels import encode_labels, first_ten, words_left_out
+from hf_ddpm.data.labels import class_ids_of, encode_labels, first_ten, words_left_out
 from hf_ddpm.data.undecoded import image_roots, path_of
 from hf_ddpm.first_checks import check_source
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -26,6 +26,7 @@ from hf_ddpm.runtime.libraries import few_collections
 
 DIGITS_SPLITS = ("train", "test")
 DIGITS_TEST_IMAGES = 360
+DIGITS_CLASSES = list("0123456789")
 TABLE_SUFFIXES = {".arrow", ".parquet"}
 # Suffixes of the files that datasets reads, by its name for their format.
 READ_SUFFIXES = {
@@ -100,6 +101,8 @@ def open_source(
     check_max_images(max_images)
     if source == "digits":  # a mistake does not wait for scikit-learn
         require_split(DIGITS_SPLITS, source, split)
+        if labels is not None:
+            class_ids_of(labels, DIGITS_CLASSES)
     splits, left_out = open_splits(source)
     require_split(splits, source, split)
     if len(splits[split]) == 0:
@@ -191,7 +194,7 @@ def _digits_splits() -> dict[str, datasets.Dataset]:
     train_rows, test_rows = train_test_split(
         np.arange(len(pixels)), test_size=DIGITS_TEST_IMAGES, stratify=digits.target, random_state=0
     )
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("0123456789"))})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=DIGITS_CLASSES)})
     splits = {}
     for split, rows in zip(DIGITS_SPLITS, (train_rows, test_rows), strict=True):
         columns = {"image": [PIL.Image.fromarray(image) for image in pixels[rows]], "label": digits.target[rows]}

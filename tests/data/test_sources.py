@@ -1,6 +1,7 @@
 """Where images and labels are found, and which mistakes are refused."""
 
 import socket
+import sys
 from pathlib import Path
 
 import datasets
@@ -358,3 +359,10 @@ def test_kept_class_without_images_is_refused(tmp_path):
     features = {"label": datasets.ClassLabel(names=COLOURS)}
     folder = save(tmp_path / "two", make_dataset(features, label=[0, 1]))
     assert "'blue' has no image in split 'train'" in refusal(folder, "train", labels=["red", "blue"])
+
+
+@pytest.mark.parametrize(("split", "labels"), [("trian", None), ("train", ["11"])])
+def test_mistakes_about_the_digits_are_found_without_scikit_learn(monkeypatch, split, labels):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # the import fails
+    with pytest.raises(ValueError, match="trian|11"):
+        open_source("digits", split, labels=labels)
