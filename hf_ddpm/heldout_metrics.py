@@ -17,6 +17,7 @@ from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
 from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
+from hf_ddpm.image_shape import plain_size, size_pair, size_text
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
 from hf_ddpm.runtime.distributed import gather, shard
 
@@ -82,7 +83,7 @@ def simple_losses(
     # The same draws in all versions: the loss that a run logs is then comparable throughout.
     generator = seeded_generator("step", seed, 0)
     timesteps = stratified_timesteps(num_images, len(alphas_cumprod), generator)
-    noise = torch.randn(num_images, images.channels, images.image_size, images.image_size, generator=generator)
+    noise = torch.randn(num_images, *images.image_shape, generator=generator)
     losses = []
     for rows in torch.arange(num_images).split(BATCH_SIZE):
         where = rows * len(images) // num_images if spread else rows
@@ -184,7 +185,7 @@ def _network(pipeline: CFGDDPMPipeline) -> Any:
 
 def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and labels for a conditional model, on its device."""
-    clean_images = to_model_range(images.images(rows)).to(pipeline.device)
+    clean_images = to_model_range(images.images(rows), images.value_range).to(pipeline.device)
     if not pipeline.is_conditional:
         return clean_images, None
     assert images.class_labels is not None, "refused by _check"
@@ -209,8 +210,9 @@ def _variance_type(pipeline: CFGDDPMPipeline) -> VarianceType:
 def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed: int) -> None:
     """Refuse images that do not match the model or are too few, and a scheduler without betas."""
     unet, size, channels = pipeline.unet.config, images.image_size, images.channels
-    sizes = (unet.sample_size,) * 2 if isinstance(unet.sample_size, int) else tuple(unet.sample_size)
-    require(sizes == (size, size), "images.image_size", size, f"the model takes {sizes[0]} x {sizes[1]} pixels, give that")
+    expected = size_pair(unet.sample_size)
+    remedy = f"the model takes {size_text(expected)} pixels, give that"
+    require(expected == size, "images.image_size", plain_size(size), remedy)
     require(unet.in_channels == channels, "images.channels", channels, f"the model takes {unet.in_channels}, give that")
     if pipeline.is_conditional:
         _check_classes(pipeline, images.class_names)

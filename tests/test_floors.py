@@ -19,8 +19,9 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "cli": 0, "commandline": 0, "text": 0, "markdown": 0, "results": 0, "run_folder": 0, "runtime": 0,
-    "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0, "first_checks": 0,
+    "config": 0, "image_shape": 0, "cli": 0, "commandline": 0, "text": 0, "markdown": 0, "results": 0, "run_folder": 0,
+    "runtime": 0, "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0,
+    "first_checks": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "editing": 2, "hub": 2,
     "training": 3, "evaluation": 3, "doctor": 3,

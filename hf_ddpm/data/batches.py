@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hf_ddpm.image_shape import ValueRange
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageBatch:
     """What one process trains on in one micro-step."""
 
     images: torch.Tensor
-    """(B, C, H, W) uint8 in [0, 255]."""
+    """(B, C, H, W) uint8 in [0, 255], or uint16 or float32 in the range of the values."""
     class_labels: torch.Tensor | None
     """(B,) int64 in [0, num_classes); None = no labels."""
     sample_ids: torch.Tensor
@@ -55,11 +57,17 @@ class IndexStream:
         return torch.cat(pieces)
 
 
-def to_model_range(images: torch.Tensor) -> torch.Tensor:
-    """Scale pixels, (B, C, H, W) uint8 in [0, 255], to the range of the model, float32 in [-1, 1]."""
-    assert images.dtype == torch.uint8
+def to_model_range(images: torch.Tensor, value_range: ValueRange | None = None) -> torch.Tensor:
+    """Scale pixels, (B, C, H, W) uint8, uint16 or float32, to the range of the model, float32 in [-1, 1].
+
+    `value_range` are the values that become -1 and 1; None = 0 and 255, which uint8 always has.
+    """
+    assert (value_range is None) == (images.dtype == torch.uint8)
+    low, high = value_range or (0, 255)
     scaled = images.numpy().astype(np.float32)  # NumPy, as it runs beside the threads of the network
-    scaled /= 127.5
+    if low:
+        scaled -= low
+    scaled /= (high - low) / 2
     scaled -= 1
     return torch.from_numpy(scaled)
 

@@ -1,4 +1,4 @@
-"""Decode one image of any format to square uint8 pixels, gray or RGB."""
+"""Decode one image of any format to uint8 pixels, gray or RGB."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from hf_ddpm.data.undecoded import Undecoded, open_undecoded, path_of, shortened
+from hf_ddpm.image_shape import ImageSize, ValueRange, size_pair
 
 # Part of the name of every cache file: increase it whenever the same image would decode to other pixels.
 DECODER_VERSION = 2
@@ -21,7 +22,6 @@ GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # The warning about images that may be decompression bombs as an error, as the `warnings` module keeps it.
 BOMBS_ARE_ERRORS = ("error", None, PIL.Image.DecompressionBombWarning, None, 0)
 ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
-ValueRange = tuple[float, float]
 Kind = Literal["integers", "floats", "array", "reduced"]
 """Images of more than 8 bits: gray integers, gray floats, arrays of any type, and those that Pillow reduces to 8 bits."""
 MAX_16_BIT = 65535
@@ -65,9 +65,9 @@ class ImageFacts:
     """The highest value; None = plain 8 bits."""
 
 
-def check_pixel_options(image_size: int, channels: int | None, value_range: ValueRange | None = None) -> None:
+def check_pixel_options(image_size: ImageSize, channels: int | None, value_range: ValueRange | None = None) -> None:
     """Raise a `ValueError` for an impossible size, number of channels or range."""
-    if image_size < 1:
+    if min(size_pair(image_size)) < 1:
         raise ValueError(f"image_size is {image_size}: give at least 1 pixel")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}: give 1 (gray) or 3 (RGB), or leave it out (as the data)")
@@ -78,20 +78,20 @@ def check_pixel_options(image_size: int, channels: int | None, value_range: Valu
 def decode_image(
     value: Undecoded,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     value_range: ValueRange | None = None,
     roots: tuple[str, ...] = (),
 ) -> bytes:
-    """Decode one image to channels * image_size**2 bytes in CHW order.
+    """Decode one image to channels * height * width bytes in CHW order.
 
     The EXIF orientation is applied, transparency is composited over white, and values of more than 8 bits are scaled from
-    their range to 0..255. The shorter side is resized to `image_size` (bicubic, antialiased; skipped if it has that size
-    already), then the centre is cropped. An animation is represented by its first frame.
+    their range to 0..255. The image is resized until it just covers `image_size` (bicubic, antialiased; skipped if it does
+    so already), then the centre is cropped. An animation is represented by its first frame.
 
     Args:
         value: the image as the data hold it, see `open_undecoded`.
-        image_size: height and width, in pixels.
+        image_size: height and width, in pixels; one number = both.
         channels: 1 (gray) or 3 (RGB).
         value_range: the values that become black and white, of images of more than 8 bits and of arrays; None = 0..65535
             for gray images of 16 bits and 0..255 for arrays.
@@ -104,8 +104,8 @@ def decode_image(
         image, mode = _to_8_bits(image, value_range), "L" if channels == 1 else "RGB"
         image.load()  # before its mode and size are final
         image = image if image.mode == mode else image.convert(mode)
-        pixels = np.asarray(_centre_square(image, image_size))
-    return pixels.reshape(image_size, image_size, channels).transpose(2, 0, 1).tobytes()
+        pixels = np.asarray(_cropped(image, size_pair(image_size)))
+    return pixels.reshape(*size_pair(image_size), channels).transpose(2, 0, 1).tobytes()
 
 
 def inspect_image(value: Undecoded, roots: tuple[str, ...] = ()) -> ImageFacts:
@@ -201,14 +201,18 @@ def _scale(values: np.ndarray[Any, Any], value_range: ValueRange) -> np.ndarray[
     return np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def _centre_square(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:
-    """Resize the shorter side to image_size and crop the centre."""
-    if image.size == (image_size, image_size):
+def _cropped(image: PIL.Image.Image, image_size: tuple[int, int]) -> PIL.Image.Image:
+    """Resize until the image just covers the size, and crop the centre."""
+    height, width = image_size
+    if image.size == (width, height):
         return image
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if side == image_size:
-        return image.crop((int(left), int(top), int(left) + side, int(top) + side))
-    # With `box` only the square is resampled: a strip of 1 x 10,000 pixels is not enlarged as a whole first.
-    box = (left, top, left + side, top + side)
-    return image.resize((image_size, image_size), PIL.Image.Resampling.BICUBIC, box=box)
+    # The part of the image that has the proportions of the result; whole pixels if it is square.
+    is_wide = image.width * height >= image.height * width
+    part_width = image.height * width / height if is_wide else image.width
+    part_height = image.height if is_wide else image.width * height / width
+    left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
+    if (part_width, part_height) == (width, height):
+        return image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    # With `box` only that part is resampled: a strip of 1 x 10,000 pixels is not enlarged as a whole first.
+    box = (left, top, left + part_width, top + part_height)
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC, box=box)

@@ -9,6 +9,7 @@ from hf_ddpm.data.description import ClassCount, DataDescription
 from hf_ddpm.data.options import TrainingDataConfig
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.data.table import ImageTable
+from hf_ddpm.image_shape import plain_size
 
 
 def describe_data(
@@ -27,7 +28,7 @@ def describe_data(
         num_test_images=None if test_images is None else test_images.num_images,
         streaming=getattr(data, "streaming", False),
         originals=images.originals,
-        image_size=images.image_size,
+        image_size=plain_size(images.image_size),
         channels=images.channels,
         classes=None
         if names is None

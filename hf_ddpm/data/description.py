@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hf_ddpm.image_shape import ImageSize, size_text
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.text import composed, one_line
 
@@ -69,7 +70,7 @@ class DataDescription:
     """Whether images are read in training."""
     originals: Originals | None
     """The images of the train split, or the first ones of a stream, before they are decoded; None = unknown."""
-    image_size: int
+    image_size: ImageSize
     """Height and width in pixels that they are decoded to."""
     channels: int
     """1 (gray) or 3 (RGB)."""
@@ -122,7 +123,7 @@ class DataDescription:
     @property
     def sizes(self) -> str:
         """The original sizes and the one trained at."""
-        trained = f"{self.image_size} x {self.image_size}"
+        trained = size_text(self.image_size)
         if self.originals is None:
             return f"trained at {trained} pixels"
         smallest, largest = (f"{width} x {height}" for width, height in (self.originals.smallest, self.originals.largest))

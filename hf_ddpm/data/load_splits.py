@@ -9,22 +9,25 @@ from hf_ddpm.data.options import DecodeOptions, SplitsConfig
 from hf_ddpm.data.scan import check_value_range, scan
 from hf_ddpm.data.sources import ImageSource
 from hf_ddpm.data.table import ImageTable, decode_images
+from hf_ddpm.image_shape import ImageSize
 from hf_ddpm.run_folder import RunFolder
 
 
-def load_splits(data: SplitsConfig, *, image_size: int, channels: int | None = None) -> tuple[ImageTable, ImageTable | None]:
+def load_splits(
+    data: SplitsConfig, *, image_size: ImageSize, channels: int | None = None
+) -> tuple[ImageTable, ImageTable | None]:
     """Open and decode the train split and, if one is named, the held-out split; see `decode_images`."""
     return decode_sources(data, open_sources(data), image_size=image_size, channels=channels)
 
 
-def load_train_split(data: DecodeOptions, *, image_size: int, channels: int | None = None) -> ImageTable:
+def load_train_split(data: DecodeOptions, *, image_size: ImageSize, channels: int | None = None) -> ImageTable:
     """Open and decode the train split alone; see `load_splits`."""
     [source] = open_sources(data)
     return decode_images(source, image_size=image_size, channels=channels, **decode_options(data))
 
 
 def decode_sources(
-    data: SplitsConfig, sources: list[ImageSource], *, image_size: int, channels: int | None
+    data: SplitsConfig, sources: list[ImageSource], *, image_size: ImageSize, channels: int | None
 ) -> tuple[ImageTable, ImageTable | None]:
     """Decode the result of `open_sources`; its splits have the same number of channels and range of values."""
     scans = [scan(source) for source in sources]

@@ -10,13 +10,14 @@ import datasets
 
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
-from hf_ddpm.data.decode import UndecodableImage, ValueRange, check_pixel_options, decode_image
+from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, decode_image
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label, words_left_out
 from hf_ddpm.data.scan import check_value_range, scan_values
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
 from hf_ddpm.data.stream import Example, ImageStream, Settled
 from hf_ddpm.data.undecoded import image_roots, path_of
+from hf_ddpm.image_shape import ImageSize, ValueRange, size_pair
 
 FIRST_IMAGES = 100  # that stand for all of a stream; each may be a request to the Hub
 
@@ -25,7 +26,7 @@ def open_stream(
     source: str,
     split: str,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
     image_column: str | None = None,
@@ -107,8 +108,8 @@ def open_stream(
         class_ids=class_ids,
         class_names=None if class_conditional is False else class_names,
         channels=channels or looked.channels,
-        image_size=image_size,
-        value_range=value_range,
+        image_size=size_pair(image_size),
+        declared_range=value_range,
         roots=roots,
         settled=settled,
         originals=looked.originals,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_ddpm.config import BaseConfig
+from hf_ddpm.image_shape import plain_size, size_pair
 
 
 @dataclass(kw_only=True)
@@ -84,14 +85,17 @@ class ClassConditionalOptions(BaseDataConfig):
 class ImageShapeOptions(BaseDataConfig):
     """Size and channels of images."""
 
-    image_size: int | None = None
-    """Height and width in pixels, by resizing and center crop; None = the size of the model preset."""
+    image_size: int | tuple[int, int] | None = None
+    """Height and width in pixels, one number for both or [height, width], by resizing and center crop; None = the size of
+    the model preset."""
     channels: Literal[1, 3] | None = None
     """1 = grayscale, 3 = RGB; None = RGB if any image has colour, or as the model if it is given by its config.json."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("image_size", "pixels")
+        if self.image_size is not None:
+            self.require(min(size_pair(self.image_size)) > 0, "image_size", "give a number of pixels above 0")
+            self.image_size = plain_size(self.image_size)
 
 
 @dataclass(kw_only=True)

@@ -16,11 +16,12 @@ import datasets
 import pyarrow
 import pyarrow.compute
 
-from hf_ddpm.data.decode import DEFAULT_RANGES, MAX_16_BIT, ImageFacts, Kind, UndecodableImage, ValueRange, inspect_image
+from hf_ddpm.data.decode import DEFAULT_RANGES, MAX_16_BIT, ImageFacts, Kind, UndecodableImage, inspect_image
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.sources import ImageSource
+from hf_ddpm.image_shape import ValueRange
 
 SCAN_VERSION = 2
 SCANNING_BATCH = 256  # images

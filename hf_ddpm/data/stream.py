@@ -18,13 +18,15 @@ import torch
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
-from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, ValueRange, decode_image, inspect_image
+from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, decode_image, inspect_image
+from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.data.undecoded import Undecoded, path_of
+from hf_ddpm.image_shape import ValueRange
 
 Example = dict[str, Any]
 READING_BATCH = 256  # undecoded images
@@ -41,7 +43,7 @@ class Settled:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageStream:
+class ImageStream(DecodedImages):
     """Images that can be read from the beginning any number of times."""
 
     examples: datasets.IterableDataset
@@ -62,12 +64,8 @@ class ImageStream:
     """Label in the data -> class label; None = labels are not read."""
     class_names: list[str] | None
     """Name of each class in the order of the class labels; None = the images have no labels."""
-    channels: int
-    """1 (gray) or 3 (RGB)."""
-    image_size: int
-    """Height and width, in pixels."""
-    value_range: ValueRange | None
-    """The option, see `decode_image`."""
+    declared_range: ValueRange | None
+    """The option `value_range`, see `decode_image`."""
     roots: tuple[str, ...]
     """Folders in which images may lie that are kept as paths, see `image_roots`."""
     settled: Settled
@@ -95,13 +93,13 @@ class ImageStream:
         images, class names, pixels and label of the first image. Data that differ later may have the same fingerprint."""
         known: dict[str, Any] = {
             "columns": {name: type_name(self.whole_split.features, name) for name in self.whole_split.features},
-            "shape": [self.channels, self.image_size, self.image_size],
+            "shape": list(self.image_shape),
             "class_ids": None if self.class_ids is None else list(self.class_ids.items()),
             "class_names": self.class_names,
             "max_images": self.max_images,
         }
-        if self.value_range is not None:
-            known["value_range"] = list(self.value_range)
+        if self.declared_range is not None:
+            known["value_range"] = list(self.declared_range)
         [first] = self.decode([self.first], InOrder())
         assert first is not None, "open_stream has decoded it before"
         return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
@@ -145,7 +143,7 @@ class ImageStream:
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
     def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, int | None] | None]:
-        """channels * image_size**2 bytes in CHW order, and the class label (None = no labels), of each example.
+        """The bytes of the pixels in CHW order, and the class label (None = no labels), of each example.
 
         None instead of both = the image cannot be decoded and is left out. A wrong image or label is a `ValueError`.
         """
@@ -174,8 +172,13 @@ class ImageStream:
         """Decode one image, in any thread; an image of another kind than the first ones is a `ValueError`."""
         try:
             self._check_settled(inspect_image(image, self.roots))
-            shape = {"image_size": self.image_size, "channels": self.channels}
-            return decode_image(image, **shape, value_range=self.value_range, roots=self.roots)
+            return decode_image(
+                image,
+                image_size=self.image_size,
+                channels=self.channels,
+                value_range=self.declared_range,
+                roots=self.roots,
+            )
         except UndecodableImage as error:
             return error
 
@@ -241,11 +244,10 @@ class StreamReader:
         self._position = None
         rows = self._decode([self._next() for _ in range(self.batch_size)])
         self._position = position + self.batch_size
-        shape = (self.batch_size, self.stream.channels, self.stream.image_size, self.stream.image_size)
-        pixels = np.frombuffer(bytearray().join(pixels for pixels, _ in rows), dtype=np.uint8).reshape(shape)
+        pixels = np.frombuffer(bytearray().join(pixels for pixels, _ in rows), dtype=self.stream.pixel_type)
         has_labels = self.stream.class_names is not None
         return ImageBatch(
-            images=torch.from_numpy(pixels),
+            images=torch.from_numpy(pixels.reshape(self.batch_size, *self.stream.image_shape)),
             class_labels=torch.tensor([label for _, label in rows]) if has_labels else None,
             sample_ids=torch.arange(position, position + self.batch_size),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,28 +16,26 @@ import torch
 
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, IndexStream
-from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, ValueRange, check_pixel_options, decode_image
+from hf_ddpm.data.decode import DECODER_VERSION, UndecodableImage, check_pixel_options, decode_image
+from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.scan import Scan, check_value_range, scan
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.undecoded import Undecoded
+from hf_ddpm.image_shape import ImageSize, ValueRange, plain_size, size_pair
 
 DECODING_BATCH = 256  # images
 HASHING_BATCH = 512  # images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageTable:
+class ImageTable(DecodedImages):
     """Decoded images: pixels on disk (in memory if the dataset is in memory), labels in memory."""
 
     pixels: datasets.Dataset
-    """One column `pixels`: channels * image_size**2 bytes per row, in CHW order."""
-    channels: int
-    """1 (gray) or 3 (RGB)."""
-    image_size: int
-    """Height and width, in pixels."""
+    """One column `pixels`: the values of an image per row, in CHW order."""
     class_names: list[str] | None
     """Name of each class in the order of the labels; None = no labels."""
     class_labels: torch.Tensor | None
@@ -61,10 +60,9 @@ class ImageTable:
         return TableReader(self, seed=seed, batch_size=batch_size, num_processes=num_processes, process_index=process_index)
 
     def images(self, indices: torch.Tensor) -> torch.Tensor:
-        """Images at some positions, (B,) int64 in [0, N) in any order: (B, C, H, W) uint8 in [0, 255]."""
+        """Images at some positions, (B,) int64 in [0, N) in any order: (B, C, H, W) of the `pixel_type`."""
         rows = bytearray().join(self.pixels[indices.tolist()]["pixels"])
-        shape = (len(indices), self.channels, self.image_size, self.image_size)
-        return torch.from_numpy(np.frombuffer(rows, dtype=np.uint8).reshape(shape))
+        return torch.from_numpy(np.frombuffer(rows, dtype=self.pixel_type).reshape(len(indices), *self.image_shape))
 
     def in_class_order(self, class_names: list[str]) -> ImageTable:
         """The same images with their classes, which these are the names of, numbered in another order."""
@@ -76,7 +74,7 @@ class ImageTable:
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever they are stored."""
-        header = {"shape": [len(self), self.channels, self.image_size, self.image_size], "class_names": self.class_names}
+        header = {"shape": [len(self), *self.image_shape], "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(header).encode())
         for rows in self.pixels.iter(batch_size=HASHING_BATCH):
             digest.update(b"".join(rows["pixels"]))
@@ -114,7 +112,7 @@ def load_images(
     source: str,
     split: str,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
     image_column: str | None = None,
@@ -135,7 +133,7 @@ def load_images(
 def decode_images(
     source: ImageSource,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
     scanned: Scan | None = None,
@@ -147,7 +145,7 @@ def decode_images(
     An option that is wrong, or an image that cannot be decoded and is not left out, is a `ValueError`.
 
     Args:
-        image_size: height and width in pixels; see `decode_image` for how an image is resized.
+        image_size: height and width in pixels, one number = both; see `decode_image` for how an image is resized.
         channels: 1 (gray) or 3 (RGB); None = RGB if any image has colour.
         value_range: the values that become black and white, see `decode_image` and `check_value_range`.
         scanned: the result of `scan`, whose values fit `value_range`; None = look at the images first.
@@ -176,7 +174,7 @@ def decode_images(
     return ImageTable(
         pixels=pixels,
         channels=channels,
-        image_size=image_size,
+        image_size=size_pair(image_size),
         class_names=source.class_names,
         class_labels=class_labels,
         originals=scanned.originals,
@@ -190,7 +188,7 @@ def _decode_all(
     bad_images: BadImages,
     mean_pixels: float,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     value_range: ValueRange | None,
 ) -> datasets.Dataset:
@@ -214,7 +212,7 @@ def _decode_all(
             start += len(values)
 
     stamps = stamps_of(records, source.image_column, source.roots)
-    parts = [DECODER_VERSION, image_size, channels, records.column_names, records._fingerprint, stamps]
+    parts = [DECODER_VERSION, plain_size(image_size), channels, records.column_names, records._fingerprint, stamps]
     parts += ["bad images left out"] if bad_images.are_left_out else []
     parts += [] if value_range is None else [list(value_range)]
     return read_or_build(
@@ -223,7 +221,7 @@ def _decode_all(
         len(records),
         rows,
         f"decoding {source.split}",
-        channels * image_size**2,
+        channels * math.prod(size_pair(image_size)),
     )
 
 

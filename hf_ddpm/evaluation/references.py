@@ -149,7 +149,7 @@ class References:
 
     def noise(self, positions: Tensor) -> Tensor:
         """Images of uniform noise, (N, C, H, W) uint8; each depends only on its position, (N,) int64 from 0."""
-        shape = (self.train.channels, self.train.image_size, self.train.image_size)
+        shape = self.train.image_shape
         generators = map(image_generator, positions.tolist())
         return torch.stack([torch.randint(256, shape, generator=it, dtype=torch.uint8) for it in generators])
 

@@ -27,6 +27,7 @@ from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, wit
 from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.first_checks import check_scheduler
+from hf_ddpm.image_shape import ImageSize
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
@@ -278,7 +279,7 @@ def _data_of_recipes(config: SweepConfig, trainings: Trainings) -> ReferenceData
     return first
 
 
-def _image_size(options: TrainConfig | GANConfig) -> int | None:
+def _image_size(options: TrainConfig | GANConfig) -> ImageSize | None:
     """Height and width of the training images in pixels; None = those of the data."""
     size = options.data.image_size
     return options.network_arguments(image_size=size)["sample_size"] if isinstance(options, TrainConfig) else size

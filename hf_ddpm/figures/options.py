@@ -34,7 +34,7 @@ class ModelDataConfig(ValueRangeOptions):
 class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
     """Real images to show."""
 
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     """Height and width in pixels, by resizing and center crop; None = the shorter side of the first image, at most 128."""
     channels: Literal[1, 3] | None = None
     """1 = grayscale, 3 = RGB; None = RGB if any of the images has colour."""

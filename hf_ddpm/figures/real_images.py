@@ -19,6 +19,7 @@ from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 from hf_ddpm.figures.schedules import schedule_name
+from hf_ddpm.image_shape import size_pair
 
 Data = TypeVar("Data", bound=ModelDataConfig)
 LARGEST_SIZE = 128  # pixels, by default
@@ -68,9 +69,10 @@ def read_images(
         max_classes: number of classes, the first ones; None = all.
         shape: (C, H, W) of the images, see `decode_image`; None = that of the options, else of the first image.
     """
-    channels, size, _ = shape or (None, None, None)
+    channels, size = (shape[0], shape[1:]) if shape else (None, None)
     if isinstance(data, FigureDataConfig) and shape is None:
-        channels, size = data.channels, data.image_size
+        channels = data.channels
+        size = None if data.image_size is None else size_pair(data.image_size)
     assert data.source is not None  # checked by the options of the figure, or set by `data_of_model`
     source = open_source(data.source, data.split or "train", **data.column_options())
     rows = _choose_rows(source, count, per_class, max_classes)
@@ -81,7 +83,7 @@ def read_images(
             check_value_range([scan(source)], data.value_range, source.name, source.split)
         channels = channels or looked.channels
         first = inspect_image(source.dataset[0][source.image_column], source.roots)
-        size = size or min(first.width, first.height, LARGEST_SIZE)
+        size = size or size_pair(min(first.width, first.height, LARGEST_SIZE))
         options: dict[str, Any] = {
             "image_size": size,
             "channels": channels,
@@ -91,7 +93,7 @@ def read_images(
         pixels = [decode_image(value, **options) for value in values]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
-    images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, size, size).transpose(1, 2, 0) for image in pixels])
+    images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, *size).transpose(1, 2, 0) for image in pixels])
     if source.class_names is None:
         return RealImages(images=images, labels=None, names=None, num_classes=None)
     labels = list(source.dataset.select(rows)[source.label_column])

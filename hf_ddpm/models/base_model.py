@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.first_checks import check_model
+from hf_ddpm.image_shape import ImageSize
 from hf_ddpm.models.unet import fit_to_images, read_architecture
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.reading import read_json
@@ -66,7 +67,7 @@ class BaseModel:
         architecture: str,
         preset: str | None,
         overrides: Mapping[str, Any] | None,
-        image_size: int | None,
+        image_size: ImageSize | None,
         channels: int | None,
         num_class_embeds: int | None,
         learned_variance: bool,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_ddpm.commandline.names import nearest
+from hf_ddpm.image_shape import ImageSize
 from hf_ddpm.runtime.reading import read_json
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def unet_arguments(
     preset: str,
     overrides: dict[str, Any] | None = None,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: int | None = None,
     num_class_embeds: int | None = None,
     learned_variance: bool = False,
@@ -135,7 +136,7 @@ def fit_to_images(
     arguments: dict[str, Any],
     network: str,
     *,
-    image_size: int | None,
+    image_size: ImageSize | None,
     channels: int | None,
     num_class_embeds: int | None,
     learned_variance: bool,

@@ -17,6 +17,7 @@ from hf_ddpm.data.batches import flip_horizontally, to_model_range
 from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
+from hf_ddpm.image_shape import plain_size
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
@@ -82,7 +83,7 @@ class GANRun(Run[GANConfig]):
         config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
         positions, latent_dim = self.positions(place.micro_step), config.model.latent_dim
         randomness = sample_gan_randomness(config.seed, place.step, positions, latent_dim, self.image_shape)
-        real, labels = to_model_range(batch.images), batch.class_labels
+        real, labels = to_model_range(batch.images, self.images.value_range), batch.class_labels
         if config.data.horizontal_flip:
             real = flip_horizontally(real, randomness.flip)
         return GANBatch(
@@ -144,7 +145,11 @@ def load_data(config: GANConfig, processes: PartialState) -> Data:
 def build_network(config: GANConfig, images: Images) -> DCGAN:
     """Build both networks for these images, with weights from the global random generator."""
     num_classes = None if images.class_names is None else len(images.class_names)
-    shape: dict[str, Any] = {"sample_size": images.image_size, "channels": images.channels, "num_classes": num_classes}
+    shape: dict[str, Any] = {
+        "sample_size": plain_size(images.image_size),
+        "channels": images.channels,
+        "num_classes": num_classes,
+    }
     return DCGAN(**shape, **asdict(config.model))
 
 
@@ -157,9 +162,8 @@ def build_trial(config: GANConfig, data: Data, device: torch.device) -> Trial:
         fake = network.generator(torch.zeros(len(real), config.model.latent_dim, device=device), labels)
         return network.discriminator(real, labels) + network.discriminator(fake, labels)
 
-    shape = (images.channels, images.image_size, images.image_size)
     network = build_network(config, images).to(device)
-    return Trial(network=network, forward=forward, image_shape=shape, batch_size=config.data.batch_size)
+    return Trial(network=network, forward=forward, image_shape=images.image_shape, batch_size=config.data.batch_size)
 
 
 def prepare(config: GANConfig, accelerator: Accelerator, data: Data, tuning: Tuning) -> tuple[GANRun, GANState]:

@@ -20,6 +20,7 @@ from hf_ddpm.data.load_splits import decode_sources
 from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import seeded_generator
+from hf_ddpm.image_shape import size_pair
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.checkpoints import TRAINING_FILES
@@ -88,7 +89,7 @@ def load_data(config: JudgeConfig, processes: PartialState) -> Data:
     data, image_size = config.data, config.data.image_size
     assert image_size is not None, "the options demand it"
     remedy = f"a judge takes images of up to {MAX_IMAGE_SIZE} pixels"
-    require(image_size <= MAX_IMAGE_SIZE, "data.image_size", image_size, remedy)
+    require(max(size_pair(image_size)) <= MAX_IMAGE_SIZE, "data.image_size", image_size, remedy)
     sources = open_sources(data)
     has_labels = sources[0].class_names is not None
     require(has_labels, "data.source", data.source, "no labels are found in it, name their column with --data.label_column")
@@ -115,9 +116,8 @@ def build_trial(config: JudgeConfig, data: Data, device: torch.device) -> Trial:
     def forward(network: torch.nn.Module, pixels: Tensor) -> Tensor:
         return network(prepare_pixels(pixels)).logits
 
-    shape = (images.channels, images.image_size, images.image_size)
     network = _build_classifier(config, images).train().to(device)
-    return Trial(network=network, forward=forward, image_shape=shape, batch_size=config.data.batch_size)
+    return Trial(network=network, forward=forward, image_shape=images.image_shape, batch_size=config.data.batch_size)
 
 
 def prepare(config: JudgeConfig, accelerator: Accelerator, data: Data, tuning: Tuning) -> tuple[JudgeRun, JudgeState]:
@@ -214,7 +214,7 @@ def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:
         num_test_images=len(test_images),
         seed=run.config.seed,
         sha256="",
-        image_size=images.image_size,
+        image_size=images.image_size[0],
         channels=images.channels,
         class_names=images.class_names,
         source=run.config.data.source,

@@ -25,6 +25,7 @@ from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
 from hf_ddpm.hub.push import try_push
+from hf_ddpm.image_shape import ImageSize, plain_size
 from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -132,7 +133,7 @@ class DiffusionRun(Run[TrainConfig]):
             num_train_timesteps=config.schedule.num_train_timesteps,
             timestep_sampling=config.objective.timestep_sampling,
         )
-        images, class_labels = to_model_range(batch.images), batch.class_labels
+        images, class_labels = to_model_range(batch.images, self.images.value_range), batch.class_labels
         if config.data.horizontal_flip:
             images = flip_horizontally(images, randomness.flip)
         if class_labels is not None and self.null_label is not None:
@@ -171,13 +172,13 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
         return load(config, arguments["sample_size"], channels)
 
 
-def _decode_splits(config: TrainConfig, image_size: int, channels: int | None) -> Data:
+def _decode_splits(config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
     sources = open_sources(config.data)
     config.resolve_class_dropout(conditional=sources[0].class_names is not None)
     return decode_sources(config.data, sources, image_size=image_size, channels=channels)
 
 
-def _open_streams(config: TrainConfig, image_size: int, channels: int | None) -> Data:
+def _open_streams(config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
     data = config.data
     options = {**data.column_options(), **decode_options(data), "image_size": image_size}
     train_options = {**options, "channels": channels, "max_images": data.max_images}
@@ -262,8 +263,9 @@ def build_network(config: TrainConfig, images: Images) -> ModelMixin:
     null_label, num_class_embeds = null_label_of(config, images), None
     if images.class_names is not None:
         num_class_embeds = len(images.class_names) + (null_label is not None)
+    image_size = plain_size(images.image_size)
     return build_unet(
-        config.network_arguments(image_size=images.image_size, channels=images.channels, num_class_embeds=num_class_embeds),
+        config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds),
         architecture=config.model.architecture,
         null_label=null_label,
         null_embedding=config.model.null_embedding,
@@ -290,8 +292,8 @@ def build_trial(config: TrainConfig, data: Data, device: torch.device) -> Trial:
         zeros = torch.zeros(len(noisy_images), dtype=torch.int64, device=device)
         return network(noisy_images, zeros, class_labels=None if images.class_names is None else zeros).sample
 
-    shape = (images.channels, images.image_size, images.image_size)
-    return Trial(network=network.train().to(device), forward=forward, image_shape=shape, batch_size=config.data.batch_size)
+    network, batch_size = network.train().to(device), config.data.batch_size
+    return Trial(network=network, forward=forward, image_shape=images.image_shape, batch_size=batch_size)
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:

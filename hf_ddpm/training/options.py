@@ -30,6 +30,7 @@ from hf_ddpm.data.options import (
     SplitsConfig,
     TrainingDataConfig,
 )
+from hf_ddpm.image_shape import ImageSize, size_pair
 from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.models.unet import unet_arguments
 from hf_ddpm.training.base_options import find_base_model, take_over
@@ -172,7 +173,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
             self.resolve_class_dropout(conditional=False)
 
     def network_arguments(
-        self, *, image_size: int | None = None, channels: int | None = None, num_class_embeds: int | None = None
+        self, *, image_size: ImageSize | None = None, channels: int | None = None, num_class_embeds: int | None = None
     ) -> dict[str, Any]:
         """Arguments of the network; the keyword arguments depend on the images, see `unet_arguments`.
 
@@ -220,7 +221,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 class GANDataConfig(TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
     """Images to train a GAN on, without a held-out split: no loss of a GAN is meaningful on held-out images."""
 
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     """Height and width in pixels, by resizing and center crop: 8, 16, 28, 32 or 64; required."""
 
     def __post_init__(self) -> None:
@@ -327,7 +328,7 @@ class JudgeDataConfig(TrainingDataConfig, SplitsConfig, ImageShapeOptions):
 
     test_split: str | None = None
     """Held-out split on which the judge's accuracy is measured; required."""
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     """Height and width in pixels of the images to judge, by resizing and center crop; required."""
     max_shift: int = 1
     """Maximum shift of a training image in each direction, in pixels; the edge is repeated. 0 = none."""
@@ -387,7 +388,8 @@ class JudgeConfig(RunConfig):
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
         require(data.batch_size > 1, "data.batch_size", data.batch_size, "batch norm needs several images, give 2 or more")
-        fits = data.image_size is None or data.max_shift < data.image_size
+        require(isinstance(data.image_size, int), "data.image_size", data.image_size, "a judge takes square images")
+        fits = data.image_size is None or data.max_shift < min(size_pair(data.image_size))
         require(fits, "data.max_shift", data.max_shift, f"give less than the image size, {data.image_size}")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1
         self.require(ok, "min_accuracy", "give a number from 0 to 1, such as 0.98")

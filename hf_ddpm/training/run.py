@@ -80,7 +80,7 @@ class Run(ABC, Generic[ConfigType]):
         self.batch_size = config.data.batch_size
         self.total_batch_size = self.batch_size * self.micro_steps * accelerator.num_processes
         self.begin_at(0, 0)
-        self.image_shape = (images.channels, images.image_size, images.image_size)
+        self.image_shape = images.image_shape
         self.reader = images.reader(
             seed=config.seed,
             batch_size=self.batch_size,

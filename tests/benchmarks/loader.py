@@ -29,6 +29,7 @@ from hf_ddpm.data.decode import decode_image
 from hf_ddpm.data.decoded_cache import read_or_build
 from hf_ddpm.data.in_order import PIXELS_FOR_THREADS, InOrder
 from hf_ddpm.data.table import DECODING_BATCH, ImageTable, load_images
+from hf_ddpm.image_shape import size_text
 from hf_ddpm.markdown import counted
 from hf_ddpm.runtime.threads import available_threads
 
@@ -80,7 +81,7 @@ def build_table(place: Path, num_images: int, image_size: int) -> ImageTable:
     return ImageTable(
         pixels=read_or_build(place, features, num_images, rows, "writing", length),
         channels=3,
-        image_size=image_size,
+        image_size=(image_size, image_size),
         class_names=[str(number) for number in range(10)],
         class_labels=torch.arange(num_images) % 10,
     )
@@ -103,14 +104,14 @@ def measure_reading(table: ImageTable, arguments: argparse.Namespace) -> None:
     seconds = in_turn({name: partial(epoch, way) for name, way in ways.items()}, arguments.rounds)
     count = len(table) // size * size
     rows = [[name, f"{count / each:,.0f}", f"{count / each / GOAL:.1f}"] for name, each in seconds.items()]
-    shape = f"{table.image_size} x {table.image_size} x {table.channels}"
+    shape = f"{size_text(table.image_size)} x {table.channels}"
     print_table([f"{len(table):,} images of {shape}", "images/s", f"of the goal of {GOAL:,}"], rows)
 
 
 def measure_decoding(rounds: int, image_size: int) -> None:
     """Print the images per second of decoding, one after the other and in threads, and which of both a table takes."""
     in_order, rows = InOrder(), []
-    decode = partial(decode_image, image_size=image_size, channels=3)
+    decode = partial(decode_image, image_size=(image_size, image_size), channels=3)
     for kind, (width, height), count in KINDS:
         images = [encoded(kind, (width, height), seed) for seed in range(count)]
         ways = {
@@ -160,7 +161,7 @@ def print_memory(table: ImageTable, before: dict[str, int], opened: dict[str, in
 
 def print_projection(table: ImageTable, bytes_per_file: float) -> None:
     """Print the arithmetic of its memory for a table and for a million larger images."""
-    shapes = [(len(table), table.image_size), (1_000_000, 64)]
+    shapes = [(len(table), table.image_size[0]), (1_000_000, 64)]
     parts = {
         "labels (int64)": lambda count, size: 8 * count,
         "orders of two epochs (int64)": lambda count, size: 16 * count,

@@ -13,7 +13,7 @@ def make_table(count: int, *, labelled: bool = True) -> ImageTable:
     return ImageTable(
         pixels=datasets.Dataset.from_dict({"pixels": [bytes([row]) for row in range(count)]}),
         channels=1,
-        image_size=1,
+        image_size=(1, 1),
         class_names=[str(row) for row in range(2 * count)] if labelled else None,
         class_labels=2 * torch.arange(count) if labelled else None,
     )

@@ -165,7 +165,7 @@ def test_stream_equals_the_table(tmp_path):
     for source, size, count in [(source, 2, 7) for source in sources] + [("digits", 8, 360)]:
         split = "test" if source == "digits" else "train"
         stream, table = open_tiny(source, split, image_size=size), load_images(source, split, image_size=size)
-        assert (stream.channels, stream.image_size, stream.class_names) == (1, size, table.class_names)
+        assert (stream.channels, stream.image_size, stream.class_names) == (1, (size, size), table.class_names)
         assert stream.num_images == (None if "parquet" in source else count) and table.num_images == count
         head = stream.head(1000)
         assert head.fingerprint == table.fingerprint

@@ -64,7 +64,7 @@ def refusal(*args, **kwargs) -> str:
 
 def test_digits():
     table = load_images("digits", "train", image_size=8)
-    assert (len(table), table.channels, table.image_size, len(table.class_names)) == (1437, 1, 8, 10)
+    assert (len(table), table.channels, table.image_size, len(table.class_names)) == (1437, 1, (8, 8), 10)
     images = table.images(torch.tensor([5, 0, 5]))
     assert images.shape == (3, 1, 8, 8) and images.dtype == torch.uint8
     assert torch.equal(images[0], images[2]) and not torch.equal(images[0], images[1])
