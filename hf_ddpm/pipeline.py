@@ -16,7 +16,7 @@ import numbers
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 from unicodedata import normalize
@@ -43,13 +43,16 @@ SAVED_CLASS = ["pipeline", "CFGDDPMPipeline"]
 plain name."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-Labels = str | int | Sequence[str | int] | Tensor
+Label = str | int | float | Iterable[str | int]
+Labels = Label | Iterable[Label] | Tensor
+Condition = int | list[int] | float
+"""A class id, the ids of a set of labels, or a number."""
 Folder = str | os.PathLike[str]
 Generators = torch.Generator | list[torch.Generator]
 Denoise = Callable[[Tensor, int], Tensor]
 """Takes latents, (B, C, H, W) float32, and the index of a step; returns the latents after that step."""
 # Files of hf_ddpm/models that are copied into unet/ of a saved model.
-OWN_NETWORKS = ("class_map_unet", "conv_denoiser", "tiny_unet")
+OWN_NETWORKS = ("class_map_unet", "condition_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not support prediction_type "sample".
 WITHOUT_SAMPLE_PREDICTION = (
     "DPMSolverSDEScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
@@ -67,9 +70,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     Args:
         unet: network called like `UNet2DModel`, `(sample, timesteps, class_labels)`. Its config gives `sample_size`,
-            `in_channels` and `num_class_embeds` (None = unconditional).
+            `in_channels` and `num_class_embeds` (None = unconditional). One whose config has `condition_range` takes
+            vectors as class labels: sets of labels if that is None, else numbers.
         scheduler: noise scheduler, one of `KarrasDiffusionSchedulers`.
-        id2label: class id to class name; None = the classes have no names.
+        id2label: class id to class name, or id of a label to its name, or 0 to what a number is; None = no names.
         null_label: label that was trained as "no class", the last of `num_class_embeds`; None = there is none: the model
             needs class labels and cannot be guided.
     """
@@ -109,13 +113,27 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return getattr(self.unet.config, "num_class_embeds", None) is not None
 
     @property
+    def condition(self) -> str | None:
+        """What an image is generated for: a "class", "labels" (a set of them) or a "number"; None = unconditional."""
+        if not self.is_conditional:
+            return None
+        numbers = getattr(self.unet.config, "condition_range", ())
+        return "class" if numbers == () else "labels" if numbers is None else "number"
+
+    @property
+    def condition_range(self) -> tuple[float, float]:
+        """The lowest and the highest number that a model of numbers was trained with."""
+        low, high = self.unet.config.condition_range
+        return low, high
+
+    @property
     def null_label(self) -> int | None:
         """Label that means "no class"; None = the model was trained without one."""
         return self.config.get("null_label")
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes without the null label; None = unconditional."""
+        """Number of classes, or of labels, without the null label; None = unconditional."""
         if not self.is_conditional:
             return None
         embeddings = self.unet.config.num_class_embeds
@@ -167,6 +185,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         Args:
             class_labels: one label or several; a str is a class name, an int a class id in [0, num_classes). None on an
                 unconditional model; on a conditional one it means the null label (with the same images at every scale).
+                With sets of labels, a list for each image, as in [["cat", "red"], ["dog"], []], or the names in one str,
+                joined by +, as in ["cat+red", "dog", ""]. With numbers, a number in `condition_range` for each image.
             num_images_per_prompt: images of each label, side by side.
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u with the null label.
                 1 runs the conditional model alone, 0 the unconditional one, at half the cost of other values.
@@ -263,19 +283,35 @@ class CFGDDPMPipeline(DiffusionPipeline):
         if latents is not None:
             require(latents.shape == shape, "latents.shape", tuple(latents.shape), f"must be {shape}")
 
-    def get_label_ids(self, class_labels: Labels) -> list[int]:
-        """One class id for each label: a str is the name of exactly one class, an int an id; else a `ValueError`."""
+    def get_label_ids(self, class_labels: Labels) -> list[Any]:
+        """The `Condition` of each image, see `__call__`; a `ValueError` if it is not one of this model.
+
+        A str is the name of exactly one class, an int an id.
+        """
+        is_matrix = getattr(class_labels, "ndim", 0) > 1
+        require(not is_matrix, "class_labels", class_labels, "give one label, list of labels or number for each image")
         labels = _plain(class_labels)
         labels = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
         require(len(labels) > 0, "class_labels", labels, "give one label or more")
-        return [self._get_label_id(_plain(label)) for label in labels]
+        read = {"labels": self._get_label_set, "number": self._get_number}.get(self.condition or "", self._get_label_id)
+        return [read(_plain(label)) for label in labels]
 
     def prepare_labels(
         self, class_labels: Labels | None, num_images_per_prompt: int, device: torch.device, batch_size: int | None = None
     ) -> Tensor:
-        """Label of each image, (B,) int64; the null label (or 0) if `class_labels` is None."""
+        """Label of each image, (B,) int64, or vectors, (B, num_class_embeds) float32, see `ConditionUNet`; those of the null
+        label (or 0) if `class_labels` is None."""
         ids = [self.null_label or 0] * (batch_size or 1) if class_labels is None else self.get_label_ids(class_labels)
-        return torch.tensor(ids, device=device).repeat_interleave(num_images_per_prompt)
+        if self.condition in (None, "class"):
+            labels = torch.tensor(ids)
+        else:
+            labels = torch.zeros(len(ids), self.unet.config.num_class_embeds)
+            for vector, value in zip(labels, ids, strict=True):
+                if isinstance(value, float):
+                    vector[0] = value
+                else:
+                    vector[value] = 1
+        return labels.to(device).repeat_interleave(num_images_per_prompt, dim=0)
 
     def prepare_latents(
         self, batch_size: int, generator: Generators | None, latents: Tensor | None, device: torch.device
@@ -318,7 +354,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         Args:
             latents: (B, C, H, W) float32.
             t: timestep of the scheduler, a scalar, int64 or float.
-            label_ids: (B,) int64 in [0, num_class_embeds); not used by an unconditional model.
+            label_ids: those of `prepare_labels`; not used by an unconditional model.
             scale: s; 1 and 0 call the network with B images, other values with 2 B.
             rescale: in [0, 1], see `guided_output`.
         """
@@ -439,7 +475,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     def _null_labels(self, label_ids: Tensor) -> Tensor:
         assert self.null_label is not None, "check_inputs refuses guidance without it"
-        return torch.full_like(label_ids, self.null_label)
+        if label_ids.ndim == 1:
+            return torch.full_like(label_ids, self.null_label)
+        null_labels = torch.zeros_like(label_ids)
+        null_labels[:, self.null_label] = 1
+        return null_labels
 
     def _latents_shape(self, batch_size: int) -> tuple[int, int, int, int]:
         size = self.unet.config.sample_size
@@ -455,7 +495,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             self.get_label_ids(class_labels)
         elif self.is_conditional:
             has_null = self.null_label is not None
-            require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_ids}")
+            require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_labels}")
         reason = "has no null label to guide away from" if self.is_conditional else "is unconditional"
         can_guide = scale == 1 or self.null_label is not None
         require(can_guide, "guidance_scale", scale, f"the model {reason}, leave it at s = 1 (w = 0)")
@@ -512,6 +552,31 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def _valid_ids(self) -> str:
         return f"ids from 0 to {(self.num_classes or 0) - 1}"
+
+    @property
+    def _valid_labels(self) -> str:
+        if self.condition != "number":
+            return self._valid_ids
+        low, high = self.condition_range
+        return f"a number from {low:g} to {high:g}"
+
+    def _get_label_set(self, labels: str | int | Iterable[str | int]) -> list[int]:
+        """The sorted ids of a set of labels."""
+        if isinstance(labels, str):  # the name of a label may have a + in it
+            parts: list[Any] = [labels] if labels in (self.id2label or {}).values() else labels.split("+") if labels else []
+        else:
+            parts = list(labels) if isinstance(labels, Iterable) else [labels]
+        ids = sorted(self._get_label_id(_plain(part)) for part in parts)
+        require(len(set(ids)) == len(ids), "class_labels", labels, "a label is in it twice")
+        return ids
+
+    def _get_number(self, value: float) -> float:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        low, high = self.condition_range
+        rounding = 1e-6 * max(abs(low), abs(high))
+        in_range = is_number and low - rounding <= value <= high + rounding
+        require(in_range, "class_labels", value, f"the model was trained with numbers, give {self._valid_labels}")
+        return float(value)
 
     def _get_label_id(self, label: str | int) -> int:
         require(self.is_conditional, "class_labels", label, "the model is unconditional, leave it out")

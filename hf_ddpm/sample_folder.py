@@ -18,18 +18,19 @@ import numpy as np
 from accelerate import PartialState
 
 from hf_ddpm.figures.grids import grid_positions, image_grid
+from hf_ddpm.pipeline import Condition
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock, is_free
 from hf_ddpm.runtime.pictures import save_png
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sampling import ImagePipeline, SampleBatch, generate
+from hf_ddpm.sampling import ImagePipeline, SampleBatch, condition_name, generate
 from hf_ddpm.text import file_safe
 
 
 def sample_to_folder(
     pipeline: ImagePipeline,
-    class_labels: Sequence[int | None],
+    class_labels: Sequence[Condition | None],
     folder: Path,
     *,
     processes: PartialState,
@@ -79,11 +80,15 @@ def sample_to_folder(
         everything = gather([*done, *batches], processes)  # none are left, but this finishes the bar
         if processes.is_main_process:
             if file_format == "npz":
-                save_npz(everything, folder)
+                save_npz(everything, folder, num_labels=pipeline.num_classes)
             elif labels[0] is not None:
                 save_metadata(everything, folder, id2label=pipeline.id2label)
             if grid is not None:
-                names = None if row_length is None else [_name(label, pipeline.id2label) for label in labels[::row_length]]
+                names = (
+                    None
+                    if row_length is None
+                    else [condition_name(label, pipeline.id2label) for label in labels[::row_length]]
+                )
                 positions, columns = grid_positions(len(labels), row_length)
                 images = np.concatenate([batch.images for batch in everything])[positions]
                 write_whole(grid, image_grid(images, columns=columns, row_names=names).save)
@@ -105,21 +110,29 @@ def save_pngs(
 
 
 def save_metadata(batches: Sequence[SampleBatch], folder: Path, *, id2label: Mapping[int, str] | None = None) -> None:
-    """Write metadata.jsonl: the `file_name` and the `label`, a class name, of each image that `save_pngs` writes."""
+    """Write metadata.jsonl: the `file_name` of each image that `save_pngs` writes, and its `label`, a class name, a list of
+    label names or a number."""
     lines: list[str] = []
     for batch in batches:
         for label, seed in zip(batch.class_labels, batch.seeds, strict=True):
             file_name = _file_name(len(lines), label, seed, id2label)
-            lines.append(json.dumps({"file_name": file_name, "label": _name(label, id2label)}) + "\n")
+            names = [condition_name(each, id2label) for each in (label if isinstance(label, list) else [label])]
+            value = names if isinstance(label, list) else label if isinstance(label, float) else names[0]
+            lines.append(json.dumps({"file_name": file_name, "label": value}) + "\n")
     write_whole(folder / "metadata.jsonl", "".join(lines))
 
 
-def save_npz(batches: Sequence[SampleBatch], folder: Path) -> None:
-    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` (N,) int64 (-1 = none) and `seeds` (N,) int64."""
-    labels = [-1 if label is None else label for batch in batches for label in batch.class_labels]
-    seeds = [seed for batch in batches for seed in batch.seeds]
-    integers = {"class_labels": np.array(labels, dtype=np.int64), "seeds": np.array(seeds, dtype=np.int64)}
-    arrays: dict[str, Any] = {"images": np.concatenate([batch.images for batch in batches]), **integers}
+def save_npz(batches: Sequence[SampleBatch], folder: Path, *, num_labels: int | None = None) -> None:
+    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` and `seeds` (N,) int64.
+
+    The labels are (N,) int64 (-1 = none), numbers (N,) float64, and sets of labels (N, num_labels) bool.
+    """
+    labels: list[Any] = [-1 if label is None else label for batch in batches for label in batch.class_labels]
+    if isinstance(labels[0], list):
+        labels = [[each in label for each in range(num_labels or 0)] for label in labels]
+    seeds = np.array([seed for batch in batches for seed in batch.seeds], dtype=np.int64)
+    images = np.concatenate([batch.images for batch in batches])
+    arrays: dict[str, Any] = {"images": images, "class_labels": np.array(labels), "seeds": seeds}
     write_whole(folder / "samples.npz", lambda path: np.savez_compressed(path, **arrays))
 
 
@@ -128,10 +141,6 @@ def _check_free(folder: Path) -> None:
         raise ValueError(f"output_dir is {str(folder)!r}: there are files in it by now, give a new or an empty folder")
 
 
-def _file_name(position: int, label: int | None, seed: int, id2label: Mapping[int, str] | None) -> str:
-    name = "" if label is None else f"_label-{file_safe(_name(label, id2label))}"
+def _file_name(position: int, label: Condition | None, seed: int, id2label: Mapping[int, str] | None) -> str:
+    name = "" if label is None else f"_label-{file_safe(condition_name(label, id2label))}"
     return f"{position:05d}{name}_seed-{seed}.png"
-
-
-def _name(label: int | None, id2label: Mapping[int, str] | None) -> str:
-    return str(label) if label is None or id2label is None else id2label.get(label, str(label))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
-from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
+from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, check_number, require
 from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.probe import choose, time_in_turn
@@ -37,6 +37,8 @@ TIMED_IMAGES = 8
 """Images in a call of the network that is timed."""
 MAX_REASON = 500
 """Characters of the message of a library that are shown."""
+NUMBERS = 10
+"""Numbers over the range of a model of numbers, where it is not said which."""
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 Dtype = Literal["float32", "bfloat16"]
 
@@ -47,8 +49,8 @@ class SampleBatch:
 
     images: np.ndarray[Any, Any]
     """(B, H, W, C) uint8."""
-    class_labels: list[int | None]
-    """B class ids; None = no class."""
+    class_labels: list[Condition | None]
+    """B class ids, sets of labels or numbers; None = no class."""
     seeds: list[int]
     """B seeds."""
 
@@ -148,7 +150,7 @@ def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:
 def generate(
     pipeline: ImagePipeline,
     *,
-    class_labels: Sequence[int | None],
+    class_labels: Sequence[Condition | None],
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     batch_size: int = 64,
@@ -162,7 +164,8 @@ def generate(
     """Generate one image for each label, in this order: the call checks the options, iteration generates batches.
 
     Args:
-        class_labels: class id of each image; all None = no class (unconditional, or the null label); [] = no images.
+        class_labels: class id, set of label ids or number of each image; all None = no class (unconditional, or the null
+            label); [] = no images.
         seed: image i has the seed `seed + i`.
         seeds: seed of each image, instead of `seed`; None = seed, seed + 1, ...
         batch_size: images at a time; does not change them.
@@ -170,7 +173,7 @@ def generate(
             default. A GAN takes none of them.
         progress: show how many images are done, see `Progress`.
     """
-    labels = list(class_labels)
+    labels: list[Any] = list(class_labels)
     require(labels.count(None) in (0, len(labels)), "class_labels", labels, "give None for all images or for none of them")
     seeds = list(range(seed, seed + len(labels)) if seeds is None else seeds)
     require(len(seeds) == len(labels), "len(seeds)", len(seeds), f"give {len(labels)}, one per image")
@@ -193,13 +196,14 @@ def generate(
 
 def resolve_labels(
     pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int | None, num_images: int | None
-) -> list[int | None]:
-    """Class id of each image (None if the model is unconditional) that the options of a command line mean.
+) -> list[Condition | None]:
+    """Class id, set of label ids or number of each image (None = the model is unconditional) that a command line means.
 
     Options that do not go together, and a class that does not exist, are a `ValueError`.
 
     Args:
-        class_labels: names or ids (names are tried first); None = all classes. Without a number, one image of each.
+        class_labels: names or ids (names are tried first), for sets of labels joined by +, or numbers; None = those of
+            `all_conditions`. Without a number of images, one image of each.
         per_class: images of each of these classes, in the order of the classes.
         num_images: total number of images, cycling through the classes.
     """
@@ -213,8 +217,7 @@ def resolve_labels(
         require(num_images is not None, "num_images", None, "how many images?")
         return [None] * (num_images or 0)
     require(class_labels is None or len(class_labels) > 0, "class_labels", class_labels, "name one class or more")
-    every = range(pipeline.num_classes or 0)
-    ids = list(every) if class_labels is None else [_class_id(pipeline, label) for label in class_labels]
+    ids = all_conditions(pipeline) if class_labels is None else [_condition(pipeline, label) for label in class_labels]
     if num_images is not None:
         return [ids[i % len(ids)] for i in range(num_images)]
     is_given = class_labels is not None or per_class is not None
@@ -222,9 +225,35 @@ def resolve_labels(
     return [class_id for class_id in ids for _ in range(per_class or 1)]
 
 
+def condition_of(pipeline: ImagePipeline) -> str | None:
+    """What an image is generated for, see `CFGDDPMPipeline.condition`; a GAN takes classes or nothing."""
+    return pipeline.condition if isinstance(pipeline, CFGDDPMPipeline) else "class" if pipeline.is_conditional else None
+
+
+def all_conditions(pipeline: ImagePipeline) -> list[Any]:
+    """The ids of all classes, each label alone, or numbers evenly spread over their range."""
+    if isinstance(pipeline, CFGDDPMPipeline) and pipeline.condition == "number":
+        return [float(number) for number in np.linspace(*pipeline.condition_range, NUMBERS)]
+    ids = range(pipeline.num_classes or 0)
+    return [[label] for label in ids] if condition_of(pipeline) == "labels" else list(ids)
+
+
+def condition_name(label: Condition | None, id2label: Mapping[int, str] | None) -> str:
+    """A class, a set of labels or a number in words, such as "cat", "cat+red" or "0.5"."""
+    if isinstance(label, list):
+        return "+".join(condition_name(each, id2label) for each in label) or "none"
+    return (
+        f"{label:g}"
+        if isinstance(label, float)
+        else str(label)
+        if label is None
+        else (id2label or {}).get(label, str(label))
+    )
+
+
 def _batches(
     pipeline: ImagePipeline,
-    labels: list[int | None],
+    labels: list[Condition | None],
     seeds: list[int],
     batch_size: int,
     options: dict[str, Any],
@@ -239,7 +268,7 @@ def _batches(
 
 
 def _generate_batch(
-    pipeline: ImagePipeline, labels: list[int | None], seeds: list[int], options: dict[str, Any]
+    pipeline: ImagePipeline, labels: list[Condition | None], seeds: list[int], options: dict[str, Any]
 ) -> np.ndarray[Any, Any]:
     # Noise is sampled on the CPU, so that a seed means the same image on every device.
     generators = [image_generator(int(seed)) for seed in seeds]
@@ -256,11 +285,21 @@ def to_pixels(images: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
     return (images * 255).round().astype(np.uint8)
 
 
-def _class_id(pipeline: ImagePipeline, label: str | int) -> int:
-    """Id of a class given by its name or its id, which are both text on a command line."""
+def _condition(pipeline: ImagePipeline, label: str | int) -> Condition:
+    """The class, set of labels or number of a token of a command line, where a name and an id are both text."""
     token, names = str(label), (pipeline.id2label or {}).values()
-    is_id = token not in names and token.lstrip("-").isdecimal()
-    return pipeline.get_label_ids(int(token) if is_id else token)[0]
+
+    def typed(part: str) -> str | int:
+        return int(part) if part not in names and part.lstrip("-").isdecimal() else part
+
+    found: Any = typed(token)
+    if condition_of(pipeline) == "labels" and token not in names:
+        found = [typed(part) for part in token.split("+")] if token else []
+    elif condition_of(pipeline) == "number":
+        with contextlib.suppress(ValueError):
+            found = float(token)
+    ids: list[Any] = pipeline.get_label_ids([found])
+    return ids[0]
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

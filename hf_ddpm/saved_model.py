@@ -28,7 +28,9 @@ from hf_ddpm.runtime.reading import read_json
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 # Limits of the configs of a saved model: the largest number and the longest list by name, and for all other names.
-LARGEST = {"sample_size": 1024, "in_channels": 64, "out_channels": 64, "layers_per_block": 32}
+LARGEST = {
+    "sample_size": 1024, "in_channels": 64, "out_channels": 64, "layers_per_block": 32, "condition_range": 1e30,
+}  # fmt: skip
 LARGEST_NUMBER = 100_000
 LONGEST = {"trained_betas": 100_000}
 LONGEST_LIST = 32

@@ -16,7 +16,7 @@ from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
 from hf_ddpm.figures.grids import MAX_COLUMNS, image_grid
 from hf_ddpm.figures.samples import load_editing_pipeline
 from hf_ddpm.first_checks import check_free
-from hf_ddpm.pipeline import require
+from hf_ddpm.pipeline import Condition, require
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.pictures import save_png
@@ -134,8 +134,8 @@ def _interpolation(pipeline: CFGDDPMEditingPipeline, config: InterpolateConfig) 
     return names, batches(), rows
 
 
-def _labels(pipeline: CFGDDPMEditingPipeline, config: EditConfig) -> list[int | None] | None:
-    """Class ids of the options; None = no class."""
+def _labels(pipeline: CFGDDPMEditingPipeline, config: EditConfig) -> list[Condition | None] | None:
+    """The conditions that the options mean; None = none."""
     return None if config.class_labels is None else resolve_labels(pipeline, config.class_labels, None, None)
 
 

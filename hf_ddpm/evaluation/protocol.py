@@ -36,7 +36,7 @@ from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.runtime.threads import choose_threads_in_use
-from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of, set_dtype
+from hf_ddpm.sampling import ImagePipeline, all_conditions, generate, image_shape_of, load_pipeline, network_of, set_dtype
 
 BATCH_SIZE = 256
 """Real images per batch."""
@@ -228,7 +228,7 @@ def measure(
 
 def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
     """Raise a `ValueError` if the pipeline, with its scheduler, cannot be sampled with these options."""
-    pipeline.check_inputs([0] if pipeline.is_conditional else None, **generation_options(pipeline, sampling))
+    pipeline.check_inputs(all_conditions(pipeline)[:1] or None, **generation_options(pipeline, sampling))
 
 
 def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dict[str, Any]:

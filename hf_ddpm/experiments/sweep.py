@@ -35,7 +35,7 @@ from hf_ddpm.runtime.lock import HOLDER, LOCK, OutputLock
 from hf_ddpm.runtime.reading import parse_yaml, read_yaml
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.runtime.threads import choose_threads_in_use
-from hf_ddpm.sampling import ImagePipeline, generate, image_shape_of, load_pipeline, network_of
+from hf_ddpm.sampling import ImagePipeline, all_conditions, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
@@ -109,7 +109,7 @@ def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
     counts: list[int] = []
     hook = network_of(pipeline).register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
     try:
-        labels, scale = [0 if pipeline.is_conditional else None], sampling.scale_for(pipeline.null_label)
+        labels, scale = all_conditions(pipeline)[:1] or [None], sampling.scale_for(pipeline.null_label)
         steps = sampling.num_inference_steps
         list(generate(pipeline, class_labels=labels, num_inference_steps=steps, guidance_scale=scale, eta=sampling.eta))
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hf_ddpm.figures.blocks import ImageBlock, in_rows, plot_blocks
 from hf_ddpm.figures.options import RowOptions, SamplingOptions
@@ -29,9 +30,10 @@ def plot_guided(config: GuidedConfig) -> list[Path]:
     pipeline = samples.load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     if not pipeline.is_conditional:
         raise ValueError(f"--model is {config.model!r}: it is unconditional, give a class-conditional one")
-    labels, steps = samples.class_rows(pipeline, config.class_labels, config.per_class), config.num_inference_steps
+    labels: list[Any] = samples.class_rows(pipeline, config.class_labels, config.per_class)
+    steps = config.num_inference_steps
     for scale in config.guidance_scales:  # before the first is sampled
-        pipeline.check_inputs(0, guidance_scale=scale, num_inference_steps=steps or samples.DEFAULT_STEPS)
+        pipeline.check_inputs(labels[:1], guidance_scale=scale, num_inference_steps=steps or samples.DEFAULT_STEPS)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
         images = in_rows(samples.sample_images(pipeline, labels, config, guidance_scale=scale), config.per_class)

@@ -18,8 +18,8 @@ from hf_ddpm.config import VarianceType
 from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_mean, posterior_of
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.diffusion.randomness import image_generator
-from hf_ddpm.pipeline import CFGDDPMPipeline, require
-from hf_ddpm.sampling import generate
+from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
+from hf_ddpm.sampling import all_conditions, generate
 
 Pixels = np.ndarray[Any, Any]  # (..., H, W, C) uint8
 
@@ -76,14 +76,14 @@ def reverse_noising_steps(pipeline: CFGDDPMPipeline, num_inference_steps: int) -
 
     One is repeated where the scheduler calls the network twice; fractional ones of some schedulers are rounded.
     """
-    pipeline.check_inputs(0 if pipeline.is_conditional else None, num_inference_steps=num_inference_steps)
+    pipeline.check_inputs(all_conditions(pipeline)[:1] or None, num_inference_steps=num_inference_steps)
     pipeline.prepare_timesteps(num_inference_steps)
     return [round(float(t)) + 1 for t in pipeline.scheduler.timesteps] + [0]
 
 
 def reverse_states(
     pipeline: CFGDDPMPipeline,
-    class_labels: Sequence[int | None],
+    class_labels: Sequence[Condition | None],
     *,
     seed: int = 0,
     num_inference_steps: int = 50,

@@ -14,8 +14,16 @@ from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.figures.real_images import RealImages
-from hf_ddpm.pipeline import CFGDDPMPipeline, require
-from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, load_pipeline, resolve_labels
+from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
+from hf_ddpm.sampling import (
+    ImagePipeline,
+    all_conditions,
+    condition_name,
+    default_guidance_scale,
+    generate,
+    load_pipeline,
+    resolve_labels,
+)
 
 MAX_CLASSES = 10  # shown by default
 DEFAULT_STEPS = 50
@@ -38,8 +46,8 @@ def load_editing_pipeline(model: str, *, scheduler: str | None = None, device: s
     return pipeline
 
 
-def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int) -> list[int | None]:
-    """The class id of each image of a grid, one row per class (None = the first 10); None = unconditional, in a square.
+def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None, per_class: int) -> list[Condition | None]:
+    """The condition of each image of a grid, one row each (None = the first 10 classes); None = unconditional, in a square.
 
     A ValueError names a class that does not exist, or says that the model is unconditional.
     """
@@ -47,15 +55,16 @@ def class_rows(pipeline: ImagePipeline, class_labels: Sequence[str | int] | None
         return resolve_labels(pipeline, class_labels, per_class, None)
     if not pipeline.is_conditional:
         return [None] * per_class**2
-    return [label for label in range(pipeline.num_classes or 0)[:MAX_CLASSES] for _ in range(per_class)]
+    return [label for label in all_conditions(pipeline)[:MAX_CLASSES] for _ in range(per_class)]
 
 
-def label_name(pipeline: ImagePipeline, label: int) -> str:
-    """Name of a class in a figure."""
-    return plain((pipeline.id2label or {}).get(label, f"class {label}"))
+def label_name(pipeline: ImagePipeline, label: Condition) -> str:
+    """Name of a class, of a set of labels or of a number in a figure."""
+    is_nameless = isinstance(label, int) and label not in (pipeline.id2label or {})
+    return plain(f"class {label}" if is_nameless else condition_name(label, pipeline.id2label))
 
 
-def row_names(pipeline: ImagePipeline, labels: Sequence[int | None], per_class: int) -> list[str] | None:
+def row_names(pipeline: ImagePipeline, labels: Sequence[Condition | None], per_class: int) -> list[str] | None:
     """Class names of the rows of a grid; None = the model is unconditional."""
     return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
 
@@ -75,7 +84,7 @@ def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float
 
 
 def sample_images(
-    pipeline: ImagePipeline, labels: Sequence[int | None], config: SamplingOptions, *, guidance_scale: float | None
+    pipeline: ImagePipeline, labels: Sequence[Condition | None], config: SamplingOptions, *, guidance_scale: float | None
 ) -> np.ndarray[Any, Any]:
     """Generate one image for each label of `class_rows`: (N, H, W, C) uint8; guidance scale None = no guidance."""
     steps = config.num_inference_steps
