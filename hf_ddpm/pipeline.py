@@ -42,6 +42,8 @@ SAVED_CLASS = ["pipeline", "CFGDDPMPipeline"]
 """`_class_name` in model_index.json: diffusers takes the class from the file pipeline.py beside it. Older models have a
 plain name."""
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+GUIDANCE = ("cfg", "apg", "cfg_zero_star", "autoguidance")
+"""How the output of the network is guided, see `CFGDDPMPipeline.__call__`."""
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 Label = str | int | float | Iterable[str | int]
 Labels = Label | Iterable[Label] | Tensor
@@ -51,7 +53,8 @@ Folder = str | os.PathLike[str]
 Generators = torch.Generator | list[torch.Generator]
 Denoise = Callable[[Tensor, int], Tensor]
 """Takes latents, (B, C, H, W) float32, and the index of a step; returns the latents after that step."""
-# Files of hf_ddpm/models that are copied into unet/ of a saved model.
+NETWORKS = ("unet", "guide")
+# Files of hf_ddpm/models that are copied into the folder of the network in a saved model.
 OWN_NETWORKS = ("class_map_unet", "condition_unet", "conv_denoiser", "tiny_unet")
 # Schedulers of diffusers whose `step` does not support prediction_type "sample".
 WITHOUT_SAMPLE_PREDICTION = (
@@ -63,6 +66,7 @@ LOG_SIGMA_FROM = "_log_sigma_from"
 # The steps begin at the sigma with which the linear schedule of Ho et al. 2020 ends. Those of a cosine schedule, from 20,000
 # on, would be half of them, where an image is noise.
 LARGEST_SIGMA = 157.0
+APG_MOMENTUM = -0.5  # beta of Sadat et al. 2024, table 11
 
 
 class CFGDDPMPipeline(DiffusionPipeline):
@@ -76,11 +80,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
         id2label: class id to class name, or id of a label to its name, or 0 to what a number is; None = no names.
         null_label: label that was trained as "no class", the last of `num_class_embeds`; None = there is none: the model
             needs class labels and cannot be guided.
+        guide: a worse network for the same images and labels, such as an earlier checkpoint of `unet` or a smaller network,
+            to guide away from; None = there is none.
     """
 
     unet: ModelMixin
     scheduler: SchedulerMixin
-    model_cpu_offload_seq = "unet"
+    guide: ModelMixin | None
+    model_cpu_offload_seq = "unet->guide"
+    _optional_components = ["guide"]
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
@@ -89,9 +97,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         id2label: dict[int, str] | dict[str, str] | None = None,
         null_label: int | None = None,
+        guide: ModelMixin | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide=guide)
         # None values are left out: the config of an unconditional model is that of a DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
@@ -106,6 +115,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
         else:
             for name, value in known.items():
                 require(value is None, name, value, "the model is unconditional, leave it out")
+        if guide is not None:
+            for name in ("sample_size", "in_channels", "num_class_embeds"):
+                value, expected = (getattr(network.config, name, None) for network in (guide, unet))
+                require(value == expected, f"{name} of the guide", value, f"the network has {expected!r}, give such a guide")
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Networks and scheduler by name; a guide only if there is one."""
+        return {name: part for name, part in super().components.items() if name != "guide" or part is not None}
 
     @property
     def is_conditional(self) -> bool:
@@ -179,6 +197,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
         batch_size: int | None = None,
+        guidance: str | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
@@ -188,8 +207,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 With sets of labels, a list for each image, as in [["cat", "red"], ["dog"], []], or the names in one str,
                 joined by +, as in ["cat+red", "dog", ""]. With numbers, a number in `condition_range` for each image.
             num_images_per_prompt: images of each label, side by side.
-            guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u with the null label.
-                1 runs the conditional model alone, 0 the unconditional one, at half the cost of other values.
+            guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u what `guidance` says.
+                1 runs the conditional model alone, 0 what it is guided away from, at half the cost of other values.
             use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
             guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
                 low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
@@ -208,6 +227,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
             batch_size: without labels, the number of images, times `num_images_per_prompt`, as in `DDPMPipeline`; None = 1.
                 With labels it is their number, and may be left out.
+            guidance: "autoguidance": u is the output of `guide` with the label, also without classes. In the others u is that
+                of the network with the null label: "cfg", "apg" (without the part of c - u along the predicted image, and
+                with a negative momentum; high scales saturate less) or "cfg_zero_star" (u scaled to fit c). None =
+                "autoguidance" if there is a guide, else "cfg".
 
         Returns:
             `ImagePipelineOutput` with the field `images`, or a tuple of one.
@@ -221,7 +244,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         inputs = list(callback_on_step_end_tensor_inputs)
         self.check_inputs(
             class_labels, num_images_per_prompt, guidance_scale, guidance_interval, guidance_rescale,
-            num_inference_steps, eta, generator, latents, output_type, inputs, batch_size,
+            num_inference_steps, eta, generator, latents, output_type, inputs, batch_size, guidance,
         )  # fmt: skip
         device = self._execution_device
         label_ids = self.prepare_labels(class_labels, num_images_per_prompt, device, batch_size)
@@ -230,11 +253,13 @@ class CFGDDPMPipeline(DiffusionPipeline):
         step_options = self.prepare_step_options(generator, eta)
         self._seed_noise_sampler(generator, len(label_ids))
         self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
+        self._guidance, self._momentum = self._guidance_of(guidance), None
 
         def denoise(latents: Tensor, step_index: int) -> Tensor:
             t = self.scheduler.timesteps[step_index]
-            # Without a label c = u, so every scale gives u, and one call of the network is enough.
-            is_guided = class_labels is not None and self.is_guided_at(t, guidance_interval)
+            # Without a label c = u, unless u is of a guide, so every scale gives u, and one call of the network is enough.
+            can_differ = class_labels is not None or self._guidance == "autoguidance"
+            is_guided = can_differ and self.is_guided_at(t, guidance_interval)
             scale = self.guidance_scale if is_guided else 1.0
             model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
             latents = self._step(model_output, step_index, latents, step_options)
@@ -262,10 +287,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
         batch_size: int | None = None,
+        guidance: str | None = None,
     ) -> None:
         """Check the arguments of `__call__` (`guidance_scale` is s); a `ValueError` names one, its value and the remedy."""
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
-        self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale)
+        self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale, guidance)
         self._check_schedule(num_inference_steps, eta)
         require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         inputs = callback_on_step_end_tensor_inputs
@@ -362,12 +388,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         sample = self.scheduler.scale_model_input(latents, t)
         if scale == 1:
             model_output = self._run_unet(sample, t, label_ids)
+        elif self._guidance == "autoguidance":
+            weak = self._run(self.guide, sample, t, label_ids)
+            strong = weak if scale == 0 else self._run_unet(sample, t, label_ids)
+            guided = guided_output(strong[:, :channels], weak[:, :channels], scale, rescale)
+            model_output = torch.cat([guided, strong[:, channels:]], dim=1)
         elif scale == 0:
             model_output = self._run_unet(sample, t, self._null_labels(label_ids))
         else:
             both_labels = torch.cat([label_ids, self._null_labels(label_ids)])
             cond, uncond = self._run_unet(torch.cat([sample, sample]), t, both_labels).chunk(2)
-            guided = guided_output(cond[:, :channels], uncond[:, :channels], scale, rescale)
+            outputs = cond[:, :channels], uncond[:, :channels]
+            guided = self._guided(*outputs, sample, t, scale, rescale)
             model_output = torch.cat([guided, cond[:, channels:]], dim=1)
         # A network with a learned variance has 2 C output channels, and only DDPM can use the second half.
         learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
@@ -398,10 +430,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Load model_index.json; in the installed package, a folder whose files cannot work is refused."""
         config = super().load_config(pretrained_model_name_or_path, **kwargs)
         if _PACKAGE:
-            _name_installed_network(config)
+            _name_installed_networks(config)
             if os.path.isdir(pretrained_model_name_or_path):
                 checks = importlib.import_module(f"{_PACKAGE}.saved_model")
-                checks.check_saved_pipeline(pretrained_model_name_or_path, dict(config), "unet")
+                for name in ("unet", *(("guide",) if config.get("guide") else ())):
+                    checks.check_saved_pipeline(pretrained_model_name_or_path, dict(config), name)
         return config
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
@@ -416,15 +449,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         # The code comes first, because the superclass ends with an upload (push_to_hub).
         for file in (__file__, *((os.path.join(os.path.dirname(__file__), "editing_pipeline.py"),) if _PACKAGE else ())):
             copy_file(file, save_directory)
-        module = type(getattr(self.unet, "_orig_mod", self.unet)).__module__
-        if _travels(module):
-            code = inspect.getfile(sys.modules[module])
-            copy_file(code, os.path.join(save_directory, "unet"))
+        for name in NETWORKS:
+            network = getattr(self, name)
+            module = type(getattr(network, "_orig_mod", network)).__module__
+            if _travels(module):
+                copy_file(inspect.getfile(sys.modules[module]), os.path.join(save_directory, name))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     def to_json_string(self) -> str:
         """The content of model_index.json, with the class that is saved beside it."""
         index = json.loads(super().to_json_string())
+        if self.guide is None:
+            del index["guide"]
         return json.dumps({**index, "_class_name": SAVED_CLASS}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -434,10 +470,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return config | {"_class_name": SAVED_CLASS[1]} if config.get("_class_name") == SAVED_CLASS else config
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Record the content of model_index.json: for a network whose code is saved with it, the name of that file."""
-        library, class_name = kwargs.get("unet") or (None, None)
-        if library is not None and _travels(library):
-            kwargs["unet"] = (library.rpartition(".")[2], class_name)
+        """Record the content of model_index.json: for networks whose code is saved with them, the name of that file."""
+        for name in NETWORKS:
+            library, class_name = kwargs.get(name) or (None, None)
+            if library is not None and _travels(library):
+                kwargs[name] = (library.rpartition(".")[2], class_name)
         super().register_to_config(**kwargs)
 
     def _run_steps(self, latents: Tensor, denoise: Denoise, generator: Generators | None) -> Tensor:
@@ -469,9 +506,40 @@ class CFGDDPMPipeline(DiffusionPipeline):
             ]
 
     def _run_unet(self, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
+        return self._run(self.unet, sample, t, label_ids)
+
+    def _run(self, network: Any, sample: Tensor, t: Tensor, label_ids: Tensor) -> Tensor:
         timesteps = torch.as_tensor(t, device=sample.device).expand(len(sample))
         labels = label_ids if self.is_conditional else None
-        return self.unet(sample.to(self.unet.dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
+        return network(sample.to(network.dtype), timesteps, class_labels=labels, return_dict=False)[0].float()
+
+    def _guided(self, cond: Tensor, uncond: Tensor, sample: Tensor, t: Tensor, scale: float, rescale: float) -> Tensor:
+        """The guided output, (B, C, H, W) float32, of those with the label and with the null label for a sample."""
+        if self._guidance == "cfg_zero_star":
+            uncond = fitted(uncond, cond)
+        if self._guidance != "apg":
+            return guided_output(cond, uncond, scale, rescale)
+        of_sample, of_output = self._clean_image_factors(t)
+        difference = of_output * (cond - uncond)  # of the two predictions of x_0
+        self._momentum = difference + (0 if self._momentum is None else APG_MOMENTUM * self._momentum)
+        change = without_part_along(self._momentum, of_sample * sample + of_output * cond)
+        return guided_output(cond, cond - change / of_output, scale, rescale)
+
+    def _clean_image_factors(self, t: Tensor) -> tuple[float, float]:
+        """a and b of x_0 = a x_t + b output, at a timestep, between two of training if need be."""
+        table, time = self.scheduler.alphas_cumprod.double().cpu(), float(t)
+        low = min(int(time), len(table) - 2)
+        log_snr = table[low : low + 2].logit()
+        signal = float(torch.lerp(log_snr[0], log_snr[1], time - low).sigmoid()) if time != low else float(table[low])
+        prediction = self.scheduler.config.prediction_type
+        if prediction == "sample":
+            return 0.0, 1.0
+        if prediction == "v_prediction":
+            return math.sqrt(signal), -math.sqrt(1 - signal)
+        return 1 / math.sqrt(signal), -math.sqrt((1 - signal) / signal)
+
+    def _guidance_of(self, guidance: str | None) -> str:
+        return guidance or ("cfg" if self.guide is None else "autoguidance")
 
     def _null_labels(self, label_ids: Tensor) -> Tensor:
         assert self.null_label is not None, "check_inputs refuses guidance without it"
@@ -487,8 +555,17 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return batch_size, self.unet.config.in_channels, height, width
 
     def _check_guidance(
-        self, class_labels: Labels | None, scale: float, interval: tuple[float, float] | None, rescale: float
+        self,
+        class_labels: Labels | None,
+        scale: float,
+        interval: tuple[float, float] | None,
+        rescale: float,
+        guidance: str | None,
     ) -> None:
+        require(guidance is None or guidance in GUIDANCE, "guidance", guidance, f"give one of {GUIDANCE}")
+        away_from_guide = self._guidance_of(guidance) == "autoguidance"
+        has_guide = self.guide is not None
+        require(has_guide or not away_from_guide, "guidance", guidance, "the pipeline has no guide, give it a second network")
         check_number("guidance_scale", scale)
         check_number("guidance_rescale", rescale, 0, 1)
         if class_labels is not None:
@@ -497,7 +574,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             has_null = self.null_label is not None
             require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_labels}")
         reason = "has no null label to guide away from" if self.is_conditional else "is unconditional"
-        can_guide = scale == 1 or self.null_label is not None
+        can_guide = scale == 1 or away_from_guide or self.null_label is not None
         require(can_guide, "guidance_scale", scale, f"the model {reason}, leave it at s = 1 (w = 0)")
         if interval is not None:
             pair = isinstance(interval, (list, tuple)) and len(interval) == 2
@@ -612,6 +689,18 @@ def guided_output(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0
     return rescale * guided * (std_cond / std_guided) + (1 - rescale) * guided
 
 
+def fitted(uncond: Tensor, cond: Tensor) -> Tensor:
+    """u times the number with which it is nearest to c in each image (CFG-Zero*, Fan et al. 2025, eq. 10)."""
+    products, squares = ((other * uncond).sum(dim=(1, 2, 3), keepdim=True) for other in (cond, uncond))
+    return products / squares.clamp(min=1e-8) * uncond
+
+
+def without_part_along(change: Tensor, image: Tensor) -> Tensor:
+    """A change of an image without its part that only scales the image (APG, Sadat et al. 2024, eq. 5, with eta = 0)."""
+    along, squares = ((change * image).sum(dim=(1, 2, 3), keepdim=True), (image * image).sum(dim=(1, 2, 3), keepdim=True))
+    return change - along / squares.clamp(min=1e-8) * image
+
+
 @contextlib.contextmanager
 def configured(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> Iterator[None]:
     """Change the configuration of a scheduler for the time of the block."""
@@ -713,11 +802,12 @@ def _travels(module: str) -> bool:
     return module.partition(".")[0] in (__name__.partition(".")[0], "diffusers_modules")
 
 
-def _name_installed_network(index: dict[str, Any]) -> None:
-    """Load a network whose code came with the model from the installed package instead, which requires no trust."""
-    named = index.get("unet")
-    if isinstance(named, (list, tuple)) and len(named) == 2 and named[0] in OWN_NETWORKS:
-        index["unet"] = [importlib.import_module(f"{_PACKAGE}.models.{named[0]}").__name__, named[1]]
+def _name_installed_networks(index: dict[str, Any]) -> None:
+    """Load networks whose code came with the model from the installed package instead, which requires no trust."""
+    for name in NETWORKS:
+        named = index.get(name)
+        if isinstance(named, (list, tuple)) and len(named) == 2 and named[0] in OWN_NETWORKS:
+            index[name] = [importlib.import_module(f"{_PACKAGE}.models.{named[0]}").__name__, named[1]]
 
 
 def copy_file(source: str, folder: Folder) -> None:
