@@ -26,20 +26,20 @@ FORMAT_NAMES = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webda
 FEATURES = "give inception, dinov2, dinov2:HUB_ID_OR_FOLDER or judge:FOLDER"
 
 
-def check_model(model: str) -> None:
-    """Refuse a model that is neither the folder of a pipeline nor an id on the Hub."""
+def check_model(model: str, argument: str = "model") -> None:
+    """Refuse a model that is neither the folder of a pipeline nor an id on the Hub; the message names the argument."""
     folder = Path(model)
     put_back(folder)
     if not folder.is_dir():
         # A Hub id has one slash, and the part before it is not a local folder.
         if model.count("/") != 1 or model[0] in "./~" or folder.parent.is_dir():
-            raise ValueError(f"model is {model!r}: no such folder exists")
+            raise ValueError(f"{argument} is {model!r}: no such folder exists")
     elif not (folder / "model_index.json").is_file():
         run = RunFolder(folder)
         models = [run.pipeline, *reversed(run.checkpoints().values())]
         found = [path for path in models if (path / "model_index.json").is_file()]
         remedy = f"this is a run directory, give {found[0]}" if found else "the folder has no model_index.json"
-        raise ValueError(f"model is {model!r}: {remedy}")
+        raise ValueError(f"{argument} is {model!r}: {remedy}")
 
 
 def check_class_labels(model: str, class_labels: Iterable[str | int]) -> None:

@@ -52,8 +52,10 @@ def mean_with_error(mean: float, stderr: float | None) -> str:
     return number(mean) + ("" if stderr is None else f" ± {stderr:.2g}")
 
 
-def value_text(value: str | float | None) -> str:
-    """An option or a count: `1,437`, `1.5`, `ddim`; "" for None."""
+def value_text(value: str | float | tuple[float, ...] | None) -> str:
+    """An option or a count: `1,437`, `1.5`, `ddim`, `0.1 to 0.8`; "" for None."""
+    if isinstance(value, tuple):
+        return " to ".join(map(value_text, value))
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):

@@ -100,12 +100,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
         guide: ModelMixin | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, guide=guide)
+        self.register_modules(unet=unet, scheduler=scheduler)
         # None values are left out: the config of an unconditional model is that of a DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
         self._trained_with = scheduler
+        self._guidance = "cfg"  # of the current call, as the momentum is
+        self._momentum: Tensor | None = None
 
         if self.is_conditional:
             last = unet.config.num_class_embeds - 1
@@ -115,10 +117,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
         else:
             for name, value in known.items():
                 require(value is None, name, value, "the model is unconditional, leave it out")
+        self.set_guide(guide)
+
+    def set_guide(self, guide: ModelMixin | None) -> None:
+        """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class."""
         if guide is not None:
-            for name in ("sample_size", "in_channels", "num_class_embeds"):
-                value, expected = (getattr(network.config, name, None) for network in (guide, unet))
+            for name in ("sample_size", "in_channels", "num_class_embeds", "condition_range"):
+                value, expected = (network.config.get(name) for network in (guide, self.unet))
                 require(value == expected, f"{name} of the guide", value, f"the network has {expected!r}, give such a guide")
+        self.register_modules(guide=guide)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -227,9 +234,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: keys of that dictionary; "latents" is the only one.
             batch_size: without labels, the number of images, times `num_images_per_prompt`, as in `DDPMPipeline`; None = 1.
                 With labels it is their number, and may be left out.
-            guidance: "autoguidance": u is the output of `guide` with the label, also without classes. In the others u is that
-                of the network with the null label: "cfg", "apg" (without the part of c - u along the predicted image, and
-                with a negative momentum; high scales saturate less) or "cfg_zero_star" (u scaled to fit c). None =
+            guidance: "autoguidance": u is the output of `guide` with the label, also without classes. In the others u is
+                that of the network with the null label: "cfg", "apg" (without the part of c - u along the predicted image,
+                and with a negative momentum; high scales saturate less) or "cfg_zero_star" (u scaled to fit c). None =
                 "autoguidance" if there is a guide, else "cfg".
 
         Returns:
@@ -521,8 +528,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
             return guided_output(cond, uncond, scale, rescale)
         of_sample, of_output = self._clean_image_factors(t)
         difference = of_output * (cond - uncond)  # of the two predictions of x_0
-        self._momentum = difference + (0 if self._momentum is None else APG_MOMENTUM * self._momentum)
-        change = without_part_along(self._momentum, of_sample * sample + of_output * cond)
+        momentum = difference if self._momentum is None else difference + APG_MOMENTUM * self._momentum
+        self._momentum = momentum
+        change = without_part_along(momentum, of_sample * sample + of_output * cond)
         return guided_output(cond, cond - change / of_output, scale, rescale)
 
     def _clean_image_factors(self, t: Tensor) -> tuple[float, float]:
@@ -565,7 +573,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
         require(guidance is None or guidance in GUIDANCE, "guidance", guidance, f"give one of {GUIDANCE}")
         away_from_guide = self._guidance_of(guidance) == "autoguidance"
         has_guide = self.guide is not None
-        require(has_guide or not away_from_guide, "guidance", guidance, "the pipeline has no guide, give it a second network")
+        require(
+            has_guide or not away_from_guide, "guidance", guidance, "the pipeline has no guide, give it a second network"
+        )
         check_number("guidance_scale", scale)
         check_number("guidance_rescale", rescale, 0, 1)
         if class_labels is not None:
@@ -612,9 +622,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
             works = config.variance_type not in ("fixed_large_log", "learned")
             require(works, "variance_type", config.variance_type, message)
 
-    def _check_agreement(self) -> None:
-        """Refuse a scheduler with other betas or another prediction type than that of the saved model."""
-        trained, scheduler = self._trained_with, self.scheduler
+    def _check_agreement(self, scheduler: Any = None) -> None:
+        """Refuse a scheduler (None = the one set now) with other betas or another prediction type than the saved model's."""
+        trained, scheduler = self._trained_with, scheduler or self.scheduler
         remedy = "set hf_ddpm.schedulers.build_scheduler(NAME, pipeline.trained_config)"
         both = (scheduler, trained)
         if scheduler is trained or not all(isinstance(getattr(one, "alphas_cumprod", None), Tensor) for one in both):

@@ -39,6 +39,8 @@ def sample_to_folder(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     eta: float | None = None,
+    guidance: str | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     file_format: Literal["png", "npz"] = "png",
     grid: Path | None = None,
     row_length: int | None = None,
@@ -63,6 +65,8 @@ def sample_to_folder(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         eta=eta,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
         progress=True,
     )
     with OutputLock(folder, processes) as lock, stop_requests("sampling ends after this batch") as stop:

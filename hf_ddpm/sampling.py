@@ -62,6 +62,7 @@ def load_pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
+    guide: str | None = None,
 ) -> ImagePipeline:
     """Load a pipeline of the class in its model_index.json, from safetensors only; a `ValueError` says why not.
 
@@ -72,6 +73,8 @@ def load_pipeline(
         device: of the network; None = cuda if available, else cpu.
         dtype: of the network.
         variant: of the files of the weights, as in `save_pretrained(folder, variant="fp16")`; None = those without one.
+        guide: folder or Hub id of a worse model for the same images, whose network becomes `pipeline.guide`; None = the one
+            that is saved with the model, if there is one.
     """
     if scheduler is not None:
         check_scheduler(scheduler)
@@ -85,12 +88,17 @@ def load_pipeline(
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
             pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype, variant=variant)
         check_finite(network_of(pipeline), "generator" if is_gan else "unet")
+        if (saved_guide := getattr(pipeline, "guide", None)) is not None:
+            check_finite(saved_guide, "guide")
     except Exception as error:  # a damaged or foreign folder makes the libraries raise anything
         place = "the folder" if Path(model).is_dir() else "no such folder exists, and as a model of the Hub it"
         raise ValueError(f"model is {model!r}: {place} cannot be loaded: {one_line(error, MAX_REASON)}") from error
     if is_gan:
-        require(scheduler is None, "scheduler", scheduler, "the model is a GAN and takes no steps, leave it out")
+        for name, value in (("scheduler", scheduler), ("guide", guide)):
+            require(value is None, name, value, "the model is a GAN and takes no steps, leave it out")
         return pipeline.to(device)
+    if guide is not None:
+        _take_guide(pipeline, guide, dtype)
     config = pipeline.scheduler.config
     if scheduler is not None:
         pipeline.scheduler = build_scheduler(scheduler, config)
@@ -100,9 +108,33 @@ def load_pipeline(
     return pipeline.to(device)
 
 
+def _take_guide(pipeline: CFGDDPMPipeline, guide: str, dtype: torch.dtype) -> None:
+    """Let a pipeline guide away from the network of another saved model of the same classes and noise schedule."""
+    check_model(guide, "guide")
+    try:
+        other = load_pipeline(guide, device="cpu", dtype=dtype)
+    except ValueError as error:
+        raise ValueError(str(error).replace("model is", "guide is", 1)) from error
+    remedy = "give a worse model of the same images and classes, such as an earlier checkpoint"
+    require(isinstance(other, CFGDDPMPipeline), "guide", guide, f"it is a GAN, {remedy}")
+    for name in ("id2label", "null_label"):
+        value, expected = getattr(other, name), getattr(pipeline, name)
+        require(value == expected, "guide", guide, f"its {name} is {value} and that of the model {expected}, {remedy}")
+    try:
+        pipeline._check_agreement(other.scheduler)
+        pipeline.set_guide(other.unet)
+    except ValueError as error:
+        raise ValueError(f"guide is {guide!r}: {error}") from error
+
+
 def default_guidance_scale(pipeline: ImagePipeline) -> float | None:
-    """The guidance scale s that programs use by default; None = the model has no null label and cannot be guided."""
-    return None if pipeline.null_label is None else DEFAULT_GUIDANCE_SCALE
+    """The guidance scale s that programs use by default; None = the model has neither a null label nor a guide."""
+    return DEFAULT_GUIDANCE_SCALE if can_be_guided(pipeline) else None
+
+
+def can_be_guided(pipeline: ImagePipeline) -> bool:
+    """Whether the output of the network can be guided away from another one."""
+    return pipeline.null_label is not None or getattr(pipeline, "guide", None) is not None
 
 
 def network_of(pipeline: ImagePipeline) -> torch.nn.Module:
@@ -116,7 +148,9 @@ def set_dtype(pipeline: ImagePipeline, dtype: Dtype | Literal["auto"], processes
     Every process has to call it, and all get the same.
     """
     chosen = broadcast_from_main(lambda: fastest_dtype(pipeline), processes) if dtype == "auto" else dtype
-    torch.nn.Module.to(network_of(pipeline), getattr(torch, chosen))  # that of diffusers warns
+    for network in (network_of(pipeline), getattr(pipeline, "guide", None)):
+        if network is not None:
+            torch.nn.Module.to(network, getattr(torch, chosen))  # that of diffusers warns
     return chosen
 
 
@@ -159,6 +193,7 @@ def generate(
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float | None = None,
     eta: float | None = None,
+    guidance: str | None = None,
     progress: bool = False,
 ) -> Iterator[SampleBatch]:
     """Generate one image for each label, in this order: the call checks the options, iteration generates batches.
@@ -169,8 +204,8 @@ def generate(
         seed: image i has the seed `seed + i`.
         seeds: seed of each image, instead of `seed`; None = seed, seed + 1, ...
         batch_size: images at a time; does not change them.
-        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta: see `CFGDDPMPipeline`; None = its
-            default. A GAN takes none of them.
+        num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta, guidance: see `CFGDDPMPipeline`;
+            None = its default. A GAN takes none of them.
         progress: show how many images are done, see `Progress`.
     """
     labels: list[Any] = list(class_labels)
@@ -182,7 +217,7 @@ def generate(
     check_number("batch_size", batch_size, 1, integer=True)
     options: dict[str, Any] = {
         "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval,
-        "guidance_rescale": guidance_rescale, "eta": eta,
+        "guidance_rescale": guidance_rescale, "eta": eta, "guidance": guidance,
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
     for name, value in options.items():

@@ -30,7 +30,14 @@ class SamplingConfig(BaseConfig, group="sampling"):
     num_inference_steps: int = 50
     """Denoising steps."""
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label."""
+    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label or a guide."""
+    guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
+    """How the output is guided, see hf-ddpm sample; None = autoguidance if there is a guide, else cfg."""
+    guidance_interval: tuple[float, float] | None = None
+    """[low, high]: guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    guide: str | None = None
+    """Folder or Hub id of a worse model to guide away from, such as an earlier checkpoint; None = the one saved with the
+    model, if there is one."""
     eta: float = 0.0
     """Noise of the scheduler ddim, from 0 to 1."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -44,12 +51,15 @@ class SamplingConfig(BaseConfig, group="sampling"):
         for option in ("num_inference_steps", "batch_size"):
             self.require(getattr(self, option) >= 1, option, "give at least 1")
         self.require(0 <= self.eta <= 1, "eta", "give a number from 0 to 1")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            self.require(0 <= low <= high <= 1, "guidance_interval", "give [low, high] with 0 <= low <= high <= 1")
 
-    def scale_for(self, null_label: int | None) -> float:
-        """The guidance scale s for a model with this null label; None = it has none."""
+    def scale_for(self, can_be_guided: bool) -> float:
+        """The guidance scale s for a model that can be guided, or cannot."""
         if self.guidance_scale is not None:
             return self.guidance_scale
-        return 1.0 if null_label is None else DEFAULT_GUIDANCE_SCALE
+        return DEFAULT_GUIDANCE_SCALE if can_be_guided else 1.0
 
 
 @dataclass(kw_only=True)

@@ -36,7 +36,16 @@ from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.runtime.threads import choose_threads_in_use
-from hf_ddpm.sampling import ImagePipeline, all_conditions, generate, image_shape_of, load_pipeline, network_of, set_dtype
+from hf_ddpm.sampling import (
+    ImagePipeline,
+    all_conditions,
+    can_be_guided,
+    generate,
+    image_shape_of,
+    load_pipeline,
+    network_of,
+    set_dtype,
+)
 
 BATCH_SIZE = 256
 """Real images per batch."""
@@ -177,7 +186,7 @@ def evaluate(config: EvaluationConfig) -> Results:
 def _evaluate(config: EvaluationConfig, processes: PartialState) -> Results:
     started = time.perf_counter()
     sampling, device = config.sampling, config.device or processes.device
-    pipeline = load_pipeline(config.model, scheduler=sampling.scheduler, device=device)
+    pipeline = load_pipeline(config.model, scheduler=sampling.scheduler, device=device, guide=sampling.guide)
     config = replace(config, sampling=replace(sampling, dtype=set_dtype(pipeline, sampling.dtype, processes)))
     if config.num_threads is None:
         choose_threads_in_use(network_of(pipeline))
@@ -233,10 +242,10 @@ def check_sampling(pipeline: ImagePipeline, sampling: SamplingConfig) -> None:
 
 def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dict[str, Any]:
     """Options of the denoising, as keyword arguments of `generate`; a GAN has none, and a `ValueError` if one is given."""
-    names = ("num_inference_steps", "guidance_scale", "eta")
+    names = ("num_inference_steps", "guidance_scale", "guidance", "guidance_interval", "eta")
     if not isinstance(pipeline, DCGANPipeline):
         values = {name: getattr(sampling, name) for name in names}
-        return {**values, "guidance_scale": sampling.scale_for(pipeline.null_label)}
+        return {**values, "guidance_scale": sampling.scale_for(can_be_guided(pipeline))}
     for name in names:
         value = getattr(sampling, name)
         if value != getattr(SamplingConfig(), name):

@@ -16,7 +16,7 @@ from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import write_whole
-from hf_ddpm.sampling import ImagePipeline, network_of
+from hf_ddpm.sampling import ImagePipeline, can_be_guided, network_of
 from hf_ddpm.text import printable
 
 LOSS_IMAGES = 512
@@ -74,6 +74,10 @@ def markdown_report(results: Results) -> str:
     if "scheduler" in protocol:
         scale = protocol["guidance_scale"]
         how = f"{protocol['num_inference_steps']} steps of {protocol['scheduler']}, s = {scale:g} (w = {scale - 1:g})"
+        how += f", {protocol['guidance']}" if "guidance" in protocol else ""
+        how += ", guided away from a second network" if "guide_sha256" in protocol else ""
+        if "guidance_interval" in protocol:
+            how += ", for {:g} <= t / T < {:g}".format(*protocol["guidance_interval"])
     about = (
         f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
         f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are from the other "
@@ -112,9 +116,13 @@ def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[
         denoising = {
             "scheduler": type(pipeline.scheduler).__name__,
             "num_inference_steps": sampling.num_inference_steps,
-            "guidance_scale": sampling.scale_for(pipeline.null_label),
+            "guidance_scale": sampling.scale_for(can_be_guided(pipeline)),
             "eta": sampling.eta,
         }
+        names = ("guidance", "guidance_interval", "guide")
+        denoising |= {name: value for name in names if (value := getattr(sampling, name)) is not None}
+        if pipeline.guide is not None:
+            denoising["guide_sha256"] = weights_digest(pipeline.guide)
     seeds = [config.seed + number for number in range(config.num_seeds)]
     return {"seeds": seeds, "num_images": config.num_images, **denoising, "dtype": sampling.dtype}
 

@@ -55,6 +55,8 @@ class MeanRow:
     scheduler: str | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    guidance: str | None = None
+    guidance_interval: tuple[float, float] | None = None
     num_images: int
     num_train_seeds: int
     network_calls: int | None
@@ -115,6 +117,8 @@ def _with_metrics(found: Mapping[str, Any]) -> dict[str, Any]:
         return {name: kind(**value, values=[]) for name, value in metrics.items()}
 
     parts = dict(found, metrics=values(MetricValue, found["metrics"]))
+    if (interval := found.get("guidance_interval")) is not None:
+        parts["guidance_interval"] = tuple(interval)
     if "per_class" in found:
         parts["per_class"] = {label: values(ClassMetricValue, metrics) for label, metrics in found["per_class"].items()}
     return parts

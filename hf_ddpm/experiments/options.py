@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hf_ddpm.cli import parse_config, recipe_program
 from hf_ddpm.commandline.recipes import find_recipe, missing_recipe_hint
@@ -20,10 +20,11 @@ from hf_ddpm.run_folder import RunFolder, find_name_fault
 from hf_ddpm.training.options import GANConfig, TrainConfig
 
 NOISE, ALL = "noise", "all"
-SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale")
+SAMPLING_AXES = ("scheduler", "num_inference_steps", "guidance_scale", "guidance", "guidance_interval")
 SHORT_NAMES = {
     "num_inference_steps": "steps",
     "guidance_scale": "s",
+    "guidance_interval": "interval",
     "num_images": "n",
     "train_seed": "seed",
     "checkpoint": "step",
@@ -51,6 +52,10 @@ class SweepGrid(BaseConfig, group="grid"):
     """Values of sampling.num_inference_steps."""
     guidance_scale: list[float] | None = None
     """Values of sampling.guidance_scale, s."""
+    guidance: list[Literal["cfg", "apg", "cfg_zero_star", "autoguidance"]] | None = None
+    """Values of sampling.guidance."""
+    guidance_interval: list[tuple[float, float]] | None = None
+    """Values of sampling.guidance_interval; [0, 1] = everywhere."""
     num_images: list[int] | None = None
     """Values of num_images."""
 
@@ -126,6 +131,8 @@ class GridPoint:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     """None = the default of the model."""
+    guidance: str | None = None
+    guidance_interval: tuple[float, float] | None = None
     num_images: int
     """Images of each sampling seed."""
 
@@ -289,7 +296,8 @@ def _name(values: dict[str, Any]) -> str:
     parts = []
     for axis, value in values.items():
         if value is not None:
-            text = repr(value).removesuffix(".0") if isinstance(value, float) else _safe(str(value))
+            numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, float) else ()
+            text = "-".join(repr(float(number)).removesuffix(".0") for number in numbers) or _safe(str(value))
             parts.append(f"{SHORT_NAMES[axis]}-{text}" if axis in SHORT_NAMES and value != NOISE else text)
     return "_".join(parts)
 

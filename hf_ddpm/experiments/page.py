@@ -33,6 +33,8 @@ AXIS_NAMES = {
     "scheduler": "scheduler",
     "num_inference_steps": "steps",
     "guidance_scale": "s (w = s - 1)",
+    "guidance": "guidance",
+    "guidance_interval": "guided t / T",
     "num_images": "images",
 }
 """Axes of a comparison, and their names in a table."""

@@ -20,7 +20,14 @@ from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.evaluation.features import Extractor, build_extractor, weights_digest
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, kept_key
 from hf_ddpm.evaluation.options import EvaluationConfig, ReferenceDataConfig, SamplingConfig
-from hf_ddpm.evaluation.protocol import check_sampling, data_of_training, data_options, measure, open_references
+from hf_ddpm.evaluation.protocol import (
+    check_sampling,
+    data_of_training,
+    data_options,
+    generation_options,
+    measure,
+    open_references,
+)
 from hf_ddpm.evaluation.references import MIN_IMAGES, References
 from hf_ddpm.evaluation.report import describe_samples
 from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, with_equal_time
@@ -107,13 +114,14 @@ def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
     if isinstance(pipeline, DCGANPipeline):
         return 1
     counts: list[int] = []
-    hook = network_of(pipeline).register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
+    networks = [network for network in (pipeline.unet, pipeline.guide) if network is not None]
+    hooks = [it.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0]))) for it in networks]
     try:
-        labels, scale = all_conditions(pipeline)[:1] or [None], sampling.scale_for(pipeline.null_label)
-        steps = sampling.num_inference_steps
-        list(generate(pipeline, class_labels=labels, num_inference_steps=steps, guidance_scale=scale, eta=sampling.eta))
+        labels = all_conditions(pipeline)[:1] or [None]
+        list(generate(pipeline, class_labels=labels, **generation_options(pipeline, sampling)))
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return sum(counts)
 
 
@@ -128,7 +136,8 @@ class _Models:
         """The pipeline of a point, with its scheduler; ValueError: it does not support the sampling options."""
         if self._loaded is None or self._loaded[0] != point.model:
             dtype = getattr(torch, self.config.sampling.dtype)
-            pipeline = load_pipeline(point.model, device=self._device, dtype=dtype)
+            guide = None if point.is_gan else self.config.sampling.guide
+            pipeline = load_pipeline(point.model, device=self._device, dtype=dtype, guide=guide)
             if self.config.num_threads is None:
                 choose_threads_in_use(network_of(pipeline))
             if isinstance(pipeline, DCGANPipeline) and not point.is_gan:

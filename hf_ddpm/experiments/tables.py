@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hf_ddpm.experiments.options import NOISE, GridPoint
+from hf_ddpm.experiments.options import NOISE, SAMPLING_AXES, GridPoint
 from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 
-AXES = ("recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "num_images")
+AXES = (
+    "recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "guidance",
+    "guidance_interval", "num_images",
+)  # fmt: skip
 COSTS = ("network_calls", "num_seeds", "floor_num_images")
 MAIN_METRICS = ("precision", "recall", "class_accuracy", "nearest_train_distance")
 
@@ -34,6 +37,10 @@ class SweepRow:
     """Here and below: None = noise or a GAN, which does not depend on it."""
     num_inference_steps: int | None
     guidance_scale: float | None
+    guidance: str | None = None
+    """None = the default of the pipeline."""
+    guidance_interval: tuple[float, float] | None = None
+    """Fractions of T; None = everywhere."""
     num_images: int
     """Images of each sampling seed."""
     network_calls: int | None
@@ -110,7 +117,7 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
     axes = varying_axes(rows) or ["num_images"]
     if any(row.checkpoint == NOISE for row in rows) and "checkpoint" not in axes:
         axes.insert(0, "checkpoint")
-    costs = ["network_calls"] if {"scheduler", "num_inference_steps", "guidance_scale"} & set(axes) else []
+    costs = ["network_calls"] if set(SAMPLING_AXES) & set(axes) else []
     metrics = [distance_name(rows), *(name for name in MAIN_METRICS if name in metric_names(rows))]
     lines = []
     for row in rows:

@@ -33,6 +33,14 @@ class SampleConfig:
     """Total number of images, cycling through the classes; None = given by `per_class`."""
     guidance_scale: float | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
+    guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
+    """What u is: the output with the null label (cfg, and its variants apg and cfg_zero_star for high s), or that of the
+    guide (autoguidance); None = autoguidance if there is a guide, else cfg."""
+    guidance_interval: tuple[float, float] | None = None
+    """[low, high]: guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    guide: str | None = None
+    """Folder or Hub id of a worse model of the same images to guide away from, such as an earlier checkpoint of the run or a
+    smaller network; None = the one saved with the model, if there is one."""
     scheduler: str | None = None
     """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
     pndm or dpmsolver_sde (with torchsde); None = the scheduler saved with the model."""
@@ -77,6 +85,8 @@ def main(args: list[str] | None = None) -> None:
         check_model(config.model)
         if config.scheduler is not None:
             check_scheduler(config.scheduler)
+        if config.guide is not None:
+            check_model(config.guide, "guide")
         check_class_labels(config.model, config.class_labels or ())
         load_libraries(*(() if needs_scipy(config.model, config.scheduler) else ("scipy",)))
         from hf_ddpm.runtime.distributed import init_distributed
@@ -86,7 +96,9 @@ def main(args: list[str] | None = None) -> None:
 
         processes = init_distributed(config.num_threads)
         device = config.device or processes.device
-        pipeline = load_pipeline(config.model, scheduler=config.scheduler, device=device, variant=config.variant)
+        pipeline = load_pipeline(
+            config.model, scheduler=config.scheduler, device=device, variant=config.variant, guide=config.guide
+        )
         set_dtype(pipeline, config.dtype, processes)
         if config.num_threads is None:
             choose_threads_in_use(network_of(pipeline))
@@ -101,6 +113,8 @@ def main(args: list[str] | None = None) -> None:
             num_inference_steps=config.num_inference_steps,
             guidance_scale=default_guidance_scale(pipeline) if config.guidance_scale is None else config.guidance_scale,
             eta=config.eta,
+            guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
             file_format=config.format,
             grid=config.grid,
             row_length=config.per_class,
