@@ -307,6 +307,35 @@ class EMAConfig(BaseConfig, group="ema"):
 
 
 @dataclass(kw_only=True)
+class SnapshotEMAConfig(EMAConfig):
+    """Moving average of the weights, used for sampling, and snapshots from which others are made after the training."""
+
+    snapshot_every_steps: int | None = None
+    """Optimizer steps between snapshots of two further averages, from which hf-ddpm average makes one of any length later on
+    (Karras et al. 2024); None = no snapshots."""
+    max_snapshots: int | None = None
+    """Number of snapshots to keep: when there are more, every second one is removed, and from then on half as many are
+    taken; None = 32. Only with snapshot_every_steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("snapshot_every_steps", "steps")
+        self.require(self.max_snapshots is None or self.max_snapshots >= 8, "max_snapshots", "give at least 8")
+        has_snapshots = self.snapshot_every_steps is not None or self.max_snapshots is None
+        self.require(has_snapshots, "max_snapshots", "add --ema.snapshot_every_steps, or leave it out")
+
+    def snapshot_distance(self, step: int) -> int | None:
+        """Steps between the snapshots that are kept until a step: `snapshot_every_steps`, doubled until they are few enough.
+
+        None = there are none.
+        """
+        distance = self.snapshot_every_steps
+        while distance is not None and math.ceil(step / distance) > (self.max_snapshots or 32):
+            distance *= 2
+        return distance
+
+
+@dataclass(kw_only=True)
 class CheckpointConfig(BaseConfig, group="checkpoint"):
     """When checkpoints are saved and removed."""
 

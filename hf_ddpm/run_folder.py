@@ -3,6 +3,7 @@
 ```
 config.yaml  environment.json  data.json  metrics.jsonl
 checkpoints/step-00001000/  samples/step-00001000.png  samples/grid.json
+snapshots/step-00001000.safetensors  averages/sigma_rel-0.08/
 pipeline/  judge/  results/*.json
 ```
 """
@@ -156,6 +157,18 @@ class RunFolder:
     def sample_grids(self) -> dict[int, Path]:
         """Saved pictures of samples by optimizer step, oldest first."""
         return _by_step((self.path / "samples").glob(f"{PREFIX}*.png"))
+
+    def snapshot(self, step: int) -> Path:
+        """Two averages of the weights at an optimizer step, see `hf_ddpm.training.power_average`."""
+        return self.path / "snapshots" / f"{PREFIX}{step:08d}.safetensors"
+
+    def snapshots(self) -> dict[int, Path]:
+        """Snapshots of averages by optimizer step, oldest first."""
+        return _by_step((self.path / "snapshots").glob(f"{PREFIX}*.safetensors"))
+
+    def average(self, sigma_rel: float) -> Path:
+        """The pipeline of an average that was made of the snapshots, of this length."""
+        return self.path / "averages" / f"sigma_rel-{sigma_rel:g}"
 
     @property
     def grid_settings(self) -> Path:

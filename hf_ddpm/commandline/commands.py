@@ -24,6 +24,7 @@ COMMANDS = {
     "judge": Command("train_judge", "train a judge, the classifier that measures samples"),
     "sample": Command("sample", "generate PNG files or one npz"),
     "edit": Command("edit", "edit images: image to image, inpainting, interpolation"),
+    "average": Command("average", "average the weights of a run over another length"),
     "evaluate": Command("evaluate_model", "measure a model: distances, precision, recall, class accuracy"),
     "sweep": Command("sweep", "measure a grid of settings, models or checkpoints; compare recipes"),
     "doctor": Command("doctor", "say what a run shows, what that means and what to do"),

@@ -94,8 +94,8 @@ class ComparisonFacts:
 
     def to_json(self) -> str:
         """The text of comparison.json, without the paths of this machine."""
-        # The values of single sampling seeds are in the file of each cell; recipes have no axis of checkpoints.
-        hidden = ("values", "checkpoint")
+        # The values of single sampling seeds are in the file of each cell; recipes have no axis of checkpoints or averages.
+        hidden = ("values", "checkpoint", "sigma_rel")
         facts = asdict(self, dict_factory=lambda items: {name: value for name, value in items if name not in hidden})
         return json.dumps(without_paths(facts), indent=1) + "\n"
 

@@ -28,6 +28,7 @@ SHORT_NAMES = {
     "num_images": "n",
     "train_seed": "seed",
     "checkpoint": "step",
+    "sigma_rel": "sigma_rel",
 }
 """Names of axes before their values; other axes show the value alone."""
 PROGRAMS: dict[str, type[TrainConfig] | type[GANConfig]] = {kind.program: kind for kind in (TrainConfig, GANConfig)}
@@ -46,6 +47,9 @@ class SweepGrid(BaseConfig, group="grid"):
     checkpoint: list[int | str] | None = None
     """Steps of checkpoints of the model's run; `all` = every checkpoint of the run, `noise` = uniform noise instead of
     samples."""
+    sigma_rel: list[float] | None = None
+    """Lengths of the average of the weights, see hf-ddpm average, up to the newest snapshot of the model's run; each average
+    is kept as a pipeline in the folder `averages` of the run."""
     scheduler: list[str] | None = None
     """Values of sampling.scheduler."""
     num_inference_steps: list[int] | None = None
@@ -67,6 +71,8 @@ class SweepGrid(BaseConfig, group="grid"):
             self.require(not twice, axis, f"{', '.join(map(str, twice))} is listed twice, give it once")
         counts, seeds, scales = self.num_images or (), self.train_seed or (), self.guidance_scale or ()
         self.require(all(map(math.isfinite, scales)), "guidance_scale", "give finite numbers")
+        both = self.sigma_rel is not None and self.checkpoint is not None
+        self.require(not both, "sigma_rel", "averages end at the newest snapshot, leave --grid.checkpoint out")
         self.require(min(self.num_inference_steps or [1]) >= 1, "num_inference_steps", "give numbers of at least 1")
         self.require(all(2 <= count <= MAX_IMAGES for count in counts), "num_images", f"give numbers from 2 to {MAX_IMAGES}")
         require_seeds(f"{self._prefix}train_seed", *seeds)
@@ -125,6 +131,8 @@ class GridPoint:
     train_seed: int | None = None
     checkpoint: int | str | None = None
     """Step, or `noise`."""
+    sigma_rel: float | None = None
+    """Length of the average; None = not an axis."""
     is_gan: bool = False
     scheduler: str | None = None
     """None = the saved one."""
@@ -147,7 +155,8 @@ class SweepConfig(ProtocolConfig):
 
     main_options: ClassVar[tuple[str, ...]] = (
         "output_dir", "model", "features", "num_images", "num_seeds", "grid.recipe", "grid.train_seed", "grid.checkpoint",
-        "grid.scheduler", "grid.num_inference_steps", "grid.guidance_scale", "train_overrides", "train_minutes",
+        "grid.sigma_rel", "grid.scheduler", "grid.num_inference_steps", "grid.guidance_scale", "train_overrides",
+        "train_minutes",
     )  # fmt: skip
     output_dir: Path
     """Folder of the results: a new one, or that of the same sweep, which is then continued."""
@@ -226,6 +235,9 @@ class SweepConfig(ProtocolConfig):
                 {"model": model, "recipe": run.recipe.stem, "train_seed": run.seed, "is_gan": run.is_gan}
                 for model, run in models.items()
             ]
+        if self.grid.sigma_rel is not None:
+            run = self.run_of_averages()
+            return [{"model": str(run.average(length)), "sigma_rel": length} for length in self.grid.sigma_rel]
         if self.grid.checkpoint is None:
             return [{"model": self.model}]
         saved = self._checkpoints().items()
@@ -233,6 +245,13 @@ class SweepConfig(ProtocolConfig):
         if NOISE in self.grid.checkpoint:
             origins.append({"model": self.model, "checkpoint": NOISE})
         return origins
+
+    def run_of_averages(self) -> RunFolder:
+        """The run whose weights are averaged; ValueError: the model belongs to none."""
+        run = RunFolder.of(self.model or "")
+        if run is None:
+            raise ValueError(f"--grid.sigma_rel: --model {self.model} belongs to no run that has kept snapshots of averages")
+        return run
 
     def resolve_checkpoints(self) -> None:
         """Replace `all` by all steps; ValueError: the model belongs to no run, or a checkpoint does not exist."""
@@ -257,8 +276,9 @@ class SweepConfig(ProtocolConfig):
     def _check_recipes(self, recipes: list[Path]) -> None:
         grid, overrides = self.grid, flat_options(self.train_overrides or {})
         self.require(self.model is None, "model", "leave it out, or leave --grid.recipe out")
-        remedy = "checkpoints are those of the run of --model, leave them out with --grid.recipe"
-        grid.require(grid.checkpoint is None, "checkpoint", remedy)
+        for axis in ("checkpoint", "sigma_rel"):
+            remedy = "it is about the run of --model, leave it out with --grid.recipe"
+            grid.require(getattr(grid, axis) is None, axis, remedy)
         for recipe in recipes:
             remedy = f"the file does not exist, {missing_recipe_hint(recipe)}"
             require(find_recipe(recipe).is_file(), "grid.recipe", str(recipe), remedy)

@@ -45,6 +45,7 @@ from hf_ddpm.runtime.threads import choose_threads_in_use
 from hf_ddpm.sampling import ImagePipeline, all_conditions, generate, image_shape_of, load_pipeline, network_of
 from hf_ddpm.schedulers import build_scheduler
 from hf_ddpm.training.options import GANConfig, TrainConfig
+from hf_ddpm.training.posthoc_average import average_of_run
 
 OPTIONS = "sweep.yaml"
 """File with the options of the sweep."""
@@ -71,7 +72,7 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
     if processes.num_processes > 1 and any(run.is_gan for run in trainings):
         raise ValueError("--grid.recipe: a GAN is trained by a single process, leave the launcher out")
     with OutputLock(Path(config.output_dir), processes) as lock:
-        lock.take(partial(_check_folder, config))  # again, now that no other sweep can write there
+        lock.take(partial(_prepare_folder, config))
         return _train_and_measure(config, trainings, processes)
 
 
@@ -220,6 +221,13 @@ def _check_schedulers(config: SweepConfig) -> None:
     for count in config.grid.num_images or [config.num_images]:
         if count < MIN_IMAGES:
             raise ValueError(f"--num_images is {count}: density and coverage need at least {MIN_IMAGES}")
+
+
+def _prepare_folder(config: SweepConfig) -> None:
+    """Check the folder again, now that no other sweep can write there, and make the averages of the grid."""
+    _check_folder(config)
+    for length in config.grid.sigma_rel or ():
+        average_of_run(config.run_of_averages(), length)
 
 
 def _check_folder(config: SweepConfig) -> None:

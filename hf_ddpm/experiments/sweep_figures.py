@@ -15,7 +15,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str) -> dict[str, Figure]:
-    """Plot Figures for the options that vary, by name: `guidance`, `network_calls`, `num_images`, `checkpoints`.
+    """Plot Figures for the options that vary, by name: `guidance`, `network_calls`, `num_images`, `checkpoints`,
+    `averages`.
 
     `rows` come from `SweepRow.columns`, `distance` names the Frechet distance, `varying` the options with several values.
     """
@@ -48,6 +49,9 @@ def plot_sweep(rows: Rows, *, distance: str, varying: Sequence[str], title: str)
     if "checkpoint" in varying and len(samples) > 0:
         levels, series = {distance: [*floor, *_noise_levels(rows, distance)]}, others("checkpoint")
         figures["checkpoints"] = plot(samples, x="checkpoint", metrics=[distance], series=series, levels=levels)
+    if "sigma_rel" in varying:
+        levels, series = {distance: floor}, others("sigma_rel")
+        figures["averages"] = plot(samples, x="sigma_rel", metrics=[distance], series=series, levels=levels)
     return figures
 
 

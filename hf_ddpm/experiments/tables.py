@@ -14,7 +14,7 @@ from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_t
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 
 AXES = (
-    "recipe", "train_seed", "checkpoint", "scheduler", "num_inference_steps", "guidance_scale", "guidance",
+    "recipe", "train_seed", "checkpoint", "sigma_rel", "scheduler", "num_inference_steps", "guidance_scale", "guidance",
     "guidance_interval", "num_images",
 )  # fmt: skip
 COSTS = ("network_calls", "num_seeds", "floor_num_images")
@@ -33,6 +33,8 @@ class SweepRow:
     train_seed: int | None
     checkpoint: int | str | None = None
     """Step, or `noise`; None = not an axis."""
+    sigma_rel: float | None = None
+    """Length of the average of the weights; None = not an axis."""
     scheduler: str | None
     """Here and below: None = noise or a GAN, which does not depend on it."""
     num_inference_steps: int | None

@@ -24,6 +24,7 @@ LABELS = {
     "network_calls": "network calls a sample",
     "num_images": "images n",
     "checkpoint": "training step",
+    "sigma_rel": "length of the average, sigma_rel",
     "num_inference_steps": "denoising steps",
     "train_seed": "training seed",
     "class_accuracy": "class accuracy",

@@ -6,6 +6,7 @@ Recipes are trained first and compared on a page, comparison.md, whose facts are
         --grid.guidance_scale 1 1.5 2 3 --output_dir runs/digits/results/w
     hf-ddpm sweep ... --grid.scheduler ddim dpmsolver++ --grid.num_inference_steps 5 10
     hf-ddpm sweep ... --grid.checkpoint all noise
+    hf-ddpm sweep ... --grid.sigma_rel 0.03 0.05 0.1 0.2
     hf-ddpm sweep --grid.recipe digits --grid.train_seed 0 1 2 \
         --features judge:runs/judge_digits --output_dir runs/seeds
     hf-ddpm sweep --grid.recipe digits gan_digits --train_minutes 3 \

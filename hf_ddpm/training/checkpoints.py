@@ -160,8 +160,8 @@ def check_start(folder: RunFolder, resume: str) -> None:
 
 
 def _check_place(folder: RunFolder) -> None:
-    """Refuse a run folder whose checkpoints or pictures are, by a link, those of another run."""
-    for link in (folder.checkpoint(0).parent, folder.sample_grid(0).parent):
+    """Refuse a run folder whose checkpoints, pictures or snapshots are, by a link, those of another run."""
+    for link in (folder.checkpoint(0).parent, folder.sample_grid(0).parent, folder.snapshot(0).parent):
         owner = RunFolder(link.resolve().parent)
         if link.is_symlink() and owner.config.is_file() and owner.path != folder.path.resolve():
             what = f"by a link its {link.name} are those of {owner.path}, remove it"

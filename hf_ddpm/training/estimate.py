@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import statistics
@@ -126,7 +127,9 @@ class Estimate:
         run, folder = self.run, Path(self.config.output_dir)
         checkpoint, published = checkpoint_size(self.state)
         kept = kept_checkpoints(self.config, run.total_steps)
-        in_all = f"{size_text(kept * checkpoint + published)} at its end, with {counted(kept, 'checkpoint')}"
+        snapshots, snapshot = self._snapshots()
+        with_what = counted(kept, "checkpoint") + (f" and {counted(snapshots, 'snapshot')}" if snapshots else "")
+        in_all = f"{size_text(kept * checkpoint + published + snapshots * snapshot)} at its end, with {with_what}"
         decoded = "none, as images are streamed"
         if self.counts is not None:
             channels, height, width = run.image_shape
@@ -137,6 +140,14 @@ class Estimate:
             "run folder": f"{in_all}, {size_text(checkpoint)} more during a save; {size_text(free_space(folder))} are free",
             "decoded images": decoded,
         }
+
+    def _snapshots(self) -> tuple[int, int]:
+        """How many snapshots of averages the run has at its end, and bytes of each."""
+        averages, total = getattr(self.state, "power_averages", None), self.run.total_steps
+        distance = self.config.ema.snapshot_distance(total) if isinstance(self.config, TrainConfig) else None
+        if averages is None or distance is None:
+            return 0, 0
+        return math.ceil(total / distance), _num_bytes(averages.tensors().values())
 
     def _not_counted(self) -> Iterable[str]:
         yield "start-up, reading the images, saving"
@@ -249,7 +260,8 @@ def checkpoint_size(state: TrainState) -> tuple[int, int]:
     if not isinstance(state, GeneratorState):
         return trained + _num_bytes(moments), trained
     published = _num_bytes(network_of(state.pipeline).state_dict().values())
-    return trained + _num_bytes(moments) + published, published
+    averages = {} if state.power_averages is None else state.power_averages.tensors()
+    return trained + _num_bytes(moments) + published + _num_bytes(averages.values()), published
 
 
 def kept_checkpoints(config: RunConfig, total_steps: int) -> int:

@@ -40,6 +40,7 @@ from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.init_from import check_base_model, start_from
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
 from hf_ddpm.training.run import Data, Images, Run
@@ -220,6 +221,7 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         ema=build_ema(tensors_of(unet).values(), config.ema),
         pipeline=CFGDDPMPipeline(averaged_unet, noise_scheduler, id2label=id2label, null_label=run.null_label),
         averaged_weights=UNET_WEIGHTS,
+        power_averages=None if config.ema.snapshot_every_steps is None else PowerAverages(dict(unet.named_parameters())),
         alphas_cumprod=noise_scheduler.alphas_cumprod.to(run.accelerator.device),
     )
 
@@ -310,7 +312,18 @@ def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:
         record.add(sample_ids=batch.sample_ids, timesteps=batch.timesteps, loss=micro_loss.detach())
     grad_norm = apply_gradients(state, run, step, loss, record)
     state.update_average()
+    keep_snapshot(state, run)
     return grad_norm
+
+
+def keep_snapshot(state: DiffusionState, run: DiffusionRun) -> None:
+    """Keep a snapshot of the averages of this step if one is due: at equal distances, and at the end."""
+    distance = run.config.ema.snapshot_distance(state.step)
+    if distance is None or not run.accelerator.is_main_process:
+        return
+    if state.step == run.total_steps or is_due(state.step, distance):
+        assert state.power_averages is not None, "snapshots are taken of them"
+        write_snapshot(state.power_averages, run.folder, state.step, distance)
 
 
 def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: DiffusionBatch) -> Tensor:

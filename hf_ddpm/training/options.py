@@ -20,6 +20,7 @@ from hf_ddpm.config import (
     OptimConfig,
     Optimizer,
     ScheduleConfig,
+    SnapshotEMAConfig,
     require,
     require_seeds,
 )
@@ -142,6 +143,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
     )  # fmt: skip
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    ema: SnapshotEMAConfig = field(default_factory=SnapshotEMAConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

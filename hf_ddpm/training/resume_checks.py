@@ -21,6 +21,8 @@ _ALLOWED = (
     "logging.",
     "evaluation.",
     "checkpoint.",
+    "ema.snapshot_every_steps",  # for which the checkpoint needs the averages, see `GeneratorState.load`
+    "ema.max_snapshots",
     "data.source",
     "data.test_split",
     "data.on_bad_image",

@@ -25,10 +25,12 @@ from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import ImagePipeline, network_of
 from hf_ddpm.training.checkpoints import DamagedCheckpoint
 from hf_ddpm.training.optim import resume_lr_schedule
+from hf_ddpm.training.power_average import PowerAverages
 
 PipelineType = TypeVar("PipelineType", bound=ImagePipeline)
 
 WEIGHTS, MOMENTS = "training/model.safetensors", "training/optimizer.safetensors"
+POWER_AVERAGES = "training/power_averages.safetensors"
 MOMENT_NAMES = {"step", "exp_avg", "exp_avg_sq"}
 """What Adam and AdamW keep of a weight that has received a gradient; `step` is a number, the others are like the weight."""
 
@@ -144,11 +146,15 @@ class GeneratorState(TrainState, Generic[PipelineType]):
     """Samples with the averaged weights, which are in a second network like `generator`."""
     averaged_weights: str
     """The file of a checkpoint that has the averaged weights."""
+    power_averages: PowerAverages | None = None
+    """Averages of the weights of `generator` for snapshots; None = there are no snapshots."""
 
     def update_average(self) -> None:
-        """Let the moving average follow this step's weights."""
+        """Let the moving averages follow the weights of `step`."""
         if self.ema is not None:
             self.ema.step(tensors_of(self.generator).values())
+        if self.power_averages is not None:
+            self.power_averages.update(dict(self.generator.named_parameters()), self.step)
 
     def averaged_pipeline(self) -> PipelineType:
         """The pipeline with the averaged weights of this step (the trained ones if there is no average)."""
@@ -166,9 +172,12 @@ class GeneratorState(TrainState, Generic[PipelineType]):
         """Write a checkpoint that is a pipeline folder too; see `TrainState.save`."""
         self.averaged_pipeline().save_pretrained(directory)
         super().save(directory, accelerator, about)
+        if self.power_averages is not None:
+            save_file(_contiguous(self.power_averages.tensors()), directory / POWER_AVERAGES)
 
     def load(self, directory: Path, accelerator: Accelerator) -> None:
         """Read back what `save` wrote; see `TrainState.load`."""
+        power_averages = self._read_power_averages(directory)
         averaged = read_tensors(directory, self.averaged_weights, tensors_of(self.generator))
         ema_step = read_saved(directory, ema_step=lambda value: value is None or is_count(value))["ema_step"]
         super().load(directory, accelerator)
@@ -176,6 +185,19 @@ class GeneratorState(TrainState, Generic[PipelineType]):
             for shadow, name in zip(self.ema.shadow_params, tensors_of(self.generator), strict=True):
                 shadow.copy_(averaged[name])
             self.ema.optimization_step = ema_step or 0
+        for average, saved_average in power_averages:
+            average.copy_(saved_average)
+
+    def _read_power_averages(self, directory: Path) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor of `power_averages` with the saved one."""
+        if self.power_averages is None:
+            return []
+        if not (directory / POWER_AVERAGES).exists():
+            remedy = "leave out ema.snapshot_every_steps, as they need all steps from the start, or start a new run"
+            raise ValueError(f"--resume: {directory} was saved by a run without snapshots of averages: {remedy}")
+        tensors = self.power_averages.tensors()
+        saved = read_tensors(directory, POWER_AVERAGES, tensors)
+        return [(tensor, saved[name]) for name, tensor in tensors.items()]
 
 
 def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:

@@ -24,10 +24,11 @@ from hf_ddpm.experiments.options import GridPoint, SweepConfig, SweepGrid
 from hf_ddpm.experiments.sweep import count_nfe, evaluation_command, point_config, sweep
 from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
-from hf_ddpm.run_folder import STATE
+from hf_ddpm.run_folder import STATE, RunFolder
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.schedulers import build_scheduler
+from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 
 NAMES = ["0", "1", "2"]
 NUM_IMAGES, STEPS = 8, 2
@@ -137,6 +138,28 @@ def test_checkpoints_and_noise(options, run, tmp_path):
         assert noise["metrics"][name]["values"][0] == pytest.approx(value, rel=1e-6), name
     values = noise["metrics"]["fd_judge"]["values"]
     assert values[0] != values[1]
+
+
+def test_averages_of_any_length(options, run, tiny_pipeline, tmp_path):
+    folder = RunFolder(shutil.copytree(run, tmp_path / "run"))
+    averages = PowerAverages(dict(tiny_pipeline(seed=0).unet.named_parameters()))
+    for step in range(1, 17):
+        averages.update(dict(tiny_pipeline(seed=step).unet.named_parameters()), step)
+        write_snapshot(averages, folder, step, 1)
+    config = options(sigma_rel=[0.05, 0.15], model=folder.pipeline, num_seeds=1)
+    rows = sweep(config)
+    assert [(row.cell, row.sigma_rel) for row in rows] == [("sigma_rel-0.05", 0.05), ("sigma_rel-0.15", 0.15)]
+    assert varying_axes(rows) == ["sigma_rel"] and "| sigma_rel | fd_judge" in sweep_markdown(rows, command="x")
+    cells = [json.loads((tmp_path / "out/cells" / f"{row.cell}.json").read_text())["protocol"] for row in rows]
+    assert [cell["model"] for cell in cells] == [str(folder.average(length)) for length in (0.05, 0.15)]
+    assert cells[0]["model_sha256"] != cells[1]["model_sha256"]
+    assert [row.metrics for row in sweep(config)] == [row.metrics for row in rows], "continued, with the same averages"
+    with pytest.raises(ValueError, match="sigma_rel is 0.001: 16 snapshots give lengths from"):
+        sweep(options("other", sigma_rel=[0.001], model=folder.pipeline))
+    with pytest.raises(ValueError, match="run is .* it has no snapshots"):
+        sweep(options("other", sigma_rel=[0.05]))
+    with pytest.raises(ValueError, match="--grid.sigma_rel: --model .* belongs to no run"):
+        sweep(options("other", sigma_rel=[0.05], model=tmp_path))
 
 
 CHECKPOINT_CELLS = ("step-2_s-1", "step-10_s-1", "noise")
@@ -281,6 +304,7 @@ def test_a_model_that_has_changed_is_refused(tiny_pipeline, options, tmp_path):
         ({"num_images": [1, 10]}, "give numbers from 2 to 1000000"),
         ({"checkpoint": ["last"]}, "give steps"),
         ({"checkpoint": ["all", 2]}, "all includes every step"),
+        ({"checkpoint": ["all"], "sigma_rel": [0.1]}, "--grid.sigma_rel is .*leave --grid.checkpoint out"),
         ({"checkpoint": [2], "recipe": [Path("a.yaml")]}, "--model is .*leave it out, or leave --grid.recipe out"),
         ({"train_seed": [0]}, r"--grid.train_seed is \[0\]: it applies to --grid.recipe alone"),
         ({"num_images": [5]}, "--num_images is 5: density and coverage need at least 6"),
@@ -305,9 +329,7 @@ def test_axes_and_recipes_exclude_each_other_and_their_plain_options(tmp_path):
             SweepConfig(features="inception", output_dir=tmp_path / "out", grid=grid, **options)
         return str(caught.value)
 
-    assert "--grid.checkpoint is [2]: checkpoints are those of the run of --model" in refusal(
-        SweepGrid(checkpoint=[2], recipe=[recipe])
-    )
+    assert "--grid.checkpoint is [2]: it is about the run of --model" in refusal(SweepGrid(checkpoint=[2], recipe=[recipe]))
     assert "--model is None: give a pipeline, or recipes" in refusal(SweepGrid(guidance_scale=[1.0]))
     assert "the file does not exist" in refusal(SweepGrid(recipe=[tmp_path / "b.yaml"]))
     (tmp_path / "c").mkdir()

@@ -51,6 +51,9 @@ for options in json.loads(sys.argv[1]):
 # Micro-steps of each of these runs.
 ACCUMULATIONS = (1, 3)
 
+SNAPSHOTS = [f"step-{step:08d}.safetensors" for step in (8, 16, 24, 32, 40)]
+"""What is kept of each of these runs."""
+
 
 def killed_options(accumulation: int) -> list[str]:
     return [
@@ -60,6 +63,8 @@ def killed_options(accumulation: int) -> list[str]:
         "--data.horizontal_flip=true",
         f"--optim.gradient_accumulation_steps={accumulation}",
         "--logging.every_steps=4",
+        "--ema.snapshot_every_steps=4",
+        "--ema.max_snapshots=8",
     ]
 
 
@@ -105,7 +110,8 @@ def begun(tiny_run, tmp_path) -> Path:
 
 def tensor_hashes(checkpoint: Path) -> dict[str, str]:
     """sha256 of every tensor of model, averaged model and optimizer."""
-    files = ("training/model.safetensors", "training/optimizer.safetensors", "unet/diffusion_pytorch_model.safetensors")
+    files = ["training/model.safetensors", "training/optimizer.safetensors", "unet/diffusion_pytorch_model.safetensors"]
+    files += ["training/power_averages.safetensors"] if (checkpoint / "training/power_averages.safetensors").exists() else []
     return {
         f"{file}:{name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
         for file in files
@@ -200,6 +206,9 @@ class TestResume:
         whole = run_training("whole", *options)
         assert tensor_hashes(killed / "checkpoints/step-00000040") == tensor_hashes(whole / "checkpoints/step-00000040")
         assert metrics(killed) == metrics(whole)
+        assert names_in(killed / "snapshots") == names_in(whole / "snapshots") == SNAPSHOTS
+        for name in SNAPSHOTS:
+            assert (killed / "snapshots" / name).read_bytes() == (whole / "snapshots" / name).read_bytes()
 
     def test_a_finished_run_can_be_made_longer(self, run_training):
         options = ["--checkpoint.every_steps=4", "--optim.lr_scheduler=constant"]

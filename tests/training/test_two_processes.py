@@ -133,7 +133,7 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
     def sample(name: str, *options: str) -> list[str]:
         return ["--model", str(folder / "pair" / "pipeline"), *SAMPLES, f"--output_dir={folder / name}", *options]
 
-    small = ("--data.batch_size=8", DROPOUT)
+    small = ("--data.batch_size=8", "--ema.snapshot_every_steps=3", DROPOUT)
     one_by_one = ["--num_images=9", "--num_inference_steps=2", "--batch_size=1"]
     jobs = [
         ("train", run("pair", "--data.batch_size=16", "--logging.trackers=[tensorboard]")),
@@ -198,8 +198,11 @@ def ends(folder: Path) -> list[tuple]:
 
 
 def assert_equal_runs(first: Path, second: Path) -> None:
-    """Log and tensors are bit for bit the same."""
+    """Log, tensors and snapshots of averages are bit for bit the same."""
     assert metrics(first) == metrics(second)
+    assert list(RunFolder(first).snapshots()) == [3, 6]
+    for step, snapshot in RunFolder(first).snapshots().items():
+        assert snapshot.read_bytes() == RunFolder(second).snapshot(step).read_bytes()
     last = f"checkpoints/step-{STEPS:08d}"
     for file in ("training/model.safetensors", "training/optimizer.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         tensors, others = (load_file(run / last / file) for run in (first, second))
