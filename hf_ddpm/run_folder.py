@@ -138,6 +138,11 @@ class RunFolder:
         """Folder of evaluation results that enter the model card."""
         return self.path / "results"
 
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of an optimizer step."""
         return self.path / "checkpoints" / f"{PREFIX}{step:08d}"

@@ -25,7 +25,7 @@ FLOORS = {
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "editing": 2, "hub": 2,
     "training": 3, "evaluation": 3, "doctor": 3,
-    "experiments": 4,
+    "experiments": 4, "report": 4,
     "programs": 5, "__main__": 5,
 }  # fmt: skip
 TOOLS_OF = {

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": Command("evaluate_model", "measure a model: distances, precision, recall, class accuracy"),
     "sweep": Command("sweep", "measure a grid of settings, models or checkpoints; compare recipes"),
     "doctor": Command("doctor", "say what a run shows, what that means and what to do"),
+    "report": Command("report", "write one HTML page about a run"),
     "figures": Command("figures", "plot a figure or an animation"),
     "recipes": Command("list_recipes", "list the recipes that --config takes by name"),
     "push": Command("push_to_hub", "publish a trained model"),

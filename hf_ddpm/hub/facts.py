@@ -260,7 +260,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
 
     results = {path: part(path, _read_results) for path in sorted(run.results.glob("*.json")) if path.name[0] != "."}
     last = max(run.sample_grids().items(), default=None)
-    picture = None if last is None else part(last[1], lambda path: _check_picture(path, run.path))
+    picture = None if last is None else part(last[1], lambda path: check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
     base = str((config.get("model") or {}).get("init_from") or "")
     return RunFacts(
@@ -320,7 +320,7 @@ def _read_machine(path: Path) -> MachineFacts:
     )
 
 
-def _check_picture(path: Path, run_dir: Path) -> Path:
+def check_picture(path: Path, run_dir: Path) -> Path:
     """The path of a picture; ValueError: it cannot be shown, or leads out of the run folder, so it may be private."""
     if not path.resolve().is_relative_to(run_dir.resolve()):
         raise ValueError(f"{path} is a link out of the run folder")
