@@ -91,7 +91,7 @@ class Measurement:
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
-        """Score this process's share of the images, batches (B, C, H, W) uint8; `classes` are (n,), of all processes."""
+        """Score this process's share of the images, batches (B, C, H, W); `classes` are (n,), of all processes."""
         config, references, clock = self.config, self.references, _Clock()
         mine = shard(config.num_images, self.processes)
         summary = references.new_summary(config.num_images, labelled=classes is not None)
@@ -103,7 +103,8 @@ class Measurement:
             clock.lap("sampling")
             if images is not None:
                 positions = np.arange(mine.start + start, mine.start + start + len(images))
-                summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
+                found = references.extractor(images, references.train.value_range)
+                summary.update(found, None if classes is None else classes[positions], positions)
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
             if number_of_signal := any_process_stopped(self.stop, self.processes):

@@ -1,7 +1,8 @@
-"""Open picture files that may be a stranger's, and write our own: `open_picture(path)`, `save_png(image, path)`."""
+"""Open picture files that may be a stranger's, and write our own: `open_picture(path)`, `save_image(image, path)`."""
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -9,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 import PIL.Image
 
+from hf_ddpm.image_shape import PIL_IMAGES
 from hf_ddpm.runtime.files import write_whole
 
 RASTER_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
@@ -27,7 +29,21 @@ def open_picture(file: str | os.PathLike[str] | IO[bytes]) -> PIL.Image.Image:
         raise PIL.UnidentifiedImageError(f"it is in none of the formats {', '.join(RASTER_FORMATS)}") from None
 
 
-def save_png(image: np.ndarray[Any, Any], path: Path) -> None:
-    """Write an image, (H, W, C) uint8 with 1 or 3 channels, as a PNG file, whole or not at all."""
+def fits_png(pixel_type: str, channels: int) -> bool:
+    """Whether a PNG file holds images of this type without loss: of 8 bits, or gray ones of 16 bits."""
+    return (pixel_type, channels) in PIL_IMAGES
+
+
+def save_image(image: np.ndarray[Any, Any], path: Path) -> None:
+    """Write an image, (H, W, C), whole or not at all: as a PNG file, or as it is if the name ends in .npy."""
+    if path.suffix == ".npy":
+        write_whole(path, functools.partial(_save_array, image))
+        return
+    assert fits_png(str(image.dtype), image.shape[2])
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
     write_whole(path, PIL.Image.fromarray(pixels).save)
+
+
+def _save_array(array: np.ndarray[Any, Any], path: Path) -> None:
+    with path.open("wb") as file:  # `np.save` would change the name
+        np.save(file, array, allow_pickle=False)
