@@ -19,11 +19,12 @@ from accelerate import PartialState
 
 from hf_ddpm.figures.grids import grid_positions, image_grid
 from hf_ddpm.figures.view import chosen_channels, to_view
+from hf_ddpm.image_shape import PIL_IMAGES
 from hf_ddpm.pipeline import Condition, require
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock, is_free
-from hf_ddpm.runtime.pictures import fits_png, save_image
+from hf_ddpm.runtime.pictures import save_image
 from hf_ddpm.runtime.signals import Stopped, stop_requests
 from hf_ddpm.sampling import ImagePipeline, SampleBatch, condition_name, generate, image_shape_of
 from hf_ddpm.text import file_safe
@@ -113,7 +114,7 @@ def choose_format(pipeline: ImagePipeline, given: FileFormat | None) -> FileForm
     `png`: one PNG file per image, `npy`: one array (H, W, C) per image, `npz`: one samples.npz.
     """
     pixel_type, channels = pipeline.pixel_type, image_shape_of(pipeline)[0]
-    fits = fits_png(pixel_type, channels)
+    fits = (pixel_type, channels) in PIL_IMAGES
     kind = f"{channels} channels of {pixel_type}"
     require(fits or given != "png", "format", given, f"the images have {kind}, which PNG cannot hold, give npy or npz")
     return given or ("png" if fits else "npy")

@@ -18,13 +18,13 @@ from hf_ddpm.figures.grids import MAX_COLUMNS, image_grid
 from hf_ddpm.figures.samples import load_editing_pipeline
 from hf_ddpm.figures.view import chosen_channels, to_view
 from hf_ddpm.first_checks import check_free
+from hf_ddpm.image_shape import PIL_IMAGES
 from hf_ddpm.pipeline import Condition, require
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.pictures import save_image
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sample_folder import choose_format
 from hf_ddpm.sampling import default_guidance_scale, image_shape_of, resolve_labels, values_of
 from hf_ddpm.text import file_safe
 
@@ -49,8 +49,9 @@ def edit_to_folder(config: EditConfig) -> int:
     else:
         assert isinstance(config, ImagesConfig)
         names, batches, rows = _edits_of_images(pipeline, config)
-    suffix = f".{choose_format(pipeline, None)}"
-    chosen_channels(image_shape_of(pipeline)[0], config.view_channels)
+    channels = image_shape_of(pipeline)[0]
+    suffix = ".png" if (pipeline.pixel_type, channels) in PIL_IMAGES else ".npy"
+    chosen_channels(channels, config.view_channels)
     with OutputLock(folder) as lock, stop_requests("editing ends after this batch") as stop:
         lock.take(partial(check_free, folder))
         edits: list[Pixels] = []

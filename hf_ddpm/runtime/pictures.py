@@ -10,7 +10,6 @@ from typing import IO, Any
 import numpy as np
 import PIL.Image
 
-from hf_ddpm.image_shape import PIL_IMAGES
 from hf_ddpm.runtime.files import write_whole
 
 RASTER_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
@@ -29,17 +28,11 @@ def open_picture(file: str | os.PathLike[str] | IO[bytes]) -> PIL.Image.Image:
         raise PIL.UnidentifiedImageError(f"it is in none of the formats {', '.join(RASTER_FORMATS)}") from None
 
 
-def fits_png(pixel_type: str, channels: int) -> bool:
-    """Whether a PNG file holds images of this type without loss: of 8 bits, or gray ones of 16 bits."""
-    return (pixel_type, channels) in PIL_IMAGES
-
-
 def save_image(image: np.ndarray[Any, Any], path: Path) -> None:
-    """Write an image, (H, W, C), whole or not at all: as a PNG file, or as it is if the name ends in .npy."""
+    """Write an image, (H, W, C), whole or not at all: as a PNG file, if PIL can hold it, or as an array in a .npy file."""
     if path.suffix == ".npy":
         write_whole(path, functools.partial(_save_array, image))
         return
-    assert fits_png(str(image.dtype), image.shape[2])
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
     write_whole(path, PIL.Image.fromarray(pixels).save)
 
