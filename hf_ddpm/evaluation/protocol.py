@@ -274,12 +274,13 @@ def open_references(
 
     A `ValueError` if they cannot be read, do not fit the model or the extractor, or are too few.
     """
-    channels, size, _ = image_shape_of(pipeline)
+    channels, height, width = image_shape_of(pipeline)
+    extractor.check_channels(channels)
     count = config.bits_per_dim_images
     if isinstance(pipeline, DCGANPipeline) and count is not None:
         raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=size, channels=channels)
+        train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
     _check_classes(pipeline, split.class_names)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}
