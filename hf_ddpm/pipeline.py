@@ -22,7 +22,6 @@ from typing import Any
 from unicodedata import normalize
 
 import diffusers
-import PIL.Image
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -536,7 +535,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
             return latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type=output_type)
         images = self.image_processor.postprocess(latents, output_type="np")
         values = to_values(images, self.pixel_type, self.value_range)
-        return values if output_type == "values" else [PIL.Image.fromarray(image[:, :, 0]) for image in values]
+        if output_type == "values":
+            return values
+        pil = importlib.import_module("PIL.Image")  # a part of diffusers' own requirements
+        return [pil.fromarray(image[:, :, 0]) for image in values]
 
     def _step(self, model_output: Tensor, step_index: int, latents: Tensor, options: dict[str, Any]) -> Tensor:
         """Latents, (B, C, H, W) float32, of the timestep that follows the one with this index."""

@@ -209,8 +209,7 @@ def test_there_is_no_import_cycle():
 
 @pytest.mark.parametrize("path", ["hf_ddpm/pipeline.py", "hf_ddpm/editing_pipeline.py", "hf_ddpm/dcgan_pipeline.py"])
 def test_a_pipeline_needs_torch_and_diffusers_only(path):
-    own = {"torch", "diffusers", "PIL"}  # diffusers itself needs Pillow
-    assert foreign_imports(REPO, path, own | TAKEN_ALONG.get(path, set())) == []
+    assert foreign_imports(REPO, path, {"torch", "diffusers"} | TAKEN_ALONG.get(path, set())) == []
 
 
 def test_scripts_load_nothing_heavy_before_the_options_are_parsed():
