@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hf_ddpm.image_shape import PixelType, ValueRange
 
@@ -19,6 +20,13 @@ class DecodedImages:
     """Type of their values."""
     value_range: ValueRange | None = None
     """The values that are -1 and 1 in the model; None = 0 and 255, those of uint8."""
+
+    @property
+    def type_facts(self) -> dict[str, Any]:
+        """What a fingerprint says of the type of the values: nothing of uint8."""
+        if self.pixel_type == "uint8":
+            return {}
+        return {"pixel_type": self.pixel_type, "value_range": list(self.value_range or ())}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

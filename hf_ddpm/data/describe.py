@@ -30,6 +30,8 @@ def describe_data(
         originals=images.originals,
         image_size=plain_size(images.image_size),
         channels=images.channels,
+        pixel_type=images.pixel_type,
+        value_range=None if images.value_range is None else list(images.value_range),
         classes=None
         if names is None
         else [ClassCount(*each) for each in zip(names, train_counts, test_counts, strict=False)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import datasets
@@ -13,11 +14,13 @@ from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_image
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, decode_image
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label, words_left_out
-from hf_ddpm.data.scan import check_value_range, scan_values
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.scan import scan_values
+from hf_ddpm.data.settle import settle_pixels
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
 from hf_ddpm.data.stream import Example, ImageStream, Settled
 from hf_ddpm.data.undecoded import image_roots, path_of
-from hf_ddpm.image_shape import ImageSize, ValueRange, size_pair
+from hf_ddpm.image_shape import ImageSize, PixelType, ValueRange, size_pair
 
 FIRST_IMAGES = 100  # that stand for all of a stream; each may be a request to the Hub
 
@@ -29,6 +32,8 @@ def open_stream(
     image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
+    pixel_type: PixelType | None = None,
+    resize: Resize = "crop",
     image_column: str | None = None,
     label_column: str | None = None,
     labels: list[str | int] | None = None,
@@ -89,32 +94,39 @@ def open_stream(
     if not head:
         raise ValueError(no_rows(source, split))
     values = [example[image_column] for example in head]
-    looked = scan_values(values, roots)
+    looked = scan_values(values, roots, channels)
     if label_column is None and class_conditional is None and not columns.unused_labels:
         left_out += words_left_out(map(path_of, values))
     if settled is None:
-        check_value_range([looked], value_range, source, split, are_all=False)
+        asked: dict[str, Any] = {"channels": channels, "pixel_type": pixel_type, "value_range": value_range}
+        pixels = settle_pixels([looked], source, split, **asked, are_all=False)
+        are_known = pixel_type is not None and (value_range is not None or pixel_type != "uint8")
         settled = Settled(
-            gray=channels is None and looked.channels == 1, kinds=None if value_range else tuple(looked.ranges)
+            gray=channels is None and pixels.channels == 1, kinds=None if are_known else tuple(looked.ranges), pixels=pixels
         )
+    pixels = settled.pixels
+    decode_options: dict[str, Any] = {**asdict(pixels), "roots": roots}
     return ImageStream(
         examples=examples,
         whole_split=whole_split,
-        first=_first_example(itertools.chain(head, rows), image_column, bad_images, value_range=value_range, roots=roots),
+        first=_first_example(itertools.chain(head, rows), image_column, bad_images, **decode_options),
         name=source,
         split=split,
         image_column=image_column,
         label_column=label_column,
         class_ids=class_ids,
         class_names=None if class_conditional is False else class_names,
-        channels=channels or looked.channels,
+        channels=pixels.channels,
         image_size=size_pair(image_size),
-        declared_range=value_range,
+        pixel_type=pixels.pixel_type,
+        value_range=pixels.model_range,
+        declared_range=pixels.value_range,
+        resize=resize,
         roots=roots,
         settled=settled,
         originals=looked.originals,
         mean_pixels=looked.mean_pixels,
-        left_out=left_out + looked.left_out(split),
+        left_out=left_out + looked.left_out(split, pixels.channels),
         unused_label_columns=columns.unused_labels,
         max_images=max_images,
         num_images=num_images,
@@ -147,7 +159,7 @@ def _first_example(examples: Iterator[Example], image_column: str, bad_images: B
     """The first example whose image can be decoded, with these options of `decode_image`."""
     for example in examples:
         try:
-            decode_image(example[image_column], image_size=1, channels=1, **options)
+            decode_image(example[image_column], image_size=1, **options)
             return example
         except UndecodableImage as error:
             bad_images.leave_out(example[image_column], error)

@@ -23,6 +23,8 @@ from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.settle import Pixels
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.data.undecoded import Undecoded, path_of
@@ -39,7 +41,9 @@ class Settled:
     gray: bool
     """That no image has colour."""
     kinds: tuple[Kind, ...] | None
-    """The kinds of images that are not plain 8 bits; None = a range of their values is given, so all kinds are known."""
+    """The kinds of images that are not plain 8 bits; None = options say all of them, so that any kind may follow."""
+    pixels: Pixels
+    """What all images are decoded to."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +69,9 @@ class ImageStream(DecodedImages):
     class_names: list[str] | None
     """Name of each class in the order of the class labels; None = the images have no labels."""
     declared_range: ValueRange | None
-    """The option `value_range`, see `decode_image`."""
+    """As the argument `value_range` of `decode_image`."""
+    resize: Resize
+    """The option, see `decode_image`."""
     roots: tuple[str, ...]
     """Folders in which images may lie that are kept as paths, see `image_roots`."""
     settled: Settled
@@ -97,7 +103,10 @@ class ImageStream(DecodedImages):
             "class_ids": None if self.class_ids is None else list(self.class_ids.items()),
             "class_names": self.class_names,
             "max_images": self.max_images,
+            **self.type_facts,
         }
+        if self.resize != "crop":
+            known["resize"] = self.resize
         if self.declared_range is not None:
             known["value_range"] = list(self.declared_range)
         [first] = self.decode([self.first], InOrder())
@@ -118,6 +127,8 @@ class ImageStream(DecodedImages):
             pixels=datasets.Dataset.from_dict({"pixels": [pixels for pixels, _ in rows]}, features=features),
             channels=self.channels,
             image_size=self.image_size,
+            pixel_type=self.pixel_type,
+            value_range=self.value_range,
             class_names=self.class_names,
             class_labels=None if self.class_names is None else torch.tensor([label for _, label in rows]),
         )
@@ -171,12 +182,14 @@ class ImageStream(DecodedImages):
     def _decode_image(self, image: Undecoded) -> bytes | UndecodableImage:
         """Decode one image, in any thread; an image of another kind than the first ones is a `ValueError`."""
         try:
-            self._check_settled(inspect_image(image, self.roots))
+            self._check_settled(inspect_image(image, self.roots, self.channels))
             return decode_image(
                 image,
                 image_size=self.image_size,
                 channels=self.channels,
                 value_range=self.declared_range,
+                pixel_type=self.pixel_type,
+                resize=self.resize,
                 roots=self.roots,
             )
         except UndecodableImage as error:
@@ -188,9 +201,12 @@ class ImageStream(DecodedImages):
         if self.settled.gray and not facts.is_gray:
             raise ValueError(f"channels is None, and the beginning of {which} colour, but a later image has: give 3, or 1")
         if facts.kind is not None and self.settled.kinds is not None and facts.kind not in self.settled.kinds:
+            missing, remedy = "value_range", "the range from black to white of all images"
+            if self.declared_range is not None:
+                missing, remedy = "pixel_type", "uint8, uint16 or float32"
             raise ValueError(
-                f"value_range is None, and the beginning of {which} image of more than 8 bits, but a later one has values "
-                f"from {facts.low:g} to {facts.high:g}: give the range from black to white of all images"
+                f"{missing} is None, and the beginning of {which} image of more than 8 bits, but a later one has values "
+                f"from {facts.low:g} to {facts.high:g}: give {remedy}"
             )
 
     def _iterate(self, examples: datasets.IterableDataset) -> Iterator[Example]:

@@ -28,6 +28,7 @@ from hf_ddpm.data.options import (
     ClassConditionalOptions,
     DataConfig,
     ImageShapeOptions,
+    RandomCropOptions,
     SplitsConfig,
     TrainingDataConfig,
 )
@@ -165,7 +166,8 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, use v_prediction or sample"
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
-        self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
+        arguments = self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
+        self.data.check_crop(arguments["sample_size"])
         if self.evaluation.every_steps is not None:
             steps, most = self.evaluation.num_inference_steps, self.schedule.num_train_timesteps
             require(steps <= most, "evaluation.num_inference_steps", steps, f"the schedule has {most} timesteps")
@@ -220,7 +222,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 
 
 @dataclass(kw_only=True)
-class GANDataConfig(TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
+class GANDataConfig(RandomCropOptions, TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
     """Images to train a GAN on, without a held-out split: no loss of a GAN is meaningful on held-out images."""
 
     image_size: int | tuple[int, int] | None = None
@@ -317,9 +319,10 @@ class GANConfig(RunConfig, EMAOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ", ".join(map(str, SIZES))
-        size, remedy = self.data.image_size, f"a DCGAN generates square images of {sizes} pixels, give one of them"
+        size, remedy = self.data.image_size, f"a DCGAN generates {', '.join(map(str, SIZES))} pixels, give one of them"
         require(size in SIZES, "data.image_size", size, remedy)
+        assert size is not None
+        self.data.check_crop(size)
 
 
 @dataclass(kw_only=True)
@@ -391,6 +394,7 @@ class JudgeConfig(RunConfig):
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
         require(data.batch_size > 1, "data.batch_size", data.batch_size, "batch norm needs several images, give 2 or more")
+        require(isinstance(data.image_size, int), "data.image_size", data.image_size, "a judge takes square images")
         fits = data.image_size is None or data.max_shift < min(size_pair(data.image_size))
         require(fits, "data.max_shift", data.max_shift, f"give less than the image size, {data.image_size}")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1

@@ -29,6 +29,8 @@ _ALLOWED = (
     "data.max_bad_images",
     "data.channels",  # a change of the pixels changes the fingerprint
     "data.value_range",
+    "data.pixel_type",
+    "data.resize",
     "data.labels",  # other classes, too
     "data.streaming",  # a stream has another fingerprint
     "hub.",
@@ -37,7 +39,7 @@ _ALLOWED = (
 )
 
 # What checkpoints of earlier versions do not record, with what those versions did.
-_EARLIER = {"model.architecture": "unet", "randomness_version": 1}
+_EARLIER = {"model.architecture": "unet", "randomness_version": 1, "data.vertical_flip": False}
 # Values that checkpoints of earlier versions have, with what they are called now.
 _RENAMED = {"compile": {"False": "none", "True": "full"}}
 
