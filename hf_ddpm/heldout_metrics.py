@@ -15,6 +15,7 @@ from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.labels import first_ten
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
+from hf_ddpm.diffusion.likelihood import half_bin_of
 from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.image_shape import plain_size, size_pair, size_text
@@ -130,6 +131,7 @@ def bits_per_dim(
     _check(pipeline, images, num_images, seed)
     # Before the work is shared: if one process failed alone, the others would wait for it.
     _variance_type(pipeline)
+    half_bin_of(images.pixel_type, images.value_range)
     alphas_cumprod = _alphas_cumprod(pipeline)
     bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
     total = len(alphas_cumprod)
@@ -174,6 +176,7 @@ def _bits_of(
         variance_type=_variance_type(pipeline),
         noise=noise,
         timesteps=timesteps,
+        half_bin=half_bin_of(images.pixel_type, images.value_range),
     )
 
 

@@ -38,8 +38,8 @@ class Option:
 
     @property
     def may_be_one(self) -> bool:
-        """Whether it takes several values or a single one, which is something else than a list of one."""
-        return self.is_list and any(kind is int for kind in self.choices)
+        """Whether it takes a single value that is no list, such as the one number of a square size."""
+        return any(get_origin(kind) not in (list, tuple) for kind in self.choices)
 
     @property
     def is_free(self) -> bool:

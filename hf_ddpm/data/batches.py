@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,15 @@ def to_model_range(images: torch.Tensor, value_range: ValueRange | None = None) 
     scaled /= (high - low) / 2
     scaled -= 1
     return torch.from_numpy(scaled)
+
+
+def to_unit_range(images: np.ndarray[Any, Any], value_range: ValueRange | None = None) -> np.ndarray[Any, Any]:
+    """Scale pixels of any shape and type to float32 in [0, 1]; for `value_range` see `to_model_range`."""
+    low, high = value_range or (0, 255)
+    scaled = images.astype(np.float32)
+    if low:
+        scaled -= low
+    return scaled / np.float32(high - low)
 
 
 def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

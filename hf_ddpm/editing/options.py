@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_ddpm.config import BaseConfig, require_seeds
+from hf_ddpm.config import BaseConfig, require_seeds, require_view_channels
 from hf_ddpm.first_checks import check_free, grid_beside
 
 RESAMPLING_SCHEDULERS = ("ddpm", "ddim")
@@ -31,11 +31,14 @@ class EditConfig(BaseConfig):
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0."""
     seed: int = 0
     """Seed of the first edit; the following ones have seed + 1, seed + 2, ..."""
+    view_channels: list[int] | None = None
+    """Channels that the grid shows, see hf-ddpm sample; None = the first three, or the first of one or two."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_view_channels(self.view_channels)
         self.require_positive("num_inference_steps", "steps")
         self.require(self.eta is None or 0 <= self.eta <= 1, "eta", "give a number from 0 to 1")
         is_used = self.guidance_scale is None or self.class_labels is not None

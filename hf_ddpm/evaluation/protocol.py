@@ -91,7 +91,7 @@ class Measurement:
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
-        """Score this process's share of the images, batches (B, C, H, W) uint8; `classes` are (n,), of all processes."""
+        """Score this process's share of the images, batches (B, C, H, W); `classes` are (n,), of all processes."""
         config, references, clock = self.config, self.references, _Clock()
         mine = shard(config.num_images, self.processes)
         summary = references.new_summary(config.num_images, labelled=classes is not None)
@@ -103,7 +103,8 @@ class Measurement:
             clock.lap("sampling")
             if images is not None:
                 positions = np.arange(mine.start + start, mine.start + start + len(images))
-                summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
+                found = references.extractor(images, references.train.value_range)
+                summary.update(found, None if classes is None else classes[positions], positions)
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
             if number_of_signal := any_process_stopped(self.stop, self.processes):
@@ -273,12 +274,13 @@ def open_references(
 
     A `ValueError` if they cannot be read, do not fit the model or the extractor, or are too few.
     """
-    channels, size, _ = image_shape_of(pipeline)
+    channels, height, width = image_shape_of(pipeline)
+    extractor.check_channels(channels)
     count = config.bits_per_dim_images
     if isinstance(pipeline, DCGANPipeline) and count is not None:
         raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=size, channels=channels)
+        train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
     _check_classes(pipeline, split.class_names)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}

@@ -78,7 +78,7 @@ def reference_summary(
     with Progress("features of real images", len(mine), "image", shown=progress) as bar:
         for batch in mine.split(batch_size) if len(mine) else ():
             labels = None if table.class_labels is None else table.class_labels[batch]
-            summary.update(extractor(table.images(batch)), labels, batch)
+            summary.update(extractor(table.images(batch), table.value_range), labels, batch)
             bar.advance(len(batch))
     if processes is not None:
         summary = summary.of_all_processes(processes)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hf_ddpm.config import MAX_SEED, BaseConfig, require
+from hf_ddpm.config import MAX_SEED, BaseConfig, require, require_view_channels
 from hf_ddpm.data.options import ImageShapeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
@@ -64,6 +64,19 @@ class FigureConfig(BaseConfig):
 
 
 @dataclass(kw_only=True)
+class ViewOptions(FigureConfig):
+    """What a figure shows of images with several channels."""
+
+    view_channels: list[int] | None = None
+    """Channels to show, counted from 0: three as red, green and blue, or one in gray; None = the first three, or the first
+    of one or two."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_view_channels(self.view_channels)
+
+
+@dataclass(kw_only=True)
 class ClassLabelOptions(FigureConfig):
     """Which classes a figure shows."""
 
@@ -80,7 +93,7 @@ class GuidanceOptions(ClassLabelOptions):
 
 
 @dataclass(kw_only=True)
-class SamplingOptions(ClassLabelOptions):
+class SamplingOptions(ClassLabelOptions, ViewOptions):
     """How the samples of a figure are generated: the same as those of hf-ddpm sample with the same options."""
 
     scheduler: str | None = None

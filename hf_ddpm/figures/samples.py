@@ -14,6 +14,7 @@ from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.figures.real_images import RealImages
+from hf_ddpm.figures.view import to_view
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
 from hf_ddpm.sampling import (
     ImagePipeline,
@@ -86,12 +87,12 @@ def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float
 def sample_images(
     pipeline: ImagePipeline, labels: Sequence[Condition | None], config: SamplingOptions, *, guidance_scale: float | None
 ) -> np.ndarray[Any, Any]:
-    """Generate one image for each label of `class_rows`: (N, H, W, C) uint8; guidance scale None = no guidance."""
+    """Generate one image for each label of `class_rows`, (N, H, W, 1 or 3) uint8; guidance scale None = no guidance."""
     steps = config.num_inference_steps
     batches = generate(
         pipeline, class_labels=labels, seed=config.seed, num_inference_steps=steps, guidance_scale=guidance_scale
     )
-    return np.concatenate([batch.images for batch in batches])
+    return np.concatenate([to_view(batch.images, pipeline.value_range, config.view_channels) for batch in batches])
 
 
 def describe_sampling(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,8 +133,8 @@ class Estimate:
         in_all = f"{size_text(kept * checkpoint + published + snapshots * snapshot)} at its end, with {with_what}"
         decoded = "none, as images are streamed"
         if self.counts is not None:
-            channels, height, width = run.image_shape
-            decoded = f"{size_text(sum(self.counts) * channels * height * width)} in the cache of datasets"
+            size = math.prod(run.image_shape) * np.dtype(run.images.pixel_type).itemsize
+            decoded = f"{size_text(sum(self.counts) * size)} in the cache of datasets"
         return {
             "memory": memory_text(run.accelerator.device),
             "checkpoint": size_text(checkpoint),

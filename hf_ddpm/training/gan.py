@@ -139,7 +139,11 @@ def load_data(config: GANConfig, processes: PartialState) -> Data:
     require_one_process(processes, "a GAN", "gan")
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
-    return load_train_split(config.data, image_size=image_size, channels=config.data.channels), None
+    images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
+    if images.pixel_type != "uint8" or images.channels not in (1, 3):
+        kind = f"{images.channels} channels of {images.pixel_type}"
+        raise ValueError(f"--data.source: the images have {kind}: a DCGAN generates gray or RGB images of 8 bits")
+    return images, None
 
 
 def build_network(config: GANConfig, images: Images) -> DCGAN:

@@ -19,7 +19,7 @@ from hf_ddpm.data.load_splits import decode_sources
 from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import seeded_generator
-from hf_ddpm.image_shape import size_pair
+from hf_ddpm.image_shape import plain_size, size_pair
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.augmentation import augment
@@ -138,7 +138,7 @@ def train_step(state: JudgeState, run: JudgeRun, step: int) -> float:
     for micro_step in range(run.micro_steps):
         batch: ImageBatch = run.batches.take(Place(step, micro_step, state.images_seen))
         assert batch.class_labels is not None
-        logits = state.model(prepare_pixels(run.on_device(batch.images))).logits
+        logits = state.model(prepare_pixels(run.on_device(batch.images), run.images.value_range)).logits
         micro_loss = functional.cross_entropy(logits, run.on_device(batch.class_labels)) / run.micro_steps
         run.accelerator.backward(micro_loss)
         loss += micro_loss.detach()
@@ -171,7 +171,9 @@ def measure_accuracy(judge: Judge, images: ImageTable) -> float:
     right = 0
     for start in range(0, len(images), TEST_BATCH):
         rows = torch.arange(start, min(start + TEST_BATCH, len(images)))
-        right += (judge(images.images(rows)).logits.argmax(1).cpu() == images.class_labels[rows]).sum().item()
+        right += (
+            (judge(images.images(rows), images.value_range).logits.argmax(1).cpu() == images.class_labels[rows]).sum().item()
+        )
     return right / len(images)
 
 
@@ -204,11 +206,13 @@ def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:
         num_test_images=len(test_images),
         seed=run.config.seed,
         sha256="",
-        image_size=images.image_size[0],
+        image_size=plain_size(images.image_size),
         channels=images.channels,
         class_names=images.class_names,
         source=run.config.data.source,
         data_fingerprint=images.fingerprint,
+        pixel_type=images.pixel_type,
+        value_range=images.value_range,
     )
     judge = Judge(state.network, record)
     judge.record = replace(record, accuracy=measure_accuracy(judge, test_images))

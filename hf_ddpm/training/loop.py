@@ -19,7 +19,7 @@ from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
-from hf_ddpm.diffusion.likelihood import posterior_of
+from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of, posterior_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
@@ -115,11 +115,15 @@ class DiffusionRun(Run[TrainConfig]):
     """Probability in [0, 1] that an image is trained with the null label."""
     null_label: int | None = field(init=False)
     """The class id that stands for "no class"; None = there is none, as class_dropout_prob is 0."""
+    half_bin: float = field(init=False)
+    """Half the distance of two values of the images in [-1, 1], for the bound."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.class_dropout_prob = self.config.resolve_class_dropout(conditional=self.images.class_names is not None)
         self.null_label = null_label_of(self.config, self.images)
+        is_used, values = uses_bound(self.config), (self.images.pixel_type, self.images.value_range)
+        self.half_bin = half_bin_of(*values) if is_used else HALF_BIN
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "null_label": self.null_label}
@@ -220,7 +224,14 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         lr_scheduler=lr_scheduler,
         generator=unet,
         ema=build_ema(tensors_of(unet).values(), config.ema),
-        pipeline=CFGDDPMPipeline(averaged_unet, noise_scheduler, id2label=id2label, null_label=run.null_label),
+        pipeline=CFGDDPMPipeline(
+            averaged_unet,
+            noise_scheduler,
+            id2label=id2label,
+            null_label=run.null_label,
+            pixel_type=run.images.pixel_type,
+            value_range=run.images.value_range,
+        ),
         averaged_weights=UNET_WEIGHTS,
         power_averages=None if config.ema.snapshot_every_steps is None else PowerAverages(dict(unet.named_parameters())),
         alphas_cumprod=noise_scheduler.alphas_cumprod.to(run.accelerator.device),
@@ -239,9 +250,14 @@ def build_schedule(config: TrainConfig) -> DDPMScheduler:
         prediction_type=config.objective.prediction_type,
         rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
     )
-    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
+    if uses_bound(config):
         posterior_of(noise_scheduler.alphas_cumprod)
     return noise_scheduler
+
+
+def uses_bound(config: TrainConfig) -> bool:
+    """Whether the variational bound is a part of the loss."""
+    return config.schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb"
 
 
 def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: DiffusionRun) -> None:
@@ -342,6 +358,7 @@ def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: DiffusionB
         snr_gamma=objective.snr_gamma,
         variance_type=scheduler.config.variance_type,
         loss_weighting=objective.loss_weighting,
+        half_bin=run.half_bin,
     ).loss
 
 

@@ -319,7 +319,8 @@ class GANConfig(RunConfig, EMAOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size, remedy = self.data.image_size, f"a DCGAN generates {', '.join(map(str, SIZES))} pixels, give one of them"
+        sizes = ", ".join(map(str, SIZES))
+        size, remedy = self.data.image_size, f"a DCGAN generates square images of {sizes} pixels, give one of them"
         require(size in SIZES, "data.image_size", size, remedy)
         assert size is not None
         self.data.check_crop(size)
@@ -394,7 +395,6 @@ class JudgeConfig(RunConfig):
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
         require(data.batch_size > 1, "data.batch_size", data.batch_size, "batch norm needs several images, give 2 or more")
-        require(isinstance(data.image_size, int), "data.image_size", data.image_size, "a judge takes square images")
         fits = data.image_size is None or data.max_shift < min(size_pair(data.image_size))
         require(fits, "data.max_shift", data.max_shift, f"give less than the image size, {data.image_size}")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1

@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.figures.grids import image_grid
+from hf_ddpm.figures.view import to_view
 from hf_ddpm.heldout_metrics import simple_loss
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.run_folder import GridSettings, RunFolder
@@ -36,7 +37,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
     if isinstance(pipeline, CFGDDPMPipeline):
         scheduler = build_scheduler(SCHEDULER, pipeline.scheduler.config)
         steps = fitting_steps(scheduler, MAX_INFERENCE_STEPS)
-        pipeline = CFGDDPMPipeline(pipeline.unet, scheduler, id2label=id2label, null_label=pipeline.null_label)
+        pipeline = CFGDDPMPipeline(pipeline.unet, scheduler, **pipeline.facts)
     settings = GridSettings(
         columns=COLUMNS,
         class_labels=labels,
@@ -59,6 +60,7 @@ def save_sample_grid(pipeline: ImagePipeline, folder: RunFolder, step: int, *, s
     images = np.concatenate(gather([batch.images for batch in batches], processes))
     if processes.is_main_process:
         write_whole(folder.grid_settings, settings.to_json())
+        images = to_view(images, pipeline.value_range)
         write_whole(folder.sample_grid(step), image_grid(images, columns=COLUMNS, row_names=names).save)
 
 
