@@ -63,7 +63,8 @@ def parse_config(config_class: type[Config], args: list[str] | None = None, *, a
         An instance of `config_class`. `--help` and `--print_config` print and exit with 0, mistakes exit with 2.
     """
     with user_errors(config_class):
-        once = {"config", *(name for name, option in options_of(config_class).items() if option.is_list)}
+        options = options_of(config_class).items()
+        once = {"config", *(name for name, option in options if option.is_list and not option.may_be_one)}
         words = split_words(sys.argv[1:] if args is None else args, once)
         topics, wants_config = words.pop("help", None), words.pop("print_config", None) is not None
         values = _read_values(config_class, words)

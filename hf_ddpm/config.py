@@ -30,6 +30,12 @@ DEFAULT_GUIDANCE_SCALE = 1.5
 """Default s in u + s (c - u) of the programs, for models with a null label."""
 
 
+def require_view_channels(channels: list[int] | None) -> None:
+    """Refuse what are not the three or the one channel to show; None = the default ones."""
+    fits = channels is None or (len(channels) in (1, 3) and min(channels) >= 0)
+    require(fits, "view_channels", channels, "give three channels, counted from 0, as red, green and blue, or one in gray")
+
+
 def require_seeds(option: str, *seeds: int) -> None:
     """Raise `ValueError` unless an option gives seeds, whole numbers from 0 to `MAX_SEED`."""
     for seed in seeds:

@@ -99,6 +99,8 @@ class DCGANPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator"
     null_label = None
     """A GAN has no label for "no class"."""
+    pixel_type, value_range = "uint8", (0, 255)
+    """A GAN generates images of 8 bits."""
 
     def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()

@@ -45,15 +45,16 @@ except ModuleNotFoundError:
     check_generator, check_number, require = sampling.check_generator, sampling.check_number, sampling.require
 
 Images = Any
-"""`PIL.Image` or a list of them; arrays (B, H, W, C) or tensors (B, C, H, W), uint8 or floats in [0, 1]."""
+"""`PIL.Image` or a list of them; arrays (B, H, W, C) or tensors (B, C, H, W), integers of the model's `pixel_type`, uint8 or
+uint16, in its `value_range`, or floats in [0, 1]."""
 # Schedulers of diffusers that draw no noise, DDIM with eta = 0 and those of DPM-Solver unless their algorithm is an SDE's.
 DETERMINISTIC = (
     "DDIMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler",
     "UniPCMultistepScheduler",
 )  # fmt: skip
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Mode of a `PIL.Image` by its channels."""
+MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
+"""Mode of a `PIL.Image` by the type of its values and its channels."""
 LMS_ORDER = 4
 
 
@@ -177,7 +178,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
     def prepare_images(self, images: Images) -> Tensor:
         """Images as the network takes them, (B, C, H, W) float32 in [-1, 1]; a `ValueError` if they are not of its size."""
         _, channels, height, width = self._latents_shape(1)
-        tensor = _to_tensor("images", images, channels)
+        tensor = _to_tensor("images", images, channels, self.pixel_type, self.value_range)
         fits = tensor.ndim == 4 and tensor.shape[1:] == (channels, height, width)
         require(fits, "images.shape", tuple(tensor.shape), f"must be (B, {channels}, {height}, {width})")
         return 2 * tensor.to(self._execution_device) - 1
@@ -195,7 +196,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
 
     def save_pretrained(self, save_directory: sampling.Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the model as a `CFGDDPMPipeline`, which this one can load, with the code of both."""
-        plain = sampling.CFGDDPMPipeline(self.unet, self.scheduler, self.id2label, self.null_label)
+        plain = sampling.CFGDDPMPipeline(self.unet, self.scheduler, **self.facts)
         plain._trained_with = self._trained_with
         sampling.copy_file(__file__, save_directory)
         plain.save_pretrained(save_directory, safe_serialization, **kwargs)
@@ -347,18 +348,27 @@ def _copies(generator: torch.Generator | None, count: int) -> list[torch.Generat
     return [torch.Generator(generator.device).set_state(generator.get_state()) for _ in range(count)]
 
 
-def _to_tensor(name: str, images: Images, channels: int) -> Tensor:
-    """Images or masks in any of their forms as (B, C, H, W) float32 in [0, 1]; a `ValueError` names what is wrong."""
+def _to_tensor(
+    name: str,
+    images: Images,
+    channels: int,
+    pixel_type: str = "uint8",
+    value_range: tuple[float, float] = (0, 255),
+) -> Tensor:
+    """Images or masks in any of their forms as (B, C, H, W) float32 in [0, 1]; a `ValueError` names what is wrong.
+
+    `pixel_type` and `value_range`: those of integers.
+    """
     several = list(images) if isinstance(images, Sequence) else [images]
     require(len(several) > 0, name, images, "give one or more")
     if all(hasattr(image, "getbands") for image in several):  # PIL.Image
         arrays = []
         for image in several:
-            mode = MODES.get(channels)
+            mode = MODES.get((pixel_type, channels))
             require(image.mode == mode, f"{name}.mode", image.mode, f"must be {mode}, use convert({mode!r})")
             size = several[0].size
             require(image.size == size, f"{name}.size", image.size, f"that of another one is {size}")
-            values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+            values = torch.frombuffer(bytearray(image.tobytes()), dtype=getattr(torch, pixel_type))
             arrays.append(values.view(image.height, image.width, channels).permute(2, 0, 1))
         tensor = torch.stack(arrays)
     else:
@@ -376,8 +386,14 @@ def _to_tensor(name: str, images: Images, channels: int) -> Tensor:
         else:
             tensor = tensor if tensor.ndim == 4 else tensor[None]
             tensor = tensor.movedim(-1, 1) if is_array else tensor
-    tensor = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    integers, kind = (torch.uint8, torch.uint16), str(tensor.dtype).removeprefix("torch.")
+    expected = "floats in [0, 1]" if pixel_type == "float32" else f"{pixel_type}, or floats in [0, 1]"
+    require(tensor.dtype not in integers or kind == pixel_type, f"{name}.dtype", kind, f"give {expected}")
+    low, high = value_range if tensor.dtype in integers else (0, 1)
+    tensor = (tensor.float() - low) / (high - low)
     extremes = float(tensor.min()), float(tensor.max())
     is_valid = extremes[0] >= 0 and extremes[1] <= 1
-    require(is_valid, f"the range of {name}", extremes, "give uint8, or floats in [0, 1]")
+    given = tuple(low + (high - low) * value for value in extremes)
+    remedy = f"give {expected}" if (low, high) == (0, 1) else f"the model's values are {low:g} to {high:g}"
+    require(is_valid, f"the range of {name}", given, remedy)
     return tensor

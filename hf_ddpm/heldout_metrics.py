@@ -15,7 +15,8 @@ from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.labels import first_ten
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
-from hf_ddpm.diffusion.objective import diffusion_loss, network_labels, stratified_timesteps
+from hf_ddpm.diffusion.likelihood import half_bin_of
+from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.image_shape import plain_size, size_pair, size_text
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
@@ -130,6 +131,7 @@ def bits_per_dim(
     _check(pipeline, images, num_images, seed)
     # Before the work is shared: if one process failed alone, the others would wait for it.
     _variance_type(pipeline)
+    half_bin_of(images.pixel_type, images.value_range)
     alphas_cumprod = _alphas_cumprod(pipeline)
     bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
     total = len(alphas_cumprod)
@@ -174,6 +176,7 @@ def _bits_of(
         variance_type=_variance_type(pipeline),
         noise=noise,
         timesteps=timesteps,
+        half_bin=half_bin_of(images.pixel_type, images.value_range),
     )
 
 
@@ -189,7 +192,7 @@ def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[
     if not pipeline.is_conditional:
         return clean_images, None
     assert images.class_labels is not None, "refused by _check"
-    return clean_images, network_labels(images.class_labels[rows], pipeline.null_label).to(pipeline.device)
+    return clean_images, images.class_labels[rows].to(pipeline.device)
 
 
 def _alphas_cumprod(pipeline: CFGDDPMPipeline) -> Tensor:
@@ -215,8 +218,6 @@ def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed:
     require(expected == size, "images.image_size", plain_size(size), remedy)
     require(unet.in_channels == channels, "images.channels", channels, f"the model takes {unet.in_channels}, give that")
     if pipeline.is_conditional:
-        fits = images.class_names is None or images.condition == pipeline.condition
-        require(fits, "images.condition", images.condition, f"the model takes {pipeline.condition!r}, give that")
         _check_classes(pipeline, images.class_names)
     check_number("num_images", num_images, 1, integer=True)
     require(num_images <= len(images), "num_images", num_images, f"there are only {len(images)}, give at most that")

@@ -7,9 +7,14 @@ from typing import Literal
 
 ImageSize = int | tuple[int, int]
 """Height and width in pixels; one number = both."""
+MAX_CHANNELS = 16
 PixelType = Literal["uint8", "uint16", "float32"]
+PIL_IMAGES = (("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1))
+"""Types of values and numbers of channels that a `PIL.Image`, and a PNG file that Pillow writes, can hold."""
 ValueRange = tuple[float, float]
 """Two values of pixels, the lower one first."""
+MAX_CHANNELS = 16
+"""Most channels of an image."""
 
 
 def size_pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -41,7 +41,10 @@ _PACKAGE = "hf_ddpm" if __name__ == "hf_ddpm.pipeline" else None
 SAVED_CLASS = ["pipeline", "CFGDDPMPipeline"]
 """`_class_name` in model_index.json: diffusers takes the class from the file pipeline.py beside it. Older models have a
 plain name."""
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+OUTPUT_TYPES = ("pil", "np", "pt", "values", "latent")
+PIXEL_TYPES = ("uint8", "uint16", "float32")
+PIL_IMAGES = (("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1))
+"""Types of values and numbers of channels that a `PIL.Image` can hold: gray, RGB, RGBA, and gray of 16 bits."""
 GUIDANCE = ("cfg", "apg", "cfg_zero_star", "autoguidance")
 """How the output of the network is guided, see `CFGDDPMPipeline.__call__`."""
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -82,6 +85,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
             needs class labels and cannot be guided.
         guide: a worse network for the same images and labels, such as an earlier checkpoint of `unet` or a smaller network,
             to guide away from; None = there is none.
+        pixel_type: type of the values of the images, one of `PIXEL_TYPES`.
+        value_range: (low, high), the values that are -1 and 1 in the network; None = 0 and 255, which uint8 always has.
     """
 
     unet: ModelMixin
@@ -98,12 +103,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         id2label: dict[int, str] | dict[str, str] | None = None,
         null_label: int | None = None,
         guide: ModelMixin | None = None,
+        pixel_type: str = "uint8",
+        value_range: tuple[float, float] | dict[str, float] | None = None,
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         # None values are left out: the config of an unconditional model is that of a DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
         self.register_to_config(**{name: value for name, value in known.items() if value is not None})
+        values = checked_range(pixel_type, value_range)
+        if values is not None:
+            # Not as a list, which diffusers takes for a component.
+            self.register_to_config(pixel_type=pixel_type, value_range=dict(zip(("low", "high"), values, strict=True)))
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
         self._trained_with = scheduler
         self._guidance = "cfg"  # of the current call, as the momentum is
@@ -123,8 +134,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class."""
         if guide is not None:
             for name in ("sample_size", "in_channels", "num_class_embeds", "condition_range"):
-                # A network of classes has no condition_range, one of sets of labels has None.
-                value, expected = (network.config.get(name, "none") for network in (guide, self.unet))
+                values = (network.config.get(name) for network in (guide, self.unet))
+                value, expected = ([*it] if isinstance(it, tuple) else it for it in values)  # a saved pair is a list
                 require(value == expected, f"{name} of the guide", value, f"the network has {expected!r}, give such a guide")
         self.register_modules(guide=guide)
 
@@ -173,6 +184,23 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return names and dict(sorted((int(label), str(name)) for label, name in names.items()))
 
     @property
+    def pixel_type(self) -> str:
+        """Type of the values of the images, one of `PIXEL_TYPES`."""
+        return self.config.get("pixel_type", "uint8")
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The values of the images that are -1 and 1 in the network."""
+        values = self.config.get("value_range") or {"low": 0, "high": 255}
+        return values["low"], values["high"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the model is besides its parts, as keyword arguments of this class."""
+        names = ("id2label", "null_label", "pixel_type", "value_range")
+        return {name: self.config[name] for name in names if self.config.get(name) is not None}
+
+    @property
     def trained_config(self) -> dict[str, Any]:
         """Configuration of the scheduler that the pipeline was loaded or made with, whichever is set now."""
         return dict(self._trained_with.config)
@@ -200,7 +228,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         eta: float = 0.0,
         generator: Generators | None = None,
         latents: Tensor | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
@@ -228,7 +256,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 of the others in its batch; None = torch's global generator.
             latents: (B, C, H, W) float, the initial noise, of unit variance; None = sampled with `generator`.
             output_type: "pil" (list of `PIL.Image`), "np" ((B, H, W, C) float32 in [0, 1]), "pt" ((B, C, H,
-                W) float32 in [0, 1]) or "latent" ((B, C, H, W) float32 of the last step, about in [-1, 1]).
+                W) float32 in [0, 1]), "values" (array (B, H, W, C) of the `pixel_type`, in the `value_range`) or
+                "latent" ((B, C, H, W) float32 of the last step, about in [-1, 1]); None = "pil" for the `PIL_IMAGES`, such
+                as gray and RGB images of 8 bits, and "values" for others.
             return_dict: False = return the tuple `(images,)`.
             callback_on_step_end: called after each step as `callback(pipeline, step_index, timestep,
                 {"latents": latents})`; latents in the dictionary it returns replace those of the step.
@@ -277,7 +307,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             return latents
 
         latents = self._run_steps(latents, denoise, generator)
-        images = latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type=output_type)
+        images = self._to_output(latents, output_type or ("pil" if self._fits_pil else "values"))
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -292,7 +322,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         eta: float = 0.0,
         generator: Generators | None = None,
         latents: Tensor | None = None,
-        output_type: str = "pil",
+        output_type: str | None = None,
         callback_on_step_end_tensor_inputs: Iterable[str] = (),
         batch_size: int | None = None,
         guidance: str | None = None,
@@ -301,7 +331,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
         self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale, guidance)
         self._check_schedule(num_inference_steps, eta)
-        require(output_type in OUTPUT_TYPES, "output_type", output_type, f"give one of {OUTPUT_TYPES}")
+        require(output_type in (None, *OUTPUT_TYPES), "output_type", output_type, f"give one of {OUTPUT_TYPES}")
+        kind = f"{self.unet.config.in_channels} channels of {self.pixel_type}"
+        remedy = f"the images have {kind}, which PIL cannot hold, give one of {OUTPUT_TYPES[1:]}"
+        require(output_type != "pil" or self._fits_pil, "output_type", output_type, remedy)
         inputs = callback_on_step_end_tensor_inputs
         known = set(inputs) <= set(self._callback_tensor_inputs)
         require(known, "callback_on_step_end_tensor_inputs", inputs, "'latents' is the only one")
@@ -490,6 +523,23 @@ class CFGDDPMPipeline(DiffusionPipeline):
         for step_index in self.progress_bar(range(self.num_timesteps)):
             latents = denoise(latents, step_index)
         return latents
+
+    @property
+    def _fits_pil(self) -> bool:
+        """Whether a `PIL.Image` can hold the images."""
+        return (self.pixel_type, self.unet.config.in_channels) in PIL_IMAGES
+
+    def _to_output(self, latents: Tensor, output_type: str) -> Any:
+        """Images, (B, C, H, W) float32 about in [-1, 1], in the form that a call returns."""
+        is_plain = output_type in ("np", "pt") or (output_type == "pil" and self.pixel_type == "uint8")
+        if output_type == "latent" or is_plain:
+            return latents if output_type == "latent" else self.image_processor.postprocess(latents, output_type=output_type)
+        images = self.image_processor.postprocess(latents, output_type="np")
+        values = to_values(images, self.pixel_type, self.value_range)
+        if output_type == "values":
+            return values
+        pil = importlib.import_module("PIL.Image")  # a part of diffusers' own requirements
+        return [pil.fromarray(image[:, :, 0]) for image in values]
 
     def _step(self, model_output: Tensor, step_index: int, latents: Tensor, options: dict[str, Any]) -> Tensor:
         """Latents, (B, C, H, W) float32, of the timestep that follows the one with this index."""
@@ -781,6 +831,32 @@ def _can_average_epsilon(scheduler: SchedulerMixin) -> bool:
     signals = scheduler.alphas_cumprod[scheduler.timesteps.cpu().unique()[-2:]].double()
     sigmas = ((1 - signals) / signals).sqrt()
     return float(sigmas[-1] / sigmas[0]) < 10
+
+
+def to_values(images: Any, pixel_type: str, value_range: tuple[float, float]) -> Any:
+    """An array of floats in [0, 1] as values of a type, from the first to the second of the range."""
+    if pixel_type == "uint8":
+        return (images * 255).round().astype("uint8")
+    low, high = value_range
+    values = low + images.astype("float64") * (high - low)
+    return values.round().astype(pixel_type) if pixel_type == "uint16" else values.astype(pixel_type)
+
+
+def checked_range(pixel_type: Any, value_range: Any) -> tuple[float, float] | None:
+    """The lowest and the highest value of images of this type, None = 0 and 255; a `ValueError` if the two do not fit."""
+    require(pixel_type in PIXEL_TYPES, "pixel_type", pixel_type, f"give one of {PIXEL_TYPES}")
+    if pixel_type == "uint8":
+        require(value_range is None, "value_range", value_range, "leave it out, the images are uint8")
+        return None
+    is_saved = isinstance(value_range, Mapping) and set(value_range) == {"low", "high"}
+    pair = [value_range["low"], value_range["high"]] if is_saved else value_range
+    is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+    require(is_pair, "value_range", value_range, f"give (low, high), as the images are {pixel_type}")
+    limits = (0, 65535) if pixel_type == "uint16" else (-math.inf, math.inf)
+    for index, value in enumerate(pair):
+        check_number(f"value_range[{index}]", value, *limits)
+    require(pair[0] < pair[1], "value_range", value_range, "give the lower value first")
+    return float(pair[0]), float(pair[1])
 
 
 def require(ok: bool, name: str, value: Any, remedy: str) -> None:

@@ -1,7 +1,7 @@
-"""A folder of generated images and nothing else, PNG files or one npz: `sample_to_folder(pipeline, labels, folder, ...)`.
+"""A folder of generated images alone, one file each or one npz: `sample_to_folder(pipeline, labels, folder, ...)`.
 
 The grid is a file elsewhere, so that programs which read every image of a folder read the samples. A metadata.jsonl names
-the class of each PNG file, as `load_dataset("imagefolder", data_dir=folder)` and `--data.source` read it.
+the class of each file, as `load_dataset("imagefolder", data_dir=folder)` and `--data.source` read it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import numpy as np
 from accelerate import PartialState
 
 from hf_ddpm.figures.grids import grid_positions, image_grid
-from hf_ddpm.pipeline import Condition
+from hf_ddpm.figures.view import chosen_channels, to_view
+from hf_ddpm.image_shape import PIL_IMAGES
+from hf_ddpm.pipeline import Condition, require
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock, is_free
-from hf_ddpm.runtime.pictures import save_png
+from hf_ddpm.runtime.pictures import save_image
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sampling import ImagePipeline, SampleBatch, condition_name, generate
+from hf_ddpm.sampling import ImagePipeline, SampleBatch, condition_name, generate, image_shape_of
 from hf_ddpm.text import file_safe
+
+FileFormat = Literal["png", "npy", "npz"]
 
 
 def sample_to_folder(
@@ -41,20 +45,24 @@ def sample_to_folder(
     eta: float | None = None,
     guidance: str | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    file_format: Literal["png", "npz"] = "png",
+    file_format: FileFormat | None = None,
     grid: Path | None = None,
     row_length: int | None = None,
+    view_channels: Sequence[int] | None = None,
 ) -> None:
     """Generate one image for each label into a new or empty folder; for other options see `generate`.
 
-    Every process must call it and generates its share. A signal in any process stops all after a batch, keeps the PNG files
-    so far and raises `Stopped`.
+    Every process must call it and generates its share. A signal in any process stops all after a batch, keeps the files so
+    far and raises `Stopped`.
 
     Args:
-        file_format: one PNG file per image, or one samples.npz, which the first process writes at the end.
+        file_format: see `choose_format`; samples.npz is written by the first process at the end.
         grid: file of a picture of the images in a grid, outside the folder; None = no grid.
         row_length: images per row of the grid, all of one class, which names the row; None = a square without names.
+        view_channels: those that the grid shows, see `to_view`.
     """
+    file_format = choose_format(pipeline, file_format)
+    chosen_channels(image_shape_of(pipeline)[0], view_channels)
     labels = list(class_labels)
     mine = shard(len(labels), processes)
     batches = generate(
@@ -71,22 +79,23 @@ def sample_to_folder(
     )
     with OutputLock(folder, processes) as lock, stop_requests("sampling ends after this batch") as stop:
         lock.take(partial(_check_free, folder))
-        if file_format == "png":
-            batches = save_pngs(batches, folder, first_position=mine.start, id2label=pipeline.id2label)
+        options: dict[str, Any] = {"id2label": pipeline.id2label, "suffix": f".{file_format}"}
+        if file_format != "npz":
+            batches = save_images(batches, folder, first_position=mine.start, **options)
         done: list[SampleBatch] = []
         largest_share = math.ceil(len(labels) / processes.num_processes)
         for _ in range(math.ceil(largest_share / batch_size)):  # in every process equally often
             done += itertools.islice(batches, 1)
             if signal_number := any_process_stopped(stop, processes):
                 del batches  # and their progress bar
-                count = sum(len(batch.images) for batch in done) if file_format == "png" else 0
+                count = sum(len(batch.images) for batch in done) if file_format != "npz" else 0
                 raise Stopped(signal_number, f"stopped: {count} of {len(labels[mine])} images are in {folder}")
         everything = gather([*done, *batches], processes)  # none are left, but this finishes the bar
         if processes.is_main_process:
             if file_format == "npz":
                 save_npz(everything, folder, num_labels=pipeline.num_classes)
             elif labels[0] is not None:
-                save_metadata(everything, folder, id2label=pipeline.id2label)
+                save_metadata(everything, folder, **options)
             if grid is not None:
                 names = (
                     None
@@ -94,32 +103,52 @@ def sample_to_folder(
                     else [condition_name(label, pipeline.id2label) for label in labels[::row_length]]
                 )
                 positions, columns = grid_positions(len(labels), row_length)
-                images = np.concatenate([batch.images for batch in everything])[positions]
+                values = np.concatenate([batch.images for batch in everything])[positions]
+                images = to_view(values, pipeline.value_range, view_channels)
                 write_whole(grid, image_grid(images, columns=columns, row_names=names).save)
 
 
-def save_pngs(
-    batches: Iterable[SampleBatch], folder: Path, *, first_position: int = 0, id2label: Mapping[int, str] | None = None
+def choose_format(pipeline: ImagePipeline, given: FileFormat | None) -> FileFormat:
+    """The format of samples, None = PNG if it can hold them, else npy; a `ValueError` for PNG if it cannot.
+
+    `png`: one PNG file per image, `npy`: one array (H, W, C) per image, `npz`: one samples.npz.
+    """
+    pixel_type, channels = pipeline.pixel_type, image_shape_of(pipeline)[0]
+    fits = (pixel_type, channels) in PIL_IMAGES
+    kind = f"{channels} channels of {pixel_type}"
+    require(fits or given != "png", "format", given, f"the images have {kind}, which PNG cannot hold, give npy or npz")
+    return given or ("png" if fits else "npy")
+
+
+def save_images(
+    batches: Iterable[SampleBatch],
+    folder: Path,
+    *,
+    first_position: int = 0,
+    id2label: Mapping[int, str] | None = None,
+    suffix: str = ".png",
 ) -> Iterator[SampleBatch]:
-    """Write each batch as PNG files such as `00012_label-7_seed-12.png`, and pass it on.
+    """Write each batch as files such as `00012_label-7_seed-12.png`, see `save_image`, and pass it on.
 
     The first number is the image's, counted from `first_position`; `id2label` has class names for the files, None = ids.
     """
     position = first_position
     for batch in batches:
         for image, label, seed in zip(batch.images, batch.class_labels, batch.seeds, strict=True):
-            save_png(image, folder / _file_name(position, label, seed, id2label))
+            save_image(image, folder / (_file_name(position, label, seed, id2label) + suffix))
             position += 1
         yield batch
 
 
-def save_metadata(batches: Sequence[SampleBatch], folder: Path, *, id2label: Mapping[int, str] | None = None) -> None:
-    """Write metadata.jsonl: the `file_name` of each image that `save_pngs` writes, and its `label`, a class name, a list of
-    label names or a number."""
+def save_metadata(
+    batches: Sequence[SampleBatch], folder: Path, *, id2label: Mapping[int, str] | None = None, suffix: str = ".png"
+) -> None:
+    """Write metadata.jsonl: the `file_name` of each image that `save_images` writes, and its `label`, a class name, a list
+    of label names or a number."""
     lines: list[str] = []
     for batch in batches:
         for label, seed in zip(batch.class_labels, batch.seeds, strict=True):
-            file_name = _file_name(len(lines), label, seed, id2label)
+            file_name = _file_name(len(lines), label, seed, id2label) + suffix
             names = [condition_name(each, id2label) for each in (label if isinstance(label, list) else [label])]
             value = names if isinstance(label, list) else label if isinstance(label, float) else names[0]
             lines.append(json.dumps({"file_name": file_name, "label": value}) + "\n")
@@ -127,7 +156,7 @@ def save_metadata(batches: Sequence[SampleBatch], folder: Path, *, id2label: Map
 
 
 def save_npz(batches: Sequence[SampleBatch], folder: Path, *, num_labels: int | None = None) -> None:
-    """Write samples.npz: `images` (N, H, W, C) uint8, `class_labels` and `seeds` (N,) int64.
+    """Write samples.npz: `images` (N, H, W, C) as they are, `class_labels` and `seeds` (N,) int64.
 
     The labels are (N,) int64 (-1 = none), numbers (N,) float64, and sets of labels (N, num_labels) bool.
     """
@@ -147,4 +176,4 @@ def _check_free(folder: Path) -> None:
 
 def _file_name(position: int, label: Condition | None, seed: int, id2label: Mapping[int, str] | None) -> str:
     name = "" if label is None else f"_label-{file_safe(condition_name(label, id2label))}"
-    return f"{position:05d}{name}_seed-{seed}.png"
+    return f"{position:05d}{name}_seed-{seed}"

@@ -23,7 +23,8 @@ from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
-from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, check_number, require
+from hf_ddpm.image_shape import size_pair
+from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, check_number, require, to_values
 from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.probe import choose, time_in_turn
@@ -48,7 +49,7 @@ class SampleBatch:
     """Generated images with their labels and seeds."""
 
     images: np.ndarray[Any, Any]
-    """(B, H, W, C) uint8."""
+    """(B, H, W, C), the values of the model's `pixel_type`: uint8 unless it was trained on others."""
     class_labels: list[Condition | None]
     """B class ids, sets of labels or numbers; None = no class."""
     seeds: list[int]
@@ -178,7 +179,7 @@ def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:
     """(C, H, W) of the images."""
     config: Any = network_of(pipeline).config
     size, channels = config.sample_size, config.channels if isinstance(pipeline, DCGANPipeline) else config.in_channels
-    return (channels, size, size) if isinstance(size, int) else (channels, *size)
+    return (channels, *size_pair(size))
 
 
 def generate(
@@ -310,14 +311,18 @@ def _generate_batch(
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
     with _no_step_bar(pipeline):
         images = pipeline(**what, **options, generator=generators, output_type="np")[0]
-    return to_pixels(images, f"the images of the seeds {seeds[0]} to {seeds[-1]}")
+    return values_of(pipeline, images, f"the images of the seeds {seeds[0]} to {seeds[-1]}")
 
 
-def to_pixels(images: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
-    """Images in [0, 1], (B, H, W, C) float, as uint8; a `FloatingPointError` about `what` if the model has diverged."""
+def values_of(pipeline: ImagePipeline, images: np.ndarray[Any, Any], what: str) -> np.ndarray[Any, Any]:
+    """Images of a model in [0, 1], (B, H, W, C) float, as values of its `pixel_type`.
+
+    A `FloatingPointError` about `what` if the model has diverged.
+    """
     if not np.isfinite(images).all():
         raise FloatingPointError(f"{what} are not finite: the model has diverged")
-    return (images * 255).round().astype(np.uint8)
+    values: np.ndarray[Any, Any] = to_values(images, pipeline.pixel_type, pipeline.value_range)
+    return values
 
 
 def _condition(pipeline: ImagePipeline, label: str | int) -> Condition:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hf_ddpm.dcgan_pipeline import SAVED_CLASS as SAVED_GAN
-from hf_ddpm.pipeline import SAVED_CLASS, require
+from hf_ddpm.pipeline import SAVED_CLASS, checked_range, require
 from hf_ddpm.runtime.reading import read_json
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
@@ -69,6 +69,7 @@ def check_saved_pipeline(folder: str | Path, index: Mapping[str, Any], component
     with blaming(INDEX):
         network_class = _component_class(index, component, ModelMixin)
         scheduler_class = None if component == "generator" else _component_class(index, "scheduler", SchedulerMixin)
+        checked_range(index.get("pixel_type", "uint8"), index.get("value_range"))
     if scheduler_class is not None and (folder / SCHEDULER).is_file():
         _check_scheduler(_read_config(folder, SCHEDULER), scheduler_class)
     if network_class is None or not (folder / component / "config.json").is_file():

@@ -73,15 +73,20 @@ def tiny_unet() -> Callable[..., UNet2DModel]:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_unet) -> Callable[..., CFGDDPMPipeline]:
-    """Build a silent pipeline around a `tiny_unet`; `names=None`: unconditional, `null=False`: without a null label."""
+    """Build a silent pipeline around a `tiny_unet`; `names=None`: unconditional, `null=False`: without a null label.
+
+    `values`: arguments of the pipeline for images that are not of 8 bits.
+    """
     from diffusers import DDPMScheduler
 
     from hf_ddpm.pipeline import CFGDDPMPipeline
 
-    def build(scheduler=None, *, names=("cat", "dog", "frog"), null: bool = True, **unet_arguments) -> CFGDDPMPipeline:
+    def build(
+        scheduler=None, *, names=("cat", "dog", "frog"), null: bool = True, values=(), **unet_arguments
+    ) -> CFGDDPMPipeline:
         unet = tiny_unet(None if names is None else len(names) + null, **unet_arguments)
         labels = () if names is None else (dict(enumerate(names)), len(names) if null else None)
-        pipeline = CFGDDPMPipeline(unet, scheduler or DDPMScheduler(), *labels)
+        pipeline = CFGDDPMPipeline(unet, scheduler or DDPMScheduler(), *labels, **dict(values))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

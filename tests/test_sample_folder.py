@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from hf_ddpm.sample_folder import save_npz, save_pngs
+from hf_ddpm.sample_folder import save_images, save_npz
 from hf_ddpm.sampling import generate
 
 NAMES = {0: "2", 1: "dog", 2: "great dane"}
@@ -13,7 +13,7 @@ def test_png_files_hold_the_images_and_say_what_they_are(tiny_pipeline, tmp_path
     batches = generate(
         tiny_pipeline(names=NAMES.values()), class_labels=[0, 2, 1], seed=4, batch_size=2, num_inference_steps=2
     )
-    images = [image for batch in save_pngs(batches, tmp_path, id2label=NAMES) for image in batch.images]
+    images = [image for batch in save_images(batches, tmp_path, id2label=NAMES) for image in batch.images]
     names = ["00000_label-2_seed-4.png", "00001_label-great-dane_seed-5.png", "00002_label-dog_seed-6.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for name, image in zip(names, images, strict=True):
@@ -23,7 +23,7 @@ def test_png_files_hold_the_images_and_say_what_they_are(tiny_pipeline, tmp_path
 
 def test_class_names_become_safe_file_names(tiny_pipeline, tmp_path):
     batches = generate(tiny_pipeline(), class_labels=[0], num_inference_steps=1)
-    list(save_pngs(batches, tmp_path, id2label={0: "../a/b: c?\n" + "x" * 300}))
+    list(save_images(batches, tmp_path, id2label={0: "../a/b: c?\n" + "x" * 300}))
     (name,) = (path.name for path in tmp_path.iterdir())
     assert name.startswith("00000_label--a-b-c-xxx")
     assert len(name) < 100

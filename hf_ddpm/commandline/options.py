@@ -37,6 +37,11 @@ class Option:
         return any(get_origin(kind) in (list, tuple) for kind in self.choices)
 
     @property
+    def may_be_one(self) -> bool:
+        """Whether it takes a single value that is no list, such as the one number of a square size."""
+        return any(get_origin(kind) not in (list, tuple) for kind in self.choices)
+
+    @property
     def is_free(self) -> bool:
         """Whether it takes names of its own, as model.overrides does."""
         return any(get_origin(kind) is dict for kind in self.choices)

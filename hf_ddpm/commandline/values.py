@@ -52,8 +52,7 @@ def read_words(option: Option, words: Sequence[str]) -> yaml.Node:
             return compose_yaml(text) or _scalar("")
         except ValueError as error:
             raise ValueError(f"--{option.name} has a value that cannot be read: {error}") from None
-    may_be_one = any(get_origin(kind) not in (list, tuple) for kind in option.choices)
-    if option.is_list and text not in _NULL and not (may_be_one and len(words) == 1 and "," not in text):
+    if option.is_list and text not in _NULL and not (option.may_be_one and len(words) == 1 and "," not in text):
         if not _has_text(option.kind):
             words = [part for word in words for part in word.split(",") if part]
         return yaml.SequenceNode("tag:yaml.org,2002:seq", [_scalar(word) for word in words])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ class ImageBatch:
     images: torch.Tensor
     """(B, C, H, W) uint8 in [0, 255], or uint16 or float32 in the range of the values."""
     class_labels: torch.Tensor | None
-    """(B,) int64 in [0, num_classes), or (B, K) of another condition, see `ImageTable`; None = no labels."""
+    """(B,) int64 in [0, num_classes); None = no labels."""
     sample_ids: torch.Tensor
     """(B,) int64: rows of a table, or positions in the endless sequence that this process reads from a stream."""
 
@@ -72,8 +73,34 @@ def to_model_range(images: torch.Tensor, value_range: ValueRange | None = None) 
     return torch.from_numpy(scaled)
 
 
+def to_unit_range(images: np.ndarray[Any, Any], value_range: ValueRange | None = None) -> np.ndarray[Any, Any]:
+    """Scale pixels of any shape and type to float32 in [0, 1]; for `value_range` see `to_model_range`."""
+    low, high = value_range or (0, 255)
+    scaled = images.astype(np.float32)
+    if low:
+        scaled -= low
+    return scaled / np.float32(high - low)
+
+
 def flip_horizontally(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mirror images, (B, C, H, W) of any type, left to right where the mask, (B,) bool, is True."""
     flipped, chosen = images.numpy().copy(), mask.numpy()
     flipped[chosen] = flipped[chosen][..., ::-1]
     return torch.from_numpy(flipped)
+
+
+def flip_vertically(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Turn images, (B, C, H, W) of any type, upside down where the mask, (B,) bool, is True."""
+    flipped, chosen = images.numpy().copy(), mask.numpy()
+    flipped[chosen] = flipped[chosen][..., ::-1, :]
+    return torch.from_numpy(flipped)
+
+
+def shift_images(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Move images, (B, C, H, W) of any type, by `shift`, (B, 2) int64, pixels down and to the right; edges are repeated."""
+    count, channels, height, width = images.shape
+    rows = (torch.arange(height) - shift[:, :1]).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width) - shift[:, 1:]).clamp(0, width - 1)  # (B, W)
+    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    places = (image, channel, rows[:, None, :, None], columns[:, None, None, :])
+    return torch.from_numpy(images.numpy()[tuple(np.asarray(place) for place in places)])

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hf_ddpm.image_shape import ImageSize, size_text
+from hf_ddpm.image_shape import ImageSize, PixelType, plain_size, size_text
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.text import composed, one_line
 
@@ -73,7 +73,7 @@ class DataDescription:
     image_size: ImageSize
     """Height and width in pixels that they are decoded to."""
     channels: int
-    """1 (gray) or 3 (RGB)."""
+    """1 (gray), 3 (RGB) or another number."""
     classes: list[ClassCount] | None
     """In the order of the labels; None = the model is unconditional."""
     no_classes_because: str | None
@@ -82,10 +82,10 @@ class DataDescription:
     """Columns that look like labels and are not used."""
     left_out: list[LeftOut]
     """What was found in the data and is not used."""
-    condition: str = "class"
-    """What the classes are: `class`, `labels`, of which an image may have several, or `number`, the name of one."""
-    condition_range: tuple[float, float] | None = None
-    """The lowest and the highest number; None = they are no numbers."""
+    pixel_type: PixelType = "uint8"
+    """Type of the pixels that they are decoded to."""
+    value_range: list[float] | None = None
+    """The values that are -1 and 1 in the model; None = 0 and 255, those of uint8."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -115,9 +115,10 @@ class DataDescription:
         """Lines of text by what they are about, without the source."""
         columns = ", ".join(map(repr, self.unused_label_columns))
         alike = ", ".join(sorted(map(ascii, self._names_alike)))
+        judged = ", judged by the first ones" if self.streaming else ""
         lines = {
-            "images": f"{self.sizes}, {self.colours}" + (", judged by the first ones" if self.streaming else ""),
-            {"labels": "labels", "number": "number"}.get(self.condition, "classes"): self.class_counts,
+            "images": f"{self.sizes}, {self.colours}{self.values}{judged}",
+            "classes": self.class_counts,
             "alike": alike and f"{alike} are different classes: write their names in one way if they are the same",
             "not used": columns and f"{columns}, which may be labels: name one with --data.label_column to use it",
             "left out": "; ".join(map(str, self.left_out)),
@@ -130,18 +131,29 @@ class DataDescription:
         trained = size_text(self.image_size)
         if self.originals is None:
             return f"trained at {trained} pixels"
+        is_square, order = isinstance(plain_size(self.image_size), int), ""
         smallest, largest = (f"{width} x {height}" for width, height in (self.originals.smallest, self.originals.largest))
+        if not is_square:  # as in the option
+            smallest, largest = (size_text(size[::-1]) for size in (self.originals.smallest, self.originals.largest))
+            order = " (height x width)"
         if smallest != largest:
-            return f"from {smallest} to {largest} pixels, trained at {trained}"
-        return f"{trained} pixels" if smallest == trained else f"{smallest} pixels, trained at {trained}"
+            return f"from {smallest} to {largest} pixels, trained at {trained}{order}"
+        return f"{trained} pixels{order}" if smallest == trained else f"{smallest} pixels, trained at {trained}{order}"
 
     @property
     def colours(self) -> str:
         """The channels, and what the images had if that is not the same."""
-        name, found = {1: "grayscale", 3: "RGB"}[self.channels], self.originals
-        if found is None or {1: found.num_colour, 3: found.num_gray}[self.channels] == 0:
+        name, found = {1: "grayscale", 3: "RGB"}.get(self.channels, f"{self.channels:d} channels"), self.originals
+        if self.channels not in (1, 3) or found is None or {1: found.num_colour, 3: found.num_gray}[self.channels] == 0:
             return name
         return f"{name}: {found.num_colour:,} of {found.num_colour + found.num_gray:,} images have colour"
+
+    @property
+    def values(self) -> str:
+        """The type of the pixels and their range, if it is not uint8."""
+        if self.value_range is None:
+            return ""
+        return f", {self.pixel_type} from {self.value_range[0]:g} to {self.value_range[1]:g}"
 
     @property
     def splits(self) -> str:
@@ -154,12 +166,9 @@ class DataDescription:
 
     @property
     def class_counts(self) -> str:
-        """The first classes with their numbers of training images, or why there are none; or the number and its range."""
+        """The first classes with their numbers of training images, or why there are none."""
         if self.classes is None:
             return f"none, the model is unconditional: {self.no_classes_because}"
-        if self.condition_range is not None:
-            low, high = self.condition_range
-            return f"{self._shown(self.classes[0].name)}, from {low:g} to {high:g}"
         counts = [each.num_train_images for each in self.classes]
         shown = [
             self._shown(each.name) + ("" if each.num_train_images is None else f" ({each.num_train_images:,})")

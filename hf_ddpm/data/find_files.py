@@ -17,6 +17,7 @@ IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tga", ".tif", ".tiff", ".webp",
 }  # fmt: skip
+ARRAY_SUFFIX = ".npy"
 ARCHIVE_SUFFIXES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 TABLE_SUFFIXES = {".csv", ".json", ".jsonl", ".tsv", ".xlsx"}
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
@@ -33,7 +34,7 @@ class FoundFiles:
     root: Path
     """The folder."""
     images: list[Path] = field(default_factory=list)
-    """Files with the suffix of an image; links that lead nowhere are among them."""
+    """Files with the suffix of an image, or arrays if there are none; links that lead nowhere are among them."""
     metadata: list[Path] = field(default_factory=list)
     """Files that name the labels of images."""
     others: list[Path] = field(default_factory=list)
@@ -84,6 +85,8 @@ class FoundFiles:
     def _why_unread(self, suffix: str) -> str:
         if suffix in ARCHIVE_SUFFIXES:
             return "not unpacked"
+        if suffix == ARRAY_SUFFIX:
+            return "not read beside image files"
         is_table = self.images and suffix in TABLE_SUFFIXES
         return f"not read, labels may be in {' or '.join(METADATA_NAMES)}" if is_table else "format not read"
 
@@ -134,6 +137,9 @@ def find_files(folder: Path, source: str) -> FoundFiles:
     found.images = [path for path in found.images if path not in samples]
     folders = {path.parent for path in samples} - {path.parent for path in found.images}
     found.metadata = [path for path in found.metadata if path.parent not in folders]
+    if not found.images:  # beside images, arrays are rather something else
+        found.images = [path for path in found.others if path.suffix.lower() == ARRAY_SUFFIX]
+        found.others = [path for path in found.others if path.suffix.lower() != ARRAY_SUFFIX]
     return found
 
 

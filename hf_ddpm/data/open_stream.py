@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, Literal
 
 import datasets
 
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
-from hf_ddpm.data.conditions import condition_reader
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, decode_image
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label, words_left_out
-from hf_ddpm.data.options import Condition
-from hf_ddpm.data.scan import check_value_range, scan_values
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.scan import scan_values
+from hf_ddpm.data.settle import settle_pixels
 from hf_ddpm.data.sources import check_max_images, in_short, no_rows, open_splits, require_split
 from hf_ddpm.data.stream import Example, ImageStream, Settled
 from hf_ddpm.data.undecoded import image_roots, path_of
-from hf_ddpm.image_shape import ImageSize, ValueRange, size_pair
+from hf_ddpm.image_shape import ImageSize, PixelType, ValueRange, size_pair
 
 FIRST_IMAGES = 100  # that stand for all of a stream; each may be a request to the Hub
 
@@ -31,6 +32,8 @@ def open_stream(
     image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
+    pixel_type: PixelType | None = None,
+    resize: Resize = "crop",
     image_column: str | None = None,
     label_column: str | None = None,
     labels: list[str | int] | None = None,
@@ -40,9 +43,6 @@ def open_stream(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
     settled: Settled | None = None,
-    condition: Condition = "class",
-    attribute_columns: list[str] | None = None,
-    condition_range: tuple[float, float] | None = None,
 ) -> ImageStream:
     """Open one split of a dataset without decoding it, and look at its first images; a `ValueError` says what is wrong.
 
@@ -51,14 +51,12 @@ def open_stream(
     than 8 bits where these have not, is an error that names the option which would have settled it.
 
     Args:
-        label_column: column of the labels, a ClassLabel or lists of it, as other classes are known at the end only; None =
-            the only one.
+        label_column: column of the labels, a ClassLabel, as other classes are known at the end only; None = the only one.
         max_images: the first N images after the choice of classes; None = all.
         shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
         on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
         max_bad_images: images that `skip` may leave out in each process; None = 100.
         settled: what another split has settled for this one; None = nothing.
-        condition_range: required for numbers, which are not read before the training.
     """
     check_pixel_options(image_size, channels, value_range)
     check_max_images(max_images)
@@ -67,17 +65,11 @@ def open_stream(
         raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
     whole_split, num_images, left_out = _open_split(source, split)
     roots = image_roots(source, whole_split)
-    reader = None
-    if condition == "class":
-        columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
-    else:
-        columns = choose_columns(whole_split, image_column, None, None, False, roots)
-        options: dict[str, Any] = {"label_column": label_column, "labels": labels, "attribute_columns": attribute_columns}
-        reader = condition_reader(whole_split, condition, condition_range=condition_range, **options)
+    columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
     image_column, label_column = columns.image, columns.label
-    used = [image_column] + ([] if label_column is None else [label_column]) + list(reader.columns if reader else ())
+    used = [image_column] if label_column is None else [image_column, label_column]
     whole_split = with_undecoded_images(whole_split.select_columns(used), image_column)
-    examples, class_ids, class_names = whole_split, None, None if reader is None else reader.names
+    examples, class_ids, class_names = whole_split, None, None
     if label_column is not None:
         names = class_names_of(whole_split.features[label_column])
         if names is None:
@@ -102,35 +94,39 @@ def open_stream(
     if not head:
         raise ValueError(no_rows(source, split))
     values = [example[image_column] for example in head]
-    looked = scan_values(values, roots)
-    if label_column is None and reader is None and class_conditional is None and not columns.unused_labels:
+    looked = scan_values(values, roots, channels)
+    if label_column is None and class_conditional is None and not columns.unused_labels:
         left_out += words_left_out(map(path_of, values))
     if settled is None:
-        check_value_range([looked], value_range, source, split, are_all=False)
+        asked: dict[str, Any] = {"channels": channels, "pixel_type": pixel_type, "value_range": value_range}
+        pixels = settle_pixels([looked], source, split, **asked, are_all=False)
+        are_known = pixel_type is not None and (value_range is not None or pixel_type != "uint8")
         settled = Settled(
-            gray=channels is None and looked.channels == 1, kinds=None if value_range else tuple(looked.ranges)
+            gray=channels is None and pixels.channels == 1, kinds=None if are_known else tuple(looked.ranges), pixels=pixels
         )
+    pixels = settled.pixels
+    decode_options: dict[str, Any] = {**asdict(pixels), "roots": roots}
     return ImageStream(
         examples=examples,
         whole_split=whole_split,
-        first=_first_example(itertools.chain(head, rows), image_column, bad_images, value_range=value_range, roots=roots),
+        first=_first_example(itertools.chain(head, rows), image_column, bad_images, **decode_options),
         name=source,
         split=split,
         image_column=image_column,
         label_column=label_column,
         class_ids=class_ids,
-        condition_reader=reader,
-        condition=condition,
-        condition_range=condition_range,
         class_names=None if class_conditional is False else class_names,
-        channels=channels or looked.channels,
+        channels=pixels.channels,
         image_size=size_pair(image_size),
-        declared_range=value_range,
+        pixel_type=pixels.pixel_type,
+        value_range=pixels.model_range,
+        declared_range=pixels.value_range,
+        resize=resize,
         roots=roots,
         settled=settled,
         originals=looked.originals,
         mean_pixels=looked.mean_pixels,
-        left_out=left_out + looked.left_out(split),
+        left_out=left_out + looked.left_out(split, pixels.channels),
         unused_label_columns=columns.unused_labels,
         max_images=max_images,
         num_images=num_images,
@@ -163,7 +159,7 @@ def _first_example(examples: Iterator[Example], image_column: str, bad_images: B
     """The first example whose image can be decoded, with these options of `decode_image`."""
     for example in examples:
         try:
-            decode_image(example[image_column], image_size=1, channels=1, **options)
+            decode_image(example[image_column], image_size=1, **options)
             return example
         except UndecodableImage as error:
             bad_images.leave_out(example[image_column], error)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_ddpm.config import BaseConfig
-from hf_ddpm.image_shape import plain_size, size_pair
-
-Condition = Literal["class", "labels", "number"]
+from hf_ddpm.image_shape import MAX_CHANNELS, ImageSize, plain_size, size_pair
 
 
 @dataclass(kw_only=True)
@@ -73,6 +71,15 @@ class ValueRangeOptions(BaseDataConfig):
 
 
 @dataclass(kw_only=True)
+class ResizeOptions(BaseDataConfig):
+    """How images are brought to one size."""
+
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """`crop` = until an image just covers the size, then its center; `pad` = until it fits in, with black around it;
+    `stretch` = whatever its proportions are."""
+
+
+@dataclass(kw_only=True)
 class ClassConditionalOptions(BaseDataConfig):
     """Whether a model is class-conditional."""
 
@@ -84,58 +91,31 @@ class ClassConditionalOptions(BaseDataConfig):
 
 
 @dataclass(kw_only=True)
-class ConditionOptions(BaseDataConfig):
-    """What the images are conditioned on."""
-
-    condition: Condition = "class"
-    """What the label column holds for each image: `class` = one class, `labels` = a list of labels, `number` = a number."""
-    attribute_columns: list[str] | None = None
-    """Columns of 0 (or -1) and 1, each of which is a label; None = a list in the label column. Only with labels."""
-    condition_range: tuple[float, float] | None = None
-    """Lowest and highest number; None = those of the train split. Only with number."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        columns, limits = self.attribute_columns, self.condition_range
-        fits = columns is None or self.condition == "labels"
-        self.require(fits, "attribute_columns", "add --data.condition labels, or leave it out")
-        self.require(columns is None or 0 < len(set(columns)) == len(columns), "attribute_columns", "name different columns")
-        named = columns is None or (self.label_column is None and self.labels is None)
-        self.require(named, "attribute_columns", "leave out --data.label_column and --data.labels, these are the labels")
-        fits = limits is None or self.condition == "number"
-        self.require(fits, "condition_range", "add --data.condition number, or leave it out")
-        self.require(self.labels is None or self.condition != "number", "labels", "numbers have no names, leave it out")
-        if limits is not None:
-            low, high = self.condition_range = (float(limits[0]), float(limits[1]))
-            is_range = -math.inf < low < high < math.inf
-            self.require(is_range, "condition_range", "give the lowest and then the highest number, as in [0, 1]")
-
-    def column_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"condition": self.condition, "attribute_columns": self.attribute_columns}
-        return {**super().column_options(), **options, "condition_range": self.condition_range}
-
-
-@dataclass(kw_only=True)
 class ImageShapeOptions(BaseDataConfig):
     """Size and channels of images."""
 
     image_size: int | tuple[int, int] | None = None
-    """Height and width in pixels, one number for both or [height, width], by resizing and center crop; None = the size of
-    the model preset."""
-    channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = RGB if any image has colour, or as the model if it is given by its config.json."""
+    """[height, width] in pixels, one number = both; None = the size of the model preset."""
+    channels: int | None = None
+    """1 = grayscale, 3 = RGB, up to 16 = the channels of arrays, TIFF or .npy files, with 4 also opacity; None = RGB if any
+    image has colour, or as arrays have, or as the model if it is given by its config.json."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size is not None:
             self.require(min(size_pair(self.image_size)) > 0, "image_size", "give a number of pixels above 0")
             self.image_size = plain_size(self.image_size)
+        possible = self.channels is None or 1 <= self.channels <= MAX_CHANNELS
+        self.require(possible, "channels", f"give 1 (gray), 3 (RGB) or another number up to {MAX_CHANNELS}")
 
 
 @dataclass(kw_only=True)
-class DecodeOptions(ValueRangeOptions, TrainSplitOptions):
-    """Which images of a split are decoded."""
+class DecodeOptions(ResizeOptions, ValueRangeOptions, TrainSplitOptions):
+    """Which images of a split are decoded, and to what."""
 
+    pixel_type: Literal["uint8", "uint16", "float32"] | None = None
+    """Type of the pixels; uint8 rounds values of more than 8 bits. None = uint8, but what keeps all bits if all images have
+    more than 8: uint16 for whole numbers from 0 to 65535, else float32."""
     max_images: int | None = None
     """Number of images to train on, evenly spread over the split (the first ones of a stream); None = all."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -154,11 +134,6 @@ class DecodeOptions(ValueRangeOptions, TrainSplitOptions):
 @dataclass(kw_only=True)
 class SplitsConfig(DecodeOptions, HeldOutSplitOptions):
     """A train split and an optional held-out split."""
-
-
-@dataclass(kw_only=True)
-class ConditionedSplitsConfig(SplitsConfig, ConditionOptions):
-    """Splits that a diffusion model may have been trained on."""
 
 
 @dataclass(kw_only=True)
@@ -185,6 +160,8 @@ class TrainingDataConfig(DecodeOptions):
     """`digits` (built in, 8 x 8), a local folder (parquet, images or a saved dataset) or the id of a Hub dataset."""
     horizontal_flip: bool = False
     """Mirror each image left to right with probability 0.5."""
+    vertical_flip: bool = False
+    """Turn each image upside down with probability 0.5."""
     batch_size: int = 128
     """Images per process and micro-step."""
 
@@ -194,10 +171,24 @@ class TrainingDataConfig(DecodeOptions):
 
 
 @dataclass(kw_only=True)
-class DataConfig(TrainingDataConfig, StreamOptions, ConditionedSplitsConfig, ImageShapeOptions, ClassConditionalOptions):
-    """Images to train a diffusion model on."""
+class RandomCropOptions(BaseConfig, group="data"):
+    """Random parts of images."""
+
+    random_crop: int | None = None
+    """Take a random part of each image, after its edge is repeated by this number of pixels on every side; None = off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = self.condition == "class" or self.class_conditional is not False
-        self.require(fits, "condition", "leave out --data.class_conditional false for it")
+        self.require_positive("random_crop", "pixels")
+
+    def check_crop(self, image_size: ImageSize) -> None:
+        """Raise a `ValueError` if a part of an image may have nothing of it."""
+        fits = self.random_crop is None or self.random_crop < min(size_pair(image_size))
+        self.require(fits, "random_crop", f"give less than the image size, {plain_size(image_size)}")
+
+
+@dataclass(kw_only=True)
+class DataConfig(
+    RandomCropOptions, TrainingDataConfig, StreamOptions, SplitsConfig, ImageShapeOptions, ClassConditionalOptions
+):
+    """Images to train a diffusion model on."""

@@ -18,20 +18,19 @@ import torch
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
-from hf_ddpm.data.conditions import BadCondition, ConditionReader
 from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, decode_image, inspect_image
 from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
 from hf_ddpm.data.labels import class_names_of, describe_label, label_problem, plain_label
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.settle import Pixels
 from hf_ddpm.data.sources import in_short
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.data.undecoded import Undecoded, path_of
 from hf_ddpm.image_shape import ValueRange
 
 Example = dict[str, Any]
-Label = int | list[Any]
-"""A class label, or the vector of another condition."""
 READING_BATCH = 256  # undecoded images
 
 
@@ -42,7 +41,9 @@ class Settled:
     gray: bool
     """That no image has colour."""
     kinds: tuple[Kind, ...] | None
-    """The kinds of images that are not plain 8 bits; None = a range of their values is given, so all kinds are known."""
+    """The kinds of images that are not plain 8 bits; None = options say all of them, so that any kind may follow."""
+    pixels: Pixels
+    """What all images are decoded to."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,12 +66,12 @@ class ImageStream(DecodedImages):
     """Name of the label column; None = labels are not read."""
     class_ids: dict[int, int] | None
     """Label in the data -> class label; None = labels are not read."""
-    condition_reader: ConditionReader | None
-    """Reads what the images are conditioned on; None = a class, or nothing."""
     class_names: list[str] | None
-    """Name of each class or label in their order, or that of the number; None = the images have no labels."""
+    """Name of each class in the order of the class labels; None = the images have no labels."""
     declared_range: ValueRange | None
-    """The option `value_range`, see `decode_image`."""
+    """As the argument `value_range` of `decode_image`."""
+    resize: Resize
+    """The option, see `decode_image`."""
     roots: tuple[str, ...]
     """Folders in which images may lie that are kept as paths, see `image_roots`."""
     settled: Settled
@@ -102,11 +103,12 @@ class ImageStream(DecodedImages):
             "class_ids": None if self.class_ids is None else list(self.class_ids.items()),
             "class_names": self.class_names,
             "max_images": self.max_images,
+            **self.type_facts,
         }
+        if self.resize != "crop":
+            known["resize"] = self.resize
         if self.declared_range is not None:
             known["value_range"] = list(self.declared_range)
-        if self.condition_reader is not None:
-            known["condition"] = [self.condition, *self.condition_reader.columns]
         [first] = self.decode([self.first], InOrder())
         assert first is not None, "open_stream has decoded it before"
         return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
@@ -117,7 +119,7 @@ class ImageStream(DecodedImages):
 
     def head(self, count: int) -> ImageTable:
         """Decode the first `count` images (or all), in the order of the data, into memory."""
-        examples, in_order, rows = self._iterate(self.examples), InOrder(), list[tuple[bytes, Label | None]]()
+        examples, in_order, rows = self._iterate(self.examples), InOrder(), list[tuple[bytes, int | None]]()
         while block := list(itertools.islice(examples, min(READING_BATCH, count - len(rows)))):
             rows += [row for row in self.decode(block, in_order) if row is not None]
         features = datasets.Features({"pixels": datasets.Value("binary")})
@@ -125,10 +127,10 @@ class ImageStream(DecodedImages):
             pixels=datasets.Dataset.from_dict({"pixels": [pixels for pixels, _ in rows]}, features=features),
             channels=self.channels,
             image_size=self.image_size,
+            pixel_type=self.pixel_type,
+            value_range=self.value_range,
             class_names=self.class_names,
             class_labels=None if self.class_names is None else torch.tensor([label for _, label in rows]),
-            condition=self.condition,
-            condition_range=self.condition_range,
         )
 
     def epoch(self, seed: int, epoch: int, num_processes: int, process_index: int) -> Iterator[Example]:
@@ -151,7 +153,7 @@ class ImageStream(DecodedImages):
         rng = np.random.default_rng([seed, process_index])
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
-    def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, Label | None] | None]:
+    def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, int | None] | None]:
         """The bytes of the pixels in CHW order, and the class label (None = no labels), of each example.
 
         None instead of both = the image cannot be decoded and is left out. A wrong image or label is a `ValueError`.
@@ -168,14 +170,8 @@ class ImageStream(DecodedImages):
             self.bad_images.leave_out(image, pixels, row)
             yield None
 
-    def _label(self, example: Example) -> Label | None:
+    def _label(self, example: Example) -> int | None:
         """The class label of an example; None = no labels."""
-        if self.condition_reader is not None:
-            try:
-                return self.condition_reader.vector(example)
-            except BadCondition as error:
-                place = self._place(self._row(example))
-                raise ValueError(error.describe(place, path_of(example[self.image_column]))) from None
         if self.label_column is None or self.class_ids is None:
             return None
         value = plain_label(example[self.label_column])
@@ -186,12 +182,14 @@ class ImageStream(DecodedImages):
     def _decode_image(self, image: Undecoded) -> bytes | UndecodableImage:
         """Decode one image, in any thread; an image of another kind than the first ones is a `ValueError`."""
         try:
-            self._check_settled(inspect_image(image, self.roots))
+            self._check_settled(inspect_image(image, self.roots, self.channels))
             return decode_image(
                 image,
                 image_size=self.image_size,
                 channels=self.channels,
                 value_range=self.declared_range,
+                pixel_type=self.pixel_type,
+                resize=self.resize,
                 roots=self.roots,
             )
         except UndecodableImage as error:
@@ -203,9 +201,12 @@ class ImageStream(DecodedImages):
         if self.settled.gray and not facts.is_gray:
             raise ValueError(f"channels is None, and the beginning of {which} colour, but a later image has: give 3, or 1")
         if facts.kind is not None and self.settled.kinds is not None and facts.kind not in self.settled.kinds:
+            missing, remedy = "value_range", "the range from black to white of all images"
+            if self.declared_range is not None:
+                missing, remedy = "pixel_type", "uint8, uint16 or float32"
             raise ValueError(
-                f"value_range is None, and the beginning of {which} image of more than 8 bits, but a later one has values "
-                f"from {facts.low:g} to {facts.high:g}: give the range from black to white of all images"
+                f"{missing} is None, and the beginning of {which} image of more than 8 bits, but a later one has values "
+                f"from {facts.low:g} to {facts.high:g}: give {remedy}"
             )
 
     def _iterate(self, examples: datasets.IterableDataset) -> Iterator[Example]:
@@ -220,10 +221,8 @@ class ImageStream(DecodedImages):
     def _describe_label(self, example: Example, column: str) -> str:
         value, row = plain_label(example[column]), self._row(example)
         problem = label_problem(value, len(class_names_of(self.whole_split.features[column]) or ()))
-        return describe_label(value, column, self._place(row), path_of(example[self.image_column]), problem)
-
-    def _place(self, row: int | None) -> str:
-        return f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
+        place = f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
+        return describe_label(value, column, place, path_of(example[self.image_column]), problem)
 
     def _row(self, example: Example) -> int | None:
         """The row of an example in the split; None = it is not found a second time."""
@@ -269,7 +268,7 @@ class StreamReader:
             sample_ids=torch.arange(position, position + self.batch_size),
         )
 
-    def _decode(self, examples: list[Example]) -> list[tuple[bytes, Label | None]]:
+    def _decode(self, examples: list[Example]) -> list[tuple[bytes, int | None]]:
         """Decode examples; one that cannot be decoded is replaced by the next one that can, which also keeps its own place.
 
         So the position of an image does not depend on whether those before it were decoded or skipped.

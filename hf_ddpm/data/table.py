@@ -1,4 +1,4 @@
-"""Decode the images of a dataset once into a memory-mapped table of uint8 pixels: `load_images("digits", "train", ...)`."""
+"""Decode the images of a dataset once into a memory-mapped table of pixels: `load_images("digits", "train", ...)`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import datasets
@@ -21,11 +21,12 @@ from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
-from hf_ddpm.data.options import Condition
-from hf_ddpm.data.scan import Scan, check_value_range, scan
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.scan import Scan, scan
+from hf_ddpm.data.settle import Pixels, settle_pixels
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.data.undecoded import Undecoded
-from hf_ddpm.image_shape import ImageSize, ValueRange, plain_size, size_pair
+from hf_ddpm.image_shape import ImageSize, PixelType, ValueRange, plain_size, size_pair
 
 DECODING_BATCH = 256  # images
 HASHING_BATCH = 512  # images
@@ -38,9 +39,9 @@ class ImageTable(DecodedImages):
     pixels: datasets.Dataset
     """One column `pixels`: the values of an image per row, in CHW order."""
     class_names: list[str] | None
-    """Name of each class or label in their order, or that of the number; None = no labels."""
+    """Name of each class in the order of the labels; None = no labels."""
     class_labels: torch.Tensor | None
-    """(N,) int64 in [0, num_classes), for sets of labels (N, K) bool, for numbers (N, 1) float64; None = no labels."""
+    """(N,) int64 in [0, num_classes); None = no labels."""
     originals: Originals | None = None
     """The images as they were before they were decoded; None = unknown."""
     left_out: tuple[LeftOut, ...] = ()
@@ -69,24 +70,18 @@ class ImageTable(DecodedImages):
         """The same images with their classes, which these are the names of, numbered in another order."""
         if self.class_names is None or self.class_labels is None or self.class_names == class_names:
             return self
-        if self.condition != "class":
-            columns = [self.class_names.index(name) for name in class_names]
-            return replace(self, class_names=class_names, class_labels=self.class_labels[:, columns])
         new_ids = torch.tensor([class_names.index(name) for name in self.class_names])
         return replace(self, class_names=class_names, class_labels=new_ids[self.class_labels])
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever they are stored."""
-        header: dict[str, Any] = {"shape": [len(self), *self.image_shape], "class_names": self.class_names}
-        if self.condition != "class":
-            header["condition"] = self.condition
+        header = {"shape": [len(self), *self.image_shape], "class_names": self.class_names, **self.type_facts}
         digest = hashlib.sha256(json.dumps(header).encode())
         for rows in self.pixels.iter(batch_size=HASHING_BATCH):
             digest.update(b"".join(rows["pixels"]))
         if self.class_labels is not None:
-            kind = "<f8" if self.condition == "number" else "<i8"
-            digest.update(self.class_labels.numpy().astype(kind).tobytes())
+            digest.update(self.class_labels.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -122,6 +117,8 @@ def load_images(
     image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
+    pixel_type: PixelType | None = None,
+    resize: Resize = "crop",
     image_column: str | None = None,
     label_column: str | None = None,
     labels: list[str | int] | None = None,
@@ -129,16 +126,13 @@ def load_images(
     max_images: int | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
-    condition: Condition = "class",
-    attribute_columns: list[str] | None = None,
-    condition_range: tuple[float, float] | None = None,
 ) -> ImageTable:
     """Open one split of a dataset and decode it: `open_source`, then `decode_images`, where the options are explained."""
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "labels": labels}
-    columns |= {"condition": condition, "attribute_columns": attribute_columns, "condition_range": condition_range}
     opened = open_source(source, split, class_conditional=class_conditional, max_images=max_images, **columns)
     bad: dict[str, Any] = {"on_bad_image": on_bad_image, "max_bad_images": max_bad_images}
-    return decode_images(opened, image_size=image_size, channels=channels, value_range=value_range, **bad)
+    pixels: dict[str, Any] = {"channels": channels, "value_range": value_range, "pixel_type": pixel_type}
+    return decode_images(opened, image_size=image_size, resize=resize, **pixels, **bad)
 
 
 def decode_images(
@@ -147,7 +141,9 @@ def decode_images(
     image_size: ImageSize,
     channels: int | None = None,
     value_range: ValueRange | None = None,
-    scanned: Scan | None = None,
+    pixel_type: PixelType | None = None,
+    resize: Resize = "crop",
+    seen: tuple[Scan, Pixels] | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
 ) -> ImageTable:
@@ -157,43 +153,45 @@ def decode_images(
 
     Args:
         image_size: height and width in pixels, one number = both; see `decode_image` for how an image is resized.
-        channels: 1 (gray) or 3 (RGB); None = RGB if any image has colour.
+        channels: 1 to 16; None = RGB if any image has colour, or as many as arrays have, see `settle_pixels`.
         value_range: the values that become black and white, see `decode_image` and `check_value_range`.
-        scanned: the result of `scan`, whose values fit `value_range`; None = look at the images first.
+        pixel_type: type of the values, see `settle_pixels`.
+        resize: how an image is brought to its size, see `decode_image`.
+        seen: the results of `scan` and `settle_pixels`, which stand for the three options before; None = look at the images.
         on_bad_image: `skip` leaves out images that cannot be decoded, and logs the first few.
         max_bad_images: images that `skip` may leave out; None = 100.
     """
     check_pixel_options(image_size, channels, value_range)
     bad_images = BadImages(source.name, source.split, on_bad_image, max_bad_images)
-    if scanned is None:
-        scanned = scan(source)
-        check_value_range([scanned], value_range, source.name, source.split)
-    channels = channels or scanned.channels
-    options: dict[str, Any] = {"image_size": image_size, "channels": channels, "value_range": value_range}
+    if seen is None:
+        asked: dict[str, Any] = {"channels": channels, "pixel_type": pixel_type, "value_range": value_range}
+        scanned = scan(source, channels)
+        seen = scanned, settle_pixels([scanned], source.name, source.split, **asked)
+    scanned, settled = seen
+    options: dict[str, Any] = {"image_size": image_size, "resize": resize, **asdict(settled)}
     pixels = _decode_all(source, bad_images, scanned.mean_pixels, **options)
     labels = source.label_column
     class_labels = None if labels is None else torch.tensor(source.dataset.with_format("numpy")[labels][:])
-    left_out = source.left_out + scanned.left_out(source.split)
+    left_out = source.left_out + scanned.left_out(source.split, settled.channels)
     if bad_images.are_left_out:
         kept = _kept_positions(pixels, source, bad_images, **options)
         if kept is not None:
             left_out += (LeftOut(f"images of split {source.split!r}", len(pixels) - len(kept), "cannot be decoded"),)
             pixels = pixels.select(kept)
             if class_labels is not None:
-                if source.condition == "class":
-                    _require_classes(source, class_labels, class_labels[kept])
+                _require_classes(source, class_labels, class_labels[kept])
                 class_labels = class_labels[kept]
     return ImageTable(
         pixels=pixels,
-        channels=channels,
+        channels=settled.channels,
         image_size=size_pair(image_size),
+        pixel_type=settled.pixel_type,
+        value_range=settled.model_range,
         class_names=source.class_names,
         class_labels=class_labels,
         originals=scanned.originals,
         left_out=left_out,
         unused_label_columns=source.unused_label_columns,
-        condition=source.condition,
-        condition_range=source.condition_range,
     )
 
 
@@ -205,14 +203,17 @@ def _decode_all(
     image_size: ImageSize,
     channels: int,
     value_range: ValueRange | None,
+    pixel_type: PixelType,
+    resize: Resize,
 ) -> datasets.Dataset:
     """The table of pixels, one row per image; None for those that cannot be decoded and are left out."""
+    options: dict[str, Any] = {"value_range": value_range, "pixel_type": pixel_type, "resize": resize}
     records = source.dataset.select_columns([source.image_column])
 
     def decode(numbered: tuple[int, Undecoded]) -> bytes | None:
         position, value = numbered
         try:
-            return decode_image(value, image_size=image_size, channels=channels, value_range=value_range, roots=source.roots)
+            return decode_image(value, image_size=image_size, channels=channels, roots=source.roots, **options)
         except UndecodableImage as error:
             if bad_images.are_left_out:
                 return None
@@ -229,13 +230,16 @@ def _decode_all(
     parts = [DECODER_VERSION, plain_size(image_size), channels, records.column_names, records._fingerprint, stamps]
     parts += ["bad images left out"] if bad_images.are_left_out else []
     parts += [] if value_range is None else [list(value_range)]
+    # Absent where they do nothing, so that what was decoded before there were these options keeps its name.
+    parts += [] if pixel_type == "uint8" else [pixel_type]
+    parts += [] if resize == "crop" else [resize]
     return read_or_build(
         None if stamps is None else cache_file("pixels", parts),
         datasets.Features({"pixels": datasets.Value("binary")}),
         len(records),
         rows,
         f"decoding {source.split}",
-        channels * math.prod(size_pair(image_size)),
+        channels * math.prod(size_pair(image_size)) * np.dtype(pixel_type).itemsize,
     )
 
 

@@ -15,9 +15,17 @@ import PIL.Image
 from datasets.utils.file_utils import xopen
 from huggingface_hub.file_download import repo_folder_name
 
+from hf_ddpm.data.deep_files import (
+    NPY_BEGINNING,
+    TIFF_BEGINNINGS,
+    channels_last,
+    has_deep_planes,
+    read_npy,
+    read_tiff,
+)
+from hf_ddpm.data.find_files import ARRAY_SUFFIX
 from hf_ddpm.runtime.pictures import open_picture
 
-COLOUR_DEPTHS = (1, 3, 4)
 BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}=*\s*")
 NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")
 """A byte in the name of a file, as `hf_ddpm.data.folders` writes it."""
@@ -25,24 +33,26 @@ Undecoded = dict[str, Any] | list[Any] | np.ndarray[Any, Any] | None
 """`bytes` of an image file, or else its `path`; or the pixels themselves, (H, W), (H, W, C) or (C, H, W); None = missing."""
 
 
-def open_undecoded(value: Undecoded, roots: tuple[str, ...]) -> PIL.Image.Image | np.ndarray[Any, Any]:
+def open_undecoded(
+    value: Undecoded, roots: tuple[str, ...], channels: int | None = None
+) -> PIL.Image.Image | np.ndarray[Any, Any]:
     """Open an image without decoding it; an array is returned as (H, W) or (H, W, C), of any type.
 
-    `roots` are the folders in which a path is read, see `image_roots`. Pillow, the operating system and numpy raise a dozen
-    unrelated types of errors.
+    `roots` are the folders in which a path is read, see `image_roots`, and `channels` tells the axes of an array where its
+    shape does not, see `channels_last`. Pillow, the operating system and numpy raise a dozen unrelated types of errors.
     """
     if isinstance(value, (list, np.ndarray)):
-        return _channels_last(np.asarray(value))
+        return channels_last(np.asarray(value), channels)
     if value is None or (value["bytes"] is None and value["path"] is None):
         raise ValueError("the row has no image")
     if value["bytes"] is not None:
-        return open_picture(io.BytesIO(value["bytes"]))
+        return _open_file(io.BytesIO(value["bytes"]), channels)
     path = _allowed(value["path"], roots)
     if "://" in path:
         with xopen(path, "rb") as file:
-            return open_picture(io.BytesIO(file.read()))
+            return _open_file(io.BytesIO(file.read()), channels)
     _require_file(path)
-    return open_picture(path)
+    return _open_file(path, channels)
 
 
 def path_of(value: Undecoded) -> str | None:
@@ -107,13 +117,21 @@ def _require_file(path: str) -> None:
     raise FileNotFoundError(f"there is no such file{hint}")
 
 
-def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An array of pixels with its channels, if any, on the last axis; a single one has none."""
-    if array.ndim == 3 and 0 not in array.shape:
-        first, last = array.shape[0] in COLOUR_DEPTHS, array.shape[-1] in COLOUR_DEPTHS
-        if first != last:
-            array = array if last else np.moveaxis(array, 0, -1)
-            return array[..., 0] if array.shape[-1] == 1 else array
-    if array.ndim != 2 or 0 in array.shape or array.dtype == object:
-        raise ValueError(f"an array of shape {array.shape} is not an image: give (H, W), (H, W, C) or (C, H, W)")
-    return array
+def _open_file(file: str | io.BytesIO, channels: int | None) -> PIL.Image.Image | np.ndarray[Any, Any]:
+    """Open an image file, or its bytes."""
+
+    def content() -> bytes:
+        return Path(file).read_bytes() if isinstance(file, str) else file.getvalue()
+
+    if (file.lower().endswith(ARRAY_SUFFIX)) if isinstance(file, str) else content().startswith(NPY_BEGINNING):
+        return channels_last(read_npy(content()), channels)
+    try:
+        image = open_picture(file)
+    except PIL.UnidentifiedImageError:
+        if not content().startswith(TIFF_BEGINNINGS):
+            raise
+        return read_tiff(content(), channels)
+    if not has_deep_planes(image):
+        return image
+    with image:
+        return read_tiff(content(), channels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.config import PredictionType, VarianceType
-from hf_ddpm.diffusion.likelihood import Posterior, model_log_variance, posterior_of, prior_term, vlb_terms
+from hf_ddpm.diffusion.likelihood import HALF_BIN, Posterior, model_log_variance, posterior_of, prior_term, vlb_terms
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of, stratified_timesteps
 
 
@@ -23,7 +23,7 @@ class BitsPerDim:
     prior: Tensor
     """(B,): L_T, KL(q(x_T | x_0) || N(0, I))."""
     decoder: Tensor
-    """(B,): L_0, -log p(x_0 | x_1) of the 8-bit values."""
+    """(B,): L_0, -log p(x_0 | x_1) of the integer values."""
     timesteps: Tensor
     """(B, n) int64 in [1, T): where the terms between them were computed."""
     terms: Tensor
@@ -53,6 +53,7 @@ def variational_bound(
     variance_type: VarianceType,
     noise: Callable[[Tensor], Tensor],
     timesteps: Tensor | None = None,
+    half_bin: float = HALF_BIN,
 ) -> BitsPerDim:
     """Compute the bound of Ho et al. 2020, eq. 5 with the decoder of eq. 13, by 1 + n calls of the network.
 
@@ -60,13 +61,14 @@ def variational_bound(
 
     Args:
         predict: `model` of `hf_ddpm.diffusion.objective.diffusion_loss`.
-        clean_images: (B, C, H, W) float32 or float64 in [-1, 1], multiples of 2 / 255 away from -1. The terms are computed
-            in this type.
+        clean_images: (B, C, H, W) float32 or float64 in [-1, 1], multiples of 2 `half_bin` away from -1. The terms are
+            computed in this type.
         class_labels: (B,) int64; None = unconditional.
         alphas_cumprod: (T,) float, of the whole schedule, of the type of the images.
         prediction_type, variance_type: what the model predicts, and the variance of the reverse process.
         noise: `(B,) int64 timesteps -> (B, C, H, W)`, the standard normal noise of each image at its timestep.
         timesteps: (B, n) int64 in [1, T), from `sample_bound_timesteps`, for an estimate; None = all, in order.
+        half_bin: see `hf_ddpm.diffusion.likelihood.half_bin_of`; that of 8 bits by default.
     """
     posterior, channels = bound_posterior(alphas_cumprod, prediction_type), clean_images.shape[1]
 
@@ -84,6 +86,7 @@ def variational_bound(
             timesteps,
             pred_original_sample=clean_images_of(prediction_type, prediction, noisy_images, levels),
             log_variance=model_log_variance(posterior, variance_type, timesteps, variance_values),
+            half_bin=half_bin,
         )
         return terms.to("cpu", torch.float64)  # not every device knows float64
 

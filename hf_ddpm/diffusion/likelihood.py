@@ -1,6 +1,7 @@
 """The terms of a DDPM's variational bound: posterior, Kullback-Leibler divergence, decoder, `vlb_terms` and `prior_term`.
 
-Notation: x_0 `clean_images`, x_t `noisy_images`, alpha-bar `alphas_cumprod`; images are (B, C, H, W) in [-1, 1], of 8 bits.
+Notation: x_0 `clean_images`, x_t `noisy_images`, alpha-bar `alphas_cumprod`; images are (B, C, H, W) in [-1, 1], of integer
+values that are two times `half_bin` apart.
 Everything is computed in the type of the arguments, at least in float32.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.config import VarianceType
+from hf_ddpm.image_shape import PixelType, ValueRange
 
 HALF_BIN = 1 / 255  # 8-bit values on [-1, 1] lie 2 / 255 apart
 
@@ -99,6 +101,7 @@ def vlb_terms(
     *,
     pred_original_sample: Tensor,
     log_variance: Tensor,
+    half_bin: float = HALF_BIN,
 ) -> Tensor:
     """The term of the bound at each sample's timestep (Ho et al. 2020, eq. 5), (B,) in bits per dimension.
 
@@ -108,10 +111,11 @@ def vlb_terms(
 
     Args:
         posterior: of the schedule.
-        clean_images: (B, C, H, W) in [-1, 1], multiples of 2 / 255 away from -1.
+        clean_images: (B, C, H, W) in [-1, 1], multiples of 2 `half_bin` away from -1.
         noisy_images, timesteps: x_t, (B, C, H, W), and t, (B,) int64.
         pred_original_sample: (B, C, H, W), the model's x_0.
         log_variance: broadcastable to the images, from `model_log_variance`.
+        half_bin: see `half_bin_of`.
     """
     true_mean = posterior_mean(posterior, clean_images, noisy_images, timesteps)
     mean = posterior_mean(posterior, _at_least_float32(pred_original_sample), noisy_images, timesteps)
@@ -119,7 +123,7 @@ def vlb_terms(
     divergence = gaussian_kl(true_mean, _at(posterior.log_variance, timesteps), mean, log_variance)
     # Decoders are computed for their few rows only: they cost more, and are meant for means near x_0.
     first = (timesteps == 0).nonzero().flatten()
-    decoder = discretized_gaussian_log_likelihood(clean_images[first], mean[first], log_variance[first])
+    decoder = discretized_gaussian_log_likelihood(clean_images[first], mean[first], log_variance[first], half_bin)
     nats = divergence.mean(dim=(1, 2, 3)).index_copy(0, first, -decoder.mean(dim=(1, 2, 3)))
     return nats / math.log(2)
 
@@ -143,19 +147,33 @@ def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_varianc
     return 0.5 * (log_ratio.exp() - 1 - log_ratio + (mean1 - mean2).square() * (-log_variance2).exp())
 
 
-def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log probability, in nats, of each 8-bit value under a Gaussian, integrated over its bin (Ho et al. 2020, eq. 13).
+def half_bin_of(pixel_type: PixelType, value_range: ValueRange | None) -> float:
+    """Half the distance of two values of images on [-1, 1]; a `ValueError` for floats, whose bound has no decoder."""
+    if pixel_type == "float32":
+        raise ValueError(
+            "the images are float32: the variational bound is defined for integers, so learned_range, vlb and bits per "
+            "dimension are not: leave them out, or give images of 8 or 16 bits"
+        )
+    low, high = value_range or (0, 255)
+    return 1 / (high - low)
 
-    The bins are 2 / 255 wide on [-1, 1]; the first and the last are open to the outside. No probability is clamped: one far
-    out in the tail, too small for float32, still has its logarithm and its gradient.
+
+def discretized_gaussian_log_likelihood(
+    images: Tensor, mean: Tensor, log_variance: Tensor, half_bin: float = HALF_BIN
+) -> Tensor:
+    """Log probability, in nats, of each integer value under a Gaussian, integrated over its bin (Ho et al. 2020, eq. 13).
+
+    The bins are 2 `half_bin` wide on [-1, 1]; the first and the last are open to the outside. No probability is clamped:
+    one far out in the tail, too small for float32, still has its logarithm and its gradient.
 
     Args:
-        images: values in [-1, 1], multiples of 2 / 255 away from -1.
+        images: values in [-1, 1], multiples of 2 `half_bin` away from -1.
         mean, log_variance: broadcastable to the images.
+        half_bin: see `half_bin_of`; that of 8 bits by default.
     """
     images, mean, log_variance = map(_at_least_float32, (images, mean, log_variance))
     precision = (-0.5 * log_variance).exp()
-    low, high = (images - HALF_BIN - mean) * precision, (images + HALF_BIN - mean) * precision
+    low, high = (images - half_bin - mean) * precision, (images + half_bin - mean) * precision
     # log(cdf(high) - cdf(low)) on the left of the mean, where the cdf has digits; the right is its mirror image.
     mirrored = low + high > 0
     log_low, log_high = _log_cdf(torch.where(mirrored, -high, low)), _log_cdf(torch.where(mirrored, -low, high))
@@ -163,7 +181,7 @@ def discretized_gaussian_log_likelihood(images: Tensor, mean: Tensor, log_varian
     inside = log_high + torch.log(-torch.expm1(difference))
     # Half a bin from the ends, whatever the rounding of the images.
     open_end = _log_cdf(torch.where(images < 0, high, -low))
-    return torch.where(images.abs() > 1 - HALF_BIN, open_end, inside)
+    return torch.where(images.abs() > 1 - half_bin, open_end, inside)
 
 
 def _log_cdf(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_ddpm.config import LossWeighting, PredictionType, TimestepSampling, VarianceType
-from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_of, vlb_terms
+from hf_ddpm.diffusion.likelihood import HALF_BIN, model_log_variance, posterior_of, vlb_terms
 
 HYBRID_WEIGHT = 0.001  # lambda of Nichol & Dhariwal 2021, section 3.1, for a bound in bits per dimension
 
@@ -45,6 +45,7 @@ def diffusion_loss(
     snr_gamma: float | None = None,
     variance_type: VarianceType = "fixed_small",
     loss_weighting: LossWeighting = "simple",
+    half_bin: float = HALF_BIN,
 ) -> DiffusionLoss:
     """Noise a batch, let the model predict its target, and score the prediction (Ho et al. 2020, eq. 14 and its kin).
 
@@ -64,6 +65,7 @@ def diffusion_loss(
         snr_gamma: gamma of min-SNR weights, which the bound does not get; None = weight 1.
         variance_type: variance of the reverse process.
         loss_weighting: `vlb` = the loss is the bound, of mean and variance; the others = as `snr_gamma` says.
+        half_bin: of the bound, see `hf_ddpm.diffusion.likelihood.half_bin_of`; that of 8 bits by default.
     """
     channels, learned = clean_images.shape[1], variance_type == "learned_range"
     levels = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
@@ -85,7 +87,13 @@ def diffusion_loss(
     pred_images = pred_images if loss_weighting == "vlb" else pred_images.detach()
     log_variance = model_log_variance(posterior, variance_type, timesteps, variance_values)
     vlb = len(alphas_cumprod) * vlb_terms(
-        posterior, clean_images, noisy_images, timesteps, pred_original_sample=pred_images, log_variance=log_variance
+        posterior,
+        clean_images,
+        noisy_images,
+        timesteps,
+        pred_original_sample=pred_images,
+        log_variance=log_variance,
+        half_bin=half_bin,
     )
     total = vlb.mean() if loss_weighting == "vlb" else weighted.mean() + HYBRID_WEIGHT * vlb.mean()
     return DiffusionLoss(loss=total, sample_losses=sample_losses, vlb=vlb)
@@ -215,21 +223,9 @@ def _at_fraction(fraction: Tensor, num_train_timesteps: int) -> Tensor:
     return (fraction * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
-def network_labels(class_labels: Tensor, null_label: int | None) -> Tensor:
-    """Labels of images as a network takes them: (B,) int64 stay as they are, and vectors, (B, K), get the entry of the null
-    label, if there is one: (B, K + 1) float32, see `ConditionUNet`."""
-    if class_labels.ndim == 1:
-        return class_labels
-    return F.pad(class_labels.float(), (0, 0 if null_label is None else 1))
-
-
 def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
-    """Replace each label by the null label with the given probability (Ho & Salimans 2022, algorithm 1).
+    """Replace each label, (B,) int64, by the null label with the given probability (Ho & Salimans 2022, algorithm 1).
 
-    `class_labels` are those of `network_labels`, and `uniform`, (B,) float32, holds independent uniform numbers in [0, 1).
+    `uniform`, (B,) float32, holds independent uniform numbers in [0, 1).
     """
-    dropped = uniform < class_dropout_prob
-    if class_labels.ndim == 1:
-        return torch.where(dropped, null_label, class_labels)
-    null = F.one_hot(torch.tensor(null_label), class_labels.shape[1]).to(class_labels.dtype)
-    return torch.where(dropped[:, None], null, class_labels)
+    return torch.where(uniform < class_dropout_prob, null_label, class_labels)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hf_ddpm.data.load_splits import load_splits
-from hf_ddpm.data.options import ConditionedSplitsConfig
+from hf_ddpm.data.batches import to_unit_range
+from hf_ddpm.data.load_splits import as_recorded, load_splits
+from hf_ddpm.data.options import SplitsConfig
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.doctor.facts import Facts
 from hf_ddpm.doctor.measured import LabelGain, Measured, RealSet, SampledSet
@@ -21,7 +22,7 @@ from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics, frech
 from hf_ddpm.metrics.nearest import nearest_distances
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
-from hf_ddpm.sampling import ImagePipeline, all_conditions, default_guidance_scale, generate, image_shape_of, load_pipeline
+from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, image_shape_of, load_pipeline
 
 LOSS_IMAGES = 512
 DEFAULT_STEPS = 50
@@ -44,15 +45,14 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     assert facts.model is not None, "refused before"
     init_distributed(None if (threads := facts.number("", "num_threads")) is None else int(threads))
     pipeline = load_pipeline(str(facts.model), scheduler=scheduler)
-    channels, image_size, _ = image_shape_of(pipeline)
-    train, test = _load_data(facts, image_size, channels)
-    moments_of_train = _moments(train.images(_spread_rows(train, MOMENT_IMAGES)))
+    train, test = _load_data(facts, pipeline)
+    moments_of_train = _moments(_in_unit_range(train, _spread_rows(train, MOMENT_IMAGES)))
 
     def sample(pipeline: ImagePipeline, name: str | None, steps: int | None, guidance_scale: float | None) -> SampledSet:
         images = _samples(pipeline, num_images, {"num_inference_steps": steps, "guidance_scale": guidance_scale})
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(to_unit_range(images.transpose(0, 3, 1, 2), train.value_range))
         frechet = frechet_distance(_moments(pixels), moments_of_train, warn=False)
-        distances = _nearest(_as_rows(pixels), train).tolist()
+        distances = _nearest(pixels.flatten(1).numpy(), train).tolist()
         return SampledSet(scheduler=name, num_inference_steps=steps, distances=distances, frechet=frechet)
 
     name = steps = preview = None
@@ -69,12 +69,13 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     return Measured(samples=samples, preview=preview, real=real, label_gain=gain)
 
 
-def _load_data(facts: Facts, image_size: int, channels: int) -> tuple[ImageTable, ImageTable | None]:
+def _load_data(facts: Facts, pipeline: ImagePipeline) -> tuple[ImageTable, ImageTable | None]:
     """The images that a run learned from, and those that it did not (None = none are held out)."""
-    known = {option.name for option in fields(ConditionedSplitsConfig)}
-    options = {name: value for name, value in (facts.run.config.get("data") or {}).items() if name in known}
+    channels, height, width = image_shape_of(pipeline)
+    known = {option.name for option in fields(SplitsConfig)}
+    options = {name: value for name, value in as_recorded(facts.run.config.get("data") or {}).items() if name in known}
     try:
-        train, test = load_splits(ConditionedSplitsConfig(**options), image_size=image_size, channels=channels)
+        train, test = load_splits(SplitsConfig(**options), image_size=(height, width), channels=channels)
     except ValueError as error:
         remedy = "run the doctor where they are, or leave out `samples`"
         raise ValueError(f"the images that the run learned from cannot be read, {error}: {remedy}") from error
@@ -82,9 +83,9 @@ def _load_data(facts: Facts, image_size: int, channels: int) -> tuple[ImageTable
 
 
 def _samples(pipeline: ImagePipeline, num_images: int, options: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """(N, H, W, C) uint8 samples, of the classes, or each of the labels alone, or numbers, in turn."""
-    conditions = all_conditions(pipeline) or [None]
-    labels = [conditions[number % len(conditions)] for number in range(num_images)]
+    """(N, H, W, C) samples, of the classes in turn."""
+    count = pipeline.num_classes if pipeline.is_conditional else None
+    labels = [None if count is None else number % count for number in range(num_images)]
     batches = generate(pipeline, class_labels=labels, progress=True, **options)
     return np.concatenate([batch.images for batch in batches])
 
@@ -93,7 +94,7 @@ def _real_distances(train: ImageTable, test: ImageTable | None, num_images: int)
     """Distance of held-out images to their nearest training image; without any, of training images to the nearest other."""
     table = train if test is None else test
     rows = _spread_rows(table, num_images)
-    return _nearest(_as_rows(table.images(rows)), train, but=rows if test is None else None)
+    return _nearest(_as_rows(table, rows), train, but=rows if test is None else None)
 
 
 def _nearest(queries: np.ndarray[Any, Any], train: ImageTable, but: Tensor | None = None) -> np.ndarray[Any, Any]:
@@ -104,7 +105,7 @@ def _nearest(queries: np.ndarray[Any, Any], train: ImageTable, but: Tensor | Non
     """
     nearest = np.full(len(queries), np.inf, dtype=np.float32)
     for block in torch.arange(len(train)).split(BLOCK):
-        references = _as_rows(train.images(block))
+        references = _as_rows(train, block)
         if but is None:
             nearest = np.minimum(nearest, nearest_distances(queries, references)[0])
             continue
@@ -115,15 +116,20 @@ def _nearest(queries: np.ndarray[Any, Any], train: ImageTable, but: Tensor | Non
     return nearest[np.isfinite(nearest)] / math.sqrt(queries.shape[1])
 
 
-def _as_rows(images: Tensor) -> np.ndarray[Any, Any]:
-    """(N, C, H, W) uint8 images as (N, C * H * W) float32 pixels in [0, 1]."""
-    return (images.flatten(1).float() / 255).numpy()
+def _in_unit_range(table: ImageTable, rows: Tensor) -> Tensor:
+    """Images of a table, (N, C, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(to_unit_range(table.images(rows).numpy(), table.value_range))
+
+
+def _as_rows(table: ImageTable, rows: Tensor) -> np.ndarray[Any, Any]:
+    """Images of a table as (N, C * H * W) float32 pixels in [0, 1]."""
+    return _in_unit_range(table, rows).flatten(1).numpy()
 
 
 def _moments(images: Tensor) -> GaussianStatistics:
-    """Mean and covariance of the pixels of (N, C, H, W) uint8 images, which are reduced to at most 16 x 16."""
+    """Mean and covariance of the pixels of (N, C, H, W) images in [0, 1], which are reduced to at most 16 x 16."""
     height, width = (min(side, SMALL_SIZE) for side in images.shape[-2:])
-    small = functional.adaptive_avg_pool2d(images.float() / 255, (height, width))
+    small = functional.adaptive_avg_pool2d(images, (height, width))
     moments = RunningStatistics(small[0].numel())
     moments.update(small.flatten(1).numpy())
     return moments.result()
@@ -138,8 +144,6 @@ def _spread_rows(table: ImageTable, most: int) -> Tensor:
 def _label_gain(pipeline: ImagePipeline, images: ImageTable, *, is_held_out: bool) -> LabelGain | None:
     """How much smaller the loss is with the right labels than with wrong ones, noise and timesteps being the same."""
     if not isinstance(pipeline, CFGDDPMPipeline) or images.class_labels is None or (pipeline.num_classes or 0) < 2:
-        return None
-    if images.condition != "class":  # a set of labels of another image may be the same, or nearly
         return None
     count, classes = min(LOSS_IMAGES, len(images)), pipeline.num_classes or 0
     shifts = 1 + torch.arange(len(images)) % (classes - 1)

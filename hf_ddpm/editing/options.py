@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_ddpm.config import BaseConfig, require_seeds
+from hf_ddpm.config import BaseConfig, require_seeds, require_view_channels
 from hf_ddpm.first_checks import check_free, grid_beside
 
 RESAMPLING_SCHEDULERS = ("ddpm", "ddim")
@@ -20,8 +20,7 @@ class EditConfig(BaseConfig):
     output_dir: Path
     """New or empty folder for the edits alone; their grid is OUTPUT_DIR-grid.png beside it."""
     class_labels: list[str | int] | None = None
-    """Class by name or id, set of labels such as cat+red, or number: one for all images, or one per image; None = no class,
-    the null label."""
+    """Class by name or id: one for all images, or one per image; None = no class, the null label."""
     guidance_scale: float | None = None
     """s in u + s (c - u) towards the class, 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
     num_inference_steps: int | None = None
@@ -32,11 +31,14 @@ class EditConfig(BaseConfig):
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0."""
     seed: int = 0
     """Seed of the first edit; the following ones have seed + 1, seed + 2, ..."""
+    view_channels: list[int] | None = None
+    """Channels that the grid shows, see hf-ddpm sample; None = the first three, or the first of one or two."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_view_channels(self.view_channels)
         self.require_positive("num_inference_steps", "steps")
         self.require(self.eta is None or 0 <= self.eta <= 1, "eta", "give a number from 0 to 1")
         is_used = self.guidance_scale is None or self.class_labels is not None

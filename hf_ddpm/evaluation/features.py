@@ -17,7 +17,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from hf_ddpm.evaluation.inception import load_inception
+from hf_ddpm.figures.view import to_8_bits
 from hf_ddpm.first_checks import check_features
+from hf_ddpm.image_shape import ValueRange
 from hf_ddpm.pipeline import require
 from hf_ddpm.runtime.files import sha256_of
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -55,25 +57,40 @@ class Extractor:
     device: torch.device
     is_cacheable: bool = True
     """Whether digest and preprocessing identify the features; not so if the code is the user's."""
-    network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
-    """(B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None."""
+    is_rgb: bool = False
+    """Whether the network takes gray and RGB images only."""
+    is_judge: bool = False
+    """Whether the network takes the values of its own data, with their range; to others, all images are given as uint8."""
+    network: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+    """(B, C, H, W) uint8 -> features (B, D), and logits (B, K) or None; a judge: (images, value_range) -> the same."""
 
-    def __call__(self, images: torch.Tensor) -> Features:
-        """Compute the features of (B, C, H, W) uint8 images in [0, 255], on any device; a `ValueError` for others.
+    def __call__(self, images: torch.Tensor, value_range: ValueRange | None = None) -> Features:
+        """Compute the features of (B, C, H, W) images, on any device; a `ValueError` for those that the network cannot take.
 
-        Up to rounding, those of an image do not depend on the rest of the batch.
+        Up to rounding, those of an image do not depend on the rest of the batch. `value_range`: the values that are black
+        and white; None = 0 and 255, of uint8, the only type without a range.
         """
         given = tuple(images.shape)
-        require(images.dtype == torch.uint8, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded")
-        is_batch = len(given) == 4 and given[0] > 0 and given[1] in (1, 3)
-        require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image, and 1 or 3 channels")
+        is_batch = len(given) == 4 and given[0] > 0
+        require(is_batch, "images.shape", given, "give (B, C, H, W) with at least 1 image")
+        plain = (images.dtype == torch.uint8) == (value_range is None)
+        require(plain, "images.dtype", images.dtype, "give uint8 in [0, 255], rounded, or the range of other values")
+        self.check_channels(given[1])
+        if not self.is_judge and value_range is not None:
+            images = torch.from_numpy(to_8_bits(images.cpu().numpy(), value_range))
         with torch.no_grad(), _full_float32(self.device):
-            features, logits = self.network(images.to(self.device))
+            features, logits = self.network(images.to(self.device), *((value_range,) if self.is_judge else ()))
         found, wanted = tuple(getattr(features, "shape", ())), (len(images), self.dim)
         require(found == wanted, "features", self.name, f"it returned the shape {found} and not {wanted}")
         # In float64, in which the smallest probabilities are not 0; on the CPU, since not every device has it.
         probabilities = None if logits is None else logits.cpu().double().softmax(dim=1)
         return Features(features.cpu().float(), probabilities)
+
+    def check_channels(self, channels: int) -> None:
+        """Refuse images with a number of channels that Inception or DINOv2 cannot take."""
+        if self.is_rgb and channels not in (1, 3):
+            has = f"which takes gray and RGB images, but these have {channels} channels"
+            raise ValueError(f"features is {self.name!r}, {has}: give judge:FOLDER, a judge of the same data")
 
 
 def build_extractor(
@@ -126,6 +143,7 @@ def _inception(weights: str | Path | None, device: torch.device) -> Extractor:
         digest=inception.digest,
         preprocessing="uint8, gray repeated to RGB, resized to 299 x 299 as TensorFlow 1 did (bilinear), layer 2048",
         dim=2048,
+        is_rgb=True,
         device=device,
         network=inception,
     )
@@ -167,6 +185,7 @@ def _dinov2(place: str, device: torch.device) -> Extractor:
         preprocessing=f"uint8, gray repeated to RGB, resized to {size} x {size} (bicubic, antialias), "
         f"mean {mean.flatten().tolist()}, std {std.flatten().tolist()}, class token",
         dim=model.config.hidden_size,
+        is_rgb=True,
         device=device,
         network=network,
     )
@@ -228,18 +247,20 @@ def _judge(folder: str, device: torch.device, min_accuracy: float | None) -> Ext
             f"less than min_judge_accuracy {min_accuracy}: train it longer, or lower min_judge_accuracy (null = any)"
         )
 
-    def network(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output = judge(images)
+    def network(images: torch.Tensor, value_range: ValueRange | None) -> tuple[torch.Tensor, torch.Tensor]:
+        output = judge(images, value_range)
         return output.features, output.logits
 
+    values = record.pixel_type if record.value_range is None else f"{record.pixel_type} in {list(record.value_range)}"
     return Extractor(
         name="judge",
         digest=record.sha256,
-        preprocessing=f"uint8, {record.channels} x {record.image_size} x {record.image_size}, to [-1, 1] and at least "
+        preprocessing=f"{values}, {' x '.join(map(str, record.image_shape))}, to [-1, 1] and at least "
         f"{MIN_INPUT_SIZE} pixels (bilinear), penultimate features",
         dim=judge.dim,
         class_names=list(record.class_names),
         device=device,
+        is_judge=True,
         network=network,
     )
 

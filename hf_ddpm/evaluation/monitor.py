@@ -42,7 +42,7 @@ class Monitor:
             references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
             self._measurement = Measurement(config=protocol, references=references, stop=StopRequest())
         sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
-        sampled = CFGDDPMPipeline(pipeline.unet, sampler, id2label=pipeline.id2label, null_label=pipeline.null_label)
+        sampled = CFGDDPMPipeline(pipeline.unet, sampler, **pipeline.facts)
         steps = fitting_steps(sampler, config.num_inference_steps)
         sampling = SamplingConfig(num_inference_steps=steps, guidance_scale=config.guidance_scale)
         return self._measurement.score_seed(sampled, sampling, 0).metrics

@@ -29,7 +29,6 @@ from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import MIN_IMAGES, References, batches_of, nearest_positions
 from hf_ddpm.evaluation.report import LOSS_IMAGES, assemble
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
-from hf_ddpm.pipeline import Condition
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
 from hf_ddpm.runtime.files import write_whole
@@ -41,7 +40,6 @@ from hf_ddpm.sampling import (
     ImagePipeline,
     all_conditions,
     can_be_guided,
-    condition_of,
     generate,
     image_shape_of,
     load_pipeline,
@@ -93,7 +91,7 @@ class Measurement:
         return self._score_images(batches, self.labels(pipeline)[1], sampling.batch_size)
 
     def _score_images(self, batches: Iterator[Tensor], classes: np.ndarray | None, batch_size: int) -> SeedScores:
-        """Score this process's share of the images, batches (B, C, H, W) uint8; `classes` are (n,), of all processes."""
+        """Score this process's share of the images, batches (B, C, H, W); `classes` are (n,), of all processes."""
         config, references, clock = self.config, self.references, _Clock()
         mine = shard(config.num_images, self.processes)
         summary = references.new_summary(config.num_images, labelled=classes is not None)
@@ -105,7 +103,8 @@ class Measurement:
             clock.lap("sampling")
             if images is not None:
                 positions = np.arange(mine.start + start, mine.start + start + len(images))
-                summary.update(references.extractor(images), None if classes is None else classes[positions], positions)
+                found = references.extractor(images, references.train.value_range)
+                summary.update(found, None if classes is None else classes[positions], positions)
                 kept += [image for image, i in zip(images.numpy(), positions.tolist(), strict=True) if i in wanted]
                 clock.lap("features")
             if number_of_signal := any_process_stopped(self.stop, self.processes):
@@ -158,31 +157,18 @@ class Measurement:
             losses["bits_per_dim_test"] = bits.total.mean
         return losses
 
-    def labels(self, pipeline: ImagePipeline) -> tuple[list[Condition | None], np.ndarray | None]:
-        """The model's label of each image, and (n,) the data's label of the same class; None = no classes.
-
-        Sets of labels and numbers are those of training images evenly spread over the split, whatever the class prior.
-        """
+    def labels(self, pipeline: ImagePipeline) -> tuple[list[int | None], np.ndarray | None]:
+        """The model's label of each image, and (n,) the data's label of the same class; None = no classes."""
         train, count = self.references.train, self.config.num_images
         names, train_labels = train.class_names, train.class_labels
         if not pipeline.is_conditional or names is None or train_labels is None:
             return [None] * count, None
-        if train.condition != "class":
-            spread = torch.arange(count) * len(train) // count
-            return self._conditions(pipeline, train_labels[spread], names), None
         classes = np.arange(count) % len(names)
         if self.config.class_prior == "train":
             rows = (2 * np.arange(count) + 1) * len(train) // (2 * count)
             classes = np.sort(train_labels.numpy())[rows]
         ids = _ids_of_classes(pipeline, names)
         return [ids[label] for label in classes], classes
-
-    def _conditions(self, pipeline: ImagePipeline, labels: Tensor, names: list[str]) -> list[Condition | None]:
-        """Sets of labels, (n, K) bool, or numbers, (n, 1), as the model takes them."""
-        if self.references.train.condition == "number":
-            return [float(number) for number in labels[:, 0]]
-        ids = torch.tensor(_ids_of_classes(pipeline, names))
-        return [ids[has].tolist() for has in labels]
 
 
 def evaluate(config: EvaluationConfig) -> Results:
@@ -288,14 +274,15 @@ def open_references(
 
     A `ValueError` if they cannot be read, do not fit the model or the extractor, or are too few.
     """
-    channels, size, _ = image_shape_of(pipeline)
+    channels, height, width = image_shape_of(pipeline)
+    extractor.check_channels(channels)
     count = config.bits_per_dim_images
     if isinstance(pipeline, DCGANPipeline) and count is not None:
         raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=size, channels=channels)
+        train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
-    _check_classes(pipeline, split.class_names, split.condition)
+    _check_classes(pipeline, split.class_names)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}
     summary = reference_summary(extractor, split, batch_size=BATCH_SIZE, processes=processes, progress=True, **options)
     return References(
@@ -329,13 +316,10 @@ def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
     return [ids[name] for name in names]
 
 
-def _check_classes(pipeline: ImagePipeline, names: list[str] | None, condition: str) -> None:
+def _check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
     """Refuse data with a class that the model does not know."""
     if not pipeline.is_conditional or names is None:
         return
-    kind = condition_of(pipeline)
-    if kind != condition:
-        raise ValueError(f"--data.condition is {condition!r}: the model takes {kind}, give the model's own data")
     if pipeline.id2label is None:
         count = pipeline.num_classes
         if count != len(names):

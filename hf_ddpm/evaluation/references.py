@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from hf_ddpm.data.batches import to_unit_range
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.evaluation.features import Extractor
@@ -74,7 +75,7 @@ class References:
 
     def new_summary(self, num_images: int, *, labelled: bool) -> FeatureSummary:
         """An empty summary for images to compare with the references."""
-        class_names = self.train.class_names if labelled and self.train.condition == "class" else None
+        class_names = self.train.class_names if labelled else None
         return empty_summary(self.extractor, num_images, self.summary.max_features, class_names)
 
     def score(self, summary: FeatureSummary) -> dict[str, float]:
@@ -114,11 +115,11 @@ class References:
         return scores
 
     def nearest_train_distance(self, images: np.ndarray) -> float:
-        """Mean distance of (N, C, H, W) uint8 images to their nearest training image: RMS over pixels in [0, 1]."""
-        queries = _as_rows(images)
+        """Mean distance of (N, C, H, W) images to their nearest training image: RMS over pixels in [0, 1]."""
+        queries = self._as_rows(images)
         nearest = np.full(len(queries), np.inf)
         for block in torch.arange(len(self.train)).split(TABLE_BLOCK):
-            distances, _ = nearest_distances(queries, _as_rows(self.train.images(block).numpy()))
+            distances, _ = nearest_distances(queries, self._as_rows(self.train.images(block).numpy()))
             nearest = np.minimum(nearest, distances)
         return float(nearest.mean() / np.sqrt(queries.shape[1]))
 
@@ -133,7 +134,7 @@ class References:
         count = min(num_images, len(others))
         if ("floor", count) not in self._known:
             rows = torch.arange(count) * len(others) // count
-            labels = others.class_labels[rows] if others.class_labels is not None and others.condition == "class" else None
+            labels = None if others.class_labels is None else others.class_labels[rows]
             self._known["floor", count] = self._score_all(
                 lambda positions: others.images(rows[positions]), count, labels, are_unseen=others is self.test
             )
@@ -142,28 +143,37 @@ class References:
     def ceiling(self, num_images: int) -> Bound:
         """Scores of this number of images of uniform noise; every process must call it."""
         if ("ceiling", num_images) not in self._known:
-            names = self.train.class_names if self.train.condition == "class" else None
+            names = self.train.class_names
             labels = None if names is None else torch.arange(num_images) % len(names)
             self._known["ceiling", num_images] = self._score_all(self.noise, num_images, labels, are_unseen=True)
         return self._known["ceiling", num_images]
 
     def noise(self, positions: Tensor) -> Tensor:
-        """Images of uniform noise, (N, C, H, W) uint8; each depends only on its position, (N,) int64 from 0."""
-        shape = self.train.image_shape
-        generators = map(image_generator, positions.tolist())
-        return torch.stack([torch.randint(256, shape, generator=it, dtype=torch.uint8) for it in generators])
+        """Images of uniform noise, (N, C, H, W) like the real ones; each depends only on its position, (N,) int64 from 0."""
+        return torch.stack([self._noise(image_generator(position)) for position in positions.tolist()])
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        """One image of uniform noise, (C, H, W)."""
+        shape, (low, high) = self.train.image_shape, self.train.value_range or (0, 255)
+        if self.train.pixel_type == "float32":
+            return low + (high - low) * torch.rand(shape, generator=generator)
+        values = torch.randint(int(low), int(high) + 1, shape, generator=generator, dtype=torch.int32)
+        return values.to(getattr(torch, self.train.pixel_type))
+
+    def _as_rows(self, images: np.ndarray) -> np.ndarray:
+        return to_unit_range(images.reshape(len(images), -1), self.train.value_range)
 
     def _score_all(
         self, images_at: Callable[[Tensor], Tensor], num_images: int, labels: Tensor | None, *, are_unseen: bool
     ) -> Bound:
-        """Score images, each process its share; `images_at` maps (N,) int64 positions to (N, C, H, W) uint8.
+        """Score images, each process its share; `images_at` maps (N,) int64 positions to (N, C, H, W) images.
 
         With `are_unseen`, they are not training images, so that their distance to training images is meaningful.
         """
         mine = torch.arange(num_images)[shard(num_images, self.processes)]
         summary = self.new_summary(num_images, labelled=labels is not None)
         for positions in batches_of(mine, self.batch_size):
-            found = self.extractor(images_at(positions))
+            found = self.extractor(images_at(positions), self.train.value_range)
             summary.update(found, None if labels is None else labels[positions], positions)
         summary = summary.of_all_processes(self.processes)
 
@@ -186,7 +196,3 @@ def nearest_positions(num_images: int) -> Tensor:
 def batches_of(positions: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Split positions into batches; the last may be smaller, and there is none without positions."""
     return iter(positions.split(batch_size) if len(positions) else ())
-
-
-def _as_rows(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float32) / 255

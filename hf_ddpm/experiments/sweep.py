@@ -34,7 +34,7 @@ from hf_ddpm.experiments.equal_time import CALIBRATION, STEPS, train_recipe, wit
 from hf_ddpm.experiments.options import SAMPLING_AXES, GridPoint, SweepConfig, Trainings, flat_options
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.first_checks import check_scheduler
-from hf_ddpm.image_shape import ImageSize
+from hf_ddpm.image_shape import ImageSize, size_pair, size_text
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.files import write_whole
@@ -164,11 +164,11 @@ def _measure_points(
     shapes = set()
     for point in reversed(points):  # so that the first is loaded last
         pipeline = models.open(point)
-        shapes.add(image_shape_of(pipeline))
+        shapes.add((image_shape_of(pipeline), pipeline.pixel_type, pipeline.value_range))
         if (results := found[point]) is not None:
             _check_cell(config, point, pipeline, results)
     if len(shapes) > 1:
-        raise ValueError("--grid.recipe: the models differ in image size or channels, sweep over each separately")
+        raise ValueError("--grid.recipe: the models differ in image size, channels or values, sweep over each separately")
     data = data or data_options(config.data, points[0].model)
     references = open_references(point_config(config, points[0]), data, pipeline, extractor, processes)
     _check_same_references(config, found, references)
@@ -281,9 +281,9 @@ def _data_of_recipes(config: SweepConfig, trainings: Trainings) -> ReferenceData
     known = [options.data for options in trainings.values()]
     sizes, channels = map(_image_size, trainings.values()), (data.channels for data in known)
     for found, what in ((sizes, "pixels"), (channels, "channels")):
-        different = sorted({value for value in found if value is not None})
+        different = sorted({value for value in found if value is not None}, key=size_pair)
         if len(different) > 1:
-            counts = " and ".join(map(str, different))
+            counts = " and ".join(str(value) if isinstance(value, int) else size_text(value) for value in different)
             raise ValueError(f"--grid.recipe: the recipes have images of {counts} {what}, sweep over each separately")
     if config.data.source is not None:
         return config.data

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
-from hf_ddpm.figures.options import FigureConfig, ModelDataConfig
+from hf_ddpm.figures.options import ModelDataConfig, ViewOptions
 from hf_ddpm.figures.style import save_figure
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HIDDEN = 127
 
 
 @dataclass(kw_only=True)
-class EditsConfig(FigureConfig):
+class EditsConfig(ViewOptions):
     """Real images and edits of them, one row per image, as hf-ddpm edit makes them of the class of the image."""
 
     model: str
@@ -77,19 +77,22 @@ def plot_inpainting(config: InpaintingConfig) -> list[Path]:
     mask = region_mask(config.region, real.images.shape[1:3])
     generators = _generators(config, len(real.images) * config.per_image)
     options |= {"num_images_per_prompt": config.per_image, "generator": generators}
-    painted = _to_pixels(pipeline.inpaint(real.images, mask, config.jump_length, config.jump_n_sample, **options))
-    masked = np.where(mask[:, :, None], np.uint8(HIDDEN), real.images)
-    columns = [real.images, masked, *painted.reshape(-1, config.per_image, *painted.shape[1:]).swapaxes(0, 1)]
+    images = real.in_unit_range()
+    painted = _view(config, pipeline, pipeline.inpaint(images, mask, config.jump_length, config.jump_n_sample, **options))
+    shown = real.view(config.view_channels)
+    masked = np.where(mask[:, :, None], np.uint8(HIDDEN), shown)
+    columns = [shown, masked, *painted.reshape(-1, config.per_image, *painted.shape[1:]).swapaxes(0, 1)]
     return _save(config, real, columns, ["real", "known", *["inpainted"] * config.per_image])
 
 
 def plot_strengths(config: StrengthsConfig) -> list[Path]:
     """Plot real images and edits of several strengths, with the same noise; return the paths of the files."""
     pipeline, real, options = _load(config)
-    columns = [real.images]
+    columns, images = [real.view(config.view_channels)], real.in_unit_range()
     for strength in config.strengths:
         generator = _generators(config, len(real.images))
-        columns.append(_to_pixels(pipeline.image_to_image(real.images, strength, generator=generator, **options)))
+        edited = pipeline.image_to_image(images, strength, generator=generator, **options)
+        columns.append(_view(config, pipeline, edited))
     return _save(config, real, columns, ["real", *(f"{strength:g}" for strength in config.strengths)])
 
 
@@ -115,12 +118,12 @@ def _load(config: EditsConfig) -> tuple[CFGDDPMEditingPipeline, RealImages, dict
     pipeline = samples.load_editing_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     data = data_of_model(config.data, config.model)
     real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
-    labels, scale = samples.real_conditions(pipeline, real), default_guidance_scale(pipeline)
+    labels, scale = samples.real_label_ids(pipeline, real), default_guidance_scale(pipeline)
     options: dict[str, Any] = {
         "num_inference_steps": config.num_inference_steps or samples.DEFAULT_STEPS,
         "output_type": "np",
     }
-    options |= {} if labels is None else {"class_labels": labels}
+    options |= {} if labels is None else {"class_labels": labels.tolist()}
     return pipeline, real, options | ({} if scale is None else {"guidance_scale": scale})
 
 
@@ -130,10 +133,12 @@ def _generators(config: EditsConfig, count: int) -> list[Any]:
     return [image_generator(config.seed + i) for i in range(count)]
 
 
-def _to_pixels(output: Any) -> np.ndarray[Any, Any]:
-    from hf_ddpm.sampling import to_pixels
+def _view(config: EditsConfig, pipeline: CFGDDPMEditingPipeline, output: Any) -> np.ndarray[Any, Any]:
+    from hf_ddpm.figures.view import to_view
+    from hf_ddpm.sampling import values_of
 
-    return to_pixels(output.images, "the edits")
+    values = values_of(pipeline, output.images, "the edits")
+    return to_view(values, pipeline.value_range, config.view_channels)
 
 
 def _save(config: EditsConfig, real: RealImages, columns: list[np.ndarray[Any, Any]], names: list[str]) -> list[Path]:

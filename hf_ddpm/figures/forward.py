@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
-from hf_ddpm.figures.options import FigureConfig, FigureDataConfig
+from hf_ddpm.figures.options import FigureDataConfig, ViewOptions
 from hf_ddpm.figures.schedules import ForwardScheduleConfig
 from hf_ddpm.figures.style import save_figure
+from hf_ddpm.figures.view import to_view
 
 NOISING_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 195, 999 of 1000
 
 
 @dataclass(kw_only=True)
-class ForwardConfig(FigureConfig):
+class ForwardConfig(ViewOptions):
     """Real images turned into noise by the forward process: one row per image, one column per timestep."""
 
     model: str | None = None
@@ -59,5 +60,6 @@ def plot_forward(config: ForwardConfig) -> list[Path]:
     seeds = range(config.seed, config.seed + config.num_images)
     states = forward_states(real.in_model_range(), noising_steps, alphas_cumprod=alphas_cumprod, seeds=seeds)
     names = None if real.names is None else [plain(name) for name in real.names]
-    block = ImageBlock(images=states.swapaxes(0, 1), row_names=names, column_names=[f"t = {t}" for t in noising_steps])
+    images = to_view(states.swapaxes(0, 1), channels=config.view_channels)
+    block = ImageBlock(images=images, row_names=names, column_names=[f"t = {t}" for t in noising_steps])
     return save_figure(plot_blocks([block], title=process_title(data, beta_schedule, total)), config.output)

@@ -11,6 +11,7 @@ import numpy as np
 from hf_ddpm.figures.blocks import ImageBlock, plot_blocks
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.figures.style import save_figure
+from hf_ddpm.figures.view import to_view
 
 
 @dataclass(kw_only=True)
@@ -33,7 +34,7 @@ def plot_interpolation(config: InterpolationConfig) -> list[Path]:
     """Plot samples between the samples of two seeds; return the paths of the files."""
     from hf_ddpm.diffusion.randomness import image_generator
     from hf_ddpm.figures import samples
-    from hf_ddpm.sampling import to_pixels
+    from hf_ddpm.sampling import values_of
 
     scheduler, steps = config.scheduler or "ddim", config.num_inference_steps or samples.DEFAULT_STEPS
     pipeline = samples.load_editing_pipeline(config.model, scheduler=scheduler, device=config.device)
@@ -45,7 +46,8 @@ def plot_interpolation(config: InterpolationConfig) -> list[Path]:
         options |= {} if scale is None else {"guidance_scale": scale}
         ends = [image_generator(config.seed + i) for i in range(2)]
         found: Any = pipeline.interpolate(config.num_images, ends, num_inference_steps=steps, output_type="np", **options)
-        rows.append(to_pixels(found.images, "the samples"))
+        values = values_of(pipeline, found.images, "the samples")
+        rows.append(to_view(values, pipeline.value_range, config.view_channels))
     weights = [f"{i / (config.num_images - 1):.2f}" for i in range(config.num_images)]
     block = ImageBlock(images=np.stack(rows), row_names=samples.row_names(pipeline, labels, 1), column_names=weights)
     title = samples.describe_sampling(pipeline, config, 2, scale)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hf_ddpm.config import MAX_SEED, BaseConfig, require
-from hf_ddpm.data.options import ConditionOptions, ImageShapeOptions, ValueRangeOptions
+from hf_ddpm.config import MAX_SEED, BaseConfig, require, require_view_channels
+from hf_ddpm.data.options import ImageShapeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
@@ -23,7 +23,7 @@ RANGES = {
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(ValueRangeOptions, ConditionOptions):
+class ModelDataConfig(ValueRangeOptions):
     """Real images to show beside the output of a model."""
 
     split: str | None = None
@@ -64,12 +64,24 @@ class FigureConfig(BaseConfig):
 
 
 @dataclass(kw_only=True)
+class ViewOptions(FigureConfig):
+    """What a figure shows of images with several channels."""
+
+    view_channels: list[int] | None = None
+    """Channels to show, counted from 0: three as red, green and blue, or one in gray; None = the first three, or the first
+    of one or two."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_view_channels(self.view_channels)
+
+
+@dataclass(kw_only=True)
 class ClassLabelOptions(FigureConfig):
     """Which classes a figure shows."""
 
     class_labels: list[str | int] | None = None
-    """Classes by name or id, as in [3, 7], sets of labels, as in [cat+red, dog], or numbers; None = the first 10 classes or
-    labels, or 10 numbers."""
+    """Classes by name or id, as in [3, 7]; None = the first 10."""
 
 
 @dataclass(kw_only=True)
@@ -81,7 +93,7 @@ class GuidanceOptions(ClassLabelOptions):
 
 
 @dataclass(kw_only=True)
-class SamplingOptions(ClassLabelOptions):
+class SamplingOptions(ClassLabelOptions, ViewOptions):
     """How the samples of a figure are generated: the same as those of hf-ddpm sample with the same options."""
 
     scheduler: str | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
-from hf_ddpm.figures.options import FigureConfig, ModelDataConfig
+from hf_ddpm.figures.options import ModelDataConfig, ViewOptions
 from hf_ddpm.figures.style import save_figure
+from hf_ddpm.figures.view import to_view
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ TILE = 84  # pixels; larger than elsewhere, to see the noise
 
 
 @dataclass(kw_only=True)
-class PosteriorConfig(FigureConfig):
+class PosteriorConfig(ViewOptions):
     """One step of the forward process, and the way back by the model and by the true posterior, side by side."""
 
     model: str
@@ -50,14 +51,13 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     """Plot a step forward, and back by the model and by the true posterior; return the paths of the files."""
     from hf_ddpm.figures.process import step_back
     from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
-    from hf_ddpm.figures.samples import load_diffusion_pipeline, real_conditions
+    from hf_ddpm.figures.samples import load_diffusion_pipeline, real_label_ids
     from hf_ddpm.sampling import image_shape_of
 
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     data = data_of_model(config.data, config.model)
     real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
-    conditions = real_conditions(pipeline, real)
-    labels = None if conditions is None else pipeline.prepare_labels(conditions, 1, pipeline.device)
+    labels = real_label_ids(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})
     seeds = range(config.seed, config.seed + config.num_images)
@@ -65,16 +65,19 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     blocks = []
     for i in range(config.num_images):
         name = "" if real.names is None else f"{plain(real.names[i])}, "
-        blocks += _blocks_of_image(steps, i, [f"{name}t = {t}" for t in noising_steps], config.amplification)
+        blocks += _blocks_of_image(steps, i, [f"{name}t = {t}" for t in noising_steps], config)
     title = process_title(data, pipeline.scheduler.config.beta_schedule, total)
     return save_figure(plot_blocks(blocks, columns=4, tile=TILE, title=title), config.output)
 
 
 def _blocks_of_image(
-    steps: Sequence[StepBack], image: int, names: Sequence[str], amplification: float | None
+    steps: Sequence[StepBack], image: int, names: Sequence[str], config: PosteriorConfig
 ) -> list[ImageBlock]:
     """The four blocks of one image, one row per step: forward, model, true posterior, and their differences."""
     from hf_ddpm.figures.process import to_pixels
+
+    def to_images(rows: list[list[Tensor]]) -> np.ndarray[Any, Any]:
+        return to_view(np.stack([[to_pixels(tensor) for tensor in row] for row in rows]), channels=config.view_channels)
 
     def tensors(*fields: str) -> list[list[Tensor]]:
         return [[getattr(step, field)[image] for field in fields] for step in steps]
@@ -86,15 +89,15 @@ def _blocks_of_image(
     ]
     blocks: list[ImageBlock] = []
     for title, rows, columns in tables:
-        images = np.stack([[to_pixels(tensor) for tensor in row] for row in rows])
+        images = to_images(rows)
         row_names, captions = None if blocks else names, [["", ""]] * len(steps)  # as tall as those of the differences
         blocks.append(ImageBlock(images=images, title=title, row_names=row_names, column_names=columns, captions=captions))
     differences = []
     for previous, noisy, model_mean, true_mean in tensors("previous", "noisy", "model_mean", "true_mean"):
         row = (noisy - previous, model_mean - noisy, true_mean - noisy, model_mean - true_mean)
-        differences.append([amplified(difference, amplification) for difference in row])
+        differences.append([amplified(difference, config.amplification) for difference in row])
     columns = ["$x_t - x_{t-1}$", r"model mean $-\ x_t$", r"true mean $-\ x_t$", "model $-$ true mean"]
-    images = np.stack([[to_pixels(difference) for difference, _ in row] for row in differences])
+    images = to_images([[difference for difference, _ in row] for row in differences])
     captions = [[f"× {factor:g}" for _, factor in row] for row in differences]
     title = "signed differences, middle gray = none"
     return [*blocks, ImageBlock(images=images, title=title, column_names=columns, captions=captions)]

@@ -18,6 +18,7 @@ from hf_ddpm.config import VarianceType
 from hf_ddpm.diffusion.likelihood import model_log_variance, posterior_mean, posterior_of
 from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.diffusion.randomness import image_generator
+from hf_ddpm.figures.view import to_8_bits
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
 from hf_ddpm.sampling import all_conditions, generate
 
@@ -114,7 +115,8 @@ def reverse_states(
     recorder.wanted, recorder.calls, recorder.states = set(kept), 0, {}
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     (batch,) = generate(recorder, class_labels=class_labels, seed=seed, batch_size=len(class_labels), **options)
-    recorder.states[len(visited) - 1] = (batch.images, batch.images)
+    samples = to_8_bits(batch.images, pipeline.value_range)
+    recorder.states[len(visited) - 1] = (samples, samples)
     noisy_images, pred_images = map(np.stack, zip(*(recorder.states[position] for position in kept), strict=True))
     return ReverseStates(noising_steps=list(noising_steps), noisy_images=noisy_images, pred_images=pred_images)
 
@@ -128,7 +130,7 @@ def step_back(
     Args:
         pipeline: with the scheduler that it was trained with; it is not guided.
         clean_images: (B, C, H, W) float32 in [-1, 1].
-        class_labels: those of `CFGDDPMPipeline.prepare_labels`; None = unconditional.
+        class_labels: (B,) int64; None = unconditional.
         noising_step: t in [1, T].
         seeds: B seeds of the noise.
 

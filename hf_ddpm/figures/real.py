@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ddpm.figures.blocks import ImageBlock, in_rows, plain, plot_blocks
-from hf_ddpm.figures.options import FigureDataConfig, RowOptions
+from hf_ddpm.figures.options import FigureDataConfig, RowOptions, ViewOptions
 from hf_ddpm.figures.style import save_figure
 
 
 @dataclass(kw_only=True)
-class RealConfig(RowOptions):
+class RealConfig(RowOptions, ViewOptions):
     """Real images of a data source, one row per class."""
 
     per_class: int = 8
@@ -34,5 +34,5 @@ def plot_real(config: RealConfig) -> list[Path]:
     if real.names is not None and real.num_classes is not None:
         names = [plain(name) for name in real.names[:: config.per_class]]
         title += f", {len(names)} of {real.num_classes} classes" if len(names) < real.num_classes else ""
-    block = ImageBlock(images=in_rows(real.images, config.per_class), row_names=names)
+    block = ImageBlock(images=in_rows(real.view(config.view_channels), config.per_class), row_names=names)
     return save_figure(plot_blocks([block], title=title), config.output)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.data.batches import to_model_range
+from hf_ddpm.data.batches import to_model_range, to_unit_range
 from hf_ddpm.data.decode import UndecodableImage, decode_image, inspect_image
 from hf_ddpm.data.load_splits import options_of_run
 from hf_ddpm.data.scan import check_value_range, scan, scan_values
@@ -19,8 +19,8 @@ from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 from hf_ddpm.figures.schedules import schedule_name
-from hf_ddpm.image_shape import size_pair
-from hf_ddpm.sampling import condition_name
+from hf_ddpm.figures.view import to_view
+from hf_ddpm.image_shape import ValueRange, size_pair
 
 Data = TypeVar("Data", bound=ModelDataConfig)
 LARGEST_SIZE = 128  # pixels, by default
@@ -31,17 +31,27 @@ class RealImages:
     """Real images and their classes."""
 
     images: np.ndarray[Any, Any]
-    """(N, H, W, C) uint8."""
-    labels: list[Any] | None
-    """N class ids, lists of label names, or numbers; None = the data has no classes."""
+    """(N, H, W, C) of any pixel type."""
+    value_range: ValueRange | None
+    """The values that are -1 and 1 in a model; None = 0 and 255, of uint8."""
+    labels: list[int] | None
+    """N class ids; None = the data has no classes."""
     names: list[str] | None
-    """The same in words; None = the data has no classes."""
+    """N class names; None = the data has no classes."""
     num_classes: int | None
-    """Number of classes of the data, shown or not; None = an image does not have one class."""
+    """Number of classes of the data, shown or not; None = the data has no classes."""
 
     def in_model_range(self) -> Tensor:
         """The images as input of a model: (N, C, H, W) float32 in [-1, 1]."""
-        return to_model_range(torch.from_numpy(self.images).permute(0, 3, 1, 2))
+        return to_model_range(torch.from_numpy(self.images).permute(0, 3, 1, 2), self.value_range)
+
+    def in_unit_range(self) -> np.ndarray[Any, Any]:
+        """The images as a pipeline edits them: (N, H, W, C) float32 in [0, 1]."""
+        return to_unit_range(self.images, self.value_range)
+
+    def view(self, channels: list[int] | None) -> np.ndarray[Any, Any]:
+        """Some channels of the images, (N, H, W, 1 or 3) uint8, see `to_view`."""
+        return to_view(self.images, self.value_range, channels)
 
 
 def data_of_model(data: Data, model: str) -> Data:
@@ -49,7 +59,7 @@ def data_of_model(data: Data, model: str) -> Data:
     if data.source is not None:
         return data
     trained = options_of_run(model)
-    own = {name: value for name, value in asdict(data).items() if value != getattr(type(data)(), name)}
+    own = {name: value for name, value in asdict(data).items() if value is not None}
     of_run = {name: trained[name] for name in asdict(data) if name in trained} | {"split": trained.get("train_split")}
     return replace(data, **{**of_run, **own})
 
@@ -96,17 +106,10 @@ def read_images(
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, *size).transpose(1, 2, 0) for image in pixels])
     if source.class_names is None:
-        return RealImages(images=images, labels=None, names=None, num_classes=None)
+        return RealImages(images=images, value_range=None, labels=None, names=None, num_classes=None)
     labels = list(source.dataset.select(rows)[source.label_column])
-    if source.condition != "class":
-        if source.condition == "number":
-            labels = [number for [number] in labels]
-        else:
-            labels = [list(itertools.compress(source.class_names, vector)) for vector in labels]
-        words = [condition_name(label, None) for label in labels]
-        return RealImages(images=images, labels=labels, names=words, num_classes=None)
     names = [source.class_names[label] for label in labels]
-    return RealImages(images=images, labels=labels, names=names, num_classes=len(source.class_names))
+    return RealImages(images=images, value_range=None, labels=labels, names=names, num_classes=len(source.class_names))
 
 
 def data_title(data: ModelDataConfig) -> str:
@@ -122,11 +125,10 @@ def process_title(data: ModelDataConfig, beta_schedule: str, num_train_timesteps
 
 
 def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, max_classes: int | None) -> list[int]:
-    has_classes = source.class_names is not None and source.condition == "class"
-    if per_class is None or not has_classes:
+    if per_class is None or source.class_names is None:
         wanted = count or (per_class or 1) ** 2
         _require_enough(source, len(source.dataset), wanted, "")
-    if source.class_names is None or not has_classes:
+    if source.class_names is None:
         return list(range(wanted))
     labels = np.array(source.dataset[source.label_column][:])
     names = source.class_names[:max_classes]

@@ -12,6 +12,7 @@ from hf_ddpm.figures.blocks import ImageBlock, plot_blocks
 from hf_ddpm.figures.grids import image_grid
 from hf_ddpm.figures.options import GuidanceOptions, SampleGridConfig, SamplingOptions
 from hf_ddpm.figures.style import save_figure
+from hf_ddpm.figures.view import to_view
 
 
 @dataclass(kw_only=True)
@@ -59,7 +60,8 @@ def plot_reverse(config: ReverseConfig) -> list[Path]:
     blocks = []
     for i, label in enumerate(labels):
         title = ("" if label is None else f"{samples.label_name(pipeline, label)}, ") + f"seed {config.seed + i}"
-        images = np.stack([states.noisy_images[:, i], states.pred_images[:, i]])
+        both = np.stack([states.noisy_images[:, i], states.pred_images[:, i]])
+        images = to_view(both, channels=config.view_channels)
         blocks.append(ImageBlock(images=images, title=title, row_names=row_names, column_names=column_names))
     title = samples.describe_sampling(pipeline, config, len(labels), scale)
     return save_figure(plot_blocks(blocks, title=title), config.output)
@@ -77,7 +79,8 @@ def plot_reverse_gif(config: ReverseGifConfig) -> list[Path]:
         pipeline, labels, seed=config.seed, num_inference_steps=steps, guidance_scale=scale, count=config.num_frames
     )
     names = samples.row_names(pipeline, labels, config.per_class)
-    frames = [image_grid(images, columns=config.per_class, row_names=names) for images in states.noisy_images]
+    shown = to_view(states.noisy_images, channels=config.view_channels)
+    frames = [image_grid(images, columns=config.per_class, row_names=names) for images in shown]
     captions, gif = [f"t = {t}" for t in states.noising_steps], Path(f"{config.output}.gif")
     save_gif(frames, captions, gif, milliseconds=config.milliseconds, hold=20, num_colors=config.num_colors)
     return [gif]

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.figures.real_images import RealImages
+from hf_ddpm.figures.view import to_view
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
 from hf_ddpm.sampling import (
     ImagePipeline,
@@ -68,14 +70,13 @@ def row_names(pipeline: ImagePipeline, labels: Sequence[Condition | None], per_c
     return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
 
 
-def real_conditions(pipeline: CFGDDPMPipeline, real: RealImages) -> list[Any] | None:
-    """The conditions of real images as the model takes them, looked up by name; None = the model is unconditional."""
+def real_label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
+    """The model's class ids of real images, looked up by name: (N,) int64; None = the model is unconditional."""
     if not pipeline.is_conditional:
         return None
     if real.names is None or real.labels is None:
         raise ValueError("`source` has no labels: the model was trained with classes, give images with labels")
-    has_names = pipeline.condition == "class" and pipeline.id2label
-    return pipeline.get_label_ids([*real.names] if has_names else [*real.labels])
+    return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))
 
 
 def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:
@@ -86,12 +87,12 @@ def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float
 def sample_images(
     pipeline: ImagePipeline, labels: Sequence[Condition | None], config: SamplingOptions, *, guidance_scale: float | None
 ) -> np.ndarray[Any, Any]:
-    """Generate one image for each label of `class_rows`: (N, H, W, C) uint8; guidance scale None = no guidance."""
+    """Generate one image for each label of `class_rows`, (N, H, W, 1 or 3) uint8; guidance scale None = no guidance."""
     steps = config.num_inference_steps
     batches = generate(
         pipeline, class_labels=labels, seed=config.seed, num_inference_steps=steps, guidance_scale=guidance_scale
     )
-    return np.concatenate([batch.images for batch in batches])
+    return np.concatenate([to_view(batch.images, pipeline.value_range, config.view_channels) for batch in batches])
 
 
 def describe_sampling(

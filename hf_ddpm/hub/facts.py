@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.commandline.commands import read_start
 from hf_ddpm.data.description import DataDescription
+from hf_ddpm.image_shape import PIL_IMAGES, size_text
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
@@ -57,6 +58,10 @@ class PipelineFacts:
     """Class id to class name; empty = no names."""
     null_label: int | None
     """Label that means no class; None = the model has none."""
+    pixel_type: str
+    """Type of the values of the images."""
+    value_range: dict[str, float] | None
+    """The values that are -1 and 1 in the network, `low` and `high`; None = 0 and 255, of uint8."""
     has_code: bool
     """Whether the folder contains pipeline.py."""
     names_code: bool
@@ -79,27 +84,16 @@ class PipelineFacts:
     @property
     def size(self) -> str:
         """Height and width in pixels, as `28 x 28`; of a pipeline with a U-Net."""
-        size = self.unet["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return f"{height} x {width}"
+        return size_text(self.unet["sample_size"])
 
     @property
-    def condition(self) -> str | None:
-        """`class`, `labels` or `number`, see `CFGDDPMPipeline`; None = unconditional."""
-        if self.num_classes is None or "condition_range" not in self.unet:
-            return None if self.num_classes is None else "class"
-        return "labels" if self.unet["condition_range"] is None else "number"
+    def gives_arrays(self) -> bool:
+        """Whether a call returns arrays, as PIL cannot hold the images."""
+        return (self.pixel_type, self.unet["in_channels"]) not in PIL_IMAGES
 
     @property
-    def example_labels(self) -> tuple[Any, Any]:
-        """The first class, by name if the name is unique, and the last one by id; sets of labels, or numbers."""
-        if self.condition == "number":
-            low, high = self.unet["condition_range"]
-            quarter = (high - low) / 4
-            return float(f"{low + quarter:.3g}"), float(f"{high - quarter:.3g}")
-        if self.condition == "labels":
-            one, last = [self.id2label.get(0, 0)], (self.num_classes or 0) - 1
-            return one, [*one, last] if last > 0 else []
+    def example_labels(self) -> tuple[int | str, int]:
+        """The first class, by name if the name is unique, and the last one by id."""
         names = list(self.id2label.values())
         first = self.id2label.get(0)
         return 0 if first is None or names.count(first) > 1 else first, (self.num_classes or 0) - 1
@@ -255,6 +249,8 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         parameters=_count_numbers(folder / "unet"),
         id2label=dict(sorted((int(label), str(name)) for label, name in (index.get("id2label") or {}).items())),
         null_label=index.get("null_label"),
+        pixel_type=str(index.get("pixel_type", "uint8")),
+        value_range=index.get("value_range"),
         has_code=(folder / "pipeline.py").is_file(),
         names_code=isinstance(name, list),
         variant=_variant(folder / "unet"),

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_ddpm.first_checks import check_model
-from hf_ddpm.image_shape import ImageSize
-from hf_ddpm.models.unet import fit_to_images, read_architecture
+from hf_ddpm.image_shape import MAX_CHANNELS, ImageSize, plain_size
+from hf_ddpm.models.unet import fit_to_images, is_channel_count, read_architecture
 from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.text import one_line
@@ -96,8 +96,9 @@ class BaseModel:
                 raise ValueError(f"`overrides.{name}` is {value!r}: {has}, leave it out")
         if channels not in (None, arguments["in_channels"]):
             raise ValueError(f"channels is {channels}: the model of `init_from` takes {arguments['in_channels']} channels")
-        if own == "class_map_unet" and image_size not in (None, arguments["sample_size"]):
-            raise ValueError(f"image_size is {image_size}: the maps of `init_from` have {arguments['sample_size']} pixels")
+        own_size = arguments["sample_size"]
+        if own == "class_map_unet" and image_size is not None and plain_size(image_size) != plain_size(own_size):
+            raise ValueError(f"image_size is {image_size}: the maps of `init_from` have {own_size} pixels")
         return fit_to_images(
             arguments,
             "the model of `init_from`",
@@ -177,8 +178,8 @@ def _read(name: str, folder: Path, is_checkpoint: bool) -> BaseModel:
         arguments.setdefault("dropout", 0.0)  # models of early versions do not name it
     if arguments.get("class_embed_type") is not None:
         raise ValueError(f"its classes have the embedding {arguments['class_embed_type']!r}, and not a row for each class")
-    if type(arguments["in_channels"]) is not int or arguments["in_channels"] not in (1, 3):
-        raise ValueError(f"it takes {arguments['in_channels']!r} channels, give a model with 1 or 3")
+    if not is_channel_count(arguments["in_channels"]):
+        raise ValueError(f"it takes {arguments['in_channels']!r} channels, give a model with 1 to {MAX_CHANNELS}")
     null_label, rows = index.get("null_label"), arguments.get("num_class_embeds")
     named = {int(label): str(text) for label, text in (index.get("id2label") or {}).items()}
     ids = [label for label in range(0 if rows is None else min(rows, 100_000)) if label != null_label]

@@ -34,7 +34,9 @@ class ClassMapUNet(UNet2DModel):
         self.register_to_config(class_map_stages=list(class_map_stages))
         self._check_config()
         time_dim, class_dim = self.time_embedding.linear_2.out_features, self.class_embedding.embedding_dim
-        down = [self.config.sample_size >> level for level in range(len(self.down_blocks))]
+        size = self.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        down = [(height >> level, width >> level) for level in range(len(self.down_blocks))]
         sizes = {"down": down, "mid": down[-1:], "up": down[::-1]}
         blocks = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}
         for stage in self.config.class_map_stages:
@@ -44,10 +46,10 @@ class ClassMapUNet(UNet2DModel):
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict `sample`, (B, out_channels, sample_size, sample_size) float, alone in a tuple with `return_dict=False`.
+        """Predict `sample`, (B, out_channels, H, W) float of the `sample_size`, alone in a tuple with `return_dict=False`.
 
-        From `sample`, (B, in_channels, sample_size, sample_size) float, `timestep`, (B,) or a scalar, int64 or float, and
-        `class_labels`, (B,) int64 in [0, num_class_embeds), always required.
+        From `sample`, (B, in_channels, H, W) float, `timestep`, (B,) or a scalar, int64 or float, and `class_labels`, (B,)
+        int64 in [0, num_class_embeds), always required.
         """
         if class_labels is None:
             raise ValueError("class_labels is None: give one label for each image")
@@ -75,7 +77,10 @@ class ClassMapUNet(UNet2DModel):
         _require(known, "class_map_stages", stages, f"give one or more of {', '.join(STAGES)}")
         _require(config.num_class_embeds is not None, "num_class_embeds", None, "maps are made from class labels")
         _require(config.class_embed_type is None, "class_embed_type", config.class_embed_type, "leave it out")
-        _require(type(config.sample_size) is int, "sample_size", config.sample_size, "give the height and width, one number")
+        size = config.sample_size
+        sides = size if isinstance(size, (list, tuple)) else [size] * 2
+        is_size = len(sides) == 2 and all(type(side) is int for side in sides)
+        _require(is_size, "sample_size", size, "give the height and width, one number or two")
         has_mid = self.mid_block is not None or "mid" not in stages
         _require(has_mid, "class_map_stages", stages, "the network has no middle block, leave mid out")
         _require(not config.center_input_sample, "center_input_sample", True, "leave it out")
@@ -98,7 +103,7 @@ class ClassMapBlock(nn.Module):
         size: height and width of the block's input.
     """
 
-    def __init__(self, block: ResnetBlock2D, time_dim: int, class_dim: int, size: int):
+    def __init__(self, block: ResnetBlock2D, time_dim: int, class_dim: int, size: tuple[int, int]):
         super().__init__()
         channels, out_channels = block.in_channels, block.conv2.out_channels
         block.norm1 = NormBesideMap(block.norm1.num_groups, channels, block.norm1.eps)
@@ -107,12 +112,12 @@ class ClassMapBlock(nn.Module):
         for resize in filter(None, (block.upsample, block.downsample)):
             resize.channels = channels + 1
         self.block, self.widths, self.size = block, (time_dim, class_dim), size
-        self.to_map = nn.Linear(class_dim, size * size)
+        self.to_map = nn.Linear(class_dim, size[0] * size[1])
 
     def forward(self, hidden: Tensor, temb: Tensor) -> Tensor:
-        """Map (B, C, size, size) to (B, C', H, W); `temb`: the two embeddings side by side, (B, time_dim + class_dim)."""
+        """Map (B, C, *size) to (B, C', H, W); `temb`: the two embeddings side by side, (B, time_dim + class_dim)."""
         time_embedding, class_embedding = temb.split(self.widths, dim=1)
-        class_map = self.to_map(class_embedding).view(-1, 1, self.size, self.size).to(hidden.dtype)
+        class_map = self.to_map(class_embedding).view(-1, 1, *self.size).to(hidden.dtype)
         return self.block(torch.cat([hidden, class_map], dim=1), time_embedding)
 
 
@@ -123,7 +128,7 @@ class NormBesideMap(nn.GroupNorm):
         return torch.cat([super().forward(hidden[:, :-1]), hidden[:, -1:]], dim=1)
 
 
-def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: int) -> None:
+def _add_maps(stage_block: nn.Module, time_dim: int, class_dim: int, size: tuple[int, int]) -> None:
     """Replace each residual block within one block of the U-Net."""
     found = [(parent, *child) for parent in stage_block.modules() for child in parent.named_children()]
     found = [(parent, name, child) for parent, name, child in found if type(child) is ResnetBlock2D]

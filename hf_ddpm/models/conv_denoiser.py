@@ -19,7 +19,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
     Every layer receives timestep and class as a number that is added to each of its channels.
 
     Args:
-        sample_size: height and width of the images in pixels.
+        sample_size: height and width of the images in pixels, one number for both or two.
         in_channels, out_channels: of the images; twice as many output channels for a learned variance.
         num_class_embeds: number of labels, including the null label (the last); None = unconditional.
         block_out_channels: channels of each resolution, highest first; images are halved in between.
@@ -31,7 +31,7 @@ class ConvDenoiser(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sample_size: int | None = None,
+        sample_size: int | tuple[int, int] | None = None,
         in_channels: int = 3,
         out_channels: int = 3,
         num_class_embeds: int | None = None,

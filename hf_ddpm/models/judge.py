@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_ddpm.commandline.commands import as_typed
+from hf_ddpm.image_shape import MAX_CHANNELS, ImageSize, PixelType, ValueRange, plain_size, size_pair
+from hf_ddpm.pipeline import checked_range
 from hf_ddpm.runtime.files import sha256_of, write_whole
 from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.runtime.reading import read_json
@@ -47,16 +49,38 @@ class JudgeRecord:
     """Of the training run."""
     sha256: str
     """Hex digest of model.safetensors; "" until it is saved."""
-    image_size: int
+    image_size: ImageSize
     """Height and width of the images, pixels."""
     channels: int
-    """1 (gray) or 3 (RGB)."""
+    """Of the images."""
     class_names: list[str]
     """In the order of the logits."""
     source: str
     """The data, as given by the user."""
     data_fingerprint: str
     """sha256 of the training images and labels."""
+    pixel_type: PixelType = "uint8"
+    """Type of the values of the images."""
+    value_range: ValueRange | None = None
+    """The values that become -1 and 1; None = 0 and 255, of uint8."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, *size_pair(self.image_size)
+
+    @property
+    def images(self) -> str:
+        """What the judge takes, in words."""
+        values = "" if self.value_range is None else " from {:g} to {:g}".format(*self.value_range)
+        return f"({', '.join(map(str, ('B', *self.image_shape)))}) {self.pixel_type}{values}"
+
+    def to_json(self) -> str:
+        """The content of judge.json, without the type and the range of plain 8-bit images."""
+        values = asdict(self)
+        if self.pixel_type == "uint8":
+            del values["pixel_type"], values["value_range"]
+        return json.dumps(values, indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -81,28 +105,36 @@ class Judge(torch.nn.Module):
         return self.network.config.hidden_sizes[-1]
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> JudgeOutput:
-        """Compute features and logits of (B, C, H, W) uint8 images in [0, 255] on the judge's device.
+    def forward(self, images: Tensor, value_range: ValueRange | None = None) -> JudgeOutput:
+        """Compute features and logits of (B, C, H, W) images of the record's type, size and range on the judge's device.
 
-        Those of an image do not depend on the rest of the batch; a `ValueError` for another type, size or channels.
+        Those of an image do not depend on the rest of the batch; a `ValueError` for others. `value_range`: None = 0 to 255,
+        of uint8.
         """
-        record = self.record
-        expected = (record.channels, record.image_size, record.image_size)
-        if images.ndim != 4 or images.dtype != torch.uint8 or tuple(images.shape[1:]) != expected:
+        record, kind = self.record, str(images.dtype).removeprefix("torch.")
+        expected = (record.pixel_type, record.image_shape, record.value_range)
+        if images.ndim != 4 or (kind, tuple(images.shape[1:]), value_range) != expected:
+            values = "" if value_range is None else " from {:g} to {:g}".format(*value_range)
             raise ValueError(
-                f"the judge of {record.source!r} takes (B, {', '.join(map(str, expected))}) uint8 images and got "
-                f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: use the judge of these images' data"
+                f"the judge of {record.source!r} takes {record.images} images and got {tuple(images.shape)} {kind}{values}: "
+                "use the judge of these images' data"
             )
-        pixels = prepare_pixels(images.to(self.network.device))
+        pixels = prepare_pixels(images.to(self.network.device), value_range)
         features = self.network.resnet(pixels).pooler_output.flatten(1)
         return JudgeOutput(features, self.network.classifier(features))
 
 
-def prepare_pixels(images: Tensor) -> Tensor:
-    """Map (B, C, H, H) uint8 in [0, 255] to (B, C, S, S) float32 in [-1, 1], S = max(H, 32), enlarged bilinearly."""
-    pixels = images.to(torch.float32) / 127.5 - 1
-    if images.shape[-1] < MIN_INPUT_SIZE:
-        pixels = functional.interpolate(pixels, (MIN_INPUT_SIZE,) * 2, mode="bilinear", align_corners=False)
+def prepare_pixels(images: Tensor, value_range: ValueRange | None = None) -> Tensor:
+    """Map (B, C, H, W) images of any type to float32 in [-1, 1], enlarged bilinearly to at least 32 pixels a side.
+
+    `value_range` are the values that become -1 and 1; None = 0 and 255.
+    """
+    low, high = value_range or (0, 255)
+    pixels = (images.to(torch.float32) - low) / ((high - low) / 2) - 1
+    shorter = min(images.shape[-2:])
+    if shorter < MIN_INPUT_SIZE:
+        size = [round(side * MIN_INPUT_SIZE / shorter) for side in images.shape[-2:]]
+        pixels = functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
     return pixels
 
 
@@ -116,7 +148,7 @@ def build_network(
     Args:
         widths: channels per stage; each stage but the first halves the image, and the last width is D.
         depths: blocks of two convolutions per stage.
-        channels: 1 (gray) or 3 (RGB).
+        channels: of the images.
         class_names: K names, in the order of the logits.
     """
     config = _network_config(widths, depths, channels, class_names)
@@ -134,7 +166,7 @@ def save_judge(judge: Judge, folder: str | Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     judge.record = replace(judge.record, sha256=sha256_of(folder / WEIGHTS))
     record = folder / RECORD
-    write_whole(record, json.dumps(asdict(judge.record), indent=1) + "\n")
+    write_whole(record, judge.record.to_json())
     # As the umask allows: safetensors creates files for the owner alone.
     (folder / WEIGHTS).chmod(record.stat().st_mode & 0o777)
 
@@ -230,7 +262,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_record(values: dict[str, Any]) -> JudgeRecord:
     """Check every field, because others print and compare them."""
-    names = [field.name for field in fields(JudgeRecord)]
+    names = [field.name for field in fields(JudgeRecord) if field.default is MISSING]
     missing = [name for name in names if name not in values]
     if missing:
         raise ValueError(f"{RECORD} has no {', '.join(missing)}")
@@ -239,15 +271,25 @@ def _read_record(values: dict[str, Any]) -> JudgeRecord:
         "accuracy": type(accuracy) in (int, float) and math.isfinite(accuracy) and 0 <= accuracy <= 1,
         "num_test_images": _is_int(values["num_test_images"], 1, 2**53),
         "seed": _is_int(values["seed"], 0, 2**32 - 1),
-        "image_size": _is_int(values["image_size"], 1, MAX_IMAGE_SIZE),
-        "channels": _is_int(values["channels"], 1, 3) and values["channels"] != 2,
+        "image_size": _is_size(values["image_size"]),
+        "channels": _is_int(values["channels"], 1, MAX_CHANNELS),
         "class_names": isinstance(class_names, list) and all(isinstance(name, str) for name in class_names),
         **{name: isinstance(values[name], str) for name in ("sha256", "source", "data_fingerprint")},
     }
     for name, ok in good.items():
         if not ok:
             raise ValueError(f"{RECORD}: {name} is {str(values[name])[:80]!r}, which is not valid")
-    return JudgeRecord(**{name: values[name] for name in names})
+    pixel_type = values.get("pixel_type", "uint8")
+    with blaming(RECORD):
+        value_range = checked_range(pixel_type, values.get("value_range"))
+    known = {name: values[name] for name in names} | {"image_size": plain_size(values["image_size"])}
+    return JudgeRecord(**known, pixel_type=pixel_type, value_range=value_range)
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is the height and width of images, in one number or two."""
+    sides = value if isinstance(value, list) else [value] * 2
+    return len(sides) == 2 and all(_is_int(side, 1, MAX_IMAGE_SIZE) for side in sides)
 
 
 def _is_int(value: Any, least: int, most: int) -> bool:

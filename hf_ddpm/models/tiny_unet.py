@@ -18,7 +18,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
     """U-Net of residual blocks without attention; the embeddings are added after the first convolution and nowhere else.
 
     Args:
-        sample_size: height and width of the images in pixels.
+        sample_size: height and width of the images in pixels, one number for both or two.
         in_channels, out_channels: of the images; twice as many output channels for a learned variance.
         num_class_embeds: number of labels, including the null label (the last); None = unconditional.
         block_out_channels: channels of each level, highest resolution first; images are halved between levels.
@@ -32,7 +32,7 @@ class TinyUNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sample_size: int | None = None,
+        sample_size: int | tuple[int, int] | None = None,
         in_channels: int = 3,
         out_channels: int = 3,
         num_class_embeds: int | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_ddpm.commandline.names import nearest
-from hf_ddpm.image_shape import ImageSize
+from hf_ddpm.image_shape import MAX_CHANNELS, ImageSize, plain_size, size_pair
 from hf_ddpm.runtime.reading import read_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
 _FROM_DATA = {
     "sample_size": "image_size", "in_channels": "channels", "out_channels": "channels",
     "num_class_embeds": "class_conditional", "class_embed_type": "class_conditional",
-    "condition_range": "condition_range",
 }  # fmt: skip
 
 
@@ -99,8 +98,8 @@ def unet_arguments(
     Args:
         preset: see `read_architecture`.
         overrides: arguments of the network that replace those of the preset; None = none.
-        image_size: height and width in pixels; None = the preset's.
-        channels: 1 or 3; None = the preset's. A model given by its config.json fixes it.
+        image_size: height and width in pixels, one number = both; None = the preset's.
+        channels: 1 to 16; None = the preset's. A model given by its config.json fixes it.
         num_class_embeds: rows of the class embedding, including the null label; None = unconditional.
         learned_variance: whether the network has twice as many output as input channels, the second half for the variance;
             the number in a config.json is ignored.
@@ -108,8 +107,9 @@ def unet_arguments(
     """
     arguments = read_architecture(preset)
     own_channels = arguments.get("in_channels", 3)
-    if own_channels not in (1, 3):
-        raise ValueError(f"preset is {preset!r}, which takes {own_channels!r} channels: give a model with 1 or 3")
+    if not is_channel_count(own_channels):
+        limits = f"1 to {MAX_CHANNELS}"
+        raise ValueError(f"preset is {preset!r}, which takes {own_channels!r} channels: give a model with {limits}")
     if preset not in UNET_PRESETS and channels not in (None, own_channels):
         raise ValueError(f"channels is {channels}: `preset` {preset} takes {own_channels} channels")
     # Only diffusers, which takes seconds to import, knows the others.
@@ -144,17 +144,31 @@ def fit_to_images(
 ) -> dict[str, Any]:
     """Replace the arguments of a network that follow the images; `network` names it in a `ValueError`. See `unet_arguments`."""
     arguments = dict(arguments)
-    arguments["sample_size"] = image_size or arguments.get("sample_size")
+    size: Any = image_size or arguments.get("sample_size")
+    if not _is_size(size):
+        raise ValueError(f"image_size is {size!r}: {network} does not fix one, give it in pixels")
+    arguments["sample_size"] = plain_size(size)
     arguments["in_channels"] = channels or arguments["in_channels"]
     arguments["out_channels"] = arguments["in_channels"] * (2 if learned_variance else 1)
     arguments["num_class_embeds"] = num_class_embeds
-    size, widths = arguments["sample_size"], arguments.get("block_out_channels", (0,) * 4)
-    if not isinstance(size, int):
-        raise ValueError(f"image_size is {size!r}: {network} does not fix one, give it in pixels")
+    widths = arguments.get("block_out_channels", (0,) * 4)
     down = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # UNet2DModel refuses what is not a list
-    if size % 2**down:
-        raise ValueError(f"image_size is {size}: {network} halves images {down} times, give a multiple of {2**down}")
+    if any(side % 2**down for side in size_pair(size)):
+        near = [max(1, round(side / 2**down)) * 2**down for side in size_pair(size)]
+        given, fitting = (plain_size(it) if len(set(size_pair(size))) == 1 else [*size_pair(it)] for it in (size, near))
+        remedy = f"give a multiple of {2**down}, such as {fitting}"
+        raise ValueError(f"image_size is {given}: {network} halves images {down} times, {remedy}")
     return arguments
+
+
+def _is_size(size: Any) -> bool:
+    sides = size if isinstance(size, (list, tuple)) else [size] * 2
+    return len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
+
+
+def is_channel_count(value: Any) -> bool:
+    """Whether a value is a number of channels that images may have."""
+    return type(value) is int and 1 <= value <= MAX_CHANNELS
 
 
 def build_unet(
@@ -187,7 +201,7 @@ def build_unet(
 def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     """Build the network and run it on one image on the meta device: no memory, no arithmetic, but all the errors.
 
-    Every error is a `ValueError`. The number of classes may still be unknown: networks that need it are tried with two.
+    Every error is a `ValueError`. The number of classes may still be unknown: class maps are tried with two.
     """
     import torch
 
@@ -196,12 +210,12 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     with blaming("`overrides`"):
         check_saved_numbers(arguments)
     network, size = _network(architecture), arguments["sample_size"]
-    if architecture in ("class_map_unet", "condition_unet"):
+    if architecture == "class_map_unet":
         arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
     with blaming(f"`overrides`: {network.__name__} cannot work with them"), torch.device("meta"):
         unet = network(**arguments)
         labels = None if arguments["num_class_embeds"] is None else torch.zeros(1, dtype=torch.int64)
-        images = torch.empty(1, arguments["in_channels"], size, size)
+        images = torch.empty(1, arguments["in_channels"], *size_pair(size))
         unet(images, torch.zeros(1), class_labels=labels, return_dict=False)
     with blaming("`overrides`"):
         check_size(unet)

@@ -1,4 +1,4 @@
-r"""Generate images with a saved pipeline: a folder of PNG files, or one samples.npz, and a grid beside it.
+r"""Generate images with a saved pipeline: a folder of PNG or npy files, or one samples.npz, and a grid beside it.
 
     hf-ddpm sample --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
     hf-ddpm sample --model runs/digits/pipeline --class_labels 3 7 --num_images 64 \
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.config import require, require_seeds
+from hf_ddpm.config import require, require_seeds, require_view_channels
 from hf_ddpm.first_checks import check_class_labels, check_free, check_model, check_scheduler, grid_beside, needs_scipy
 from hf_ddpm.runtime.libraries import load_libraries
 
@@ -26,8 +26,7 @@ class SampleConfig:
     """New or empty folder for the images alone, as torch-fidelity and `imagefolder` read it; the grid is OUTPUT_DIR-grid.png
     beside it."""
     class_labels: list[str | int] | None = None
-    """Classes by name or id, as in [3, 7], sets of labels, as in [cat+red, dog], or numbers; None = all classes, each of the
-    labels alone, or 10 numbers."""
+    """Classes by name or id, as in [3, 7]; None = all."""
     per_class: int | None = None
     """Images per class; None = given by `num_images`, or one of each of `class_labels`."""
     num_images: int | None = None
@@ -53,8 +52,13 @@ class SampleConfig:
     """Seed of the first image; the following ones have seed + 1, seed + 2, ..."""
     batch_size: int = 64
     """Images at a time; does not change them."""
-    format: Literal["png", "npz"] = "png"
-    """One PNG file per image, or one samples.npz with images, class_labels (-1 = none) and seeds."""
+    format: Literal["png", "npy", "npz"] | None = None
+    """One PNG file per image; one npy file per image, an array (H, W, C) with values like those of the training data; or one
+    samples.npz with images, class_labels (-1 = none) and seeds. None = png if PNG can hold the images: gray and RGB ones of
+    8 bits, gray ones of 16; else npy."""
+    view_channels: list[int] | None = None
+    """Channels that the grid shows, counted from 0: three as red, green and blue, or one in gray; None = the first three, or
+    the first of one or two."""
     device: str | None = None
     """cpu, cuda, cuda:1, mps, ...; None = cuda if available, else cpu."""
     variant: str | None = None
@@ -71,6 +75,7 @@ class SampleConfig:
             value = getattr(self, option)
             require(value is None or value >= low, option, value, f"give at least {low}")
         require_seeds("seed", self.seed)
+        require_view_channels(self.view_channels)
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
         check_free(Path(self.output_dir))
 
@@ -119,6 +124,7 @@ def main(args: list[str] | None = None) -> None:
             file_format=config.format,
             grid=config.grid,
             row_length=config.per_class,
+            view_channels=config.view_channels,
         )
         if processes.is_main_process:
             print(f"{len(labels)} images: {config.output_dir}, grid: {config.grid}")

@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from hf_ddpm.cli import dump_config
 from hf_ddpm.data.describe import describe_data
+from hf_ddpm.data.load_splits import as_recorded
 from hf_ddpm.data.stream import ImageStream
 from hf_ddpm.first_checks import check_trackers
 from hf_ddpm.run_folder import RunFolder
@@ -61,6 +62,8 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
             lock.take()
         how = _how_to_resume(config)
         checkpoint = choose_checkpoint(folder, how, task.required)
+        if checkpoint is not None:
+            _keep_pixel_type(config, checkpoint)
         before = folder.checkpoints()
         check_appendable(folder.metrics)
         run, state = set_up(config, task, processes, checkpoint)
@@ -89,6 +92,13 @@ def run_training(config: RunConfig, task: TrainingTask[RunType, StateType]) -> P
             if processes.is_main_process and state.saved_step != state.step:
                 message = f"stopped at step {state.step}; continue from the last checkpoint with --resume auto"
             raise Stopped(getattr(interrupt, "signal_number", signal.SIGINT), str(interrupt) or message) from None
+
+
+def _keep_pixel_type(config: RunConfig, checkpoint: Path) -> None:
+    """Decode images as the run did that is resumed, if that was before there was an option."""
+    with contextlib.suppress(DamagedCheckpoint):  # which is reported later
+        recorded = as_recorded(read_saved(checkpoint)["identity"]["data"])
+        config.data.pixel_type = config.data.pixel_type or recorded["pixel_type"]
 
 
 def _how_to_resume(config: RunConfig) -> str:

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_ddpm.commandline.commands import as_typed
-from hf_ddpm.data.batches import flip_horizontally, to_model_range
+from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.image_shape import plain_size
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
@@ -65,7 +66,7 @@ class GANBatch:
     """What both networks train on in one step, as far as it needs no network; on the host."""
 
     real: Tensor
-    """(B, C, H, W) float32 in [-1, 1], flipped."""
+    """(B, C, H, W) float32 in [-1, 1], augmented."""
     latents: Tensor
     """(B, latent_dim) float32, standard normal."""
     noise: Tensor
@@ -84,8 +85,7 @@ class GANRun(Run[GANConfig]):
         positions, latent_dim = self.positions(place.micro_step), config.model.latent_dim
         randomness = sample_gan_randomness(config.seed, place.step, positions, latent_dim, self.image_shape)
         real, labels = to_model_range(batch.images, self.images.value_range), batch.class_labels
-        if config.data.horizontal_flip:
-            real = flip_horizontally(real, randomness.flip)
+        real = augment(real, config.data, randomness.flip, seed=config.seed, step=place.step, positions=positions)
         return GANBatch(
             real=self.pinned(real),
             latents=self.pinned(randomness.latents),
@@ -139,7 +139,11 @@ def load_data(config: GANConfig, processes: PartialState) -> Data:
     require_one_process(processes, "a GAN", "gan")
     image_size = config.data.image_size
     assert image_size is not None, "the options demand it"
-    return load_train_split(config.data, image_size=image_size, channels=config.data.channels), None
+    images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
+    if images.pixel_type != "uint8" or images.channels not in (1, 3):
+        kind = f"{images.channels} channels of {images.pixel_type}"
+        raise ValueError(f"--data.source: the images have {kind}: a DCGAN generates gray or RGB images of 8 bits")
+    return images, None
 
 
 def build_network(config: GANConfig, images: Images) -> DCGAN:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
@@ -15,14 +14,15 @@ from torch.nn import functional
 from transformers import ResNetForImageClassification
 
 from hf_ddpm.config import require
-from hf_ddpm.data.batches import ImageBatch, flip_horizontally
+from hf_ddpm.data.batches import ImageBatch, shift_images
 from hf_ddpm.data.load_splits import decode_sources
 from hf_ddpm.data.open_splits import open_sources
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.randomness import seeded_generator
-from hf_ddpm.image_shape import size_pair
+from hf_ddpm.image_shape import plain_size, size_pair
 from hf_ddpm.models.judge import MAX_IMAGE_SIZE, Judge, JudgeRecord, build_network, prepare_pixels, save_judge
 from hf_ddpm.runtime.folders import publish_directory
+from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.checkpoints import TRAINING_FILES
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
@@ -69,8 +69,8 @@ class JudgeRun(Run[JudgeConfig]):
         positions = self.positions(place.micro_step)
         augmentation = sample_augmentation(config.seed, place.step, positions, config.data.max_shift)
         images = shift_images(batch.images, augmentation.shift)
-        if config.data.horizontal_flip:
-            images = flip_horizontally(images, augmentation.flip)
+        flip = augmentation.flip
+        images = augment(images, config.data, flip, seed=config.seed, step=place.step, positions=positions)
         assert batch.class_labels is not None
         return replace(batch, images=self.pinned(images), class_labels=self.pinned(batch.class_labels))
 
@@ -138,7 +138,7 @@ def train_step(state: JudgeState, run: JudgeRun, step: int) -> float:
     for micro_step in range(run.micro_steps):
         batch: ImageBatch = run.batches.take(Place(step, micro_step, state.images_seen))
         assert batch.class_labels is not None
-        logits = state.model(prepare_pixels(run.on_device(batch.images))).logits
+        logits = state.model(prepare_pixels(run.on_device(batch.images), run.images.value_range)).logits
         micro_loss = functional.cross_entropy(logits, run.on_device(batch.class_labels)) / run.micro_steps
         run.accelerator.backward(micro_loss)
         loss += micro_loss.detach()
@@ -171,7 +171,9 @@ def measure_accuracy(judge: Judge, images: ImageTable) -> float:
     right = 0
     for start in range(0, len(images), TEST_BATCH):
         rows = torch.arange(start, min(start + TEST_BATCH, len(images)))
-        right += (judge(images.images(rows)).logits.argmax(1).cpu() == images.class_labels[rows]).sum().item()
+        right += (
+            (judge(images.images(rows), images.value_range).logits.argmax(1).cpu() == images.class_labels[rows]).sum().item()
+        )
     return right / len(images)
 
 
@@ -195,16 +197,6 @@ def sample_augmentation(seed: int, step: int, positions: range, max_shift: int) 
     return Augmentation(*draw_in_blocks("judge", seed, step, positions, draw))
 
 
-def shift_images(images: Tensor, shift: Tensor) -> Tensor:
-    """Move images, (B, C, H, W), by `shift`, (B, 2) int64, whole pixels down and to the right; edges are repeated."""
-    count, channels, height, width = images.shape
-    rows = (torch.arange(height) - shift[:, :1]).clamp(0, height - 1)  # (B, H)
-    columns = (torch.arange(width) - shift[:, 1:]).clamp(0, width - 1)  # (B, W)
-    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
-    places = (image, channel, rows[:, None, :, None], columns[:, None, None, :])
-    return torch.from_numpy(images.numpy()[tuple(np.asarray(place) for place in places)])
-
-
 def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:
     """The judge of this step, with its accuracy on the whole held-out split."""
     images, test_images = run.images, run.test_images
@@ -214,11 +206,13 @@ def _measured_judge(state: JudgeState, run: JudgeRun) -> Judge:
         num_test_images=len(test_images),
         seed=run.config.seed,
         sha256="",
-        image_size=images.image_size[0],
+        image_size=plain_size(images.image_size),
         channels=images.channels,
         class_names=images.class_names,
         source=run.config.data.source,
         data_fingerprint=images.fingerprint,
+        pixel_type=images.pixel_type,
+        value_range=images.value_range,
     )
     judge = Judge(state.network, record)
     judge.record = replace(record, accuracy=measure_accuracy(judge, test_images))

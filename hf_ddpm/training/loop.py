@@ -15,12 +15,12 @@ from accelerate import Accelerator, PartialState
 from diffusers import DDPMScheduler, ModelMixin
 from torch import Tensor
 
-from hf_ddpm.data.batches import flip_horizontally, to_model_range
+from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
-from hf_ddpm.diffusion.likelihood import posterior_of
-from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels, network_labels
+from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of, posterior_of
+from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
@@ -31,6 +31,7 @@ from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.runtime.progress import Progress
+from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.base_options import changed_target
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.compiling import check_compiling, compile_network
@@ -42,7 +43,7 @@ from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 from hf_ddpm.training.prefetch import Place
-from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid, usual_label_sets
+from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
 from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
@@ -95,14 +96,13 @@ class DiffusionBatch:
     """What one process trains on in one micro-step, as far as it needs no network; on the host."""
 
     images: Tensor
-    """(B, C, H, W) float32 in [-1, 1], flipped."""
+    """(B, C, H, W) float32 in [-1, 1], augmented."""
     noise: Tensor
     """(B, C, H, W) float32, standard normal."""
     timesteps: Tensor
     """(B,) int64 in [0, T)."""
     class_labels: Tensor | None
-    """(B,) int64, or (B, num_class_embeds) float32 of another condition, the null label where it is dropped; None =
-    unconditional."""
+    """(B,) int64, the null label where the class is dropped; None = unconditional."""
     sample_ids: Tensor
     """(B,) int64, see `ImageBatch`."""
 
@@ -115,31 +115,33 @@ class DiffusionRun(Run[TrainConfig]):
     """Probability in [0, 1] that an image is trained with the null label."""
     null_label: int | None = field(init=False)
     """The class id that stands for "no class"; None = there is none, as class_dropout_prob is 0."""
+    half_bin: float = field(init=False)
+    """Half the distance of two values of the images in [-1, 1], for the bound."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.class_dropout_prob = self.config.resolve_class_dropout(conditional=self.images.class_names is not None)
         self.null_label = null_label_of(self.config, self.images)
+        is_used, values = uses_bound(self.config), (self.images.pixel_type, self.images.value_range)
+        self.half_bin = half_bin_of(*values) if is_used else HALF_BIN
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "null_label": self.null_label}
 
     def prepare_batch(self, place: Place) -> DiffusionBatch:
         config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
+        positions = self.positions(place.micro_step)
         randomness = sample_step_randomness(
             config.seed,
             place.step,
-            self.positions(place.micro_step),
+            positions,
             total_batch_size=self.total_batch_size,
             image_shape=self.image_shape,
             num_train_timesteps=config.schedule.num_train_timesteps,
             timestep_sampling=config.objective.timestep_sampling,
         )
         images, class_labels = to_model_range(batch.images, self.images.value_range), batch.class_labels
-        if config.data.horizontal_flip:
-            images = flip_horizontally(images, randomness.flip)
-        if class_labels is not None:
-            class_labels = network_labels(class_labels, self.null_label)
+        images = augment(images, config.data, randomness.flip, seed=config.seed, step=place.step, positions=positions)
         if class_labels is not None and self.null_label is not None:
             class_labels = drop_labels(class_labels, randomness.label_drop, self.class_dropout_prob, self.null_label)
         return DiffusionBatch(
@@ -168,7 +170,7 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
         with processes.local_main_process_first(), Progress(f"loading {config.base.name}"):
             check_base_model(config.base)
     arguments = config.network_arguments(image_size=data.image_size)
-    check_unet(arguments, config.architecture)
+    check_unet(arguments, config.model.architecture)
     is_open = config.base is None and config.model.preset in UNET_PRESETS
     channels = data.channels if is_open else arguments["in_channels"]
     load = _open_streams if data.streaming else _decode_splits
@@ -222,7 +224,14 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
         lr_scheduler=lr_scheduler,
         generator=unet,
         ema=build_ema(tensors_of(unet).values(), config.ema),
-        pipeline=CFGDDPMPipeline(averaged_unet, noise_scheduler, id2label=id2label, null_label=run.null_label),
+        pipeline=CFGDDPMPipeline(
+            averaged_unet,
+            noise_scheduler,
+            id2label=id2label,
+            null_label=run.null_label,
+            pixel_type=run.images.pixel_type,
+            value_range=run.images.value_range,
+        ),
         averaged_weights=UNET_WEIGHTS,
         power_averages=None if config.ema.snapshot_every_steps is None else PowerAverages(dict(unet.named_parameters())),
         alphas_cumprod=noise_scheduler.alphas_cumprod.to(run.accelerator.device),
@@ -241,9 +250,14 @@ def build_schedule(config: TrainConfig) -> DDPMScheduler:
         prediction_type=config.objective.prediction_type,
         rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
     )
-    if schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb":
+    if uses_bound(config):
         posterior_of(noise_scheduler.alphas_cumprod)
     return noise_scheduler
+
+
+def uses_bound(config: TrainConfig) -> bool:
+    """Whether the variational bound is a part of the loss."""
+    return config.schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb"
 
 
 def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: DiffusionRun) -> None:
@@ -269,12 +283,9 @@ def build_network(config: TrainConfig, images: Images) -> ModelMixin:
     if images.class_names is not None:
         num_class_embeds = len(images.class_names) + (null_label is not None)
     image_size = plain_size(images.image_size)
-    arguments = config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds)
-    if images.condition_range is not None:
-        arguments["condition_range"] = images.condition_range
     return build_unet(
-        arguments,
-        architecture=config.architecture,
+        config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds),
+        architecture=config.model.architecture,
         null_label=null_label,
         null_embedding=config.model.null_embedding,
     )
@@ -347,6 +358,7 @@ def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: DiffusionB
         snr_gamma=objective.snr_gamma,
         variance_type=scheduler.config.variance_type,
         loss_weighting=objective.loss_weighting,
+        half_bin=run.half_bin,
     ).loss
 
 
@@ -354,7 +366,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
     """With the averaged weights: a grid of samples and the held-out loss, or a measurement, or both, as they are due."""
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
     if is_end or is_due(state.step, config.logging.sample_every_steps):
-        save_sample_grid(pipeline, run.folder, state.step, seed=config.seed, rows=usual_label_sets(run.images))
+        save_sample_grid(pipeline, run.folder, state.step, seed=config.seed)
         log.show_samples(state.step)
         if run.accelerator.is_main_process and run.test_images is not None:
             log.write(state.step, {"test_loss": held_out_loss(pipeline, run.test_images, loss=config.objective.loss)})

@@ -26,9 +26,9 @@ from hf_ddpm.config import (
 )
 from hf_ddpm.data.options import (
     ClassConditionalOptions,
-    Condition,
     DataConfig,
     ImageShapeOptions,
+    RandomCropOptions,
     SplitsConfig,
     TrainingDataConfig,
 )
@@ -154,8 +154,6 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.data.condition != "class":
-            self._check_condition(self.data.condition)
         self.base = self._find_base()
         if self.model.preset is None and self.base is None:
             remedy = "name a network for these images, such as mnist28 or cifar32-small, or give a recipe with --config"
@@ -168,7 +166,8 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, use v_prediction or sample"
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
-        self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
+        arguments = self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
+        self.data.check_crop(arguments["sample_size"])
         if self.evaluation.every_steps is not None:
             steps, most = self.evaluation.num_inference_steps, self.schedule.num_train_timesteps
             require(steps <= most, "evaluation.num_inference_steps", steps, f"the schedule has {most} timesteps")
@@ -187,27 +186,11 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         """
         model = self.model
         options: dict[str, Any] = {
-            "preset": model.preset, "overrides": model.overrides, "architecture": self.architecture,
+            "preset": model.preset, "overrides": model.overrides, "architecture": model.architecture,
             "learned_variance": self.schedule.variance_type == "learned_range",
         }  # fmt: skip
         options |= {"image_size": image_size, "channels": channels, "num_class_embeds": num_class_embeds}
         return unet_arguments(**options) if self.base is None else self.base.network_arguments(**options)
-
-    def _check_condition(self, condition: Condition) -> None:
-        """Refuse options of the model that sets of labels and numbers do not have."""
-        only: dict[str, tuple[Any, str]] = {
-            "architecture": ("unet", "the network is a unet"),
-            "null_embedding": ("learned", "the null embedding is learned"),
-            "init_from": (None, "a training starts from random weights"),
-        }
-        for option, (value, fact) in only.items():
-            fits = getattr(self.model, option) == value
-            self.model.require(fits, option, f"with --data.condition {condition} {fact}, leave it out")
-
-    @property
-    def architecture(self) -> str:
-        """Name of the network in `hf_ddpm.models.networks.NETWORKS`."""
-        return self.model.architecture if self.data.condition == "class" else "condition_unet"
 
     def _find_base(self) -> BaseModel | None:
         """The model to start from, after its schedule and prediction type have become those of the run; None = none."""
@@ -239,7 +222,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 
 
 @dataclass(kw_only=True)
-class GANDataConfig(TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
+class GANDataConfig(RandomCropOptions, TrainingDataConfig, ImageShapeOptions, ClassConditionalOptions):
     """Images to train a GAN on, without a held-out split: no loss of a GAN is meaningful on held-out images."""
 
     image_size: int | tuple[int, int] | None = None
@@ -336,8 +319,11 @@ class GANConfig(RunConfig, EMAOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size, remedy = self.data.image_size, f"a DCGAN generates {', '.join(map(str, SIZES))} pixels, give one of them"
+        sizes = ", ".join(map(str, SIZES))
+        size, remedy = self.data.image_size, f"a DCGAN generates square images of {sizes} pixels, give one of them"
         require(size in SIZES, "data.image_size", size, remedy)
+        assert size is not None
+        self.data.check_crop(size)
 
 
 @dataclass(kw_only=True)
@@ -409,7 +395,6 @@ class JudgeConfig(RunConfig):
         require(data.test_split not in (None, data.train_split), "data.test_split", data.test_split, remedy)
         require(data.image_size is not None, "data.image_size", None, "give the size of the images to judge, in pixels")
         require(data.batch_size > 1, "data.batch_size", data.batch_size, "batch norm needs several images, give 2 or more")
-        require(isinstance(data.image_size, int), "data.image_size", data.image_size, "a judge takes square images")
         fits = data.image_size is None or data.max_shift < min(size_pair(data.image_size))
         require(fits, "data.max_shift", data.max_shift, f"give less than the image size, {data.image_size}")
         ok = self.min_accuracy is None or 0 <= self.min_accuracy <= 1

@@ -11,10 +11,7 @@ from hf_ddpm.data.table import ImageTable
 from hf_ddpm.training.run import Run
 
 # Another network, forward process or data set: the saved weights and moments would not fit.
-_FATAL = (
-    "model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.condition",
-    "data.condition_range", "seed",
-)  # fmt: skip
+_FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "seed")
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
     "output_dir",
@@ -32,6 +29,8 @@ _ALLOWED = (
     "data.max_bad_images",
     "data.channels",  # a change of the pixels changes the fingerprint
     "data.value_range",
+    "data.pixel_type",
+    "data.resize",
     "data.labels",  # other classes, too
     "data.streaming",  # a stream has another fingerprint
     "hub.",
@@ -40,7 +39,7 @@ _ALLOWED = (
 )
 
 # What checkpoints of earlier versions do not record, with what those versions did.
-_EARLIER = {"model.architecture": "unet", "randomness_version": 1, "data.condition": "class"}
+_EARLIER = {"model.architecture": "unet", "randomness_version": 1, "data.vertical_flip": False}
 # Values that checkpoints of earlier versions have, with what they are called now.
 _RENAMED = {"compile": {"False": "none", "True": "full"}}
 

@@ -5,6 +5,7 @@ import pytest
 from hf_ddpm.cli import dump_config, parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.figures.forward import ForwardConfig
 from hf_ddpm.figures.schedules import SchedulesConfig
 from hf_ddpm.training.options import TrainConfig
 
@@ -74,6 +75,26 @@ def test_numbers_may_have_commas_between_them(words):
     assert config.grid.num_images == [5, 10]
 
 
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["28"], 28),
+        (["28", "--data.image_size", "24"], 24),
+        (["48", "32"], (48, 32)),
+        (["48,32"], (48, 32)),
+        (["[48, 32]"], (48, 32)),
+        (["28", "28"], 28),
+        (["null"], None),
+    ],
+)
+def test_a_size_is_one_number_or_two(tmp_path, words, size):
+    options = ["--data.source=digits", "--output=a"]
+    config = parse_config(ForwardConfig, [*options, "--data.image_size", *words])
+    assert config.data.image_size == size
+    (tmp_path / "a.yaml").write_text(dump_config(config))
+    assert parse_config(ForwardConfig, ["--config", str(tmp_path / "a.yaml")]) == config
+
+
 def test_choices_may_have_commas_between_them():
     config = parse_config(SchedulesConfig, ["--schedules", "linear,cosine", "--output", "a"])
     assert config.schedules == ["linear", "cosine"]
@@ -116,7 +137,9 @@ def test_numbers_are_decimal():
         (["--seed", "1", "2"], "--seed takes one value, but 2 are given (1, 2)"),
         (["--data.source", "my", "folder"], "put a value with spaces in quotes"),
         (["--data.source", "a", "recipe.yaml"], "a recipe is given as --config recipe.yaml"),
-        (["--data.channels", "2"], "expected one of 1, 3 or null"),
+        (["--data.channels", "17"], "--data.channels is 17: give 1 (gray), 3 (RGB) or another number up to 16"),
+        (["--data.image_size", "0", "8"], "--data.image_size is (0, 8): give a number of pixels above 0"),
+        (["--data.image_size", "8", "8", "3"], "expected int or tuple of int, int or null"),
         (["--data.labels", "[a, b"], "neither"),
         (["--data.labels", "[a: b]"], "--data.labels is [{'a': 'b'}]: expected list of str or int or null"),
         (["--data.labels"], "--data.labels needs a value"),

@@ -129,7 +129,8 @@ def test_arrays_of_other_ranges_need_it(tmp_path, scale, value_range):
     source = write(tmp_path / "data", pixels=[array.tolist() for array in arrays])
     message = refusal(source, image_column="pixels")
     assert "value_range is None, but values of more than 8 bits" in message and f"0 to {255 / scale:g}" in message
-    check_images(source, [np.where(array < 128, 0, 255) for array in GRAY], image_column="pixels", value_range=value_range)
+    options = {"image_column": "pixels", "value_range": value_range, "pixel_type": "uint8"}
+    check_images(source, [np.where(array < 128, 0, 255) for array in GRAY], **options)
 
 
 @pytest.mark.parametrize("read", [load_images, open_stream])

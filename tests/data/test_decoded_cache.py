@@ -153,9 +153,9 @@ def test_files_of_earlier_versions_are_read(source, pixel_file, monkeypatch):
 
 @pytest.fixture
 def full_disk():
-    """From now on no file may have more than 20 kB."""
+    """From now on no file may have more than 30 kB."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, handler)

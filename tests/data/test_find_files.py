@@ -12,7 +12,7 @@ from hf_ddpm.data.find_files import find_files
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.data.table import load_images
 from hf_ddpm.run_folder import RunFolder
-from hf_ddpm.sample_folder import save_metadata, save_npz, save_pngs
+from hf_ddpm.sample_folder import save_images, save_metadata, save_npz
 from hf_ddpm.sampling import SampleBatch
 
 
@@ -201,7 +201,7 @@ def test_saved_models_and_sweeps_are_not_data(folder, place, names):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_samples_beside_images_are_not_data(folder, labelled):
     write(folder, "cat/0.png", "dog/0.png", "images/grid.png")
-    list(save_pngs([samples(2)], folder / "images", id2label={0: "Kätzchen 1"} if labelled else None))
+    list(save_images([samples(2)], folder / "images", id2label={0: "Kätzchen 1"} if labelled else None))
     assert classes(folder) == {"cat": 1, "dog": 1}
     assert left_out(folder) == {"samples and their grids": 3}
 
@@ -214,7 +214,7 @@ def test_the_grid_beside_an_array_of_samples_is_not_data(folder):
 
 def test_samples_and_their_classes_beside_images_are_not_data(folder):
     write(folder, "cat/0.png", "dog/0.png", "new-grid.png")
-    list(save_pngs([samples(2)], folder / "new", id2label={0: "emu"}))
+    list(save_images([samples(2)], folder / "new", id2label={0: "emu"}))
     save_metadata([samples(2)], folder / "new", id2label={0: "emu"})
     assert classes(folder) == {"cat": 1, "dog": 1}
     assert left_out(folder) == {"samples and their grids": 3}
@@ -223,14 +223,14 @@ def test_samples_and_their_classes_beside_images_are_not_data(folder):
 def test_folders_of_samples_are_data_without_the_grids_beside_them(folder):
     write(folder, "cat-grid.png", "dog-grid.png")
     for name in ("cat", "dog"):
-        list(save_pngs([samples(2)], folder / name, id2label={0: name}))
+        list(save_images([samples(2)], folder / name, id2label={0: name}))
         save_metadata([samples(2)], folder / name, id2label={0: name})
     assert classes(folder) == {"cat": 2, "dog": 2}
 
 
 def test_samples_alone_are_data_without_their_grid(folder):
     write(folder, "grid.png")
-    list(save_pngs([samples(3)], folder))
+    list(save_images([samples(3)], folder))
     assert len(find_files(folder, "pets").images) == len(open_source(str(folder), "train").dataset) == 3
 
 
@@ -254,3 +254,19 @@ def test_a_file_that_is_not_there_is_named_or_skipped_like_a_bad_image(folder, k
     table = load_images(str(folder), "train", image_size=2, on_bad_image="skip")
     assert len(table) == 3 and [each.count for each in table.left_out] == [1]
     assert ".png') cannot be decoded" in caplog.text
+
+
+# Arrays
+
+
+def test_arrays_are_images_unless_there_are_image_files(folder):
+    for name in ("cat/0.npy", "dog/1.NPY", "dog/2.npy"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("wb") as file:
+            np.save(file, np.full((2, 2), 200, dtype=np.uint8))
+    assert classes(folder) == {"cat": 1, "dog": 2} and left_out(folder) == {}
+    (folder / "metadata.csv").write_text("file_name,label\ncat/0.npy,x\ndog/1.NPY,y\ndog/2.npy,y\n")
+    assert classes(folder) == {"x": 1, "y": 2}
+    (folder / "metadata.csv").unlink()
+    write(folder, "cat/0.png", "dog/0.png")
+    assert classes(folder) == {"cat": 1, "dog": 1} and left_out(folder) == {"files .npy": 2, "files .NPY": 1}

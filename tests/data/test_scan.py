@@ -170,9 +170,12 @@ def test_images_are_scaled_by_the_range_that_is_named(tmp_path, values, suffix, 
     source = write(tmp_path / "data", [values, darker], suffix)
     low, high = value_range
     expected = [np.rint((image.astype(np.float64) - low) / (high - low) * 255) for image in (values, darker)]
-    assert np.abs(pixels(source, value_range=value_range)[:, 0] - np.stack(expected)).max() <= (values.dtype == np.float32)
+    rounded = pixels(source, value_range=value_range, pixel_type="uint8")[:, 0]
+    assert np.abs(rounded - np.stack(expected)).max() <= (values.dtype == np.float32)
     figure = read_images(FigureDataConfig(source=source, value_range=value_range), count=2)
-    assert np.array_equal(figure.images[..., 0], pixels(source, value_range=value_range)[:, 0])
+    assert np.array_equal(figure.images[..., 0], rounded)
+    exact = pixels(source, value_range=value_range)[:, 0]
+    assert np.array_equal(exact, np.stack([values, darker])), "without an option all bits are kept"
 
 
 @pytest.mark.parametrize("read", [load_images, open_stream])
@@ -202,9 +205,11 @@ def test_sixteen_bits_need_no_range(tmp_path, private_datasets_cache):
     """The same pixels under the same name in the cache as before there was an option."""
     bright = TWELVE_BITS.astype(np.uint16) * 16
     source = write(tmp_path / "data", [TWELVE_BITS, bright])
-    read = pixels(source)
+    read = pixels(source, pixel_type="uint8")
     assert np.array_equal(read[:, 0], np.stack([(image.astype(int) + 128) // 257 for image in (TWELVE_BITS, bright)]))
-    assert np.array_equal(pixels(source, value_range=(0, 65535)), read)
+    assert np.array_equal(pixels(source, value_range=(0, 65535), pixel_type="uint8"), read)
+    for options in ({}, {"value_range": (0, 65535)}, {"pixel_type": "uint16"}):
+        assert np.array_equal(pixels(source, **options)[:, 0], np.stack([TWELVE_BITS, bright]))
 
 
 @pytest.mark.parametrize("read", [load_images, open_stream])
@@ -233,7 +238,7 @@ def test_both_splits_have_one_range(tmp_path):
     write(tmp_path / "data" / "test", [TWELVE_BITS])
     config = DataConfig(source=str(tmp_path / "data"), test_split="test")
     _, test = load_splits(config, image_size=6)
-    assert test.images(torch.tensor([0])).max() == 16
+    assert test.images(torch.tensor([0])).numpy().max() == 4095 and test.value_range == (0, 65535)
     write(tmp_path / "data" / "train", [TWELVE_BITS])
     with pytest.raises(ValueError, match="in split 'train and test' .* are 0 to 4095"):
         load_splits(config, image_size=6)
@@ -243,7 +248,8 @@ def test_a_later_image_of_more_bits_in_a_stream_needs_the_range(tmp_path):
     source = write_rows(tmp_path / "data", [GRAY] * FIRST_IMAGES + [TWELVE_BITS])
     with pytest.raises(ValueError, match="a later one has values from 0 to 4095: give the range"):
         open_stream(source, "train", image_size=6).head(FIRST_IMAGES + 1)
-    assert len(open_stream(source, "train", image_size=6, value_range=(0, 4095)).head(FIRST_IMAGES + 1)) == FIRST_IMAGES + 1
+    options = {"image_size": 6, "value_range": (0, 4095), "pixel_type": "uint8"}
+    assert len(open_stream(source, "train", **options).head(FIRST_IMAGES + 1)) == FIRST_IMAGES + 1
 
 
 def png_of_16_bit_colour(values: np.ndarray) -> bytes:
@@ -260,14 +266,16 @@ def png_of_16_bit_colour(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_colour_of_12_bits_in_16_is_refused(tmp_path):
-    """Pillow reads the upper 8 bits only, so no range helps."""
+def test_colour_of_12_bits_in_16_cannot_be_rounded(tmp_path):
+    """Pillow reads the upper 8 bits only, so no range helps; another library reads all."""
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "0.png"
     file.write_bytes(png_of_16_bit_colour(np.stack([TWELVE_BITS] * 3, axis=-1)))
     for value_range in (None, (0, 4095)):
-        assert "only the upper 8 bits can be read: save them with 8 bits" in refusal(
-            str(file.parent), value_range=value_range
-        )
+        message = refusal(str(file.parent), value_range=value_range, pixel_type="uint8")
+        assert "give [0, 65535], or `pixel_type` uint16 and their range to keep all bits" in message
+    pytest.importorskip("imagecodecs")
+    assert np.array_equal(pixels(str(file.parent), value_range=(0, 4095))[0], np.stack([TWELVE_BITS] * 3))
     file.write_bytes(png_of_16_bit_colour(np.stack([TWELVE_BITS * 16] * 3, axis=-1)))
-    assert pixels(str(file.parent)).shape == (1, 3, 6, 6)
+    assert pixels(str(file.parent), pixel_type="uint8").shape == (1, 3, 6, 6)
+    assert np.array_equal(pixels(str(file.parent))[0], np.stack([TWELVE_BITS * 16] * 3))

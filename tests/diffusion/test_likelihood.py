@@ -12,6 +12,7 @@ from hf_ddpm.diffusion.likelihood import (
     HALF_BIN,
     discretized_gaussian_log_likelihood,
     gaussian_kl,
+    half_bin_of,
     model_log_variance,
     posterior_mean,
     posterior_of,
@@ -337,3 +338,18 @@ def test_the_prior_s_term_keeps_its_digits_in_float32():
 
 def test_pure_noise_at_the_end_has_no_prior_s_term():
     assert prior_term(torch.tensor([0.5, 0.0]), torch.ones(3, 1, 2, 2)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("std", [0.01, 0.5])
+def test_the_probabilities_of_all_values_of_16_bits_add_up_to_one(std):
+    half_bin = half_bin_of("uint16", (0, 65535))
+    values = torch.arange(65536, dtype=torch.float64) * 2 * half_bin - 1
+    log_variance = torch.tensor(2 * math.log(std), dtype=torch.float64)
+    log_probability = discretized_gaussian_log_likelihood(values, torch.tensor(0.3).double(), log_variance, half_bin)
+    assert log_probability.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_floats_have_no_decoder():
+    assert half_bin_of("uint8", None) == HALF_BIN
+    with pytest.raises(ValueError, match="the images are float32: the variational bound is defined for integers"):
+        half_bin_of("float32", (0, 1))

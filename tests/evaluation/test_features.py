@@ -103,7 +103,6 @@ def test_features_depend_neither_on_the_batch_nor_on_modes_around_them(extractor
     ("batch", "message"),
     [
         (torch.zeros(2, 1, 8, 8), "images.dtype is torch.float32: give uint8"),
-        (images(2, channels=2), "images.shape is (2, 2, 8, 8): give (B, C, H, W)"),
         (images(0), "images.shape is (0, 1, 8, 8)"),
         (images(1)[0], "images.shape is (1, 8, 8)"),
     ],
@@ -112,6 +111,20 @@ def test_a_wrong_batch_of_pixels_is_refused(extractor, batch, message):
     with pytest.raises(ValueError) as caught:
         extractor(batch)
     assert str(caught.value).startswith(message)
+
+
+def test_dinov2_and_inception_refuse_other_channels_than_those_of_gray_and_rgb(dinov2):
+    extractor = build_extractor(f"dinov2:{dinov2}", device="cpu")
+    with pytest.raises(ValueError, match="takes gray and RGB images, but these have 4 channels: give judge:FOLDER"):
+        extractor(images(2, channels=4))
+
+
+def test_values_of_more_bits_are_scaled_to_8_bits_but_for_judges():
+    deep = torch.arange(64).reshape(1, 1, 8, 8).mul(65).to(torch.uint16)  # 0 to 4095
+    extractor, plain = build_extractor(Projection(), device="cpu"), deep.float().mul(255 / 4095).round().to(torch.uint8)
+    assert torch.equal(extractor(deep, (0, 4095)).features, extractor(plain).features)
+    with pytest.raises(ValueError, match="images.dtype is torch.uint16: give uint8 .* or the range of other values"):
+        extractor(deep)
 
 
 @pytest.mark.parametrize("features", ["", "fid", "judge", "judge:", "dinov2:", "Inception", "inception:x", "dinov3"])

@@ -1,6 +1,7 @@
 """ClassMapUNet: a label reaches the output only through the maps of the requested stages."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_the_parameters_are_those_of_the_unet_and_of_the_maps():
     extra = 0
     for block in (module for module in mapped.modules() if isinstance(module, ClassMapBlock)):
         inner, old_in, out = block.block, block.block.in_channels, block.block.out_channels
-        extra += (128 + 1) * block.size**2  # the dense layer
+        extra += (128 + 1) * math.prod(block.size)  # the dense layer
         extra += 9 * out  # one channel more for the first convolution
         extra += out if old_in != out else (old_in + 1) * out + out  # and for the shortcut, which may have been none
         assert inner.conv_shortcut.in_channels == old_in + 1

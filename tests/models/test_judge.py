@@ -344,3 +344,30 @@ def test_weights_of_another_type_and_weights_that_are_not_finite_are_refused(sav
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     change(saved / "judge.json", sha256=hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest())
     assert f"model.safetensors: {'the dtype of ' if fault == 'dtype' else ''}{name} is" in refusal(lambda: load_judge(saved))
+
+
+def test_a_judge_of_other_images_takes_these_only_and_says_so_in_its_file(tmp_path):
+    values = {"pixel_type": "uint16", "value_range": (100.0, 4095.0)}
+    judge = make_judge(image_size=(24, 16), channels=4, **values)
+    save_judge(judge, tmp_path)
+    record, judge = judge.record, load_judge(tmp_path)
+    assert judge.record == record
+    images = torch.randint(100, 4096, (3, 4, 24, 16)).to(torch.uint16)
+    assert judge(images, (100.0, 4095.0)).features.shape == (3, 6)
+    for wrong, values in (
+        (images, (0.0, 4095.0)),
+        (images.to(torch.uint8), None),
+        (images.transpose(2, 3), (100.0, 4095.0)),
+    ):
+        with pytest.raises(ValueError, match=r"takes \(B, 4, 24, 16\) uint16 from 100 to 4095 images and got"):
+            judge(wrong, values)
+
+
+def test_small_images_are_enlarged_in_their_proportions():
+    images = torch.randint(0, 256, (2, 1, 8, 12), dtype=torch.uint8)
+    assert prepare_pixels(images).shape == (2, 1, 32, 48)
+    assert prepare_pixels(images.repeat(1, 1, 8, 8)).shape == (2, 1, 64, 96)
+
+
+def test_the_file_of_a_judge_of_8_bits_is_as_before():
+    assert not {"pixel_type", "value_range"} & set(json.loads(RECORD.to_json()))

@@ -161,10 +161,10 @@ def test_a_saved_model_does_not_decide_on_a_learned_variance(tmp_path, saved, as
     assert (again.config.in_channels, again.config.out_channels) == (1, 2 if asked else 1)
 
 
-@pytest.mark.parametrize("channels", [6, None, 0])
+@pytest.mark.parametrize("channels", [17, None, 0])
 def test_a_model_of_other_than_images_is_refused(tmp_path, channels):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "in_channels": channels}))
-    with pytest.raises(ValueError, match=f"preset is .* takes {channels} channels: give a model with 1 or 3"):
+    with pytest.raises(ValueError, match=f"preset is .* takes {channels} channels: give a model with 1 to 16"):
         unet_arguments(str(tmp_path), image_size=8)
 
 
@@ -251,3 +251,30 @@ def test_every_key_of_a_given_config_with_values_that_cannot_work(tiny_unet, tmp
         except ValueError as refused:
             message = str(refused)
             assert "\n" not in message and len(message) < 600, message
+
+
+@pytest.mark.parametrize("architecture", ["unet", "class_map_unet", "conv_denoiser", "tiny_unet"])
+def test_every_network_takes_images_that_are_not_square_of_many_channels(architecture):
+    arguments = unet_arguments(
+        "mnist28", image_size=(48, 32), channels=16, num_class_embeds=3, learned_variance=True, architecture=architecture
+    )
+    assert (arguments["sample_size"], arguments["in_channels"], arguments["out_channels"]) == ((48, 32), 16, 32)
+    check_unet(arguments, architecture)
+
+
+def test_a_square_size_is_one_number_however_it_is_given():
+    assert unet_arguments("mnist28", image_size=(32, 32))["sample_size"] == 32
+
+
+@pytest.mark.parametrize(
+    "size, message",
+    [
+        (30, "image_size is 30: `preset` mnist28 halves images 2 times, give a multiple of 4, such as 32"),
+        ((50, 30), "image_size is [50, 30]: `preset` mnist28 halves images 2 times, give a multiple of 4, such as [48, 32]"),
+        ((48, 1), "image_size is [48, 1]: `preset` mnist28 halves images 2 times, give a multiple of 4, such as [48, 4]"),
+    ],
+)
+def test_sizes_that_cannot_be_halved_are_refused_with_the_nearest_that_can(size, message):
+    with pytest.raises(ValueError) as refused:
+        unet_arguments("mnist28", image_size=size)
+    assert str(refused.value) == message

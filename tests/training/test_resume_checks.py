@@ -1,12 +1,17 @@
 """What may change between a checkpoint and the run that continues it."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
 import PIL.Image
 import pytest
+import yaml
 
 from hf_ddpm.cli import parse_config
+from hf_ddpm.data.load_splits import load_train_split, options_of_run
+from hf_ddpm.run_folder import STATE, RunFolder
+from hf_ddpm.training.checkpoints import write_manifest
 from hf_ddpm.training.loop import train
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.resume_checks import check_changes
@@ -81,6 +86,8 @@ def test_all_refusals_are_listed():
         ("optim__gradient_accumulation_steps", 2),
         ("data__batch_size", 4),
         ("data__horizontal_flip", True),
+        ("data__vertical_flip", True),
+        ("data__random_crop", 2),
         ("ema__decay", 0.5),
         ("mixed_precision", "bf16"),
         ("environment__num_threads", 2),
@@ -110,6 +117,7 @@ def test_what_changes_the_bits_is_warned_about(name, value):
         ("num_threads", 2),
         ("data__labels", ["0", "1"]),
         ("data__value_range", (0.0, 65535.0)),
+        ("data__pixel_type", "uint16"),
     ],
 )
 def test_what_changes_nothing_is_allowed_in_silence(name, value):
@@ -152,6 +160,34 @@ def test_a_run_that_sorted_numbers_as_text_says_how_it_resumes(tmp_path, tiny_op
     pipeline = train(parse_config(TrainConfig, [*resumed, "--data.labels=[0, 10, 2]"]))
     assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir()
     assert "bit for bit" not in caplog.text
+
+
+def test_a_run_that_rounded_16_bits_resumes_as_it_was(tmp_path, tiny_options, caplog):
+    """Versions without the option `pixel_type` rounded to 8 bits; what they recorded lacks all options of pixels."""
+    (tmp_path / "data").mkdir()
+    for row in range(3):
+        pixels = np.random.default_rng(row).integers(0, 65536, (8, 8)).astype(np.uint16)
+        PIL.Image.fromarray(pixels).save(tmp_path / "data" / f"{row}.png")
+    options = [*tiny_options, f"--data.source={tmp_path / 'data'}", f"--output_dir={tmp_path / 'run'}"]
+    train(parse_config(TrainConfig, [*options, "--max_train_steps=1", "--data.pixel_type=uint8"]))
+    run = RunFolder(tmp_path / "run")
+    checkpoint = run.checkpoint(1)
+    state = json.loads((checkpoint / STATE).read_text())
+    config = yaml.safe_load(run.config.read_text())
+    for name in ("pixel_type", "resize", "vertical_flip", "random_crop"):
+        del state["identity"]["data"][name], config["data"][name]
+    (checkpoint / STATE).write_text(json.dumps(state))
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint)
+    run.config.write_text(yaml.safe_dump(config))
+    assert options_of_run(str(checkpoint))["pixel_type"] == "uint8", "for evaluations and figures"
+    resumed = ["--config", str(run.config), "--max_train_steps=2", "--resume=auto"]
+    pipeline = train(parse_config(TrainConfig, resumed))
+    assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir() and "bit for bit" not in caplog.text
+    with pytest.raises(ValueError, match="data_fingerprint was"):
+        train(parse_config(TrainConfig, [*resumed, "--max_train_steps=3", "--data.pixel_type=uint16"]))
+    new = parse_config(TrainConfig, [*options, "--max_train_steps=1"])
+    assert load_train_split(new.data, image_size=8).pixel_type == "uint16"
 
 
 def test_only_a_mixture_gets_that_advice():
