@@ -79,8 +79,8 @@ def simple_losses(
     spread: bool = False,
 ) -> Tensor:
     """The loss of each image, (num_images,) float32 on the pipeline's device, of which `simple_loss` is the mean."""
-    _check(pipeline, images, num_images, seed)
-    unet, alphas_cumprod = pipeline.unet.config, _alphas_cumprod(pipeline)
+    check_images(pipeline, images, num_images, seed)
+    unet, alphas_cumprod = pipeline.unet.config, alphas_cumprod_of(pipeline)
     # The same draws in all versions: the loss that a run logs is then comparable throughout.
     generator = seeded_generator("step", seed, 0)
     timesteps = stratified_timesteps(num_images, len(alphas_cumprod), generator)
@@ -88,9 +88,9 @@ def simple_losses(
     losses = []
     for rows in torch.arange(num_images).split(BATCH_SIZE):
         where = rows * len(images) // num_images if spread else rows
-        clean_images, class_labels = _read(pipeline, images, where)
+        clean_images, class_labels = read_images(pipeline, images, where)
         part = diffusion_loss(
-            _network(pipeline),
+            network_function(pipeline),
             clean_images,
             noise[rows].to(pipeline.device),
             timesteps[rows].to(pipeline.device),
@@ -128,11 +128,11 @@ def bits_per_dim(
         batch_size: images at a time.
         processes: the group that shares the images and must call this together; None = this process alone.
     """
-    _check(pipeline, images, num_images, seed)
+    check_images(pipeline, images, num_images, seed)
     # Before the work is shared: if one process failed alone, the others would wait for it.
     _variance_type(pipeline)
     half_bin_of(images.pixel_type, images.value_range)
-    alphas_cumprod = _alphas_cumprod(pipeline)
+    alphas_cumprod = alphas_cumprod_of(pipeline)
     bound.bound_posterior(alphas_cumprod, pipeline.scheduler.config.prediction_type)
     total = len(alphas_cumprod)
     check_number("batch_size", batch_size, 1, integer=True)
@@ -156,8 +156,8 @@ def _bits_of(
     pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor, timesteps_per_image: int | None, seed: int
 ) -> bound.BitsPerDim:
     """The bound of the images at `rows`, (B,) int64."""
-    clean_images, class_labels = _read(pipeline, images, rows)
-    alphas_cumprod, positions, timesteps = _alphas_cumprod(pipeline), rows.tolist(), None
+    clean_images, class_labels = read_images(pipeline, images, rows)
+    alphas_cumprod, positions, timesteps = alphas_cumprod_of(pipeline), rows.tolist(), None
 
     def noise(timesteps: Tensor) -> Tensor:
         places = zip(positions, timesteps.tolist(), strict=True)
@@ -168,7 +168,7 @@ def _bits_of(
         generators = [seeded_generator("bits timesteps", seed, position) for position in positions]
         timesteps = bound.sample_bound_timesteps(timesteps_per_image, len(alphas_cumprod), generators)
     return bound.variational_bound(
-        _network(pipeline),
+        network_function(pipeline),
         clean_images,
         class_labels,
         alphas_cumprod=alphas_cumprod,
@@ -180,22 +180,22 @@ def _bits_of(
     )
 
 
-def _network(pipeline: CFGDDPMPipeline) -> Any:
+def network_function(pipeline: CFGDDPMPipeline) -> Any:
     """The U-Net as a function for the objective, which converts its input to the precision of the U-Net."""
     unet = pipeline.unet
     return lambda noisy, timesteps, labels: unet(noisy.to(unet.dtype), timesteps, class_labels=labels).sample
 
 
-def _read(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def read_images(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Clean images at `rows`, (B, C, H, W) float32 in [-1, 1], and labels for a conditional model, on its device."""
     clean_images = to_model_range(images.images(rows), images.value_range).to(pipeline.device)
     if not pipeline.is_conditional:
         return clean_images, None
-    assert images.class_labels is not None, "refused by _check"
+    assert images.class_labels is not None, "refused by check_images"
     return clean_images, images.class_labels[rows].to(pipeline.device)
 
 
-def _alphas_cumprod(pipeline: CFGDDPMPipeline) -> Tensor:
+def alphas_cumprod_of(pipeline: CFGDDPMPipeline) -> Tensor:
     """(T,) float32 on the pipeline's device."""
     return pipeline.scheduler.alphas_cumprod.to(pipeline.device, torch.float32)
 
@@ -210,7 +210,7 @@ def _variance_type(pipeline: CFGDDPMPipeline) -> VarianceType:
     return variance_type
 
 
-def _check(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed: int) -> None:
+def check_images(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int, seed: int) -> None:
     """Refuse images that do not match the model or are too few, and a scheduler without betas."""
     unet, size, channels = pipeline.unet.config, images.image_size, images.channels
     expected = size_pair(unet.sample_size)

@@ -26,6 +26,7 @@ COMMANDS = {
     "edit": Command("edit", "edit images: image to image, inpainting, interpolation"),
     "average": Command("average", "average the weights of a run over another length"),
     "evaluate": Command("evaluate_model", "measure a model: distances, precision, recall, class accuracy"),
+    "classify": Command("classify", "measure a model without a judge, and find doubtful labels"),
     "sweep": Command("sweep", "measure a grid of settings, models or checkpoints; compare recipes"),
     "doctor": Command("doctor", "say what a run shows, what that means and what to do"),
     "report": Command("report", "write one HTML page about a run"),

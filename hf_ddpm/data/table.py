@@ -42,6 +42,8 @@ class ImageTable(DecodedImages):
     """Name of each class in the order of the labels; None = no labels."""
     class_labels: torch.Tensor | None
     """(N,) int64 in [0, num_classes); None = no labels."""
+    rows: np.ndarray[Any, Any] | None = None
+    """(N,) int64: the row of each image in its split; None = all rows, in order."""
     originals: Originals | None = None
     """The images as they were before they were decoded; None = unknown."""
     left_out: tuple[LeftOut, ...] = ()
@@ -172,12 +174,12 @@ def decode_images(
     pixels = _decode_all(source, bad_images, scanned.mean_pixels, **options)
     labels = source.label_column
     class_labels = None if labels is None else torch.tensor(source.dataset.with_format("numpy")[labels][:])
-    left_out = source.left_out + scanned.left_out(source.split, settled.channels)
+    rows, left_out = source.kept_rows, source.left_out + scanned.left_out(source.split, settled.channels)
     if bad_images.are_left_out:
         kept = _kept_positions(pixels, source, bad_images, **options)
         if kept is not None:
             left_out += (LeftOut(f"images of split {source.split!r}", len(pixels) - len(kept), "cannot be decoded"),)
-            pixels = pixels.select(kept)
+            pixels, rows = pixels.select(kept), kept if rows is None else rows[kept]
             if class_labels is not None:
                 _require_classes(source, class_labels, class_labels[kept])
                 class_labels = class_labels[kept]
@@ -189,6 +191,7 @@ def decode_images(
         value_range=settled.model_range,
         class_names=source.class_names,
         class_labels=class_labels,
+        rows=rows,
         originals=scanned.originals,
         left_out=left_out,
         unused_label_columns=source.unused_label_columns,

@@ -282,7 +282,7 @@ def open_references(
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
-    _check_classes(pipeline, split.class_names)
+    check_classes(pipeline, split.class_names)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}
     summary = reference_summary(extractor, split, batch_size=BATCH_SIZE, processes=processes, progress=True, **options)
     return References(
@@ -316,7 +316,7 @@ def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
     return [ids[name] for name in names]
 
 
-def _check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
+def check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
     """Refuse data with a class that the model does not know."""
     if not pipeline.is_conditional or names is None:
         return

@@ -96,17 +96,25 @@ def markdown_report(results: Results) -> str:
 def write_report(results: Results, config: EvaluationConfig) -> list[Path]:
     """Write table and picture beside the results, and the model card if these are in the model's run; returns the paths."""
     from hf_ddpm.figures.measurements import plot_measurement
-    from hf_ddpm.hub.card import try_write_card
 
     output, model = Path(config.output), Path(config.model)
     paths = [output.with_suffix(".md"), output.with_suffix(".png")]
     write_whole(paths[0], markdown_report(results))
     write_whole(paths[1], lambda path: plot_measurement(results, path, title=config.model))
-    run, is_diffusion = RunFolder.of(model), "scheduler" in results.protocol
-    places = None if run is None else (run.results.resolve(), run.pipeline.resolve())
-    if run is not None and is_diffusion and places == (output.parent.resolve(), model.resolve()):
-        paths += [model / "README.md"] if try_write_card(model, run.path) else []
+    if "scheduler" in results.protocol and write_card_of_run(output, model):
+        paths.append(model / "README.md")
     return paths
+
+
+def write_card_of_run(output: Path, model: Path) -> bool:
+    """Write the card of a diffusion model again if `output` is among the results of its run; return whether it was."""
+    from hf_ddpm.hub.card import try_write_card
+
+    run = RunFolder.of(model)
+    places = None if run is None else (run.results.resolve(), run.pipeline.resolve())
+    if run is None or places != (output.parent.resolve(), model.resolve()):
+        return False
+    return try_write_card(model, run.path)
 
 
 def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def train(arguments):
     run = loop.train(parse_config(TrainConfig, arguments)).parent
     (run / f"read-{rank}.json").write_text(json.dumps(read))
 
-def noting(images):
+def noting(images, *value_range):
     read.extend(hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images)
-    return to_model_range(images)
+    return to_model_range(images, *value_range)
 
 def train_step(state, run, step):
     result = take_step(state, run, step)
