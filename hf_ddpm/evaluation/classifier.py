@@ -41,7 +41,7 @@ def classify(config: ClassifierConfig) -> ClassifierResults:
             decisions = decide_all(config, pipeline, images, processes, stop)
         results = assemble(config, pipeline, images, decisions, processes, seconds=time.perf_counter() - started)
         if processes.is_main_process:
-            write_report(results, config, pipeline, images)
+            write_report(results, config, images)
         processes.wait_for_everyone()
     return results
 

@@ -19,7 +19,7 @@ from hf_ddpm.evaluation.diffusion_classifier import Decision
 from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.report import write_card_of_run
 from hf_ddpm.figures.grids import image_grid
-from hf_ddpm.heldout_metrics import read_images
+from hf_ddpm.figures.view import to_view
 from hf_ddpm.markdown import code_block, escaped, mean_with_error, number, table
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
@@ -112,9 +112,7 @@ def assemble(
     )
 
 
-def write_report(
-    results: ClassifierResults, config: ClassifierConfig, pipeline: CFGDDPMPipeline, images: ImageTable
-) -> None:
+def write_report(results: ClassifierResults, config: ClassifierConfig, images: ImageTable) -> None:
     """Write results, table and, if a label is doubted, a picture, and the model card if the results are in its run."""
     output = Path(config.output)
     write_whole(output, results.to_json())
@@ -122,10 +120,9 @@ def write_report(
     shown = results.doubted[:MAX_SHOWN]
     if shown:
         places = {int(row): place for place, row in enumerate(range(len(images)) if images.rows is None else images.rows)}
-        clean_images, _ = read_images(pipeline, images, torch.tensor([places[doubt.row] for doubt in shown]))
-        pixels = ((clean_images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
+        pixels = images.images(torch.tensor([places[doubt.row] for doubt in shown])).permute(0, 2, 3, 1).numpy()
         rows = [f"{doubt.row}: {doubt.label}, or {doubt.preferred}?" for doubt in shown]
-        picture = image_grid(pixels if pixels.shape[3] == 3 else pixels[..., :1], columns=1, row_names=rows)
+        picture = image_grid(to_view(pixels, images.value_range), columns=1, row_names=rows)
         write_whole(output.with_suffix(".png"), picture.save)
     write_card_of_run(output, Path(config.model))
 
