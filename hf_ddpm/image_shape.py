@@ -7,7 +7,6 @@ from typing import Literal
 
 ImageSize = int | tuple[int, int]
 """Height and width in pixels; one number = both."""
-MAX_CHANNELS = 16
 PixelType = Literal["uint8", "uint16", "float32"]
 PIL_IMAGES = (("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1))
 """Types of values and numbers of channels that a `PIL.Image`, and a PNG file that Pillow writes, can hold."""

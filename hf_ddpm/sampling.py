@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
+from hf_ddpm.data.options import DecodeOptions
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
@@ -41,6 +42,7 @@ MAX_REASON = 500
 NUMBERS = 10
 """Numbers over the range of a model of numbers, where it is not said which."""
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
+Data = TypeVar("Data", bound=DecodeOptions)
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -180,6 +182,22 @@ def image_shape_of(pipeline: ImagePipeline) -> tuple[int, int, int]:
     config: Any = network_of(pipeline).config
     size, channels = config.sample_size, config.channels if isinstance(pipeline, DCGANPipeline) else config.in_channels
     return (channels, *size_pair(size))
+
+
+def pixel_options(pipeline: ImagePipeline) -> dict[str, Any]:
+    """Type and range of a model's values as options of real images; for 8 bits without a range, which says how others become
+    such."""
+    is_plain = pipeline.pixel_type == "uint8"
+    return {"pixel_type": pipeline.pixel_type} | ({} if is_plain else {"value_range": pipeline.value_range})
+
+
+def decoded_for(data: Data, pipeline: ImagePipeline) -> Data:
+    """Options of real images that are decoded to values like the model's; a `ValueError` names one that asks for others."""
+    own = pixel_options(pipeline)
+    for name, value in own.items():
+        given = getattr(data, name)
+        require(given in (None, value), f"`{name}`", given, f"the model has {value}, leave it out")
+    return replace(data, **own)
 
 
 def generate(

@@ -22,7 +22,7 @@ from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics, frech
 from hf_ddpm.metrics.nearest import nearest_distances
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
-from hf_ddpm.sampling import ImagePipeline, default_guidance_scale, generate, image_shape_of, load_pipeline
+from hf_ddpm.sampling import ImagePipeline, decoded_for, default_guidance_scale, generate, image_shape_of, load_pipeline
 
 LOSS_IMAGES = 512
 DEFAULT_STEPS = 50
@@ -75,7 +75,8 @@ def _load_data(facts: Facts, pipeline: ImagePipeline) -> tuple[ImageTable, Image
     known = {option.name for option in fields(SplitsConfig)}
     options = {name: value for name, value in as_recorded(facts.run.config.get("data") or {}).items() if name in known}
     try:
-        train, test = load_splits(SplitsConfig(**options), image_size=(height, width), channels=channels)
+        data = decoded_for(SplitsConfig(**options), pipeline)
+        train, test = load_splits(data, image_size=(height, width), channels=channels)
     except ValueError as error:
         remedy = "run the doctor where they are, or leave out `samples`"
         raise ValueError(f"the images that the run learned from cannot be read, {error}: {remedy}") from error

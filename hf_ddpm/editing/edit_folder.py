@@ -25,7 +25,7 @@ from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.pictures import save_image
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sampling import default_guidance_scale, image_shape_of, resolve_labels, values_of
+from hf_ddpm.sampling import default_guidance_scale, image_shape_of, pixel_options, resolve_labels, values_of
 from hf_ddpm.text import file_safe
 
 MAX_ROWS = 32
@@ -75,7 +75,7 @@ of images per row."""
 
 def _edits_of_images(pipeline: CFGDDPMEditingPipeline, config: ImagesConfig) -> Plan:
     paths, shape = find_images(config.images), image_shape_of(pipeline)
-    images = read_images(paths, shape=shape, fit=config.fit)
+    images = read_images(paths, fit=config.fit, **_kind(pipeline))
     shown_images = to_view(images, pipeline.value_range, config.view_channels)
     before = [[image] for image in shown_images]
     more: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _interpolation(pipeline: CFGDDPMEditingPipeline, config: InterpolateConfig) 
     options |= {} if labels is None else {"class_labels": labels[0]}
     ends: list[Pixels] = []
     if config.images is not None:
-        ends = [*read_images(find_images(config.images), shape=image_shape_of(pipeline), fit=config.fit)]
+        ends = [*read_images(find_images(config.images), fit=config.fit, **_kind(pipeline))]
         require(len(ends) == 2, "images", config.images, "give two image files")
 
     def batches() -> Iterator[Pixels]:
@@ -148,6 +148,11 @@ def _interpolation(pipeline: CFGDDPMEditingPipeline, config: InterpolateConfig) 
 
     names = [f"{i:05d}_weight-{i / (config.num_images - 1):.3f}" for i in range(config.num_images)]
     return names, batches(), rows
+
+
+def _kind(pipeline: CFGDDPMEditingPipeline) -> dict[str, Any]:
+    """The images of a model, as arguments of `read_images`."""
+    return {"shape": image_shape_of(pipeline), **pixel_options(pipeline)}
 
 
 def _labels(pipeline: CFGDDPMEditingPipeline, config: EditConfig) -> list[Condition | None] | None:

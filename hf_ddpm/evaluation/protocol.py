@@ -40,6 +40,7 @@ from hf_ddpm.sampling import (
     ImagePipeline,
     all_conditions,
     can_be_guided,
+    decoded_for,
     generate,
     image_shape_of,
     load_pipeline,
@@ -279,6 +280,7 @@ def open_references(
     count = config.bits_per_dim_images
     if isinstance(pipeline, DCGANPipeline) and count is not None:
         raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
+    data = decoded_for(data, pipeline)
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)

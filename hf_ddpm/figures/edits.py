@@ -113,11 +113,11 @@ def _load(config: EditsConfig) -> tuple[CFGDDPMEditingPipeline, RealImages, dict
     """The pipeline, the real images, and options of their edits."""
     from hf_ddpm.figures import samples
     from hf_ddpm.figures.real_images import data_of_model, read_images
-    from hf_ddpm.sampling import default_guidance_scale, image_shape_of
+    from hf_ddpm.sampling import default_guidance_scale
 
     pipeline = samples.load_editing_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     data = data_of_model(config.data, config.model)
-    real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
+    real = read_images(data, count=config.num_images, pipeline=pipeline)
     labels, scale = samples.real_label_ids(pipeline, real), default_guidance_scale(pipeline)
     options: dict[str, Any] = {
         "num_inference_steps": config.num_inference_steps or samples.DEFAULT_STEPS,

@@ -45,18 +45,17 @@ def plot_forward(config: ForwardConfig) -> list[Path]:
     from hf_ddpm.figures.process import forward_states
     from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
     from hf_ddpm.figures.samples import load_diffusion_pipeline
-    from hf_ddpm.sampling import image_shape_of
 
-    data, shape = config.data, None
+    data, pipeline = config.data, None
     if config.model is None:
         alphas_cumprod, beta_schedule = config.schedule.alphas_cumprod(), config.schedule.beta_schedule
     else:
         pipeline = load_diffusion_pipeline(config.model)
         alphas_cumprod, beta_schedule = pipeline.scheduler.alphas_cumprod, pipeline.scheduler.config.beta_schedule
-        data, shape = data_of_model(data, config.model), image_shape_of(pipeline)
+        data = data_of_model(data, config.model)
     total = len(alphas_cumprod)
     noising_steps = config.timesteps or sorted({round(share * total) for share in NOISING_SHARES})
-    real = read_images(data, count=config.num_images, shape=shape)
+    real = read_images(data, count=config.num_images, pipeline=pipeline)
     seeds = range(config.seed, config.seed + config.num_images)
     states = forward_states(real.in_model_range(), noising_steps, alphas_cumprod=alphas_cumprod, seeds=seeds)
     names = None if real.names is None else [plain(name) for name in real.names]

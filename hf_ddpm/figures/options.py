@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hf_ddpm.config import MAX_SEED, BaseConfig, require, require_view_channels
-from hf_ddpm.data.options import ImageShapeOptions, ValueRangeOptions
+from hf_ddpm.data.options import ImageShapeOptions, ResizeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
@@ -23,7 +22,7 @@ RANGES = {
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(ValueRangeOptions):
+class ModelDataConfig(ResizeOptions, ValueRangeOptions):
     """Real images to show beside the output of a model."""
 
     split: str | None = None
@@ -36,8 +35,8 @@ class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
 
     image_size: int | tuple[int, int] | None = None
     """Height and width in pixels, by resizing and center crop; None = the shorter side of the first image, at most 128."""
-    channels: Literal[1, 3] | None = None
-    """1 = grayscale, 3 = RGB; None = RGB if any of the images has colour."""
+    channels: int | None = None
+    """1 = grayscale, 3 = RGB, or as many as arrays have; None = RGB if any of the images has colour, or as arrays have."""
 
 
 @dataclass(kw_only=True)

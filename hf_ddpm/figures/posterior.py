@@ -52,11 +52,10 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     from hf_ddpm.figures.process import step_back
     from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
     from hf_ddpm.figures.samples import load_diffusion_pipeline, real_label_ids
-    from hf_ddpm.sampling import image_shape_of
 
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     data = data_of_model(config.data, config.model)
-    real = read_images(data, count=config.num_images, shape=image_shape_of(pipeline))
+    real = read_images(data, count=config.num_images, pipeline=pipeline)
     labels = real_label_ids(pipeline, real)
     total = len(pipeline.scheduler.alphas_cumprod)
     noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})

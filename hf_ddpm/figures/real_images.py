@@ -14,13 +14,15 @@ from torch import Tensor
 from hf_ddpm.data.batches import to_model_range, to_unit_range
 from hf_ddpm.data.decode import UndecodableImage, decode_image, inspect_image
 from hf_ddpm.data.load_splits import options_of_run
-from hf_ddpm.data.scan import check_value_range, scan, scan_values
+from hf_ddpm.data.scan import scan, scan_values
+from hf_ddpm.data.settle import settle_pixels
 from hf_ddpm.data.sources import ImageSource, open_source
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 from hf_ddpm.figures.schedules import schedule_name
 from hf_ddpm.figures.view import to_view
 from hf_ddpm.image_shape import ValueRange, size_pair
+from hf_ddpm.sampling import ImagePipeline, image_shape_of, pixel_options
 
 Data = TypeVar("Data", bound=ModelDataConfig)
 LARGEST_SIZE = 128  # pixels, by default
@@ -70,7 +72,7 @@ def read_images(
     count: int | None = None,
     per_class: int | None = None,
     max_classes: int | None = None,
-    shape: tuple[int, int, int] | None = None,
+    pipeline: ImagePipeline | None = None,
 ) -> RealImages:
     """Read the first images of each class; a ValueError names a wrong option, unreadable data or too few images.
 
@@ -78,38 +80,43 @@ def read_images(
         count: number of images, cycling through the classes; without classes the first ones. None = see `per_class`.
         per_class: images of each class, class after class; without classes its square. None = see `count`.
         max_classes: number of classes, the first ones; None = all.
-        shape: (C, H, W) of the images, see `decode_image`; None = that of the options, else of the first image.
+        pipeline: its images have the size, channels and values of those to read; None = the options say which, else the
+            first image, in 8 bits.
     """
-    channels, size = (shape[0], shape[1:]) if shape else (None, None)
-    if isinstance(data, FigureDataConfig) and shape is None:
-        channels = data.channels
+    asked: dict[str, Any] = {"channels": None, "pixel_type": "uint8", "value_range": data.value_range}
+    size = None
+    if pipeline is not None:
+        asked |= pixel_options(pipeline)
+        asked["channels"], *size = image_shape_of(pipeline)
+    elif isinstance(data, FigureDataConfig):
+        asked["channels"] = data.channels
         size = None if data.image_size is None else size_pair(data.image_size)
     assert data.source is not None  # checked by the options of the figure, or set by `data_of_model`
     source = open_source(data.source, data.split or "train", **data.column_options())
     rows = _choose_rows(source, count, per_class, max_classes)
     values = source.dataset.select(rows)[source.image_column][:]
     try:
-        looked = scan_values(values, source.roots)
-        if looked.ranges:
-            check_value_range([scan(source)], data.value_range, source.name, source.split)
-        channels = channels or looked.channels
-        first = inspect_image(source.dataset[0][source.image_column], source.roots)
+        looked = scan_values(values, source.roots, asked["channels"])
+        scans = [scan(source, asked["channels"]) if looked.ranges else looked]
+        settled = settle_pixels(scans, source.name, source.split, are_all=bool(looked.ranges), **asked)
+        first = inspect_image(source.dataset[0][source.image_column], source.roots, settled.channels)
         size = size or size_pair(min(first.width, first.height, LARGEST_SIZE))
         options: dict[str, Any] = {
-            "image_size": size,
-            "channels": channels,
-            "value_range": data.value_range,
+            "image_size": tuple(size),
             "roots": source.roots,
+            "resize": data.resize,
+            **asdict(settled),
         }
-        pixels = [decode_image(value, **options) for value in values]
+        pixels = [np.frombuffer(decode_image(value, **options), settled.pixel_type) for value in values]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
-    images = np.stack([np.frombuffer(image, np.uint8).reshape(channels, *size).transpose(1, 2, 0) for image in pixels])
-    if source.class_names is None:
-        return RealImages(images=images, value_range=None, labels=None, names=None, num_classes=None)
-    labels = list(source.dataset.select(rows)[source.label_column])
-    names = [source.class_names[label] for label in labels]
-    return RealImages(images=images, value_range=None, labels=labels, names=names, num_classes=len(source.class_names))
+    images = np.stack([image.reshape(settled.channels, *size).transpose(1, 2, 0) for image in pixels])
+    known: dict[str, Any] = {"labels": None, "names": None, "num_classes": None}
+    if source.class_names is not None:
+        labels = list(source.dataset.select(rows)[source.label_column])
+        names = [source.class_names[label] for label in labels]
+        known = {"labels": labels, "names": names, "num_classes": len(source.class_names)}
+    return RealImages(images=images, value_range=settled.model_range, **known)
 
 
 def data_title(data: ModelDataConfig) -> str:

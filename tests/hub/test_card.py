@@ -564,3 +564,21 @@ def test_the_precision_that_was_chosen_is_shown(pipeline_dir):
         text = yaml.safe_load((run_dir / file).read_text()) | changes
         (run_dir / file).write_text(json.dumps(text))
     assert "| Precision | `fp32`, chosen by `auto` | `environment.json` |" in card_of(pipeline_dir, run_dir)
+
+
+@pytest.mark.parametrize("channels, names", [(4, ("a", "b")), (4, None), (1, None)])
+def test_the_card_says_the_size_channels_and_values_and_its_snippets_run(tiny_pipeline, tmp_path, channels, names):
+    values = {"pixel_type": "uint16", "value_range": (100, 4095)}
+    pipeline = tiny_pipeline(names=names, sample_size=(8, 4), channels=channels, values=values)
+    pipeline.save_pretrained(tmp_path / "bands")
+    card = card_of(tmp_path / "bands", repo_id=None)
+    check_whole(card, tmp_path)
+    counted = "1 channel" if channels == 1 else "4 channels"
+    assert f"| Images | 8 x 4 pixels, {counted}, uint16 values from 100 to 4095 | `unet/config.json`" in card
+    assert ("`images` is an array (B, height, width, channels) of `uint16`" in card) == (channels == 4)
+    snippets = blocks(card, "python")
+    assert len(snippets) == (3 if names else 4)
+    for snippet in snippets:
+        known: dict = {}
+        exec(snippet.replace(NO_NAME, str(tmp_path / "bands")), known)
+        assert len(known["images"]) == 2
