@@ -84,10 +84,11 @@ def read_images(
             first image, in 8 bits.
     """
     asked: dict[str, Any] = {"channels": None, "pixel_type": "uint8", "value_range": data.value_range}
-    size = None
+    size: tuple[int, int] | None = None
     if pipeline is not None:
         asked |= pixel_options(pipeline)
-        asked["channels"], *size = image_shape_of(pipeline)
+        asked["channels"], height, width = image_shape_of(pipeline)
+        size = (height, width)
     elif isinstance(data, FigureDataConfig):
         asked["channels"] = data.channels
         size = None if data.image_size is None else size_pair(data.image_size)
@@ -101,12 +102,7 @@ def read_images(
         settled = settle_pixels(scans, source.name, source.split, are_all=bool(looked.ranges), **asked)
         first = inspect_image(source.dataset[0][source.image_column], source.roots, settled.channels)
         size = size or size_pair(min(first.width, first.height, LARGEST_SIZE))
-        options: dict[str, Any] = {
-            "image_size": tuple(size),
-            "roots": source.roots,
-            "resize": data.resize,
-            **asdict(settled),
-        }
+        options: dict[str, Any] = {"image_size": size, "resize": data.resize, "roots": source.roots, **asdict(settled)}
         pixels = [np.frombuffer(decode_image(value, **options), settled.pixel_type) for value in values]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
