@@ -87,10 +87,16 @@ class Extractor:
         return Features(features.cpu().float(), probabilities)
 
     def check_channels(self, channels: int) -> None:
-        """Refuse images with a number of channels that Inception or DINOv2 cannot take."""
-        if self.is_rgb and channels not in (1, 3):
-            has = f"which takes gray and RGB images, but these have {channels} channels"
-            raise ValueError(f"features is {self.name!r}, {has}: give judge:FOLDER, a judge of the same data")
+        """Refuse images with a number of channels that the network cannot take; a judge knows that of its data itself."""
+        if self.is_rgb:
+            check_channels(self.name.partition("_")[0], channels)
+
+
+def check_channels(features: str, channels: int) -> None:
+    """Refuse images with a number of channels that Inception or DINOv2 cannot take; for `features` see `build_extractor`."""
+    if features.partition(":")[0] in ("inception", "dinov2") and channels not in (1, 3):
+        has = f"which takes gray and RGB images, but these have {channels} channels"
+        raise ValueError(f"features is {features!r}, {has}: give judge:FOLDER, a judge of the same data")
 
 
 def build_extractor(

@@ -22,7 +22,7 @@ from torch import Tensor
 from hf_ddpm.data.load_splits import load_splits, options_of_run
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
-from hf_ddpm.evaluation.features import Extractor, build_extractor
+from hf_ddpm.evaluation.features import Extractor, build_extractor, check_channels
 from hf_ddpm.evaluation.kept_seeds import KeptSeeds, SeedScores, kept_key
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.reference_cache import reference_summary
@@ -193,6 +193,7 @@ def _evaluate(config: EvaluationConfig, processes: PartialState) -> Results:
     if config.num_threads is None:
         choose_threads_in_use(network_of(pipeline))
     check_sampling(pipeline, config.sampling)
+    check_channels(config.features, image_shape_of(pipeline)[0])
     extractor = build_extractor(
         config.features,
         inception_weights=config.inception_weights,
