@@ -142,7 +142,8 @@ def load_data(config: GANConfig, processes: PartialState) -> Data:
     images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
     if images.pixel_type != "uint8" or images.channels not in (1, 3):
         kind = f"{images.channels} channels of {images.pixel_type}"
-        raise ValueError(f"--data.source: the images have {kind}: a DCGAN generates gray or RGB images of 8 bits")
+        remedy = ", add --data.pixel_type uint8" if images.channels in (1, 3) else ""
+        raise ValueError(f"--data.source: the images have {kind}: a DCGAN generates gray or RGB images of 8 bits{remedy}")
     return images, None
 
 
