@@ -16,7 +16,7 @@ from hf_ddpm.data.labels import first_ten
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion import bound
 from hf_ddpm.diffusion.likelihood import half_bin_of
-from hf_ddpm.diffusion.objective import diffusion_loss, stratified_timesteps
+from hf_ddpm.diffusion.objective import diffusion_loss, network_labels, stratified_timesteps
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.image_shape import plain_size, size_pair, size_text
 from hf_ddpm.pipeline import CFGDDPMPipeline, check_number, require
@@ -192,7 +192,7 @@ def read_images(pipeline: CFGDDPMPipeline, images: ImageTable, rows: Tensor) -> 
     if not pipeline.is_conditional:
         return clean_images, None
     assert images.class_labels is not None, "refused by check_images"
-    return clean_images, images.class_labels[rows].to(pipeline.device)
+    return clean_images, network_labels(images.class_labels[rows], pipeline.null_label).to(pipeline.device)
 
 
 def alphas_cumprod_of(pipeline: CFGDDPMPipeline) -> Tensor:
@@ -218,6 +218,8 @@ def check_images(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int,
     require(expected == size, "images.image_size", plain_size(size), remedy)
     require(unet.in_channels == channels, "images.channels", channels, f"the model takes {unet.in_channels}, give that")
     if pipeline.is_conditional:
+        fits = images.class_names is None or images.condition == pipeline.condition
+        require(fits, "images.condition", images.condition, f"the model takes {pipeline.condition!r}, give that")
         _check_classes(pipeline, images.class_names)
     check_number("num_images", num_images, 1, integer=True)
     require(num_images <= len(images), "num_images", num_images, f"there are only {len(images)}, give at most that")

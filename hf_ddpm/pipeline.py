@@ -134,7 +134,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class."""
         if guide is not None:
             for name in ("sample_size", "in_channels", "num_class_embeds", "condition_range"):
-                values = (network.config.get(name) for network in (guide, self.unet))
+                # A network of classes has no condition_range, one of sets of labels has None.
+                values = (network.config.get(name, "none") for network in (guide, self.unet))
                 value, expected = ([*it] if isinstance(it, tuple) else it for it in values)  # a saved pair is a list
                 require(value == expected, f"{name} of the guide", value, f"the network has {expected!r}, give such a guide")
         self.register_modules(guide=guide)

@@ -34,10 +34,10 @@ class GridSettings:
 
     columns: int
     """Images per row."""
-    class_labels: Sequence[int | None]
-    """Class id of each row; None = no class."""
+    class_labels: Sequence[Any]
+    """Class id, set of label ids or number of each row; None = no class."""
     class_names: list[str] | None
-    """Class name of each row; None = no classes."""
+    """The same in words; None = no classes."""
     seed: int
     """Image i, counted row by row, has the seed `seed + i`."""
     scheduler: str | None

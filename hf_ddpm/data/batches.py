@@ -19,7 +19,7 @@ class ImageBatch:
     images: torch.Tensor
     """(B, C, H, W) uint8 in [0, 255], or uint16 or float32 in the range of the values."""
     class_labels: torch.Tensor | None
-    """(B,) int64 in [0, num_classes); None = no labels."""
+    """(B,) int64 in [0, num_classes), or (B, K) of another condition, see `ImageTable`; None = no labels."""
     sample_ids: torch.Tensor
     """(B,) int64: rows of a table, or positions in the endless sequence that this process reads from a stream."""
 

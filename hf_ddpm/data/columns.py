@@ -87,7 +87,7 @@ def _type_name(feature: Any) -> str:
         return feature.dtype
     if isinstance(feature, dict):
         return f"struct of {' and '.join(feature)}"
-    inner = _element(feature)
+    inner = element_type(feature)
     return type(feature).__name__ if inner is None else f"list of {_type_name(inner)}"
 
 
@@ -97,7 +97,7 @@ def _find_image_column(
     """The given image column, or the only one."""
     features = dataset.features
     if image_column is not None:
-        _require_column(features, image_column, "image_column")
+        require_column(features, image_column, "image_column")
         feature = features[image_column]
         is_path = isinstance(feature, datasets.Value) and feature.dtype in STRINGS
         if not (isinstance(feature, datasets.Image) or is_path or _is_bytes(feature) or _is_array(feature)):
@@ -132,13 +132,13 @@ def _is_array(feature: Any) -> bool:
     """Whether values may be pixels: lists of lists of numbers."""
     if isinstance(feature, (datasets.Array2D, datasets.Array3D)):
         return True
-    rows = _element(feature)
-    inner = rows and _element(rows)
-    inner = (inner and _element(inner)) or inner
+    rows = element_type(feature)
+    inner = rows and element_type(rows)
+    inner = (inner and element_type(inner)) or inner
     return isinstance(inner, datasets.Value) and inner.dtype in ("bool", *INTEGERS, *FLOATS)
 
 
-def _element(feature: Any) -> Any:
+def element_type(feature: Any) -> Any:
     """The type of the elements of a list; None = it is not a list."""
     return feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else None
 
@@ -157,7 +157,7 @@ def _holds_images(dataset: datasets.Dataset | datasets.IterableDataset, column: 
 def _find_label_column(features: datasets.Features, label_column: str | None) -> str | None:
     """The given label column, or the only one; None = there is none."""
     if label_column is not None:
-        _require_column(features, label_column, "label_column")
+        require_column(features, label_column, "label_column")
         if not _can_be_labels(features[label_column]):
             raise ValueError(
                 f"label_column is {label_column!r}, of type {type_name(features, label_column)}: "
@@ -178,7 +178,7 @@ def _find_label_column(features: datasets.Features, label_column: str | None) ->
 
 def _can_be_labels(feature: Any) -> bool:
     """Whether values may be classes, also as lists of one; the values themselves are checked by `encode_labels`."""
-    feature = _element(feature) or feature
+    feature = element_type(feature) or feature
     if isinstance(feature, datasets.Value):
         return feature.dtype in ("bool", *STRINGS, *INTEGERS, *FLOATS)
     return isinstance(feature, datasets.ClassLabel)
@@ -188,7 +188,7 @@ def _looks_like_labels(column: str) -> bool:
     return column.strip().lower() in (*LABEL_COLUMN_NAMES, *OTHER_LABEL_NAMES)
 
 
-def _require_column(features: datasets.Features, column: str, argument: str) -> None:
+def require_column(features: datasets.Features, column: str, argument: str) -> None:
     """Raise a `ValueError` if a column does not exist."""
     if column not in features:
         raise ValueError(f"{argument} is {column!r}, which does not exist: the columns are {', '.join(features)}")

@@ -1,10 +1,11 @@
-"""What decoded images look like, in a table or in a stream."""
+"""What decoded images look like, in a table or in a stream, and what they are conditioned on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from hf_ddpm.data.options import Condition
 from hf_ddpm.image_shape import PixelType, ValueRange
 
 
@@ -20,6 +21,11 @@ class DecodedImages:
     """Type of their values."""
     value_range: ValueRange | None = None
     """The values that are -1 and 1 in the model; None = 0 and 255, those of uint8."""
+
+    condition: Condition = "class"
+    """What their labels are, if there are any, see `open_source`."""
+    condition_range: tuple[float, float] | None = None
+    """The lowest and the highest number that they are conditioned on; None = they have classes or labels, or nothing."""
 
     @property
     def type_facts(self) -> dict[str, Any]:

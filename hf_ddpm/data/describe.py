@@ -36,14 +36,18 @@ def describe_data(
         if names is None
         else [ClassCount(*each) for each in zip(names, train_counts, test_counts, strict=False)],
         no_classes_because=None if names else "data.class_conditional is false" if switched_off else "no labels found",
+        condition=images.condition,
+        condition_range=images.condition_range,
         unused_label_columns=list(images.unused_label_columns),
         left_out=[*images.left_out, *(each for each in test_left_out if each not in images.left_out)],
     )
 
 
 def _count_classes(images: ImageTable | ImageStream | None) -> Iterator[int | None]:
-    """The number of images of each class; without end None = unknown."""
+    """The number of images of each class, or with each label; without end None = unknown."""
     labels = getattr(images, "class_labels", None)
-    if images is None or labels is None:
+    if images is None or labels is None or images.condition == "number":
         return itertools.repeat(None)
+    if labels.ndim > 1:
+        return iter(labels.count_nonzero(dim=0).tolist())
     return iter(labels.bincount(minlength=len(images.class_names or ())).tolist())

@@ -86,6 +86,10 @@ class DataDescription:
     """Type of the pixels that they are decoded to."""
     value_range: list[float] | None = None
     """The values that are -1 and 1 in the model; None = 0 and 255, those of uint8."""
+    condition: str = "class"
+    """What the classes are: `class`, `labels`, of which an image may have several, or `number`, the name of one."""
+    condition_range: tuple[float, float] | None = None
+    """The lowest and the highest number; None = they are no numbers."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -118,7 +122,7 @@ class DataDescription:
         judged = ", judged by the first ones" if self.streaming else ""
         lines = {
             "images": f"{self.sizes}, {self.colours}{self.values}{judged}",
-            "classes": self.class_counts,
+            {"labels": "labels", "number": "number"}.get(self.condition, "classes"): self.class_counts,
             "alike": alike and f"{alike} are different classes: write their names in one way if they are the same",
             "not used": columns and f"{columns}, which may be labels: name one with --data.label_column to use it",
             "left out": "; ".join(map(str, self.left_out)),
@@ -166,9 +170,12 @@ class DataDescription:
 
     @property
     def class_counts(self) -> str:
-        """The first classes with their numbers of training images, or why there are none."""
+        """The first classes with their numbers of training images, or why there are none; or the number and its range."""
         if self.classes is None:
             return f"none, the model is unconditional: {self.no_classes_because}"
+        if self.condition_range is not None:
+            low, high = self.condition_range
+            return f"{self._shown(self.classes[0].name)}, from {low:g} to {high:g}"
         counts = [each.num_train_images for each in self.classes]
         shown = [
             self._shown(each.name) + ("" if each.num_train_images is None else f" ({each.num_train_images:,})")

@@ -23,7 +23,12 @@ def open_sources(data: DecodeOptions) -> list[ImageSource]:
 
 
 def check_classes(data: DecodeOptions, train: Any, test: Any = None) -> None:
-    """Raise a `ValueError` if the held-out split (None = there is none) has other classes than the train split."""
+    """Raise a `ValueError` if the held-out split (None = there is none) has other classes than the train split, or all
+    numbers of the train split are the same."""
+    low, high = train.condition_range or (0, 1)
+    if low == high:
+        [column] = train.class_names
+        raise ValueError(f"label_column is {column!r}, which is {low:g} in all images: name another, or none")
     if test is not None and test.class_names != train.class_names:
         raise ValueError(f"test_split is {test.split!r}: its classes are not those of {data.train_split!r}")
 

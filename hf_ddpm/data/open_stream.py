@@ -11,9 +11,11 @@ import datasets
 
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.columns import choose_columns, type_name, with_undecoded_images
+from hf_ddpm.data.conditions import condition_reader
 from hf_ddpm.data.decode import UndecodableImage, check_pixel_options, decode_image
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.labels import class_ids_of, class_names_of, plain_label, words_left_out
+from hf_ddpm.data.options import Condition
 from hf_ddpm.data.resize import Resize
 from hf_ddpm.data.scan import scan_values
 from hf_ddpm.data.settle import settle_pixels
@@ -43,6 +45,9 @@ def open_stream(
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
     settled: Settled | None = None,
+    condition: Condition = "class",
+    attribute_columns: list[str] | None = None,
+    condition_range: tuple[float, float] | None = None,
 ) -> ImageStream:
     """Open one split of a dataset without decoding it, and look at its first images; a `ValueError` says what is wrong.
 
@@ -51,12 +56,14 @@ def open_stream(
     than 8 bits where these have not, is an error that names the option which would have settled it.
 
     Args:
-        label_column: column of the labels, a ClassLabel, as other classes are known at the end only; None = the only one.
+        label_column: column of the labels, a ClassLabel or lists of it, as other classes are known at the end only; None =
+            the only one.
         max_images: the first N images after the choice of classes; None = all.
         shuffle_buffer: images within which the order is shuffled; they are kept undecoded.
         on_bad_image: `skip` replaces an image that cannot be decoded by the next one.
         max_bad_images: images that `skip` may leave out in each process; None = 100.
         settled: what another split has settled for this one; None = nothing.
+        condition_range: required for numbers, which are not read before the training.
     """
     check_pixel_options(image_size, channels, value_range)
     check_max_images(max_images)
@@ -65,11 +72,17 @@ def open_stream(
         raise ValueError(f"shuffle_buffer is {shuffle_buffer}: give at least 1 image")
     whole_split, num_images, left_out = _open_split(source, split)
     roots = image_roots(source, whole_split)
-    columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
+    reader = None
+    if condition == "class":
+        columns = choose_columns(whole_split, image_column, label_column, labels, class_conditional, roots)
+    else:
+        columns = choose_columns(whole_split, image_column, None, None, False, roots)
+        options: dict[str, Any] = {"label_column": label_column, "labels": labels, "attribute_columns": attribute_columns}
+        reader = condition_reader(whole_split, condition, condition_range=condition_range, **options)
     image_column, label_column = columns.image, columns.label
-    used = [image_column] if label_column is None else [image_column, label_column]
+    used = [image_column] + ([] if label_column is None else [label_column]) + list(reader.columns if reader else ())
     whole_split = with_undecoded_images(whole_split.select_columns(used), image_column)
-    examples, class_ids, class_names = whole_split, None, None
+    examples, class_ids, class_names = whole_split, None, None if reader is None else reader.names
     if label_column is not None:
         names = class_names_of(whole_split.features[label_column])
         if names is None:
@@ -95,7 +108,7 @@ def open_stream(
         raise ValueError(no_rows(source, split))
     values = [example[image_column] for example in head]
     looked = scan_values(values, roots, channels)
-    if label_column is None and class_conditional is None and not columns.unused_labels:
+    if label_column is None and reader is None and class_conditional is None and not columns.unused_labels:
         left_out += words_left_out(map(path_of, values))
     if settled is None:
         asked: dict[str, Any] = {"channels": channels, "pixel_type": pixel_type, "value_range": value_range}
@@ -115,6 +128,9 @@ def open_stream(
         image_column=image_column,
         label_column=label_column,
         class_ids=class_ids,
+        condition_reader=reader,
+        condition=condition,
+        condition_range=condition_range,
         class_names=None if class_conditional is False else class_names,
         channels=pixels.channels,
         image_size=size_pair(image_size),

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from hf_ddpm.config import BaseConfig
 from hf_ddpm.image_shape import MAX_CHANNELS, ImageSize, plain_size, size_pair
 
+Condition = Literal["class", "labels", "number"]
+
 
 @dataclass(kw_only=True)
 class SourceOptions(BaseConfig, group="data"):
@@ -91,6 +93,38 @@ class ClassConditionalOptions(BaseDataConfig):
 
 
 @dataclass(kw_only=True)
+class ConditionOptions(BaseDataConfig):
+    """What the images are conditioned on."""
+
+    condition: Condition = "class"
+    """What the label column holds for each image: `class` = one class, `labels` = a list of labels, `number` = a number."""
+    attribute_columns: list[str] | None = None
+    """Columns of 0 (or -1) and 1, each of which is a label; None = a list in the label column. Only with labels."""
+    condition_range: tuple[float, float] | None = None
+    """Lowest and highest number; None = those of the train split. Only with number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        columns, limits = self.attribute_columns, self.condition_range
+        fits = columns is None or self.condition == "labels"
+        self.require(fits, "attribute_columns", "add --data.condition labels, or leave it out")
+        self.require(columns is None or 0 < len(set(columns)) == len(columns), "attribute_columns", "name different columns")
+        named = columns is None or (self.label_column is None and self.labels is None)
+        self.require(named, "attribute_columns", "leave out --data.label_column and --data.labels, these are the labels")
+        fits = limits is None or self.condition == "number"
+        self.require(fits, "condition_range", "add --data.condition number, or leave it out")
+        self.require(self.labels is None or self.condition != "number", "labels", "numbers have no names, leave it out")
+        if limits is not None:
+            low, high = self.condition_range = (float(limits[0]), float(limits[1]))
+            is_range = -math.inf < low < high < math.inf
+            self.require(is_range, "condition_range", "give the lowest and then the highest number, as in [0, 1]")
+
+    def column_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"condition": self.condition, "attribute_columns": self.attribute_columns}
+        return {**super().column_options(), **options, "condition_range": self.condition_range}
+
+
+@dataclass(kw_only=True)
 class ImageShapeOptions(BaseDataConfig):
     """Size and channels of images."""
 
@@ -134,6 +168,11 @@ class DecodeOptions(ResizeOptions, ValueRangeOptions, TrainSplitOptions):
 @dataclass(kw_only=True)
 class SplitsConfig(DecodeOptions, HeldOutSplitOptions):
     """A train split and an optional held-out split."""
+
+
+@dataclass(kw_only=True)
+class ConditionedSplitsConfig(SplitsConfig, ConditionOptions):
+    """Splits that a diffusion model may have been trained on."""
 
 
 @dataclass(kw_only=True)
@@ -189,6 +228,11 @@ class RandomCropOptions(BaseConfig, group="data"):
 
 @dataclass(kw_only=True)
 class DataConfig(
-    RandomCropOptions, TrainingDataConfig, StreamOptions, SplitsConfig, ImageShapeOptions, ClassConditionalOptions
+    RandomCropOptions, TrainingDataConfig, StreamOptions, ConditionedSplitsConfig, ImageShapeOptions, ClassConditionalOptions
 ):
     """Images to train a diffusion model on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.condition == "class" or self.class_conditional is not False
+        self.require(fits, "condition", "leave out --data.class_conditional false for it")

@@ -14,11 +14,13 @@ import PIL.Image
 import pyarrow
 import pyarrow.parquet
 
-from hf_ddpm.data.columns import choose_columns, with_undecoded_images
+from hf_ddpm.data.columns import choose_columns, element_type, with_undecoded_images
+from hf_ddpm.data.conditions import Range, condition_reader, encode_conditions, range_of
 from hf_ddpm.data.description import LeftOut
 from hf_ddpm.data.find_files import ARCHIVE_SUFFIXES, FoundFiles, find_files, is_archive
 from hf_ddpm.data.folders import read_image_folder
 from hf_ddpm.data.labels import class_ids_of, encode_labels, first_ten, words_left_out
+from hf_ddpm.data.options import Condition
 from hf_ddpm.data.undecoded import image_roots, path_of
 from hf_ddpm.first_checks import check_source
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -50,7 +52,8 @@ class ImageSource:
     """A map-style dataset whose image and label columns are known."""
 
     dataset: datasets.Dataset
-    """Images undecoded, see `hf_ddpm.data.undecoded`; labels, if any, int64 in [0, num_classes)."""
+    """Images undecoded, see `hf_ddpm.data.undecoded`; labels, if any, int64 in [0, num_classes), or vectors of the length of
+    `class_names`, see `hf_ddpm.data.conditions`."""
     name: str
     """The source as the user gave it."""
     split: str
@@ -69,6 +72,10 @@ class ImageSource:
     """What was found beside the images and is not used."""
     unused_label_columns: tuple[str, ...] = ()
     """Columns that look like labels and are not used."""
+    condition: Condition = "class"
+    """What the labels are, see `open_source`."""
+    condition_range: Range | None = None
+    """The lowest and the highest number, or those that are allowed; None = they are no numbers."""
 
 
 def open_source(
@@ -80,6 +87,9 @@ def open_source(
     labels: list[str | int] | None = None,
     class_conditional: bool | None = None,
     max_images: int | None = None,
+    condition: Condition = "class",
+    attribute_columns: list[str] | None = None,
+    condition_range: tuple[float, float] | None = None,
 ) -> ImageSource:
     """Open one split of a dataset, find its columns and check its labels; a `ValueError` says what is wrong.
 
@@ -97,11 +107,16 @@ def open_source(
             None = labels are used if there are any.
         max_images: N, of the n images left by the choice of classes: those at floor(i * n / N), so that images sorted by
             class keep all classes; None, or more than n = all.
+        condition: `labels` = `label_column` holds lists of labels, of which `labels` are used, or all; `number` = it holds
+            numbers.
+        attribute_columns: columns of 0 (or -1) and 1, or true and false, which are labels themselves; None = they are in
+            `label_column`.
+        condition_range: the lowest and the highest number that are allowed; None = all.
     """
     check_max_images(max_images)
     if source == "digits":  # a mistake does not wait for scikit-learn
         require_split(DIGITS_SPLITS, source, split)
-        if labels is not None:
+        if labels is not None and condition != "number":
             class_ids_of(labels, DIGITS_CLASSES)
     splits, left_out = open_splits(source)
     require_split(splits, source, split)
@@ -109,11 +124,19 @@ def open_source(
         raise ValueError(no_rows(source, split))
     dataset = splits[split].with_format(None)
     roots = image_roots(source, dataset)
-    columns = choose_columns(dataset, image_column, label_column, labels, class_conditional, roots)
-    image_column, label_column = columns.image, columns.label
+    if condition == "class":
+        columns = choose_columns(dataset, image_column, label_column, labels, class_conditional, roots)
+    else:
+        columns = choose_columns(dataset, image_column, None, None, False, roots)
+    image_column = columns.image
     dataset = with_undecoded_images(dataset, image_column)
-    class_names, kept_rows = None, None
-    if label_column is not None:
+    class_names, kept_rows, limits = None, None, condition_range
+    if condition != "class":
+        options: dict[str, Any] = {"label_column": label_column, "labels": labels, "attribute_columns": attribute_columns}
+        reader = condition_reader(dataset, condition, condition_range=condition_range, **options)
+        dataset, label_column = encode_conditions(dataset, reader, split, image_column)
+        class_names = reader.names
+    elif (label_column := columns.label) is not None:
         count = len(dataset)
         dataset, class_names, kept_rows = encode_labels(dataset, label_column, labels, split, image_column)
         if len(dataset) < count:
@@ -125,6 +148,8 @@ def open_source(
         left_out += (LeftOut(f"images of split {split!r}", len(dataset) - max_images, "more than `max_images`"),)
         rows = np.arange(max_images) * len(dataset) // max_images
         dataset, kept_rows = dataset.select(rows), rows if kept_rows is None else kept_rows[rows]
+    if condition == "number" and limits is None:
+        limits = range_of(number for [number] in dataset[label_column][:])
     return ImageSource(
         dataset=dataset,
         name=source,
@@ -136,6 +161,8 @@ def open_source(
         roots=roots,
         left_out=left_out,
         unused_label_columns=columns.unused_labels,
+        condition=condition,
+        condition_range=limits,
     )
 
 
@@ -278,7 +305,8 @@ def _class_names_in(path: Path) -> dict[str, list[str]]:
         features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):
         return {}
-    return {name: list(feature.names) for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    named = {name: element_type(feature) or feature for name, feature in features.items()}
+    return {name: list(feature.names) for name, feature in named.items() if isinstance(feature, datasets.ClassLabel)}
 
 
 def _is_truncated(path: Path) -> bool:

@@ -18,6 +18,7 @@ import torch
 from hf_ddpm.data.bad_images import BadImages
 from hf_ddpm.data.batches import ImageBatch, epoch_seed
 from hf_ddpm.data.columns import type_name
+from hf_ddpm.data.conditions import BadCondition, ConditionReader
 from hf_ddpm.data.decode import ImageFacts, Kind, UndecodableImage, decode_image, inspect_image
 from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.description import LeftOut, Originals
@@ -31,6 +32,8 @@ from hf_ddpm.data.undecoded import Undecoded, path_of
 from hf_ddpm.image_shape import ValueRange
 
 Example = dict[str, Any]
+Label = int | list[Any]
+"""A class label, or the vector of another condition."""
 READING_BATCH = 256  # undecoded images
 
 
@@ -66,8 +69,10 @@ class ImageStream(DecodedImages):
     """Name of the label column; None = labels are not read."""
     class_ids: dict[int, int] | None
     """Label in the data -> class label; None = labels are not read."""
+    condition_reader: ConditionReader | None
+    """Reads what the images are conditioned on; None = a class, or nothing."""
     class_names: list[str] | None
-    """Name of each class in the order of the class labels; None = the images have no labels."""
+    """Name of each class or label in their order, or that of the number; None = the images have no labels."""
     declared_range: ValueRange | None
     """As the argument `value_range` of `decode_image`."""
     resize: Resize
@@ -109,6 +114,8 @@ class ImageStream(DecodedImages):
             known["resize"] = self.resize
         if self.declared_range is not None:
             known["value_range"] = list(self.declared_range)
+        if self.condition_reader is not None:
+            known["condition"] = [self.condition, *self.condition_reader.columns]
         [first] = self.decode([self.first], InOrder())
         assert first is not None, "open_stream has decoded it before"
         return hashlib.sha256(json.dumps(known).encode() + first[0] + str(first[1]).encode()).hexdigest()
@@ -119,7 +126,7 @@ class ImageStream(DecodedImages):
 
     def head(self, count: int) -> ImageTable:
         """Decode the first `count` images (or all), in the order of the data, into memory."""
-        examples, in_order, rows = self._iterate(self.examples), InOrder(), list[tuple[bytes, int | None]]()
+        examples, in_order, rows = self._iterate(self.examples), InOrder(), list[tuple[bytes, Label | None]]()
         while block := list(itertools.islice(examples, min(READING_BATCH, count - len(rows)))):
             rows += [row for row in self.decode(block, in_order) if row is not None]
         features = datasets.Features({"pixels": datasets.Value("binary")})
@@ -131,6 +138,8 @@ class ImageStream(DecodedImages):
             value_range=self.value_range,
             class_names=self.class_names,
             class_labels=None if self.class_names is None else torch.tensor([label for _, label in rows]),
+            condition=self.condition,
+            condition_range=self.condition_range,
         )
 
     def epoch(self, seed: int, epoch: int, num_processes: int, process_index: int) -> Iterator[Example]:
@@ -153,7 +162,7 @@ class ImageStream(DecodedImages):
         rng = np.random.default_rng([seed, process_index])
         return _shuffle(itertools.islice(examples, first, None, step), self.shuffle_buffer, rng)
 
-    def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, int | None] | None]:
+    def decode(self, examples: list[Example], in_order: InOrder) -> Iterator[tuple[bytes, Label | None] | None]:
         """The bytes of the pixels in CHW order, and the class label (None = no labels), of each example.
 
         None instead of both = the image cannot be decoded and is left out. A wrong image or label is a `ValueError`.
@@ -170,8 +179,14 @@ class ImageStream(DecodedImages):
             self.bad_images.leave_out(image, pixels, row)
             yield None
 
-    def _label(self, example: Example) -> int | None:
+    def _label(self, example: Example) -> Label | None:
         """The class label of an example; None = no labels."""
+        if self.condition_reader is not None:
+            try:
+                return self.condition_reader.vector(example)
+            except BadCondition as error:
+                place = self._place(self._row(example))
+                raise ValueError(error.describe(place, path_of(example[self.image_column]))) from None
         if self.label_column is None or self.class_ids is None:
             return None
         value = plain_label(example[self.label_column])
@@ -221,8 +236,10 @@ class ImageStream(DecodedImages):
     def _describe_label(self, example: Example, column: str) -> str:
         value, row = plain_label(example[column]), self._row(example)
         problem = label_problem(value, len(class_names_of(self.whole_split.features[column]) or ()))
-        place = f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
-        return describe_label(value, column, place, path_of(example[self.image_column]), problem)
+        return describe_label(value, column, self._place(row), path_of(example[self.image_column]), problem)
+
+    def _place(self, row: int | None) -> str:
+        return f"split {self.split!r}" if row is None else f"row {row} of split {self.split!r}"
 
     def _row(self, example: Example) -> int | None:
         """The row of an example in the split; None = it is not found a second time."""
@@ -268,7 +285,7 @@ class StreamReader:
             sample_ids=torch.arange(position, position + self.batch_size),
         )
 
-    def _decode(self, examples: list[Example]) -> list[tuple[bytes, int | None]]:
+    def _decode(self, examples: list[Example]) -> list[tuple[bytes, Label | None]]:
         """Decode examples; one that cannot be decoded is replaced by the next one that can, which also keeps its own place.
 
         So the position of an image does not depend on whether those before it were decoded or skipped.

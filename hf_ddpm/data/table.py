@@ -21,6 +21,7 @@ from hf_ddpm.data.decoded import DecodedImages
 from hf_ddpm.data.decoded_cache import cache_file, read_or_build, stamps_of
 from hf_ddpm.data.description import LeftOut, Originals
 from hf_ddpm.data.in_order import InOrder
+from hf_ddpm.data.options import Condition
 from hf_ddpm.data.resize import Resize
 from hf_ddpm.data.scan import Scan, scan
 from hf_ddpm.data.settle import Pixels, settle_pixels
@@ -39,9 +40,9 @@ class ImageTable(DecodedImages):
     pixels: datasets.Dataset
     """One column `pixels`: the values of an image per row, in CHW order."""
     class_names: list[str] | None
-    """Name of each class in the order of the labels; None = no labels."""
+    """Name of each class or label in their order, or that of the number; None = no labels."""
     class_labels: torch.Tensor | None
-    """(N,) int64 in [0, num_classes); None = no labels."""
+    """(N,) int64 in [0, num_classes), for sets of labels (N, K) bool, for numbers (N, 1) float64; None = no labels."""
     rows: np.ndarray[Any, Any] | None = None
     """(N,) int64: the row of each image in its split; None = all rows, in order."""
     originals: Originals | None = None
@@ -72,18 +73,28 @@ class ImageTable(DecodedImages):
         """The same images with their classes, which these are the names of, numbered in another order."""
         if self.class_names is None or self.class_labels is None or self.class_names == class_names:
             return self
+        if self.condition != "class":
+            columns = [self.class_names.index(name) for name in class_names]
+            return replace(self, class_names=class_names, class_labels=self.class_labels[:, columns])
         new_ids = torch.tensor([class_names.index(name) for name in self.class_names])
         return replace(self, class_names=class_names, class_labels=new_ids[self.class_labels])
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of all pixels, labels and class names: equal for equal data, wherever they are stored."""
-        header = {"shape": [len(self), *self.image_shape], "class_names": self.class_names, **self.type_facts}
+        header: dict[str, Any] = {
+            "shape": [len(self), *self.image_shape],
+            "class_names": self.class_names,
+            **self.type_facts,
+        }
+        if self.condition != "class":
+            header["condition"] = self.condition
         digest = hashlib.sha256(json.dumps(header).encode())
         for rows in self.pixels.iter(batch_size=HASHING_BATCH):
             digest.update(b"".join(rows["pixels"]))
         if self.class_labels is not None:
-            digest.update(self.class_labels.numpy().astype("<i8").tobytes())
+            kind = "<f8" if self.condition == "number" else "<i8"
+            digest.update(self.class_labels.numpy().astype(kind).tobytes())
         return digest.hexdigest()
 
 
@@ -128,9 +139,13 @@ def load_images(
     max_images: int | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     max_bad_images: int | None = None,
+    condition: Condition = "class",
+    attribute_columns: list[str] | None = None,
+    condition_range: tuple[float, float] | None = None,
 ) -> ImageTable:
     """Open one split of a dataset and decode it: `open_source`, then `decode_images`, where the options are explained."""
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "labels": labels}
+    columns |= {"condition": condition, "attribute_columns": attribute_columns, "condition_range": condition_range}
     opened = open_source(source, split, class_conditional=class_conditional, max_images=max_images, **columns)
     bad: dict[str, Any] = {"on_bad_image": on_bad_image, "max_bad_images": max_bad_images}
     pixels: dict[str, Any] = {"channels": channels, "value_range": value_range, "pixel_type": pixel_type}
@@ -181,7 +196,8 @@ def decode_images(
             left_out += (LeftOut(f"images of split {source.split!r}", len(pixels) - len(kept), "cannot be decoded"),)
             pixels, rows = pixels.select(kept), kept if rows is None else rows[kept]
             if class_labels is not None:
-                _require_classes(source, class_labels, class_labels[kept])
+                if source.condition == "class":
+                    _require_classes(source, class_labels, class_labels[kept])
                 class_labels = class_labels[kept]
     return ImageTable(
         pixels=pixels,
@@ -195,6 +211,8 @@ def decode_images(
         originals=scanned.originals,
         left_out=left_out,
         unused_label_columns=source.unused_label_columns,
+        condition=source.condition,
+        condition_range=source.condition_range,
     )
 
 

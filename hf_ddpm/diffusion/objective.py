@@ -223,9 +223,21 @@ def _at_fraction(fraction: Tensor, num_train_timesteps: int) -> Tensor:
     return (fraction * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
-def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
-    """Replace each label, (B,) int64, by the null label with the given probability (Ho & Salimans 2022, algorithm 1).
+def network_labels(class_labels: Tensor, null_label: int | None) -> Tensor:
+    """Labels of images as a network takes them: (B,) int64 stay as they are, and vectors, (B, K), get the entry of the null
+    label, if there is one: (B, K + 1) float32, see `ConditionUNet`."""
+    if class_labels.ndim == 1:
+        return class_labels
+    return F.pad(class_labels.float(), (0, 0 if null_label is None else 1))
 
-    `uniform`, (B,) float32, holds independent uniform numbers in [0, 1).
+
+def drop_labels(class_labels: Tensor, uniform: Tensor, class_dropout_prob: float, null_label: int) -> Tensor:
+    """Replace each label by the null label with the given probability (Ho & Salimans 2022, algorithm 1).
+
+    `class_labels` are those of `network_labels`, and `uniform`, (B,) float32, holds independent uniform numbers in [0, 1).
     """
-    return torch.where(uniform < class_dropout_prob, null_label, class_labels)
+    dropped = uniform < class_dropout_prob
+    if class_labels.ndim == 1:
+        return torch.where(dropped, null_label, class_labels)
+    null = F.one_hot(torch.tensor(null_label), class_labels.shape[1]).to(class_labels.dtype)
+    return torch.where(dropped[:, None], null, class_labels)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from hf_ddpm.data.batches import to_unit_range
 from hf_ddpm.data.load_splits import as_recorded, load_splits
-from hf_ddpm.data.options import SplitsConfig
+from hf_ddpm.data.options import ConditionedSplitsConfig
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.doctor.facts import Facts
 from hf_ddpm.doctor.measured import LabelGain, Measured, RealSet, SampledSet
@@ -22,7 +22,15 @@ from hf_ddpm.metrics.frechet import GaussianStatistics, RunningStatistics, frech
 from hf_ddpm.metrics.nearest import nearest_distances
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
-from hf_ddpm.sampling import ImagePipeline, decoded_for, default_guidance_scale, generate, image_shape_of, load_pipeline
+from hf_ddpm.sampling import (
+    ImagePipeline,
+    all_conditions,
+    decoded_for,
+    default_guidance_scale,
+    generate,
+    image_shape_of,
+    load_pipeline,
+)
 
 LOSS_IMAGES = 512
 DEFAULT_STEPS = 50
@@ -72,10 +80,10 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
 def _load_data(facts: Facts, pipeline: ImagePipeline) -> tuple[ImageTable, ImageTable | None]:
     """The images that a run learned from, and those that it did not (None = none are held out)."""
     channels, height, width = image_shape_of(pipeline)
-    known = {option.name for option in fields(SplitsConfig)}
+    known = {option.name for option in fields(ConditionedSplitsConfig)}
     options = {name: value for name, value in as_recorded(facts.run.config.get("data") or {}).items() if name in known}
     try:
-        data = decoded_for(SplitsConfig(**options), pipeline)
+        data = decoded_for(ConditionedSplitsConfig(**options), pipeline)
         train, test = load_splits(data, image_size=(height, width), channels=channels)
     except ValueError as error:
         remedy = "run the doctor where they are, or leave out `samples`"
@@ -84,9 +92,9 @@ def _load_data(facts: Facts, pipeline: ImagePipeline) -> tuple[ImageTable, Image
 
 
 def _samples(pipeline: ImagePipeline, num_images: int, options: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """(N, H, W, C) samples, of the classes in turn."""
-    count = pipeline.num_classes if pipeline.is_conditional else None
-    labels = [None if count is None else number % count for number in range(num_images)]
+    """(N, H, W, C) samples, of the classes, or each of the labels alone, or numbers, in turn."""
+    conditions = all_conditions(pipeline) or [None]
+    labels = [conditions[number % len(conditions)] for number in range(num_images)]
     batches = generate(pipeline, class_labels=labels, progress=True, **options)
     return np.concatenate([batch.images for batch in batches])
 
@@ -145,6 +153,8 @@ def _spread_rows(table: ImageTable, most: int) -> Tensor:
 def _label_gain(pipeline: ImagePipeline, images: ImageTable, *, is_held_out: bool) -> LabelGain | None:
     """How much smaller the loss is with the right labels than with wrong ones, noise and timesteps being the same."""
     if not isinstance(pipeline, CFGDDPMPipeline) or images.class_labels is None or (pipeline.num_classes or 0) < 2:
+        return None
+    if images.condition != "class":  # a set of labels of another image may be the same, or nearly
         return None
     count, classes = min(LOSS_IMAGES, len(images)), pipeline.num_classes or 0
     shifts = 1 + torch.arange(len(images)) % (classes - 1)

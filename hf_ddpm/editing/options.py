@@ -20,7 +20,8 @@ class EditConfig(BaseConfig):
     output_dir: Path
     """New or empty folder for the edits alone; their grid is OUTPUT_DIR-grid.png beside it."""
     class_labels: list[str | int] | None = None
-    """Class by name or id: one for all images, or one per image; None = no class, the null label."""
+    """Class by name or id, set of labels such as cat+red, or number: one for all images, or one per image; None = no class,
+    the null label."""
     guidance_scale: float | None = None
     """s in u + s (c - u) towards the class, 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
     num_inference_steps: int | None = None

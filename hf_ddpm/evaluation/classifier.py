@@ -65,7 +65,7 @@ def load_images(config: ClassifierConfig, pipeline: CFGDDPMPipeline, processes: 
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=(size[0], size[1]), channels=channels)
     images = train if config.split == "train" or test is None else test
-    check_classes(pipeline, images.class_names)
+    check_classes(pipeline, images)
     if pipeline.id2label is not None:
         images = images.in_class_order(list(pipeline.id2label.values()))
     check_images(pipeline, images, 1, config.seed)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE, BaseConfig, require, require_seeds
-from hf_ddpm.data.options import SplitsConfig
+from hf_ddpm.data.options import ConditionedSplitsConfig
 
 MAX_IMAGES = 1_000_000
 """Maximum number of images per seed: seed k of an evaluation uses the image seeds from k times this number."""
 
 
 @dataclass(kw_only=True)
-class ReferenceDataConfig(SplitsConfig):
+class ReferenceDataConfig(ConditionedSplitsConfig):
     """The real images that samples are compared with."""
 
     test_split: str | None = "test"
@@ -75,7 +75,8 @@ class ProtocolConfig(BaseConfig):
     seed: int = 0
     """First sampling seed."""
     class_prior: Literal["balanced", "train"] = "balanced"
-    """Classes of the samples: equally many of each, or in the proportions of the train split."""
+    """Classes of the samples: equally many of each, or in the proportions of the train split, as sets of labels and numbers
+    always are."""
     reference_split: Literal["train", "test"] = "train"
     """Split with which samples are compared; the other one gives the score of real images."""
     inception_weights: Path | None = None

@@ -29,6 +29,7 @@ from hf_ddpm.evaluation.reference_cache import reference_summary
 from hf_ddpm.evaluation.references import MIN_IMAGES, References, batches_of, nearest_positions
 from hf_ddpm.evaluation.report import LOSS_IMAGES, assemble
 from hf_ddpm.heldout_metrics import bits_per_dim, simple_loss
+from hf_ddpm.pipeline import Condition
 from hf_ddpm.results import Results
 from hf_ddpm.runtime.distributed import any_process_stopped, broadcast_from_main, gather, init_distributed, shard
 from hf_ddpm.runtime.files import write_whole
@@ -40,6 +41,7 @@ from hf_ddpm.sampling import (
     ImagePipeline,
     all_conditions,
     can_be_guided,
+    condition_of,
     decoded_for,
     generate,
     image_shape_of,
@@ -158,18 +160,31 @@ class Measurement:
             losses["bits_per_dim_test"] = bits.total.mean
         return losses
 
-    def labels(self, pipeline: ImagePipeline) -> tuple[list[int | None], np.ndarray | None]:
-        """The model's label of each image, and (n,) the data's label of the same class; None = no classes."""
+    def labels(self, pipeline: ImagePipeline) -> tuple[list[Condition | None], np.ndarray | None]:
+        """The model's label of each image, and (n,) the data's label of the same class; None = no classes.
+
+        Sets of labels and numbers are those of training images evenly spread over the split, whatever the class prior.
+        """
         train, count = self.references.train, self.config.num_images
         names, train_labels = train.class_names, train.class_labels
         if not pipeline.is_conditional or names is None or train_labels is None:
             return [None] * count, None
+        if train.condition != "class":
+            spread = torch.arange(count) * len(train) // count
+            return self._conditions(pipeline, train_labels[spread], names), None
         classes = np.arange(count) % len(names)
         if self.config.class_prior == "train":
             rows = (2 * np.arange(count) + 1) * len(train) // (2 * count)
             classes = np.sort(train_labels.numpy())[rows]
         ids = _ids_of_classes(pipeline, names)
         return [ids[label] for label in classes], classes
+
+    def _conditions(self, pipeline: ImagePipeline, labels: Tensor, names: list[str]) -> list[Condition | None]:
+        """Sets of labels, (n, K) bool, or numbers, (n, 1), as the model takes them."""
+        if self.references.train.condition == "number":
+            return [float(number) for number in labels[:, 0]]
+        ids = torch.tensor(_ids_of_classes(pipeline, names))
+        return [ids[has].tolist() for has in labels]
 
 
 def evaluate(config: EvaluationConfig) -> Results:
@@ -285,7 +300,7 @@ def open_references(
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
-    check_classes(pipeline, split.class_names)
+    check_classes(pipeline, split)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}
     summary = reference_summary(extractor, split, batch_size=BATCH_SIZE, processes=processes, progress=True, **options)
     return References(
@@ -319,10 +334,13 @@ def _ids_of_classes(pipeline: ImagePipeline, names: list[str]) -> list[int]:
     return [ids[name] for name in names]
 
 
-def check_classes(pipeline: ImagePipeline, names: list[str] | None) -> None:
+def check_classes(pipeline: ImagePipeline, images: ImageTable) -> None:
     """Refuse data with a class that the model does not know."""
-    if not pipeline.is_conditional or names is None:
+    names, kind = images.class_names, condition_of(pipeline)
+    if kind is None or names is None:
         return
+    if kind != images.condition:
+        raise ValueError(f"--data.condition is {images.condition!r}: the model takes {kind}, give the model's own data")
     if pipeline.id2label is None:
         count = pipeline.num_classes
         if count != len(names):

@@ -62,7 +62,9 @@ def reference_summary(
     if extractor.is_cacheable:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         path = Path(cache_dir or Path(constants.HF_HOME, "hf_ddpm", "reference")) / f"{digest}.npz"
-    summary = empty_summary(extractor, table.num_images, max_features, table.class_names)
+    all_labels = table.class_labels if table.condition == "class" else None
+    class_names = None if all_labels is None else table.class_names
+    summary = empty_summary(extractor, table.num_images, max_features, class_names)
     found = _find(path, reference_statistics, key, summary) if is_first else None
     if processes is not None:
         # The others may not see the main process's files, and must not wait in vain.
@@ -77,7 +79,7 @@ def reference_summary(
         mine = mine[shard(table.num_images, processes)]
     with Progress("features of real images", len(mine), "image", shown=progress) as bar:
         for batch in mine.split(batch_size) if len(mine) else ():
-            labels = None if table.class_labels is None else table.class_labels[batch]
+            labels = None if all_labels is None else all_labels[batch]
             summary.update(extractor(table.images(batch), table.value_range), labels, batch)
             bar.advance(len(batch))
     if processes is not None:

@@ -75,7 +75,7 @@ class References:
 
     def new_summary(self, num_images: int, *, labelled: bool) -> FeatureSummary:
         """An empty summary for images to compare with the references."""
-        class_names = self.train.class_names if labelled else None
+        class_names = self.train.class_names if labelled and self.train.condition == "class" else None
         return empty_summary(self.extractor, num_images, self.summary.max_features, class_names)
 
     def score(self, summary: FeatureSummary) -> dict[str, float]:
@@ -134,7 +134,7 @@ class References:
         count = min(num_images, len(others))
         if ("floor", count) not in self._known:
             rows = torch.arange(count) * len(others) // count
-            labels = None if others.class_labels is None else others.class_labels[rows]
+            labels = others.class_labels[rows] if others.class_labels is not None and others.condition == "class" else None
             self._known["floor", count] = self._score_all(
                 lambda positions: others.images(rows[positions]), count, labels, are_unseen=others is self.test
             )
@@ -143,7 +143,7 @@ class References:
     def ceiling(self, num_images: int) -> Bound:
         """Scores of this number of images of uniform noise; every process must call it."""
         if ("ceiling", num_images) not in self._known:
-            names = self.train.class_names
+            names = self.train.class_names if self.train.condition == "class" else None
             labels = None if names is None else torch.arange(num_images) % len(names)
             self._known["ceiling", num_images] = self._score_all(self.noise, num_images, labels, are_unseen=True)
         return self._known["ceiling", num_images]

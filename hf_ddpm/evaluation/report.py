@@ -146,7 +146,7 @@ def _describe(
         "model": config.model,
         "model_sha256": weights_digest(network_of(pipeline)),
         **describe_samples(config, pipeline),
-        "class_prior": config.class_prior if references.train.class_names and pipeline.is_conditional else None,
+        "class_prior": _class_prior(config, pipeline, references),
         "features": extractor.name,
         "features_from": config.features,
         "features_sha256": extractor.digest,
@@ -160,6 +160,13 @@ def _describe(
         "num_processes": surroundings["num_processes"],
         "num_threads": surroundings["num_threads"],
     }
+
+
+def _class_prior(config: ProtocolConfig, pipeline: ImagePipeline, references: References) -> str | None:
+    """From where the conditions of the samples are; None = they have none."""
+    if not (references.train.class_names and pipeline.is_conditional):
+        return None
+    return config.class_prior if references.train.condition == "class" else "train"
 
 
 def _notes(config: ProtocolConfig, references: References, floor: Bound | None) -> list[str]:

@@ -118,12 +118,12 @@ def _load(config: EditsConfig) -> tuple[CFGDDPMEditingPipeline, RealImages, dict
     pipeline = samples.load_editing_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     data = data_of_model(config.data, config.model)
     real = read_images(data, count=config.num_images, pipeline=pipeline)
-    labels, scale = samples.real_label_ids(pipeline, real), default_guidance_scale(pipeline)
+    labels, scale = samples.real_conditions(pipeline, real), default_guidance_scale(pipeline)
     options: dict[str, Any] = {
         "num_inference_steps": config.num_inference_steps or samples.DEFAULT_STEPS,
         "output_type": "np",
     }
-    options |= {} if labels is None else {"class_labels": labels.tolist()}
+    options |= {} if labels is None else {"class_labels": labels}
     return pipeline, real, options | ({} if scale is None else {"guidance_scale": scale})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_ddpm.config import MAX_SEED, BaseConfig, require, require_view_channels
-from hf_ddpm.data.options import ImageShapeOptions, ResizeOptions, ValueRangeOptions
+from hf_ddpm.data.options import ConditionOptions, ImageShapeOptions, ResizeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
@@ -22,7 +22,7 @@ RANGES = {
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(ResizeOptions, ValueRangeOptions):
+class ModelDataConfig(ResizeOptions, ValueRangeOptions, ConditionOptions):
     """Real images to show beside the output of a model."""
 
     split: str | None = None
@@ -80,7 +80,8 @@ class ClassLabelOptions(FigureConfig):
     """Which classes a figure shows."""
 
     class_labels: list[str | int] | None = None
-    """Classes by name or id, as in [3, 7]; None = the first 10."""
+    """Classes by name or id, as in [3, 7], sets of labels, as in [cat+red, dog], or numbers; None = the first 10 classes or
+    labels, or 10 numbers."""
 
 
 @dataclass(kw_only=True)

@@ -51,12 +51,13 @@ def plot_posterior(config: PosteriorConfig) -> list[Path]:
     """Plot a step forward, and back by the model and by the true posterior; return the paths of the files."""
     from hf_ddpm.figures.process import step_back
     from hf_ddpm.figures.real_images import data_of_model, process_title, read_images
-    from hf_ddpm.figures.samples import load_diffusion_pipeline, real_label_ids
+    from hf_ddpm.figures.samples import load_diffusion_pipeline, real_conditions
 
     pipeline = load_diffusion_pipeline(config.model, device=config.device)
     data = data_of_model(config.data, config.model)
     real = read_images(data, count=config.num_images, pipeline=pipeline)
-    labels = real_label_ids(pipeline, real)
+    conditions = real_conditions(pipeline, real)
+    labels = None if conditions is None else pipeline.prepare_labels(conditions, 1, pipeline.device)
     total = len(pipeline.scheduler.alphas_cumprod)
     noising_steps = config.timesteps or sorted({max(1, round(share * total)) for share in NOISING_SHARES})
     seeds = range(config.seed, config.seed + config.num_images)

@@ -130,7 +130,7 @@ def step_back(
     Args:
         pipeline: with the scheduler that it was trained with; it is not guided.
         clean_images: (B, C, H, W) float32 in [-1, 1].
-        class_labels: (B,) int64; None = unconditional.
+        class_labels: those of `CFGDDPMPipeline.prepare_labels`; None = unconditional.
         noising_step: t in [1, T].
         seeds: B seeds of the noise.
 

@@ -22,7 +22,7 @@ from hf_ddpm.figures.options import FigureDataConfig, ModelDataConfig
 from hf_ddpm.figures.schedules import schedule_name
 from hf_ddpm.figures.view import to_view
 from hf_ddpm.image_shape import ValueRange, size_pair
-from hf_ddpm.sampling import ImagePipeline, image_shape_of, pixel_options
+from hf_ddpm.sampling import ImagePipeline, condition_name, image_shape_of, pixel_options
 
 Data = TypeVar("Data", bound=ModelDataConfig)
 LARGEST_SIZE = 128  # pixels, by default
@@ -36,12 +36,12 @@ class RealImages:
     """(N, H, W, C) of any pixel type."""
     value_range: ValueRange | None
     """The values that are -1 and 1 in a model; None = 0 and 255, of uint8."""
-    labels: list[int] | None
-    """N class ids; None = the data has no classes."""
+    labels: list[Any] | None
+    """N class ids, lists of label names, or numbers; None = the data has no classes."""
     names: list[str] | None
-    """N class names; None = the data has no classes."""
+    """The same in words; None = the data has no classes."""
     num_classes: int | None
-    """Number of classes of the data, shown or not; None = the data has no classes."""
+    """Number of classes of the data, shown or not; None = an image does not have one class."""
 
     def in_model_range(self) -> Tensor:
         """The images as input of a model: (N, C, H, W) float32 in [-1, 1]."""
@@ -61,7 +61,7 @@ def data_of_model(data: Data, model: str) -> Data:
     if data.source is not None:
         return data
     trained = options_of_run(model)
-    own = {name: value for name, value in asdict(data).items() if value is not None}
+    own = {name: value for name, value in asdict(data).items() if value != getattr(type(data)(), name)}
     of_run = {name: trained[name] for name in asdict(data) if name in trained} | {"split": trained.get("train_split")}
     return replace(data, **{**of_run, **own})
 
@@ -107,12 +107,22 @@ def read_images(
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None
     images = np.stack([image.reshape(settled.channels, *size).transpose(1, 2, 0) for image in pixels])
-    known: dict[str, Any] = {"labels": None, "names": None, "num_classes": None}
-    if source.class_names is not None:
-        labels = list(source.dataset.select(rows)[source.label_column])
+    return RealImages(images=images, value_range=settled.model_range, **_conditions(source, rows))
+
+
+def _conditions(source: ImageSource, rows: list[int]) -> dict[str, Any]:
+    """What the images at some rows are conditioned on, as fields of `RealImages`."""
+    if source.class_names is None:
+        return {"labels": None, "names": None, "num_classes": None}
+    labels: list[Any] = list(source.dataset.select(rows)[source.label_column])
+    if source.condition == "class":
         names = [source.class_names[label] for label in labels]
-        known = {"labels": labels, "names": names, "num_classes": len(source.class_names)}
-    return RealImages(images=images, value_range=settled.model_range, **known)
+        return {"labels": labels, "names": names, "num_classes": len(source.class_names)}
+    if source.condition == "number":
+        labels = [number for [number] in labels]
+    else:
+        labels = [list(itertools.compress(source.class_names, vector)) for vector in labels]
+    return {"labels": labels, "names": [condition_name(label, None) for label in labels], "num_classes": None}
 
 
 def data_title(data: ModelDataConfig) -> str:
@@ -128,10 +138,11 @@ def process_title(data: ModelDataConfig, beta_schedule: str, num_train_timesteps
 
 
 def _choose_rows(source: ImageSource, count: int | None, per_class: int | None, max_classes: int | None) -> list[int]:
-    if per_class is None or source.class_names is None:
+    has_classes = source.class_names is not None and source.condition == "class"
+    if per_class is None or not has_classes:
         wanted = count or (per_class or 1) ** 2
         _require_enough(source, len(source.dataset), wanted, "")
-    if source.class_names is None:
+    if source.class_names is None or not has_classes:
         return list(range(wanted))
     labels = np.array(source.dataset[source.label_column][:])
     names = source.class_names[:max_classes]

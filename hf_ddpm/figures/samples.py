@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
@@ -70,13 +69,14 @@ def row_names(pipeline: ImagePipeline, labels: Sequence[Condition | None], per_c
     return [label_name(pipeline, label) for label in labels[::per_class] if label is not None] or None
 
 
-def real_label_ids(pipeline: CFGDDPMPipeline, real: RealImages) -> Tensor | None:
-    """The model's class ids of real images, looked up by name: (N,) int64; None = the model is unconditional."""
+def real_conditions(pipeline: CFGDDPMPipeline, real: RealImages) -> list[Any] | None:
+    """The conditions of real images as the model takes them, looked up by name; None = the model is unconditional."""
     if not pipeline.is_conditional:
         return None
     if real.names is None or real.labels is None:
         raise ValueError("`source` has no labels: the model was trained with classes, give images with labels")
-    return torch.tensor(pipeline.get_label_ids([*real.names] if pipeline.id2label else [*real.labels]))
+    has_names = pipeline.condition == "class" and pipeline.id2label
+    return pipeline.get_label_ids([*real.names] if has_names else [*real.labels])
 
 
 def guidance_scale_of(pipeline: ImagePipeline, config: GuidanceOptions) -> float | None:

@@ -30,6 +30,7 @@ README, PICTURE, EVAL_RESULTS = CARD_FILES = ("README.md", "samples.png", ".eval
 """What a card consists of, in the folder of its pipeline."""
 FILTERS: tuple[Callable[..., str], ...] = (code, code_block, counted, mean_with_error, number, python_literal, value_text)
 TASK = "unconditional-image-generation"
+CONDITIONS = {None: "unconditional", "class": "class-conditional", "labels": "multi-label", "number": "number-conditional"}
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def render_card(pipeline: PipelineFacts, run: RunFacts | None = None, repo_id: s
     """Render card_template.md.j2 as README.md: metadata in YAML, then Markdown; `run` None = unknown."""
     source = resources.files("hf_ddpm.hub").joinpath("card_template.md.j2").read_text(encoding="utf-8")
     template = build_environment().from_string(source)
-    kind = "unconditional" if pipeline.num_classes is None else "class-conditional"
+    kind = CONDITIONS[pipeline.condition]
     local_title = f"{pipeline.size} {kind} diffusion model" if pipeline.unet else pipeline.class_name
     title = repo_id.split("/")[-1] if repo_id else local_title
     facts = {"metadata": _card_metadata(pipeline, run, title).to_yaml(), "title": title, "pipeline": pipeline, "run": run}
@@ -160,7 +161,7 @@ def _card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> 
     """The card's YAML metadata. No license is set, because none was chosen."""
     results = _model_index(run)
     tags = ["diffusers", *(("diffusion", "ddpm", "image-generation") if pipeline.unet else ())]
-    tags += ["class-conditional"] if pipeline.num_classes is not None else []
+    tags += [CONDITIONS[pipeline.condition]] if pipeline.num_classes is not None else []
     tags += ["classifier-free-guidance"] if pipeline.null_label is not None else []
     tags += ["hf_ddpm"] if pipeline.is_ours else []
     return ModelCardData(

@@ -92,8 +92,22 @@ class PipelineFacts:
         return (self.pixel_type, self.unet["in_channels"]) not in PIL_IMAGES
 
     @property
-    def example_labels(self) -> tuple[int | str, int]:
-        """The first class, by name if the name is unique, and the last one by id."""
+    def condition(self) -> str | None:
+        """`class`, `labels` or `number`, see `CFGDDPMPipeline`; None = unconditional."""
+        if self.num_classes is None or "condition_range" not in self.unet:
+            return None if self.num_classes is None else "class"
+        return "labels" if self.unet["condition_range"] is None else "number"
+
+    @property
+    def example_labels(self) -> tuple[Any, Any]:
+        """The first class, by name if the name is unique, and the last one by id; sets of labels, or numbers."""
+        if self.condition == "number":
+            low, high = self.unet["condition_range"]
+            quarter = (high - low) / 4
+            return float(f"{low + quarter:.3g}"), float(f"{high - quarter:.3g}")
+        if self.condition == "labels":
+            one, last = [self.id2label.get(0, 0)], (self.num_classes or 0) - 1
+            return one, [*one, last] if last > 0 else []
         names = list(self.id2label.values())
         first = self.id2label.get(0)
         return 0 if first is None or names.count(first) > 1 else first, (self.num_classes or 0) - 1

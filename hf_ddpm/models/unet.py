@@ -52,6 +52,7 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
 _FROM_DATA = {
     "sample_size": "image_size", "in_channels": "channels", "out_channels": "channels",
     "num_class_embeds": "class_conditional", "class_embed_type": "class_conditional",
+    "condition_range": "condition_range",
 }  # fmt: skip
 
 
@@ -201,7 +202,7 @@ def build_unet(
 def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     """Build the network and run it on one image on the meta device: no memory, no arithmetic, but all the errors.
 
-    Every error is a `ValueError`. The number of classes may still be unknown: class maps are tried with two.
+    Every error is a `ValueError`. The number of classes may still be unknown: networks that need it are tried with two.
     """
     import torch
 
@@ -210,7 +211,7 @@ def check_unet(arguments: dict[str, Any], architecture: str = "unet") -> None:
     with blaming("`overrides`"):
         check_saved_numbers(arguments)
     network, size = _network(architecture), arguments["sample_size"]
-    if architecture == "class_map_unet":
+    if architecture in ("class_map_unet", "condition_unet"):
         arguments = {**arguments, "num_class_embeds": arguments["num_class_embeds"] or 2}
     with blaming(f"`overrides`: {network.__name__} cannot work with them"), torch.device("meta"):
         unet = network(**arguments)

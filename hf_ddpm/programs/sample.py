@@ -26,7 +26,8 @@ class SampleConfig:
     """New or empty folder for the images alone, as torch-fidelity and `imagefolder` read it; the grid is OUTPUT_DIR-grid.png
     beside it."""
     class_labels: list[str | int] | None = None
-    """Classes by name or id, as in [3, 7]; None = all."""
+    """Classes by name or id, as in [3, 7], sets of labels, as in [cat+red, dog], or numbers; None = all classes, each of the
+    labels alone, or 10 numbers."""
     per_class: int | None = None
     """Images per class; None = given by `num_images`, or one of each of `class_labels`."""
     num_images: int | None = None

@@ -26,11 +26,11 @@ from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.distributed import broadcast_from_main, init_distributed
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.progress import Progress
-from hf_ddpm.sampling import network_of
+from hf_ddpm.sampling import all_conditions, network_of
 from hf_ddpm.training.checkpoints import choose_checkpoint
 from hf_ddpm.training.compiling import check_compiling, compile_network
 from hf_ddpm.training.options import RunConfig, TrainConfig
-from hf_ddpm.training.preview import COLUMNS, HELD_OUT_IMAGES, MAX_CLASSES, MAX_INFERENCE_STEPS
+from hf_ddpm.training.preview import COLUMNS, HELD_OUT_IMAGES, MAX_CLASSES, MAX_INFERENCE_STEPS, usual_label_sets
 from hf_ddpm.training.resume_checks import check_changes
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import GeneratorState, TrainState, read_saved
@@ -96,7 +96,8 @@ class Estimate:
             return 0.0
         assert isinstance(self.config, TrainConfig) and isinstance(self.state, GeneratorState)
         pipeline, total, every = self.state.pipeline, self.run.total_steps, self.config.logging.sample_every_steps
-        rows = min(len(pipeline.id2label), MAX_CLASSES) if pipeline.id2label else COLUMNS
+        conditions = usual_label_sets(self.run.images) or all_conditions(pipeline)
+        rows = min(len(conditions), MAX_CLASSES) or COLUMNS
         passes = rows * COLUMNS * MAX_INFERENCE_STEPS * (1 if pipeline.null_label is None else 2)
         held_out = min(HELD_OUT_IMAGES, self.counts[1]) if self.counts is not None and len(self.counts) > 1 else 0
         due = sum(step == total or is_due(step, every) for step in range(self.run.first_step + 1, total + 1))

@@ -20,7 +20,7 @@ from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
 from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of, posterior_of
-from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels
+from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels, network_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
@@ -43,7 +43,7 @@ from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 from hf_ddpm.training.prefetch import Place
-from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid
+from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid, usual_label_sets
 from hf_ddpm.training.run import Data, Images, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
@@ -102,7 +102,8 @@ class DiffusionBatch:
     timesteps: Tensor
     """(B,) int64 in [0, T)."""
     class_labels: Tensor | None
-    """(B,) int64, the null label where the class is dropped; None = unconditional."""
+    """(B,) int64, or (B, num_class_embeds) float32 of another condition, the null label where it is dropped; None =
+    unconditional."""
     sample_ids: Tensor
     """(B,) int64, see `ImageBatch`."""
 
@@ -142,6 +143,8 @@ class DiffusionRun(Run[TrainConfig]):
         )
         images, class_labels = to_model_range(batch.images, self.images.value_range), batch.class_labels
         images = augment(images, config.data, randomness.flip, seed=config.seed, step=place.step, positions=positions)
+        if class_labels is not None:
+            class_labels = network_labels(class_labels, self.null_label)
         if class_labels is not None and self.null_label is not None:
             class_labels = drop_labels(class_labels, randomness.label_drop, self.class_dropout_prob, self.null_label)
         return DiffusionBatch(
@@ -170,7 +173,7 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
         with processes.local_main_process_first(), Progress(f"loading {config.base.name}"):
             check_base_model(config.base)
     arguments = config.network_arguments(image_size=data.image_size)
-    check_unet(arguments, config.model.architecture)
+    check_unet(arguments, config.architecture)
     is_open = config.base is None and config.model.preset in UNET_PRESETS
     channels = data.channels if is_open else arguments["in_channels"]
     load = _open_streams if data.streaming else _decode_splits
@@ -283,9 +286,12 @@ def build_network(config: TrainConfig, images: Images) -> ModelMixin:
     if images.class_names is not None:
         num_class_embeds = len(images.class_names) + (null_label is not None)
     image_size = plain_size(images.image_size)
+    arguments = config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds)
+    if images.condition_range is not None:
+        arguments["condition_range"] = images.condition_range
     return build_unet(
-        config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds),
-        architecture=config.model.architecture,
+        arguments,
+        architecture=config.architecture,
         null_label=null_label,
         null_embedding=config.model.null_embedding,
     )
@@ -366,7 +372,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
     """With the averaged weights: a grid of samples and the held-out loss, or a measurement, or both, as they are due."""
     config, pipeline, is_end = run.config, state.averaged_pipeline(), state.step == run.total_steps
     if is_end or is_due(state.step, config.logging.sample_every_steps):
-        save_sample_grid(pipeline, run.folder, state.step, seed=config.seed)
+        save_sample_grid(pipeline, run.folder, state.step, seed=config.seed, rows=usual_label_sets(run.images))
         log.show_samples(state.step)
         if run.accelerator.is_main_process and run.test_images is not None:
             log.write(state.step, {"test_loss": held_out_loss(pipeline, run.test_images, loss=config.objective.loss)})

@@ -26,6 +26,7 @@ from hf_ddpm.config import (
 )
 from hf_ddpm.data.options import (
     ClassConditionalOptions,
+    Condition,
     DataConfig,
     ImageShapeOptions,
     RandomCropOptions,
@@ -154,6 +155,8 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data.condition != "class":
+            self._check_condition(self.data.condition)
         self.base = self._find_base()
         if self.model.preset is None and self.base is None:
             remedy = "name a network for these images, such as mnist28 or cifar32-small, or give a recipe with --config"
@@ -186,11 +189,27 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         """
         model = self.model
         options: dict[str, Any] = {
-            "preset": model.preset, "overrides": model.overrides, "architecture": model.architecture,
+            "preset": model.preset, "overrides": model.overrides, "architecture": self.architecture,
             "learned_variance": self.schedule.variance_type == "learned_range",
         }  # fmt: skip
         options |= {"image_size": image_size, "channels": channels, "num_class_embeds": num_class_embeds}
         return unet_arguments(**options) if self.base is None else self.base.network_arguments(**options)
+
+    def _check_condition(self, condition: Condition) -> None:
+        """Refuse options of the model that sets of labels and numbers do not have."""
+        only: dict[str, tuple[Any, str]] = {
+            "architecture": ("unet", "the network is a unet"),
+            "null_embedding": ("learned", "the null embedding is learned"),
+            "init_from": (None, "a training starts from random weights"),
+        }
+        for option, (value, fact) in only.items():
+            fits = getattr(self.model, option) == value
+            self.model.require(fits, option, f"with --data.condition {condition} {fact}, leave it out")
+
+    @property
+    def architecture(self) -> str:
+        """Name of the network in `hf_ddpm.models.networks.NETWORKS`."""
+        return self.model.architecture if self.data.condition == "class" else "condition_unet"
 
     def _find_base(self) -> BaseModel | None:
         """The model to start from, after its schedule and prediction type have become those of the run; None = none."""

@@ -11,7 +11,10 @@ from hf_ddpm.data.table import ImageTable
 from hf_ddpm.training.run import Run
 
 # Another network, forward process or data set: the saved weights and moments would not fit.
-_FATAL = ("model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "seed")
+_FATAL = (
+    "model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.condition",
+    "data.condition_range", "seed",
+)  # fmt: skip
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
     "output_dir",
@@ -39,7 +42,7 @@ _ALLOWED = (
 )
 
 # What checkpoints of earlier versions do not record, with what those versions did.
-_EARLIER = {"model.architecture": "unet", "randomness_version": 1, "data.vertical_flip": False}
+_EARLIER = {"model.architecture": "unet", "randomness_version": 1, "data.vertical_flip": False, "data.condition": "class"}
 # Values that checkpoints of earlier versions have, with what they are called now.
 _RENAMED = {"compile": {"False": "none", "True": "full"}}
 

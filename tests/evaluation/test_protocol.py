@@ -197,6 +197,7 @@ def test_a_model_is_measured_in_its_own_order_of_the_classes(measure, plain):
 
 def test_class_prior(tiny_run):
     class Table:
+        condition = "class"
         class_names, class_labels = [str(i) for i in range(10)], torch.tensor([0] * 6 + [1] * 2 + [9] * 2)
 
         def __len__(self):
