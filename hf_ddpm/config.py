@@ -295,7 +295,7 @@ class OptimConfig(BaseOptimConfig):
 
 
 @dataclass(kw_only=True)
-class EMAConfig(BaseConfig, group="ema"):
+class BaseEMAConfig(BaseConfig, group="ema"):
     """Moving average of the weights, used for sampling."""
 
     decay: float | None = 0.999
@@ -313,7 +313,7 @@ class EMAConfig(BaseConfig, group="ema"):
 
 
 @dataclass(kw_only=True)
-class SnapshotEMAConfig(EMAConfig):
+class EMAConfig(BaseEMAConfig):
     """Moving average of the weights, used for sampling, and snapshots from which others are made after the training."""
 
     snapshot_every_steps: int | None = None

@@ -171,9 +171,10 @@ class RunFolder:
         """Snapshots of averages by optimizer step, oldest first."""
         return _by_step((self.path / "snapshots").glob(f"{PREFIX}*.safetensors"))
 
-    def average(self, sigma_rel: float) -> Path:
-        """The pipeline of an average that was made of the snapshots, of this length."""
-        return self.path / "averages" / f"sigma_rel-{sigma_rel:g}"
+    def average(self, sigma_rel: float, step: int | None = None) -> Path:
+        """The pipeline of an average of this length, made of the snapshots up to a step; None = up to the newest one."""
+        end = "" if step is None else f"_{PREFIX}{step}"
+        return self.path / "averages" / f"sigma_rel-{sigma_rel:g}{end}"
 
     @property
     def grid_settings(self) -> Path:

@@ -80,9 +80,10 @@ def decide_all(
     positions = torch.arange(count) * len(images) // count
     mine, largest_share = positions[shard(count, processes)], math.ceil(count / processes.num_processes)
     decisions: list[Decision] = []
+    at_once = max(1, config.batch_size // 8)  # each is denoised for several classes, and a signal waits for them
     with Progress("classifying", len(mine), "image") as bar:
-        for start in range(0, largest_share, config.batch_size):  # equally often in every process
-            part = mine[start : start + config.batch_size]
+        for start in range(0, largest_share, at_once):  # equally often in every process
+            part = mine[start : start + at_once]
             if len(part) > 0:
                 decisions += decide(config, pipeline, images, part)
             bar.advance(len(part))

@@ -31,7 +31,7 @@ class AverageConfig(BaseConfig):
     step: int | None = None
     """Optimizer step of the snapshot at which the average ends; None = the newest one."""
     output_dir: Path | None = None
-    """New or empty folder for the pipeline; None = RUN/averages/sigma_rel-LENGTH."""
+    """New or empty folder for the pipeline; None = RUN/averages/sigma_rel-LENGTH, or sigma_rel-LENGTH_step-STEP."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
         run = RunFolder(config.run)
         if not run.path.is_dir():
             raise ValueError(f"run is {str(run.path)!r}: no such folder exists")
-        folder = config.output_dir or run.average(config.sigma_rel)
+        folder = config.output_dir or run.average(config.sigma_rel, config.step)
         load_libraries()
         from hf_ddpm.training.posthoc_average import write_average
 

@@ -10,7 +10,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_ddpm.config import BaseOptimConfig, EMAConfig
+from hf_ddpm.config import BaseEMAConfig, BaseOptimConfig
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: BaseOptimConfig) -> torch.optim.Optimizer:
@@ -71,7 +71,7 @@ def resume_lr_schedule(optimizer: torch.optim.Optimizer, lr_scheduler: LambdaLR,
         group["lr"] = base * factor(step)
 
 
-def build_ema(tensors: Iterable[torch.Tensor], config: EMAConfig) -> EMAModel | None:
+def build_ema(tensors: Iterable[torch.Tensor], config: BaseEMAConfig) -> EMAModel | None:
     """Build the moving average of the weights with its warm-up; None = it is off."""
     if config.decay is None:
         return None

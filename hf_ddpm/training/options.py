@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from hf_ddpm.config import (
     BaseConfig,
+    BaseEMAConfig,
     BaseLoggingConfig,
     BaseOptimConfig,
     CheckpointConfig,
@@ -20,7 +21,6 @@ from hf_ddpm.config import (
     OptimConfig,
     Optimizer,
     ScheduleConfig,
-    SnapshotEMAConfig,
     require,
     require_seeds,
 )
@@ -121,7 +121,7 @@ class LearningOptions(RunOptions):
 class EMAOptions(LearningOptions):
     """The moving average of the weights."""
 
-    ema: EMAConfig = field(default_factory=EMAConfig)
+    ema: BaseEMAConfig = field(default_factory=BaseEMAConfig)
 
 
 @dataclass(kw_only=True)
@@ -145,7 +145,7 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
     )  # fmt: skip
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    ema: SnapshotEMAConfig = field(default_factory=SnapshotEMAConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -308,7 +308,7 @@ class GANOptimConfig(BaseOptimConfig):
 
 
 @dataclass(kw_only=True)
-class GANEMAConfig(EMAConfig):
+class GANEMAConfig(BaseEMAConfig):
     """Moving average of the generator's weights, used for sampling."""
 
     decay: float | None = None

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_ddpm.cli import parse_config
-from hf_ddpm.config import SnapshotEMAConfig
+from hf_ddpm.config import EMAConfig
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.sampling import load_pipeline
 from hf_ddpm.training.loop import train
@@ -92,7 +92,7 @@ def test_what_was_not_tracked_is_near_what_would_have_been(walk, tmp_path, sigma
 
 def test_the_number_of_snapshots_is_bounded_and_follows_from_the_step(tmp_path):
     ema, run, averages = (
-        SnapshotEMAConfig(snapshot_every_steps=3, max_snapshots=8),
+        EMAConfig(snapshot_every_steps=3, max_snapshots=8),
         RunFolder(tmp_path),
         PowerAverages({"a": torch.ones(1)}),
     )
@@ -108,7 +108,7 @@ def test_the_number_of_snapshots_is_bounded_and_follows_from_the_step(tmp_path):
     write_snapshot(averages, run, 49, 12)  # a run that continues from an earlier checkpoint
     assert list(run.snapshots()) == [24, 48, 49]
     assert len(list((tmp_path / "snapshots").iterdir())) == 3
-    assert SnapshotEMAConfig().snapshot_distance(10) is None
+    assert TrainConfig(output_dir="x", max_train_steps=1, ema=EMAConfig()).ema.snapshot_distance(10) is None
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,10 @@ def test_the_command_writes_a_pipeline(run, tmp_path, load_script, capsys):
     saved = load_file(run / "checkpoints/step-00000016/training/power_averages.safetensors")
     for name, weight in load_pipeline(str(folder)).unet.named_parameters():
         torch.testing.assert_close(weight.detach(), saved[tensor_name(0.1, name)], rtol=1e-6, atol=1e-9)
-    average([f"--run={run}", "--sigma_rel=0.07", "--step=12", f"--output_dir={tmp_path / 'a'}"])
-    assert json.loads((tmp_path / "a/average.json").read_text())["step"] == 12
+    average([f"--run={run}", "--sigma_rel=0.07", "--step=12"])
+    assert json.loads((run / "averages/sigma_rel-0.07_step-12/average.json").read_text())["step"] == 12
+    average([str(run), "--sigma_rel=0.07", f"--output_dir={tmp_path / 'a'}"])
+    assert json.loads((tmp_path / "a/average.json").read_text())["step"] == 16
     assert RunFolder.of(folder) == RunFolder(run), "so that its data are found"
 
 
@@ -213,4 +215,4 @@ def test_averages_cannot_begin_in_the_middle(tiny_run, tiny_options, tmp_path):
 )
 def test_options_that_cannot_work(options, message):
     with pytest.raises(ValueError, match=message):
-        SnapshotEMAConfig(**options)
+        EMAConfig(**options)
