@@ -91,8 +91,7 @@ def choose_snapshots(run: RunFolder, sigma_rel: float, step: int | None = None) 
     """
     there = run.snapshots()
     if not there:
-        remedy = "train with --ema.snapshot_every_steps to keep them"
-        raise ValueError(f"run is {str(run.path)!r}: it has no snapshots of averages, {remedy}")
+        raise ValueError(f"{run.path} has no snapshots of averages: train with --ema.snapshot_every_steps to keep them")
     require(step is None or step in there, "step", step, f"there are snapshots at {', '.join(map(str, there))}")
     end = max(there) if step is None else step
     used = {at: path for at, path in there.items() if at <= end}
@@ -181,7 +180,7 @@ def _trained_model(run: RunFolder) -> Path:
     """A model of the run, which gives everything but the weights."""
     model = run.pipeline if run.pipeline.is_dir() else run.last_checkpoint()
     if model is None:
-        raise ValueError(f"run is {str(run.path)!r}: it has neither a pipeline nor a checkpoint yet")
+        raise ValueError(f"{run.path} has neither a pipeline nor a checkpoint yet: wait for one")
     return model
 
 

@@ -156,7 +156,7 @@ def test_averages_of_any_length(options, run, tiny_pipeline, tmp_path):
     assert [row.metrics for row in sweep(config)] == [row.metrics for row in rows], "continued, with the same averages"
     with pytest.raises(ValueError, match="sigma_rel is 0.001: 16 snapshots give lengths from"):
         sweep(options("other", sigma_rel=[0.001], model=folder.pipeline))
-    with pytest.raises(ValueError, match="run is .* it has no snapshots"):
+    with pytest.raises(ValueError, match="has no snapshots of averages: train with"):
         sweep(options("other", sigma_rel=[0.05]))
     with pytest.raises(ValueError, match="--grid.sigma_rel: --model .* belongs to no run"):
         sweep(options("other", sigma_rel=[0.05], model=tmp_path))
