@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION_TAG = PIL.Image.ExifTags.Base.Orientation
 BITS_TAG, PLANES_TAG = 258, 284
 COLOUR_DEPTHS = (1, 3, 4)
+MAX_VALUES = 4 * 89_478_485
+"""Most values of a TIFF file: four channels of what Pillow takes."""
 Array = np.ndarray[Any, Any]
 UPRIGHT: dict[int, Callable[[Array], Array]] = {
     2: lambda image: image[:, ::-1],
@@ -76,6 +79,8 @@ def read_tiff(file: bytes, channels: int | None) -> Array:
     tifffile = _import("tifffile", "this TIFF file")
     with tifffile.TiffFile(io.BytesIO(file)) as opened:
         series = opened.series[0]
+        if series.size > MAX_VALUES:
+            raise ValueError(f"it has {series.size:,} values, more than {MAX_VALUES:,}: it may be a decompression bomb")
         try:
             values, samples = series.asarray(), series.axes.find("S")
         except ValueError as error:
@@ -99,16 +104,16 @@ def read_16_bits(image: PIL.Image.Image) -> Array:
         return read_tiff(content, channels=None)
     if image.format != "PNG":
         raise ValueError(f"{image.format} files of 16 bits and colour are not read with all bits: save them as PNG or TIFF")
-    values = _import("imagecodecs", "a PNG file of 16 bits and colour").png_decode(content)
+    values = _import("imagecodecs", "a PNG file of 16 bits and colour", ", or give `pixel_type` uint8").png_decode(content)
     return UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1), lambda same: same)(values)
 
 
-def _import(library: str, what: str) -> Any:
+def _import(library: str, what: str, otherwise: str = "") -> Any:
     try:
-        return __import__(library)
+        return importlib.import_module(library)
     except ImportError:
-        raise _missing(library, what) from None
+        raise _missing(library, what, otherwise) from None
 
 
-def _missing(library: str, what: str) -> MissingReader:
-    return MissingReader(f'{what} is read by {library}, which is not installed: pip install "hf_ddpm[images]"')
+def _missing(library: str, what: str, otherwise: str = "") -> MissingReader:
+    return MissingReader(f'{what} is read by {library}, which is not installed: pip install "hf_ddpm[images]"{otherwise}')

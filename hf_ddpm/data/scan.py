@@ -63,8 +63,8 @@ class Scan:
     """Types of the values of the others."""
     stored_channels: tuple[tuple[int, int], ...] = ()
     """Every number of channels of an image, with the number of its pages, see `ImageFacts`."""
-    array_channels: tuple[int, ...] = ()
-    """The numbers of channels of arrays."""
+    channels_of_kinds: tuple[tuple[Kind, int], ...] = ()
+    """Every number of channels of an image that is not plain 8 bits, with its kind."""
     mean_pixels: float = 0
     """Width times height, on average."""
     num_with_frames: int = 0
@@ -183,7 +183,9 @@ def _summarize(facts: pyarrow.Table) -> Scan:
         num_plain=sum(layout["count_all"] for layout in layouts if layout["kind"] is None),
         dtypes=tuple(sorted({layout["dtype"] for layout in layouts if layout["dtype"] is not None})),
         stored_channels=tuple(sorted({(layout["channels"], layout["num_pages"]) for layout in layouts})),
-        array_channels=tuple(sorted({layout["channels"] for layout in layouts if layout["kind"] == "array"})),
+        channels_of_kinds=tuple(
+            sorted({(layout["kind"], layout["channels"]) for layout in layouts if layout["kind"] is not None})
+        ),
         mean_pixels=float(sizes.mean()),
         num_with_frames=num_with_frames,
     )

@@ -48,8 +48,8 @@ def settle_pixels(
         scans: what was seen of the images of each split.
         source, split: for messages.
         channels: as all images must have; None = as they have. Without transparency, 1 and 3 fit each other.
-        pixel_type: None = uint8 if any image has plain 8 bits, or if that is enough for all values of the range, else uint16
-            for whole numbers from 0 to 65535, else float32.
+        pixel_type: None = uint8 if any image has plain 8 bits or opacity, or if that is enough for all values of the range,
+            else uint16 for whole numbers from 0 to 65535, else float32.
         value_range: see `check_value_range`.
         are_all: whether there are no other images.
     """
@@ -60,14 +60,13 @@ def settle_pixels(
     full_range = value_range or ((0, MAX_16_BIT) if has_range_of_format else None)
     enough = _enough_for(scans, full_range)
     if pixel_type is None:
-        pixel_type = "uint8" if not kinds or any(each.num_plain for each in scans) else enough
+        has_plain = any(each.num_plain for each in scans)
+        has_opacity = any(kind == "reduced" and count in (2, 4) for each in scans for kind, count in each.channels_of_kinds)
+        pixel_type = enough if kinds and not has_plain and not (has_opacity and channels in (None, 1, 3)) else "uint8"
         if kinds and pixel_type != enough:
-            logger.warning(
-                "some images of %s have more than 8 bits, but others have 8: all are reduced to 8 bits, "
-                "give `pixel_type` %s to keep all bits",
-                where,
-                enough,
-            )
+            reason = "others have 8" if has_plain else "have opacity, which is laid over white"
+            remedy = f"give `pixel_type` {enough} to keep all bits" + ("" if has_plain else ", with opacity as a channel")
+            logger.warning("images of %s have more than 8 bits, but %s: they are reduced to 8, %s", where, reason, remedy)
     elif pixel_type != "uint8":
         if not kinds and are_all:
             raise ValueError(f"pixel_type is {pixel_type!r}, but all images of {where} have plain 8 bits: leave it out")
@@ -98,8 +97,8 @@ def _enough_for(scans: Sequence[Scan], value_range: ValueRange | None) -> PixelT
 def _settle_channels(scans: Sequence[Scan], channels: int | None, pixel_type: PixelType, where: str) -> int:
     """The number of channels, given or found."""
     as_stored = pixel_type != "uint8" or channels not in (None, 1, 3)
-    arrays = {count for each in scans for count in each.array_channels if count not in COLOUR_DEPTHS}
-    if not as_stored and not arrays:
+    arrays = {count for each in scans for kind, count in each.channels_of_kinds if kind == "array"}
+    if not as_stored and arrays <= {*COLOUR_DEPTHS}:
         return channels or max(each.channels for each in scans)
     stored = {pair for each in scans for pair in each.stored_channels}
     found = sorted({count for count, _ in stored})
@@ -112,5 +111,8 @@ def _settle_channels(scans: Sequence[Scan], channels: int | None, pixel_type: Pi
         return found[0]
     wrong = [count for count, pages in stored if channels not in (count, pages) and (count, channels) != (1, 3)]
     if wrong:
-        raise ValueError(f"channels is {channels}, but images of {where} have {listed} channels: give what all of them have")
+        converted = ", or `pixel_type` uint8" if channels in (1, 3) and arrays <= {*COLOUR_DEPTHS} else ""
+        raise ValueError(
+            f"channels is {channels}, but images of {where} have {listed} channels: give what all of them have{converted}"
+        )
     return channels

@@ -71,6 +71,9 @@ def test_a_stream_equals_the_table(tmp_path):
     assert np.array_equal(everything(head), everything(table))
     assert head.image_shape == stream.image_shape == table.image_shape
     assert (head.pixel_type, head.value_range) == (stream.pixel_type, stream.value_range) == ("uint16", RANGE)
+    one = table.reader(seed=0, batch_size=4).read(0, 0).images.numpy()
+    two = [table.reader(seed=0, batch_size=2, num_processes=2, process_index=i).read(0, 0).images.numpy() for i in (0, 1)]
+    assert np.array_equal(np.concatenate(two), one) and one.dtype == np.uint16
     both = [stream.reader(seed=0, batch_size=2, num_processes=2, process_index=i).read(0, 0).images for i in (0, 1)]
     assert both[0].dtype == torch.uint16
     known = {image.tobytes() for image in everything(table)}
@@ -116,11 +119,25 @@ def test_images_of_8_bits_among_others_keep_their_shades(tmp_path, caplog):
     PIL.Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "data" / "1.png")
     table = load_images(str(tmp_path / "data"), "train", image_size=6)
     assert table.pixel_type == "uint8" and np.array_equal(everything(table)[:, 0], np.stack([gray, gray]))
-    assert "give `pixel_type` uint16 to keep all bits" in caplog.text
+    assert "but others have 8: they are reduced to 8, give `pixel_type` uint16 to keep all bits" in caplog.text
     for pixel_type in ("uint16", "float32"):
         table = load_images(str(tmp_path / "data"), "train", image_size=6, pixel_type=pixel_type)
         assert table.value_range == (0, 65535)
         assert np.array_equal(everything(table)[:, 0], np.stack([gray, gray]).astype(pixel_type) * 257)
+
+
+def test_opacity_of_16_bits_is_laid_over_white_unless_bits_are_to_be_kept(tmp_path, caplog):
+    rgba = RNG.integers(0, 65536, (6, 6, 4), dtype=np.uint16)
+    (tmp_path / "data").mkdir()
+    png = pytest.importorskip("imagecodecs").png_encode(rgba)
+    (tmp_path / "data" / "0.png").write_bytes(png)
+    table = load_images(str(tmp_path / "data"), "train", image_size=6)
+    assert (table.pixel_type, table.channels) == ("uint8", 3)
+    assert "give `pixel_type` uint16 to keep all bits, with opacity as a channel" in caplog.text
+    for options in ({"channels": 4}, {"pixel_type": "uint16"}):
+        table = load_images(str(tmp_path / "data"), "train", image_size=6, **options)
+        assert (table.pixel_type, table.channels) == ("uint16", 4)
+        assert np.array_equal(everything(table)[0], np.moveaxis(rgba, -1, 0))
 
 
 def test_opacity_is_a_channel_if_four_are_asked_for(tmp_path):
