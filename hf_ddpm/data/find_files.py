@@ -130,6 +130,9 @@ def find_files(folder: Path, source: str) -> FoundFiles:
                 waiting.append((path, above | {identity}))
             else:
                 _file_under(found, path)
+    if not found.images:  # beside images, arrays are rather something else
+        found.images = [path for path in found.others if path.suffix.lower() == ARRAY_SUFFIX]
+        found.others = [path for path in found.others if path.suffix.lower() != ARRAY_SUFFIX]
     for paths in (found.images, found.metadata, found.others, found.folders, found.hidden, found.loops):
         paths.sort(key=lambda path: path.as_posix())
     found.samples = find_samples(found.images, found.others)
@@ -137,9 +140,6 @@ def find_files(folder: Path, source: str) -> FoundFiles:
     found.images = [path for path in found.images if path not in samples]
     folders = {path.parent for path in samples} - {path.parent for path in found.images}
     found.metadata = [path for path in found.metadata if path.parent not in folders]
-    if not found.images:  # beside images, arrays are rather something else
-        found.images = [path for path in found.others if path.suffix.lower() == ARRAY_SUFFIX]
-        found.others = [path for path in found.others if path.suffix.lower() != ARRAY_SUFFIX]
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_ddpm.run_folder import RunFolder
 
 # Names of the files of hf_ddpm.sample_folder and hf_ddpm.editing.edit_folder.
-_SAMPLE = re.compile(r"\d{5,}(_(label|of)-[\w-]+)?_(seed-\d+|weight-[\d.]+)\.png")
+_SAMPLE = re.compile(r"\d{5,}(_(label|of)-[\w-]+)?_(seed-\d+|weight-[\d.]+)\.(png|npy)")
 _GRID, _GRID_BESIDE, _ARRAYS = "grid.png", "-grid.png", "samples.npz"
 """A grid is beside its folder, as in images-grid.png; that of earlier versions is in it."""
 _RUN = {"config.yaml", "environment.json", "data.json", "metrics.jsonl"}

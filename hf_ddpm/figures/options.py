@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hf_ddpm.config import MAX_SEED, BaseConfig, require, require_view_channels
-from hf_ddpm.data.options import ConditionOptions, ImageShapeOptions, ResizeOptions, ValueRangeOptions
+from hf_ddpm.data.options import ConditionOptions, ImageShapeOptions, ValueRangeOptions
 
 SUFFIXES = (".png", ".pdf", ".gif")
 RANGES = {
@@ -22,11 +23,13 @@ RANGES = {
 
 
 @dataclass(kw_only=True)
-class ModelDataConfig(ResizeOptions, ValueRangeOptions, ConditionOptions):
+class ModelDataConfig(ValueRangeOptions, ConditionOptions):
     """Real images to show beside the output of a model."""
 
     split: str | None = None
     """Split of the images; None = the one that --model was trained on, else train."""
+    resize: Literal["crop", "pad", "stretch"] | None = None
+    """How images are brought to one size, see hf-ddpm train; None = as those that --model was trained on, else crop."""
 
 
 @dataclass(kw_only=True)
@@ -34,7 +37,7 @@ class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
     """Real images to show."""
 
     image_size: int | tuple[int, int] | None = None
-    """Height and width in pixels, by resizing and center crop; None = the shorter side of the first image, at most 128."""
+    """[height, width] in pixels, one number = both; None = the shorter side of the first image, at most 128."""
     channels: int | None = None
     """1 = grayscale, 3 = RGB, or as many as arrays have; None = RGB if any of the images has colour, or as arrays have."""
 

@@ -102,7 +102,8 @@ def read_images(
         settled = settle_pixels(scans, source.name, source.split, are_all=bool(looked.ranges), **asked)
         first = inspect_image(source.dataset[0][source.image_column], source.roots, settled.channels)
         size = size or size_pair(min(first.width, first.height, LARGEST_SIZE))
-        options: dict[str, Any] = {"image_size": size, "resize": data.resize, "roots": source.roots, **asdict(settled)}
+        options: dict[str, Any] = {"image_size": size, "resize": data.resize or "crop", "roots": source.roots}
+        options |= asdict(settled)
         pixels = [np.frombuffer(decode_image(value, **options), settled.pixel_type) for value in values]
     except UndecodableImage as error:
         raise ValueError(f"{error.describe(source.name, source.split, None)}: replace or remove it") from None

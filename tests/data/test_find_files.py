@@ -268,5 +268,8 @@ def test_arrays_are_images_unless_there_are_image_files(folder):
     (folder / "metadata.csv").write_text("file_name,label\ncat/0.npy,x\ndog/1.NPY,y\ndog/2.npy,y\n")
     assert classes(folder) == {"x": 1, "y": 2}
     (folder / "metadata.csv").unlink()
+    np.save(folder / "dog" / "00000_label-dog_seed-0.npy", np.full((2, 2), 200, dtype=np.uint8))
+    assert classes(folder) == {"cat": 1, "dog": 2} and left_out(folder) == {"samples and their grids": 1}
+    (folder / "dog" / "00000_label-dog_seed-0.npy").unlink()
     write(folder, "cat/0.png", "dog/0.png")
     assert classes(folder) == {"cat": 1, "dog": 1} and left_out(folder) == {"files .npy": 2, "files .NPY": 1}

@@ -10,6 +10,8 @@ import yaml
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.data.load_splits import load_train_split, options_of_run
+from hf_ddpm.figures.options import ModelDataConfig
+from hf_ddpm.figures.real_images import data_of_model
 from hf_ddpm.run_folder import STATE, RunFolder
 from hf_ddpm.training.checkpoints import write_manifest
 from hf_ddpm.training.loop import train
@@ -181,6 +183,11 @@ def test_a_run_that_rounded_16_bits_resumes_as_it_was(tmp_path, tiny_options, ca
     write_manifest(checkpoint)
     run.config.write_text(yaml.safe_dump(config))
     assert options_of_run(str(checkpoint))["pixel_type"] == "uint8", "for evaluations and figures"
+    assert data_of_model(ModelDataConfig(), str(checkpoint)).resize is None
+    run.config.write_text(yaml.safe_dump({**config, "data": {**config["data"], "resize": "pad"}}))
+    assert data_of_model(ModelDataConfig(), str(checkpoint)).resize == "pad"
+    assert data_of_model(ModelDataConfig(resize="crop"), str(checkpoint)).resize == "crop"
+    run.config.write_text(yaml.safe_dump(config))
     resumed = ["--config", str(run.config), "--max_train_steps=2", "--resume=auto"]
     pipeline = train(parse_config(TrainConfig, resumed))
     assert (pipeline.parent / "checkpoints" / "step-00000002").is_dir() and "bit for bit" not in caplog.text
