@@ -26,7 +26,7 @@ from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.lock import OutputLock, is_free
 from hf_ddpm.runtime.pictures import save_image
 from hf_ddpm.runtime.signals import Stopped, stop_requests
-from hf_ddpm.sampling import ImagePipeline, SampleBatch, condition_name, generate, image_shape_of
+from hf_ddpm.sampling import ImagePipeline, RandomNumbers, SampleBatch, condition_name, generate, image_shape_of
 from hf_ddpm.text import file_safe
 
 FileFormat = Literal["png", "npy", "npz"]
@@ -45,6 +45,7 @@ def sample_to_folder(
     eta: float | None = None,
     guidance: str | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    rng: RandomNumbers = "torch",
     file_format: FileFormat | None = None,
     grid: Path | None = None,
     row_length: int | None = None,
@@ -75,6 +76,7 @@ def sample_to_folder(
         eta=eta,
         guidance=guidance,
         guidance_interval=guidance_interval,
+        rng=rng,
         progress=True,
     )
     with OutputLock(folder, processes) as lock, stop_requests("sampling ends after this batch") as stop:

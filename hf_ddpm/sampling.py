@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from diffusers.utils import logging as diffusers_logging
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.data.options import DecodeOptions
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
-from hf_ddpm.diffusion.randomness import image_generator
+from hf_ddpm.diffusion.randomness import counter_noise, image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.image_shape import size_pair
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, check_number, require, to_values
@@ -31,7 +32,7 @@ from hf_ddpm.runtime.hub_requests import bounded_requests
 from hf_ddpm.runtime.probe import choose, time_in_turn
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.saved_model import SCHEDULER, blaming, check_finite, class_name_of, read_index
-from hf_ddpm.schedulers import build_scheduler, fitting_steps
+from hf_ddpm.schedulers import build_scheduler, drawing_noise, fitting_steps
 from hf_ddpm.text import one_line
 
 MAX_SEED = 2**63 - 1
@@ -44,6 +45,7 @@ NUMBERS = 10
 ImagePipeline = CFGDDPMPipeline | DCGANPipeline
 Data = TypeVar("Data", bound=DecodeOptions)
 Dtype = Literal["float32", "bfloat16"]
+RandomNumbers = Literal["torch", "counter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +215,7 @@ def generate(
     guidance_rescale: float | None = None,
     eta: float | None = None,
     guidance: str | None = None,
+    rng: RandomNumbers = "torch",
     progress: bool = False,
 ) -> Iterator[SampleBatch]:
     """Generate one image for each label, in this order: the call checks the options, iteration generates batches.
@@ -225,6 +228,7 @@ def generate(
         batch_size: images at a time; does not change them.
         num_inference_steps, guidance_scale, guidance_interval, guidance_rescale, eta, guidance: see `CFGDDPMPipeline`;
             None = its default. A GAN takes none of them.
+        rng: where noise comes from: a generator of torch for each seed, or `counter_noise`, as in a browser.
         progress: show how many images are done, see `Progress`.
     """
     labels: list[Any] = list(class_labels)
@@ -242,10 +246,12 @@ def generate(
     for name, value in options.items():
         takes_steps = isinstance(pipeline, CFGDDPMPipeline)
         require(takes_steps, name, value, "the model is a GAN and takes no steps, leave it out")
+    is_known = rng == "torch" or isinstance(pipeline, CFGDDPMPipeline)
+    require(is_known, "rng", rng, "the model is a GAN, give torch")
     if not labels:
         return iter(())
     pipeline.check_inputs([label for label in labels if label is not None] or None, **options)
-    return _batches(pipeline, labels, seeds, batch_size, options, progress)
+    return _batches(pipeline, labels, seeds, batch_size, options, rng, progress)
 
 
 def resolve_labels(
@@ -311,23 +317,33 @@ def _batches(
     seeds: list[int],
     batch_size: int,
     options: dict[str, Any],
+    rng: RandomNumbers,
     progress: bool,
 ) -> Iterator[SampleBatch]:
     with Progress("samples", len(labels), "image", shown=progress) as bar:
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            images = _generate_batch(pipeline, labels[part], seeds[part], options)
+            images = _generate_batch(pipeline, labels[part], seeds[part], options, rng)
             yield SampleBatch(images=images, class_labels=labels[part], seeds=seeds[part])
             bar.advance(len(images))
 
 
 def _generate_batch(
-    pipeline: ImagePipeline, labels: list[Condition | None], seeds: list[int], options: dict[str, Any]
+    pipeline: ImagePipeline, labels: list[Condition | None], seeds: list[int], options: dict[str, Any], rng: RandomNumbers
 ) -> np.ndarray[Any, Any]:
     # Noise is sampled on the CPU, so that a seed means the same image on every device.
     generators = [image_generator(int(seed)) for seed in seeds]
     what = {"num_images_per_prompt": len(labels)} if labels[0] is None else {"class_labels": labels}
-    with _no_step_bar(pipeline):
+    with _no_step_bar(pipeline), contextlib.ExitStack() as stack:
+        if rng == "counter" and isinstance(pipeline, CFGDDPMPipeline):
+            draws = itertools.count()
+
+            def draw(shape: Sequence[int]) -> torch.Tensor:
+                number = next(draws)
+                return torch.stack([counter_noise(int(seed), shape[1:], number) for seed in seeds])
+
+            options = {**options, "latents": draw((len(seeds), *image_shape_of(pipeline)))}
+            stack.enter_context(drawing_noise(pipeline.scheduler, draw))
         images = pipeline(**what, **options, generator=generators, output_type="np")[0]
     return values_of(pipeline, images, f"the images of the seeds {seeds[0]} to {seeds[-1]}")
 

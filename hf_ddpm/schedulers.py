@@ -6,8 +6,10 @@ than the model was trained with. `SCHEDULERS` has the options that each one need
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,7 @@ from diffusers import (
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
+from torch import Tensor
 
 from hf_ddpm.first_checks import check_scheduler
 from hf_ddpm.pipeline import LOG_SIGMA_FROM, require, spaces_evenly
@@ -132,6 +135,26 @@ def build_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     many_steps = cosine if config["beta_schedule"] == "squaredcos_cap_v2" else other
     scheduler.register_to_config(**{LOG_SIGMA_FROM: many_steps, "sigma_max": None})
     return scheduler
+
+
+@contextlib.contextmanager
+def drawing_noise(scheduler: SchedulerMixin, draw: Callable[[torch.Size], Tensor]) -> Iterator[None]:
+    """Let the steps of a scheduler take their noise from a function of its shape, (B, C, H, W) float32.
+
+    Diffusers itself draws with a `torch.Generator` and nothing else.
+    """
+    name, remedy = type(scheduler).__name__, "its noise is a path of Brownian motion, set another"
+    require(not isinstance(scheduler, DPMSolverSDEScheduler), "scheduler", name, remedy)
+    module: Any = sys.modules[type(scheduler).__module__]
+    own = getattr(module, "randn_tensor", None)
+    if own is None:  # it draws none
+        yield
+        return
+    module.randn_tensor = lambda shape, *, device=None, dtype=None, **_: draw(shape).to(device, dtype)
+    try:
+        yield
+    finally:
+        module.randn_tensor = own
 
 
 def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:

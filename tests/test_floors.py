@@ -24,6 +24,7 @@ FLOORS = {
     "first_checks": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "editing": 2, "hub": 2,
+    "web": 2,
     "training": 3, "evaluation": 3, "doctor": 3,
     "experiments": 4, "report": 4,
     "programs": 5, "__main__": 5,
@@ -41,6 +42,7 @@ TOOLS_OF = {
     "sample_folder": {"sampling", "figures"},
     "editing": {"sampling", "figures"},
     "hub": {"schedulers", "sampling", "figures"},
+    "web": {"schedulers", "sampling"},
 }
 TAKEN_ALONG = {"hf_ddpm/editing_pipeline.py": {"", "pipeline"}}
 """Relative imports, by which diffusers knows the files that travel with this one; "" = `from . import pipeline`."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "report": Command("report", "write one HTML page about a run"),
     "figures": Command("figures", "plot a figure or an animation"),
     "recipes": Command("list_recipes", "list the recipes that --config takes by name"),
+    "export-web": Command("export_web", "export a model as a web page that runs it in the browser"),
     "push": Command("push_to_hub", "publish a trained model"),
     "write-card": Command("write_card", "write the model card of a trained model again"),
     "render-page": Command("render_page", "put results into a page written by hand"),

@@ -11,10 +11,10 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, close_session, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -87,41 +87,112 @@ def push_folder(
 
     A ValueError names a wrong folder or name, its subclass HubError a Hub that refused or could not be reached.
     """
-    folder, api, patience = Path(folder), api or HfApi(), patience or Patience()
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    put_back(folder)
+    files = pipeline_files(folder)
+    options = ["--model", str(folder), "--repo_id", repo_id]
+    options += [] if private is None else ["--private", str(private).lower()]
+
+    def contents_of(name: str) -> tuple[dict[str, Path | bytes], bool]:
+        card = files_to_publish(folder, name)
+        contents: dict[str, Path | bytes] = {**files, **card}
+        check_tokens(folder, contents)
+        return contents, README in card
+
+    return _push(
+        files,
+        contents_of,
+        repo_id,
+        private=private,
+        message=commit_message or f"Upload {read_pipeline(folder).class_name}",
+        again=f"{folder} is untouched; to try again: {as_typed('hf-ddpm push')} {shlex.join(options)}",
+        api=api,
+        patience=patience,
+    )
+
+
+def push_space(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    api: HfApi | None = None,
+    patience: Patience | None = None,
+) -> str:
+    """Create a static Space if needed, upload all files of a folder in one commit, and return the URL of the Space.
+
+    Args:
+        folder: with an index.html, and a README.md whose first lines are those of a static Space.
+        repo_id, private, api, patience, and errors: see `push_folder`.
+    """
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    command = ["hf", "upload", repo_id, str(folder), ".", "--repo-type", "space"]
+    return _push(
+        files,
+        lambda name: (dict(files), False),
+        repo_id,
+        private=private,
+        message="Upload a page that runs a model",
+        again=f"{folder} is written; to try again: {shlex.join(command)}",
+        api=api,
+        patience=patience,
+        repo_type="space",
+    )
+
+
+def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"--repo_id is {repo_id!r}: give OWNER/NAME or NAME; {error}") from None
-    put_back(folder)
-    files = pipeline_files(folder)
-    message = commit_message or f"Upload {read_pipeline(folder).class_name}"
+
+
+def _push(
+    files: Mapping[str, Path],
+    contents_of: Callable[[str], tuple[dict[str, Path | bytes], bool]],
+    repo_id: str,
+    *,
+    private: bool | None,
+    message: str,
+    again: str,
+    api: HfApi | None,
+    patience: Patience | None,
+    repo_type: Literal["model", "space"] = "model",
+) -> str:
+    """Create a repository if needed, and upload files in one commit.
+
+    Args:
+        files: most of them, whose size decides how long it may take.
+        contents_of: all files by path in a repository of this name, and whether the README.md is a rendered card.
+        again: how to try again, for the message of a `HubError`.
+        repo_type: a Space is a static one.
+    """
+    api, patience = api or HfApi(), patience or Patience()
     size = sum(file.stat().st_size for file in files.values())
     deadline = time.monotonic() + patience.total + size / patience.least_speed
+    sdk = {"repo_type": "space", "space_sdk": "static"} if repo_type == "space" else {}
     try:
         name = repo_id
         if "/" not in repo_id:
             name = _patiently(lambda: f"{api.whoami()['name']}/{repo_id}", patience, deadline)
-        card = files_to_publish(folder, name)
-        contents: dict[str, Path | bytes] = {**files, **card}
-        check_tokens(folder, contents)
+        contents, is_rendered_card = contents_of(name)
 
         def push() -> str:
-            left_out = _check_readme(api, name, contents.get(README), rendered=README in card)
+            left_out = _check_readme(api, name, contents.get(README), repo_type, rendered=is_rendered_card)
             # If only the answer of an earlier attempt was lost, the repository exists and the commit is empty and not made.
-            url = api.create_repo(name, private=private, exist_ok=True)
+            url = api.create_repo(name, private=private, exist_ok=True, **sdk)
             chosen = {path: file for path, file in contents.items() if path not in left_out}
             operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in chosen.items()]
-            api.create_commit(name, operations, commit_message=message)
+            api.create_commit(name, operations, commit_message=message, repo_type=repo_type)
             return one_line(url, MAX_REASON)
 
         return _patiently(push, patience, deadline)
     except HubError as trouble:
-        options = ["--model", str(folder), "--repo_id", repo_id]
-        options += [] if private is None else ["--private", str(private).lower()]
-        command = f"{as_typed('hf-ddpm push')} {shlex.join(options)}"
         reason = _without_tokens(str(trouble), api)
-        text = f"--repo_id is {repo_id!r}: not pushed, {reason}. {folder} is untouched; to try again: {command}"
-        raise HubError(text) from None
+        raise HubError(f"--repo_id is {repo_id!r}: not pushed, {reason}. {again}") from None
 
 
 def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
@@ -136,7 +207,9 @@ def try_push(folder: str | Path, repo_id: str, **options: Any) -> str | None:
     return url
 
 
-def _check_readme(api: HfApi, repo_id: str, readme: Path | bytes | None, *, rendered: bool) -> set[str]:
+def _check_readme(
+    api: HfApi, repo_id: str, readme: Path | bytes | None, repo_type: Literal["model", "space"], *, rendered: bool
+) -> set[str]:
     """Return the name README.md if it must not be pushed: a rendered card that the Hub refuses, or over one edited there.
 
     A `HubError` refuses wrong metadata that a user has written, before there is a repository.
@@ -145,7 +218,7 @@ def _check_readme(api: HfApi, repo_id: str, readme: Path | bytes | None, *, rend
         return set()
     headers = build_hf_headers(token=api.token)
     content = (readme if isinstance(readme, bytes) else readme.read_bytes()).decode("utf-8", "replace")
-    body = {"content": content, "repoType": "model"}
+    body = {"content": content, "repoType": repo_type}
     answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=body, headers=headers)
     if answer.status_code == 400:
         fault = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))

@@ -51,6 +51,9 @@ class SampleConfig:
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0. A GAN has none."""
     seed: int = 0
     """Seed of the first image; the following ones have seed + 1, seed + 2, ..."""
+    rng: Literal["torch", "counter"] = "torch"
+    """Where noise comes from: torch's generators, or a counter-based one, with which a seed means the same image as in the
+    page of hf-ddpm export-web."""
     batch_size: int = 64
     """Images at a time; does not change them."""
     format: Literal["png", "npy", "npz"] | None = None
@@ -122,6 +125,7 @@ def main(args: list[str] | None = None) -> None:
             eta=config.eta,
             guidance=config.guidance,
             guidance_interval=config.guidance_interval,
+            rng=config.rng,
             file_format=config.format,
             grid=config.grid,
             row_length=config.per_class,

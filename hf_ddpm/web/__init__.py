@@ -1,0 +1,1 @@
+"""A trained model as a web page: the network runs in the visitor's browser."""
