@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsing import export, open_browser, pictures_on, serve, wait_for
 
 from hf_ddpm.data.table import ImageTable, load_images
 from hf_ddpm.sampling import generate, load_pipeline
@@ -40,13 +41,22 @@ def mean_class_spread(images: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([np.sqrt((d**2).sum(axis=1).mean()) for d in distances]))
 
 
-def test_digits_are_learned(pipeline_folder):
+@pytest.fixture(scope="module")
+def classifier():
+    """A support vector machine that was trained on real digits, the judge of samples."""
     from sklearn.svm import SVC
 
     train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
-    real, real_labels = flat_images(train), train.class_labels.numpy()
-    classifier = SVC(gamma="scale").fit(real, real_labels)
+    classifier = SVC(gamma="scale").fit(flat_images(train), train.class_labels.numpy())
     accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
+    print(f"the classifier is right on {accuracy:.1%} of the test images")
+    assert accuracy > 0.97
+    return classifier
+
+
+def test_digits_are_learned(pipeline_folder, classifier):
+    train = load_images("digits", "train", image_size=8)
+    real, real_labels = flat_images(train), train.class_labels.numpy()
     labels = np.repeat(np.arange(10), SAMPLES_PER_CLASS)
     torch.set_num_threads(THREADS)
     pipeline = load_pipeline(pipeline_folder)
@@ -54,8 +64,27 @@ def test_digits_are_learned(pipeline_folder):
     samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255
     agreement = float((classifier.predict(samples) == labels).mean())
     spread = mean_class_spread(samples, labels) / mean_class_spread(real, real_labels)
-    print(f"the classifier is right on {accuracy:.1%} of the test images and agrees with {agreement:.1%} of {len(labels)}")
-    print(f"samples; their spread within a class is {spread:.2f} of the real one")
-    assert accuracy > 0.97
+    print(f"it agrees with {agreement:.1%} of {len(labels)} samples; their spread within a class is {spread:.2f} of the real one")
     assert agreement >= 0.95
     assert spread >= 0.7
+
+
+@pytest.mark.browser
+def test_the_browser_shows_the_digit_that_is_chosen(pipeline_folder, classifier, tmp_path):
+    """As the classifier reads it, and the same as in Python."""
+    with open_browser() as browser:
+        pipeline = load_pipeline(pipeline_folder, scheduler="dpmsolver++", device="cpu")
+        export(load_pipeline(pipeline_folder, device="cpu"), tmp_path / "site", model=pipeline_folder)
+        with serve(tmp_path / "site") as address:
+            page = browser.new_page()
+            page.goto(address)
+            wait_for(page, "Done:")
+            page.get_by_label("Class", exact=True).select_option("7")
+            page.get_by_label("Images", exact=True).fill("9")
+            page.get_by_role("button", name="Generate").click()
+            wait_for(page, "Done: 9 images of 7")
+            shown = pictures_on(page, "#clean", 9, 8, 8)[..., :1]
+    options = {"num_inference_steps": 20, "guidance_scale": 1.5, "rng": "counter"}
+    (batch,) = generate(pipeline, class_labels=[7] * 9, **options)
+    assert abs(shown.astype(int) - batch.images).max() <= 2
+    assert (classifier.predict(shown.reshape(9, 64) / 255) == 7).mean() > 0.8

@@ -10,6 +10,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 from hf_ddpm import sampling
+from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
+from hf_ddpm.diffusion.randomness import counter_noise
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.runtime.probe import Timings
@@ -124,6 +126,27 @@ def test_images_do_not_depend_on_the_batch_size(tiny_pipeline, name, channels):
     assert abs(one - eight).max() <= 1
     assert abs(three - eight).max() <= 1
     assert abs(eight[0] - eight[3]).max() > 10
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler_ancestral"])
+def test_noise_of_a_counter_belongs_to_a_seed_and_a_step(tiny_pipeline, name):
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = build_scheduler(name, pipeline.scheduler.config)
+    options = {"seed": 7, "rng": "counter"}
+    one, three = (all_images(pipeline, [0, 1, 2], batch_size=size, **options).astype(int) for size in (1, 3))
+    assert abs(one - three).max() <= 1
+    latents = torch.stack([counter_noise(seed, (1, 8, 8)) for seed in (7, 8, 9)])
+    generators = [torch.Generator().manual_seed(0) for _ in range(3)]
+    arguments = {"guidance_scale": 2.0, "num_inference_steps": 4, "output_type": "np"}
+    other = pipeline([0, 1, 2], latents=latents, generator=generators, **arguments).images
+    is_same = abs(three - 255 * other).max() <= 1
+    assert is_same == (name == "ddim")  # the others draw noise in their steps, from counters too
+
+
+def test_a_gan_takes_no_noise_of_counters():
+    gan = DCGANPipeline(DCGANGenerator(8, 1, latent_dim=6, width=4))
+    with pytest.raises(ValueError, match="rng is 'counter': the model is a GAN, give torch"):
+        generate(gan, class_labels=[None], rng="counter")
 
 
 def test_a_slice_of_the_list_is_the_work_of_one_process(tiny_pipeline):

@@ -5,6 +5,7 @@ Every sampler here is linear in x_t, the predicted x_0, the x_0 predicted one st
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from typing import Any
@@ -26,7 +27,7 @@ def export_samplers(pipeline: CFGDDPMPipeline) -> dict[str, dict[str, Any]]:
     """The samplers of a model by name, as JSON values: those of a distilled model are its own scheduler alone.
 
     Returns:
-        `title`; `clips`, whether the predicted x_0 is clipped to [-1, 1]; `option`, the name for `hf-ddpm sample
+        `title`; `clip`, the largest size of the predicted x_0, to which it is clipped, None = it is not; `option`, the name for `hf-ddpm sample
         --scheduler`, None = it is the one that is saved with the model; and `steps`, by the number of steps: one row
         `[t, x, output, next_x, next_x_0, next_x_0_before, next_noise, alpha, sigma]` a step. The predicted x_0 is
         `x x_t + output model_output`, x_t of the next step the sum of the four products, and alpha and sigma are the level
@@ -45,10 +46,19 @@ def export_samplers(pipeline: CFGDDPMPipeline) -> dict[str, dict[str, Any]]:
         samplers[name] = {
             "title": TITLES[name],
             "option": None if scheduler is own else name,
-            "clips": bool(scheduler.config.get("clip_sample") or scheduler.config.get("thresholding")),
+            "clip": clipping(scheduler),
             "steps": {str(count): step_rows(scheduler, count) for count in counts},
         }
     return samplers
+
+
+def clipping(scheduler: Any) -> float | None:
+    """The largest size of a predicted x_0, to which a scheduler clips it; None = it does not."""
+    # Its config also keeps what only the class of the saved scheduler knows.
+    known, config = inspect.signature(type(scheduler).__init__).parameters, scheduler.config
+    if "thresholding" in known and config.thresholding:
+        return 1.0  # that of `hf_ddpm.schedulers.THRESHOLD`
+    return float(config.clip_sample_range) if "clip_sample" in known and config.clip_sample else None
 
 
 def step_rows(scheduler: Any, num_inference_steps: int) -> list[list[float]]:

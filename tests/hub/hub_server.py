@@ -39,6 +39,8 @@ class Repository:
     commits: list[dict[str, bytes]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     private: bool = False
+    kind: str = "model"
+    sdk: str | None = None
 
     @property
     def sha(self) -> str:
@@ -97,6 +99,14 @@ class HubServer:
 
     def wait_for_the_end(self, seconds: float = 30) -> bool:
         return self._stopped.wait(seconds)
+
+
+def validate_space(content: str) -> dict[str, list[dict[str, str]]]:
+    """Check the metadata of the README.md of a static Space."""
+    block = YAML_BLOCK.match(content)
+    data = yaml.safe_load(block[1]) if block else {}
+    is_sound = data.get("sdk") == "static" and isinstance(data.get("title"), str)
+    return {"errors": [] if is_sound else [{"message": '"sdk" or "title" is wrong'}], "warnings": []}
 
 
 def validate_card(content: str) -> dict[str, list[dict[str, str]]]:
@@ -197,16 +207,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.send({"name": self.server.hub.account, "type": "user", "orgs": []})
 
     def validate(self) -> None:
-        answer = validate_card(json.loads(self.body)["content"])
+        asked = json.loads(self.body)
+        answer = (validate_space if asked["repoType"] == "space" else validate_card)(asked["content"])
         self.send(answer, 400 if answer["errors"] else 200)
 
     def create(self) -> None:
         options = json.loads(self.body)
         name = f"{options['organization'] or ACCOUNT}/{options['name']}"
-        answer = {"url": f"{self.server.hub.address}/{name}", "name": name}
+        kind = options.get("type", "model")
+        place = f"spaces/{name}" if kind == "space" else name
+        answer = {"url": f"{self.server.hub.address}/{place}", "name": name}
         if name in self.server.hub.repositories:
             return self.send({**answer, "error": "You already created this model repo"}, 409)
-        self.server.hub.repositories[name] = Repository(private=options.get("visibility") == "private")
+        self.server.hub.repositories[name] = Repository(
+            private=options.get("visibility") == "private", kind=kind, sdk=options.get("sdk")
+        )
         return self.send(answer)
 
     def preupload(self, name: str) -> None:
@@ -275,10 +290,10 @@ _ROUTES = [
     ("/api/whoami-v2", _Handler.whoami),
     ("/api/validate-yaml", _Handler.validate),
     ("/api/repos/create", _Handler.create),
-    ("/api/models/([^/]+/[^/]+)/preupload/[^/]+", _Handler.preupload),
-    ("/api/models/([^/]+/[^/]+)/commit/[^/]+", _Handler.commit),
+    ("/api/(?:models|spaces)/([^/]+/[^/]+)/preupload/[^/]+", _Handler.preupload),
+    ("/api/(?:models|spaces)/([^/]+/[^/]+)/commit/[^/]+", _Handler.commit),
     ("/api/models/([^/]+/[^/]+)/tree/[^/]+", _Handler.tree),
-    ("/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", _Handler.info),
+    ("/api/(?:models|spaces)/([^/]+/[^/]+)(?:/revision/[^/]+)?", _Handler.info),
     ("/([^/]+/[^/]+)/resolve/[^/]+/(.+)", _Handler.resolve),
 ]
 

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from hf_ddpm.dcgan_pipeline import DCGANGenerator, DCGANPipeline
-from hf_ddpm.hub.push import HubError, Patience, push_folder, try_push
+from hf_ddpm.hub.push import HubError, Patience, push_folder, push_space, try_push
 from hf_ddpm.models.class_map_unet import ClassMapUNet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 
@@ -290,3 +290,33 @@ def test_the_script_pushes_and_every_loader_reads_it_back(hub, pipeline_dir, tmp
     repository = hub.repositories["ada/pets"]
     assert len(repository.commits) == 1
     assert repository.private
+
+
+def write_page(folder: Path) -> Path:
+    (folder / "engine").mkdir(parents=True)
+    (folder / "README.md").write_text("---\ntitle: Pets\nsdk: static\n---\n# Pets\n", encoding="utf-8")
+    (folder / "index.html").write_text("<h1>Pets</h1>", encoding="utf-8")
+    (folder / "engine" / "code.wasm").write_bytes(b"\0asm")
+    return folder
+
+
+def test_a_page_becomes_a_static_space_in_one_commit(hub, api, tmp_path):
+    folder = write_page(tmp_path / "site")
+    hub.fail("/commit/", 500)
+    assert push_space(folder, "pets", private=True, api=api, patience=QUICK) == f"{hub.address}/spaces/ada/pets"
+    repository = hub.repositories["ada/pets"]
+    assert (repository.kind, repository.sdk, repository.private) == ("space", "static", True)
+    assert len(repository.commits) == 1
+    assert set(repository.files) == {"README.md", "index.html", "engine/code.wasm"}
+
+
+def test_a_page_that_is_not_pushed_comes_with_the_command_to_try_again(hub, api, tmp_path):
+    folder = write_page(tmp_path / "site")
+    hub.fail("/commit/", 403)
+    with pytest.raises(HubError) as raised:
+        push_space(folder, "ada/pets", api=api, patience=QUICK)
+    assert str(raised.value).endswith(f"to try again: hf upload ada/pets {folder} . --repo-type space")
+    (folder / "README.md").write_text("# Pets\n", encoding="utf-8")
+    with pytest.raises(HubError, match="the metadata of README.md are wrong"):
+        push_space(folder, "ada/others", api=api, patience=QUICK)
+    assert "ada/others" not in hub.repositories

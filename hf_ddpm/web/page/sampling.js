@@ -40,7 +40,7 @@ export const pixelsOf = (model) => model.shape.reduce((product, side) => product
 // predict(images, t, labels): the outputs of the network, a Float32Array of images one after the other, as its argument.
 // known: null, or {image, mask}: pixels of an image in [-1, 1] that stay where the mask is 0, noised as x_t is in each step.
 export async function sample(model, sampler, steps, jobs, predict, onStep = () => true, known = null) {
-  const { clips, steps: tables } = model.samplers[sampler];
+  const { clip, steps: tables } = model.samplers[sampler];
   const size = pixelsOf(model);
   const noiseOf = (draw) => concatenate(jobs.map((job) => counterNoise(job.seed, draw, size)));
   let noisy = noiseOf(0);
@@ -50,7 +50,7 @@ export async function sample(model, sampler, steps, jobs, predict, onStep = () =
     const before = clean;
     const outputs = await guided(model, noisy, t, jobs, predict);
     clean = noisy.map((value, i) => x * value + output * outputs[i]);
-    if (clips) clean = clean.map((value) => Math.min(1, Math.max(-1, value)));
+    if (clip !== null) clean = clean.map((value) => Math.min(clip, Math.max(-clip, value)));
     const noise = nextNoise || (known && sigma) ? noiseOf(index + 1) : null;
     noisy = noisy.map((value, i) =>
       nextX * value + nextClean * clean[i] + nextBefore * before[i] + (nextNoise ? nextNoise * noise[i] : 0));
