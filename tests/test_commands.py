@@ -212,7 +212,9 @@ def installed(tmp_path_factory) -> Path:
 
 def test_a_wheel_holds_the_package_and_its_recipes_alone(installed):
     found = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    wanted = [path for path in (ROOT / "hf_ddpm").rglob("*") if path.suffix in (".py", ".j2", ".typed")]
+    wanted = [
+        path for path in (ROOT / "hf_ddpm").rglob("*") if path.suffix in (".css", ".html", ".j2", ".js", ".py", ".typed")
+    ]
     expected = {path.relative_to(ROOT).as_posix() for path in wanted} | {"hf_ddpm/recipes/README.md"}
     expected |= {f"hf_ddpm/recipes/{path.name}" for path in (ROOT / "train_scripts" / "recipes").glob("*.yaml")}
     assert {name for name in found if ".dist-info/" not in name} == expected

@@ -64,7 +64,9 @@ def test_digits_are_learned(pipeline_folder, classifier):
     samples = np.concatenate([batch.images for batch in batches]).reshape(-1, 64) / 255
     agreement = float((classifier.predict(samples) == labels).mean())
     spread = mean_class_spread(samples, labels) / mean_class_spread(real, real_labels)
-    print(f"it agrees with {agreement:.1%} of {len(labels)} samples; their spread within a class is {spread:.2f} of the real one")
+    print(
+        f"it agrees with {agreement:.1%} of {len(labels)} samples; their spread in a class is {spread:.2f} of the real one"
+    )
     assert agreement >= 0.95
     assert spread >= 0.7
 

@@ -173,7 +173,7 @@ def _push(
     api, patience = api or HfApi(), patience or Patience()
     size = sum(file.stat().st_size for file in files.values())
     deadline = time.monotonic() + patience.total + size / patience.least_speed
-    sdk = {"repo_type": "space", "space_sdk": "static"} if repo_type == "space" else {}
+    sdk = "static" if repo_type == "space" else None
     try:
         name = repo_id
         if "/" not in repo_id:
@@ -183,7 +183,7 @@ def _push(
         def push() -> str:
             left_out = _check_readme(api, name, contents.get(README), repo_type, rendered=is_rendered_card)
             # If only the answer of an earlier attempt was lost, the repository exists and the commit is empty and not made.
-            url = api.create_repo(name, private=private, exist_ok=True, **sdk)
+            url = api.create_repo(name, private=private, exist_ok=True, repo_type=repo_type, space_sdk=sdk)
             chosen = {path: file for path, file in contents.items() if path not in left_out}
             operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in chosen.items()]
             api.create_commit(name, operations, commit_message=message, repo_type=repo_type)

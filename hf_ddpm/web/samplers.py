@@ -27,8 +27,8 @@ def export_samplers(pipeline: CFGDDPMPipeline) -> dict[str, dict[str, Any]]:
     """The samplers of a model by name, as JSON values: those of a distilled model are its own scheduler alone.
 
     Returns:
-        `title`; `clip`, the largest size of the predicted x_0, to which it is clipped, None = it is not; `option`, the name for `hf-ddpm sample
-        --scheduler`, None = it is the one that is saved with the model; and `steps`, by the number of steps: one row
+        `title`; `clip`, see `clipping`; `option`, the name for `hf-ddpm sample --scheduler`, None = it is the one that is
+        saved with the model; and `steps`, by the number of steps: one row
         `[t, x, output, next_x, next_x_0, next_x_0_before, next_noise, alpha, sigma]` a step. The predicted x_0 is
         `x x_t + output model_output`, x_t of the next step the sum of the four products, and alpha and sigma are the level
         of that step.

@@ -90,6 +90,8 @@ def model_facts(pipeline: ImagePipeline, model: str, title: str | None = None) -
     channels, height, width = image_shape_of(pipeline)
     if channels not in (1, 3):
         raise ValueError(f"{what}: its images have {channels} channels, the page shows 1 (gray) or 3 (red, green, blue)")
+    if pipeline.pixel_type != "uint8":
+        raise ValueError(f"{what}: its images are {pipeline.pixel_type}, the page shows 8 bits a channel")
     if getattr(pipeline, "condition", "class") not in ("class", None):
         raise ValueError(f"{what}: its images are made for {pipeline.condition}, the page offers single classes")
     if getattr(pipeline, "guide", None) is not None:

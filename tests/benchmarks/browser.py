@@ -1,4 +1,4 @@
-"""Pages of trained models in headless Chromium: size, seconds to the first images, milliseconds a step, difference to Python.
+"""Pages of trained models in headless Chromium: size, seconds to the first images, ms a step, difference to Python.
 
 python tests/benchmarks/browser.py --models runs/digits/pipeline runs/mnist_cpu/pipeline --screenshots pictures
 """
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from measuring import print_machine, print_table
 
 from hf_ddpm.sampling import generate, image_shape_of, load_pipeline
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 from browsing import open_browser, pictures_on, serve, wait_for
 
 SAMPLERS = {"dpmsolver++": "dpmsolver%2B%2B", "ddim": "ddim"}
-SIZES = {"desktop": (1200, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1200, 900), "phone": (390, 1400)}
 
 
 def main() -> None:
@@ -85,9 +84,9 @@ def take_screenshots(browser: Any, address: str, folder: Path, name: str) -> Non
         page.goto(f"{address}#class=all&guidance=2&sampler=dpmsolver%2B%2B&steps=20&seed=20&number=9")
         wait_for(page, "Done: 9")
         page.get_by_role("button", name="Compare scales").click()
-        wait_for(page, "Done: 7")
+        wait_for(page, "Done: 7 images of 0")
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=folder / f"{name}_{device}.png", full_page=is_phone)
+        page.screenshot(path=folder / f"{name}_{device}.png")
         page.close()
 
 

@@ -110,7 +110,7 @@ def test_guidance_is_compared_and_a_part_repainted(page, address):
     wait_for(page, "Done:")
     page.get_by_role("button", name="Compare scales").click()
     page.get_by_role("img", name="cat with guidance scale 8").wait_for()
-    wait_for(page, "Done: 7 images")
+    wait_for(page, "Done: 7 images of cat")
     assert page.locator("#scales li").all_inner_texts() == [f"s = {s}" for s in (0, 1, 1.5, 2, 3, 5, 8)]
 
     before = pictures_on(page, "#clean", 1, 8, 8)

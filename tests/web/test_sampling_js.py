@@ -113,7 +113,8 @@ def test_every_sampler_takes_the_same_steps(in_node):
             const model = {{ shape: [1, 3, 3], null_label: 2, samplers: {{ it: sampler }} }};
             const jobs = [5, 6].map((seed, label) => ({{ seed, label, scale: 2 }}));
             const seen = [];
-            const images = await all.sample(model, "it", Object.keys(sampler.steps)[0], jobs, {PREDICT}, (i) => seen.push(i));
+            const [steps] = Object.keys(sampler.steps);
+            const images = await all.sample(model, "it", steps, jobs, {PREDICT}, (i) => seen.push(i));
             results.push({{ images: Array.from(images), seen: seen.length }});
         }}
         return results;
@@ -166,7 +167,10 @@ def test_a_link_says_what_it_means_or_what_is_wrong(in_node):
 
 def test_without_classes_there_is_neither_a_class_nor_guidance(in_node):
     model = {**MODEL, "classes": None, "null_label": None}
-    code = "return [all.defaults(given), all.jobsOf(given, all.defaults(given))[1], all.commandOf(given, all.defaults(given))];"
+    code = """
+        const settings = all.defaults(given);
+        return [settings, all.jobsOf(given, settings)[1], all.commandOf(given, settings)];
+    """
     settings, job, command = in_node(code, model)
     assert settings == {"sampler": "dpmsolver++", "steps": 10, "seed": 0, "number": 4}
     assert job == {"seed": 1, "label": None, "scale": 1}

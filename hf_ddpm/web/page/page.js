@@ -89,6 +89,7 @@ function show() {
   get("seed").max = MAX_SEED;
   get("number").max = MAX_NUMBER;
   fill(known);
+  for (const canvas of document.querySelectorAll("canvas")) [, canvas.height, canvas.width] = model.shape;
 }
 
 function fill(settings) {
@@ -200,8 +201,10 @@ function draw(canvas, images, count, label) {
 }
 
 async function compare() {
-  const settings = { ...read(), number: 1 };
+  const settings = read();
+  if (!settings) return;
   const [job] = jobsOf(model, settings);
+  settings.class = job.label;
   const scales = SCALES.map((scale) => ({ ...job, scale }));
   const canvases = SCALES.map(() => document.createElement("canvas"));
   const items = SCALES.map((scale, i) => {
