@@ -92,6 +92,14 @@ def test_inpainting(benchmark, tiny_run, tiny_judge):
     assert all(row[4] == "0" for row in rows), "known pixels stay"
 
 
+def test_posthoc_average(benchmark, tiny_options):
+    few = ("--max_train_steps=8", "--ema.snapshot_every_steps=1")
+    printed = [line for line in benchmark("posthoc_average", *tiny_options, *few) if " snapshots, length " in line]
+    assert len(printed) == 18 and {line.split()[0] for line in printed} == {"8", "4", "2"}
+    tracked = next(line for line in printed if line.startswith("8 snapshots, length 0.05: "))
+    assert float(tracked.split()[5]) < 1e-3, "a length that was tracked"
+
+
 def test_finetuning(benchmark, tiny_run, tiny_judge, tmp_path):
     few = ("--steps", 1, "--num_images=20", "--num_inference_steps=2", "--min_judge_accuracy=0", "--num_threads=1")
     model = (f"--model={tiny_run / 'pipeline'}", f"--judge={tiny_judge}", f"--output_dir={tmp_path}")
