@@ -217,6 +217,9 @@ def check_images(pipeline: CFGDDPMPipeline, images: ImageTable, num_images: int,
     remedy = f"the model takes {size_text(expected)} pixels, give that"
     require(expected == size, "images.image_size", plain_size(size), remedy)
     require(unet.in_channels == channels, "images.channels", channels, f"the model takes {unet.in_channels}, give that")
+    for name, given in (("pixel_type", images.pixel_type), ("value_range", images.value_range or (0, 255))):
+        own = getattr(pipeline, name)
+        require(given == own, f"images.{name}", given, f"the model has {own}, give that")
     if pipeline.is_conditional:
         fits = images.class_names is None or images.condition == pipeline.condition
         require(fits, "images.condition", images.condition, f"the model takes {pipeline.condition!r}, give that")

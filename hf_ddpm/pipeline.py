@@ -333,7 +333,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale, guidance)
         self._check_schedule(num_inference_steps, eta)
         require(output_type in (None, *OUTPUT_TYPES), "output_type", output_type, f"give one of {OUTPUT_TYPES}")
-        kind = f"{self.unet.config.in_channels} channels of {self.pixel_type}"
+        channels = self.unet.config.in_channels
+        kind = f"{channels} channel{'s' * (channels > 1)} of {self.pixel_type}"
         remedy = f"the images have {kind}, which PIL cannot hold, give one of {OUTPUT_TYPES[1:]}"
         require(output_type != "pil" or self._fits_pil, "output_type", output_type, remedy)
         inputs = callback_on_step_end_tensor_inputs

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from hf_ddpm.figures.grids import grid_positions, image_grid
 from hf_ddpm.figures.view import chosen_channels, to_view
 from hf_ddpm.image_shape import PIL_IMAGES
+from hf_ddpm.markdown import counted
 from hf_ddpm.pipeline import Condition, require
 from hf_ddpm.runtime.distributed import any_process_stopped, gather, shard
 from hf_ddpm.runtime.files import write_whole
@@ -117,7 +118,7 @@ def choose_format(pipeline: ImagePipeline, given: FileFormat | None) -> FileForm
     """
     pixel_type, channels = pipeline.pixel_type, image_shape_of(pipeline)[0]
     fits = (pixel_type, channels) in PIL_IMAGES
-    kind = f"{channels} channels of {pixel_type}"
+    kind = f"{counted(channels, 'channel')} of {pixel_type}"
     require(fits or given != "png", "format", given, f"the images have {kind}, which PNG cannot hold, give npy or npz")
     return given or ("png" if fits else "npy")
 

@@ -286,3 +286,11 @@ def test_other_channels_classes_and_schedulers_are_refused(pipeline, digits, mea
 def test_a_bound_that_is_not_defined_is_refused(tiny_pipeline, digits, changes, options, words):
     with pytest.raises(ValueError, match=words):
         bits_per_dim(tiny_pipeline(**changes), digits, num_images=3, **options)
+
+
+def test_images_of_other_values_than_the_models_are_refused(tiny_pipeline):
+    plain, table = tiny_pipeline(), load_images("digits", "test", image_size=8)
+    values = {"pixel_type": "uint16", "value_range": (0, 4095)}
+    pipeline = CFGDDPMPipeline(plain.unet, plain.scheduler, **plain.facts, **values)
+    with pytest.raises(ValueError, match="images.pixel_type is 'uint8': the model has uint16, give that"):
+        simple_loss(pipeline, table, num_images=2)

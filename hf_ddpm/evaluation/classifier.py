@@ -22,7 +22,7 @@ from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.runtime.signals import Stopped, StopRequest, stop_requests
 from hf_ddpm.runtime.threads import choose_threads_in_use
-from hf_ddpm.sampling import image_shape_of, load_pipeline
+from hf_ddpm.sampling import decoded_for, image_shape_of, load_pipeline
 
 
 def classify(config: ClassifierConfig) -> ClassifierResults:
@@ -63,7 +63,7 @@ def load_images(config: ClassifierConfig, pipeline: CFGDDPMPipeline, processes: 
         raise ValueError("--data.test_split is None: name the held-out split, or add --split train")
     channels, *size = image_shape_of(pipeline)
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=(size[0], size[1]), channels=channels)
+        train, test = load_splits(decoded_for(data, pipeline), image_size=(size[0], size[1]), channels=channels)
     images = train if config.split == "train" or test is None else test
     check_classes(pipeline, images)
     if pipeline.id2label is not None:

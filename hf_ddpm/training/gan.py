@@ -18,6 +18,7 @@ from hf_ddpm.data.load_splits import load_train_split
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.image_shape import plain_size
+from hf_ddpm.markdown import counted
 from hf_ddpm.models.dcgan import DCGAN
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.training.augmentation import augment
@@ -141,7 +142,7 @@ def load_data(config: GANConfig, processes: PartialState) -> Data:
     assert image_size is not None, "the options demand it"
     images = load_train_split(config.data, image_size=image_size, channels=config.data.channels)
     if images.pixel_type != "uint8" or images.channels not in (1, 3):
-        kind = f"{images.channels} channels of {images.pixel_type}"
+        kind = f"{counted(images.channels, 'channel')} of {images.pixel_type}"
         remedy = ", add --data.pixel_type uint8" if images.channels in (1, 3) else ""
         raise ValueError(f"--data.source: the images have {kind}: a DCGAN generates gray or RGB images of 8 bits{remedy}")
     return images, None
