@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from hf_ddpm.data.columns import FLOATS, INTEGERS, LABEL_COLUMN_NAMES, element_type, require_column, type_name
-from hf_ddpm.data.labels import class_ids_of, class_names_of, classes_among, describe_label, label_problem, plain_label
+from hf_ddpm.data.labels import class_ids_of, class_names_of, classes_among, label_problem, plain_label
 from hf_ddpm.data.options import Condition
 from hf_ddpm.data.undecoded import path_of
 
@@ -31,7 +31,8 @@ class BadCondition(ValueError):
 
     def describe(self, place: str, path: str | None) -> str:
         """The value at this place of the data, of an image with this path, and what to do, on one line."""
-        return describe_label(self.value, self.column, place, path, self.problem)
+        file = f" (file {path!r})" if path else ""
+        return f"label {self.value} at {place}{file} {self.problem}: fix the column {self.column!r}, or choose another"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ MISTAKES = [
     ({"tags": [[True], [False], [], []]}, {"condition": "labels", "label_column": "tags"}, "as `attribute_columns`"),
     ({"angle": NUMBERS}, {"condition": "labels"}, "no column is a list of ClassLabel: name one with `label_column`"),
     ({"tags": SETS}, {"condition": "labels", "label_column": "nil"}, "label_column is 'nil', which does not exist"),
-    ({"a": [0, 1, 2, 1]}, {"condition": "labels", "attribute_columns": ["a"]}, "at row 2 of split 'train' is neither"),
+    ({"a": [0, 1, 2, 1]}, {"condition": "labels", "attribute_columns": ["a"]}, "nor 1: fix the column 'a'"),
     ({"a": [0, 1, None, 1]}, {"condition": "labels", "attribute_columns": ["a"]}, "is missing"),
     ({"a": list("abcd")}, {"condition": "labels", "attribute_columns": ["a"]}, "of type string"),
     ({"a": SETS}, {"condition": "labels", "attribute_columns": ["b"]}, "attribute_columns is 'b', which does not exist"),
