@@ -398,7 +398,7 @@ class LoggingConfig(BaseLoggingConfig, SampleGridOptions):
 
 
 @dataclass(kw_only=True)
-class MonitorConfig(BaseConfig, group="evaluation"):
+class BaseMonitorConfig(BaseConfig, group="evaluation"):
     """Evaluation during training, as by hf-ddpm evaluate; the metrics are logged in metrics.jsonl."""
 
     every_steps: int | None = None
@@ -409,6 +409,20 @@ class MonitorConfig(BaseConfig, group="evaluation"):
     """Minimum accuracy of the judge on its test images; a judge below it is refused. None = accept any."""
     num_images: int = 500
     """Images to generate each time, always from the same seeds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("every_steps", "steps")
+        on = self.every_steps is not None
+        remedy = "give features, such as judge:FOLDER" if on else "add --evaluation.every_steps, or leave it out"
+        self.require((self.features is not None) == on, "features", remedy)
+        self.require(self.num_images >= 6, "num_images", "give at least 6 images")
+
+
+@dataclass(kw_only=True)
+class MonitorConfig(BaseMonitorConfig):
+    """Evaluation during training, as by hf-ddpm evaluate; the metrics are logged in metrics.jsonl."""
+
     scheduler: str = "dpmsolver++"
     """Name of a scheduler, see hf-ddpm sample."""
     num_inference_steps: int = 20
@@ -418,11 +432,6 @@ class MonitorConfig(BaseConfig, group="evaluation"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("every_steps", "steps")
-        on = self.every_steps is not None
-        remedy = "give features, such as judge:FOLDER" if on else "add --evaluation.every_steps, or leave it out"
-        self.require((self.features is not None) == on, "features", remedy)
-        self.require(self.num_images >= 6, "num_images", "give at least 6 images")
         self.require_positive("num_inference_steps", "steps")
 
 

@@ -307,7 +307,10 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
     def _check_deterministic(self, eta: float) -> None:
         scheduler, name = self.scheduler, type(self.scheduler).__name__
         is_deterministic = name in DETERMINISTIC and not str(scheduler.config.get("algorithm_type")).startswith("sde")
-        require(is_deterministic, "scheduler", name, "it adds noise to its steps, set a deterministic one, such as DDIM")
+        remedy = (
+            "the model was distilled for it, give another" if self.is_distilled else "set a deterministic one, such as DDIM"
+        )
+        require(is_deterministic, "scheduler", name, f"it adds noise to its steps, {remedy}")
         require(eta == 0, "eta", eta, "samples are interpolated without noise in the steps, leave it at 0")
 
 

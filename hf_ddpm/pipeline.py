@@ -87,6 +87,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
             to guide away from; None = there is none.
         pixel_type: type of the values of the images, one of `PIXEL_TYPES`.
         value_range: (low, high), the values that are -1 and 1 in the network; None = 0 and 255, which uint8 always has.
+        default_num_inference_steps: denoising steps of a call that gives none, of a model that was distilled to sample in
+            few steps of this scheduler and no other; None = 50, and the model was not distilled.
+        built_in_guidance_scale: s with which a distilled model samples without a second call of its network, and the only
+            one; None = it takes any.
     """
 
     unet: ModelMixin
@@ -105,12 +109,18 @@ class CFGDDPMPipeline(DiffusionPipeline):
         guide: ModelMixin | None = None,
         pixel_type: str = "uint8",
         value_range: tuple[float, float] | dict[str, float] | None = None,
+        default_num_inference_steps: int | None = None,
+        built_in_guidance_scale: float | None = None,
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         # None values are left out: the config of an unconditional model is that of a DDPMPipeline.
         known = {"id2label": id2label, "null_label": null_label}
-        self.register_to_config(**{name: value for name, value in known.items() if value is not None})
+        built_in = {
+            "default_num_inference_steps": default_num_inference_steps,
+            "built_in_guidance_scale": built_in_guidance_scale,
+        }
+        self.register_to_config(**{name: value for name, value in (known | built_in).items() if value is not None})
         values = checked_range(pixel_type, value_range)
         if values is not None:
             # Not as a list, which diffusers takes for a component.
@@ -128,11 +138,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
         else:
             for name, value in known.items():
                 require(value is None, name, value, "the model is unconditional, leave it out")
+        if default_num_inference_steps is not None:
+            limit = scheduler.config.num_train_timesteps
+            check_number("default_num_inference_steps", default_num_inference_steps, 1, limit, integer=True)
+        if built_in_guidance_scale is not None:
+            check_number("built_in_guidance_scale", built_in_guidance_scale)
+            alone = null_label is None and default_num_inference_steps is not None
+            remedy = "a distilled model without a null label has it"
+            require(alone, "built_in_guidance_scale", built_in_guidance_scale, remedy)
         self.set_guide(guide)
 
     def set_guide(self, guide: ModelMixin | None) -> None:
         """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class."""
         if guide is not None:
+            require(not self.is_distilled, "guide", type(guide).__name__, "a distilled model cannot be guided, leave it out")
             for name in ("sample_size", "in_channels", "num_class_embeds", "condition_range"):
                 # A network of classes has no condition_range, one of sets of labels has None.
                 values = (network.config.get(name, "none") for network in (guide, self.unet))
@@ -198,8 +217,25 @@ class CFGDDPMPipeline(DiffusionPipeline):
     @property
     def facts(self) -> dict[str, Any]:
         """What the model is besides its parts, as keyword arguments of this class."""
-        names = ("id2label", "null_label", "pixel_type", "value_range")
+        names = (
+            "id2label", "null_label", "pixel_type", "value_range", "default_num_inference_steps", "built_in_guidance_scale",
+        )  # fmt: skip
         return {name: self.config[name] for name in names if self.config.get(name) is not None}
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the model was trained to sample in few steps of its own scheduler."""
+        return self.config.get("default_num_inference_steps") is not None
+
+    @property
+    def default_steps(self) -> int:
+        """Denoising steps of a call that gives none."""
+        return self.config.get("default_num_inference_steps", 50)
+
+    @property
+    def built_in_guidance_scale(self) -> float | None:
+        """s with which the model was distilled, and the only one; None = it takes any that its labels allow."""
+        return self.config.get("built_in_guidance_scale")
 
     @property
     def trained_config(self) -> dict[str, Any]:
@@ -221,11 +257,11 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self,
         class_labels: Labels | None = None,
         num_images_per_prompt: int = 1,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         use_original_formulation: bool = False,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
         generator: Generators | None = None,
         latents: Tensor | None = None,
@@ -245,13 +281,14 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 joined by +, as in ["cat+red", "dog", ""]. With numbers, a number in `condition_range` for each image.
             num_images_per_prompt: images of each label, side by side.
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u what `guidance` says.
-                1 runs the conditional model alone, 0 what it is guided away from, at half the cost of other values.
+                1 runs the conditional model alone, 0 what it is guided away from, at half the cost of other values; None =
+                1, or the scale that is built in to a distilled model, which takes no other.
             use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
             guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
                 low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
             guidance_rescale: in [0, 1], how far the standard deviation of the guided output is brought back
                 to that of the conditional one; 0 = not at all.
-            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; 50 by default.
+            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; None = 50, or the few of a distilled model.
             eta: in [0, 1], noise of DDIM: 0 = deterministic, 1 = as DDPM; 0 for all other schedulers.
             generator: one for the whole batch, or a list of one per image, which makes an image independent
                 of the others in its batch; None = torch's global generator.
@@ -277,9 +314,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: a value cannot work with this model and scheduler; the message names it.
         """
-        if use_original_formulation:
+        if use_original_formulation and guidance_scale is not None:
             check_number("guidance_scale", guidance_scale)
             guidance_scale = guidance_scale + 1
+        num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         inputs = list(callback_on_step_end_tensor_inputs)
         self.check_inputs(
             class_labels, num_images_per_prompt, guidance_scale, guidance_interval, guidance_rescale,
@@ -291,14 +329,16 @@ class CFGDDPMPipeline(DiffusionPipeline):
         latents = self.prepare_latents(len(label_ids), generator, latents, device)
         step_options = self.prepare_step_options(generator, eta)
         self._seed_noise_sampler(generator, len(label_ids))
-        self._guidance_scale, self._num_timesteps = guidance_scale, len(self.scheduler.timesteps)
+        built_in = self.built_in_guidance_scale
+        self._guidance_scale = (1.0 if built_in is None else built_in) if guidance_scale is None else guidance_scale
+        self._num_timesteps = len(self.scheduler.timesteps)
         self._guidance, self._momentum = self._guidance_of(guidance), None
 
         def denoise(latents: Tensor, step_index: int) -> Tensor:
             t = self.scheduler.timesteps[step_index]
             # Without a label c = u, unless u is of a guide, so every scale gives u, and one call of the network is enough.
             can_differ = class_labels is not None or self._guidance == "autoguidance"
-            is_guided = can_differ and self.is_guided_at(t, guidance_interval)
+            is_guided = can_differ and built_in is None and self.is_guided_at(t, guidance_interval)
             scale = self.guidance_scale if is_guided else 1.0
             model_output = self.predict(latents, t, label_ids, scale, guidance_rescale)
             latents = self._step(model_output, step_index, latents, step_options)
@@ -316,10 +356,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         self,
         class_labels: Labels | None = None,
         num_images_per_prompt: int = 1,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
-        num_inference_steps: int = 50,
+        num_inference_steps: int | None = None,
         eta: float = 0.0,
         generator: Generators | None = None,
         latents: Tensor | None = None,
@@ -331,7 +371,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Check the arguments of `__call__` (`guidance_scale` is s); a `ValueError` names one, its value and the remedy."""
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
         self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale, guidance)
-        self._check_schedule(num_inference_steps, eta)
+        self._check_schedule(self.default_steps if num_inference_steps is None else num_inference_steps, eta)
         require(output_type in (None, *OUTPUT_TYPES), "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         channels = self.unet.config.in_channels
         kind = f"{channels} channel{'s' * (channels > 1)} of {self.pixel_type}"
@@ -618,26 +658,34 @@ class CFGDDPMPipeline(DiffusionPipeline):
     def _check_guidance(
         self,
         class_labels: Labels | None,
-        scale: float,
+        scale: float | None,
         interval: tuple[float, float] | None,
         rescale: float,
         guidance: str | None,
     ) -> None:
         require(guidance is None or guidance in GUIDANCE, "guidance", guidance, f"give one of {GUIDANCE}")
         away_from_guide = self._guidance_of(guidance) == "autoguidance"
-        has_guide = self.guide is not None
+        has_guide, built_in = self.guide is not None, self.built_in_guidance_scale
         require(
             has_guide or not away_from_guide, "guidance", guidance, "the pipeline has no guide, give it a second network"
         )
-        check_number("guidance_scale", scale)
+        if scale is not None:
+            check_number("guidance_scale", scale)
         check_number("guidance_rescale", rescale, 0, 1)
+        if built_in is not None:
+            remedy = f"the model was distilled with guidance of s = {built_in:g} built in, leave it out"
+            is_same = scale is None or math.isclose(scale, built_in, abs_tol=1e-6)
+            require(is_same, "guidance_scale", scale, remedy)
+            require(guidance is None, "guidance", guidance, remedy)
+            require(interval is None, "guidance_interval", interval, remedy)
+            require(rescale == 0, "guidance_rescale", rescale, remedy)
         if class_labels is not None:
             self.get_label_ids(class_labels)
         elif self.is_conditional:
             has_null = self.null_label is not None
             require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_labels}")
         reason = "has no null label to guide away from" if self.is_conditional else "is unconditional"
-        can_guide = scale == 1 or away_from_guide or self.null_label is not None
+        can_guide = scale in (None, 1) or built_in is not None or away_from_guide or self.null_label is not None
         require(can_guide, "guidance_scale", scale, f"the model {reason}, leave it at s = 1 (w = 0)")
         if interval is not None:
             pair = isinstance(interval, (list, tuple)) and len(interval) == 2
@@ -682,6 +730,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
         both = (scheduler, trained)
         if scheduler is trained or not all(isinstance(getattr(one, "alphas_cumprod", None), Tensor) for one in both):
             return
+        own = type(trained).__name__
+        takes_it = not self.is_distilled or type(scheduler) is type(trained)
+        require(takes_it, "scheduler", type(scheduler).__name__, f"the model was distilled for {own} alone, leave it out")
         for option in ("num_train_timesteps", "prediction_type"):
             value, expected = scheduler.config[option], trained.config[option]
             require(value == expected, f"{option} of the scheduler", value, f"the model has {expected!r}, {remedy}")

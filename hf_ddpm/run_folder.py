@@ -41,7 +41,8 @@ class GridSettings:
     seed: int
     """Image i, counted row by row, has the seed `seed + i`."""
     scheduler: str | None
-    """Name in `hf_ddpm.schedulers.SCHEDULERS`; None = a GAN, which takes no steps."""
+    """Name in `hf_ddpm.schedulers.SCHEDULERS`, or the class of that of a distilled model; None = a GAN, which takes no
+    steps."""
     num_inference_steps: int | None
     """Denoising steps; None = a GAN."""
     guidance_scale: float | None

@@ -26,6 +26,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
     SchedulerMixin,
@@ -155,6 +156,21 @@ def drawing_noise(scheduler: SchedulerMixin, draw: Callable[[torch.Size], Tensor
         yield
     finally:
         module.randn_tensor = own
+
+
+def build_few_step_scheduler(method: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Build the scheduler of a model that is distilled by `consistency` or `progressive`, given its teacher's `config`.
+
+    A consistency model predicts the image, and noise is added to it again (Song et al. 2023, algorithm 1); the student of
+    progressive distillation takes steps of DDIM.
+    """
+    if method == "progressive":
+        return build_scheduler("ddim", config)
+    known = inspect.signature(LCMScheduler.__init__).parameters
+    wanted = {**config, **COMMON, **_betas_as_numbers(config, known)}
+    options = {name: value for name, value in wanted.items() if name in known}
+    # With as many original steps as timesteps, any number of steps begins at T - 1 and is even in t.
+    return LCMScheduler(**options | {"original_inference_steps": config.get("num_train_timesteps", 1000)})
 
 
 def fitting_steps(scheduler: SchedulerMixin, num_inference_steps: int) -> int:

@@ -191,7 +191,7 @@ def test_a_recipe_cannot_extend_one_of_another_program(recipe, mistake):
 @pytest.mark.parametrize("program", ["bake", "[train]", "3"])
 def test_unknown_programs_are_refused(recipe, mistake, program):
     message = mistake("--name=a", "--config", recipe(f"program: {program}\n"))
-    assert "`program` is" in message and "train, train_gan, train_judge" in message
+    assert "`program` is" in message and "train, distill, train_gan, train_judge" in message
 
 
 def test_every_program_has_its_options():

@@ -20,6 +20,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train", "train a diffusion model"),
+    "distill": Command("distill", "distill a diffusion model into one of a few steps"),
     "gan": Command("train_gan", "train the GAN baseline"),
     "judge": Command("train_judge", "train a judge, the classifier that measures samples"),
     "sample": Command("sample", "generate PNG files or one npz"),

@@ -17,7 +17,7 @@ from hf_ddpm.commandline.values import Tree, is_null
 from hf_ddpm.commandline.yaml_nodes import compose_yaml, construct_yaml, items_of
 from hf_ddpm.runtime.reading import MAX_YAML_BYTES, read_text
 
-PROGRAMS = ("train", "train_gan", "train_judge")
+PROGRAMS = ("train", "distill", "train_gan", "train_judge")
 """Values of the key `program` of a recipe."""
 PACKAGE = Path(__file__).parents[1]
 RECIPE_FOLDERS = (PACKAGE / "recipes", PACKAGE.parent / "train_scripts" / "recipes")

@@ -202,6 +202,14 @@ def timesteps_at(
         uniform: (len(positions),) float64, independent and uniform in [0, 1), one number of each position.
         generator: for what the positions have in common; in the same state for all parts of a batch.
     """
+    fractions = fractions_at(positions, total_batch_size, method, uniform, generator)
+    return _at_fraction(fractions, num_train_timesteps)
+
+
+def fractions_at(
+    positions: range, total_batch_size: int, method: TimestepSampling, uniform: Tensor, generator: torch.Generator
+) -> Tensor:
+    """What `timesteps_at` cuts into timesteps: (len(positions),) float64 in [0, 1), each marginally uniform."""
     if method == "stratified":
         # position -> factor * position + offset modulo N takes every value once if factor and N have no common divisor, and
         # the uniform offset makes each value equally likely at each position.
@@ -212,7 +220,7 @@ def timesteps_at(
         uniform = (strata + uniform) / total_batch_size
     elif method == "per_batch":
         uniform = torch.rand(1, generator=generator, dtype=torch.float64).expand(len(positions))
-    return _at_fraction(uniform, num_train_timesteps)
+    return uniform
 
 
 def _integer_below(end: int, generator: torch.Generator) -> int:

@@ -48,7 +48,7 @@ class Measured:
     samples: SampledSet
     """As asked for."""
     preview: SampledSet | None
-    """As the pictures in samples/; None = the run does not say how, or it is a GAN."""
+    """As the pictures in samples/; None = the run does not say how, or it is a GAN or distilled, which sample in one way."""
     real: RealSet
     label_gain: LabelGain | None
-    """None = the model has no classes, or one, or is a GAN."""
+    """None = the model has no classes, or one, or is a GAN or distilled."""

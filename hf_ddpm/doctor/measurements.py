@@ -33,7 +33,6 @@ from hf_ddpm.sampling import (
 )
 
 LOSS_IMAGES = 512
-DEFAULT_STEPS = 50
 BLOCK = 8192
 """Training images in memory at a time."""
 SMALL_SIZE = 16
@@ -48,7 +47,7 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     Args:
         facts: the run, of a diffusion model or a GAN.
         num_images: samples, and at most as many real images.
-        scheduler, num_inference_steps: how the samples are taken; None = the saved scheduler, 50 steps.
+        scheduler, num_inference_steps: how the samples are taken; None = the saved scheduler, with its usual steps.
     """
     assert facts.model is not None, "refused before"
     init_distributed(None if (threads := facts.number("", "num_threads")) is None else int(threads))
@@ -66,10 +65,11 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     name = steps = preview = None
     if isinstance(pipeline, CFGDDPMPipeline):
         name = scheduler or type(pipeline.scheduler).__name__
-        steps = num_inference_steps or min(DEFAULT_STEPS, pipeline.scheduler.config.num_train_timesteps)
+        steps = num_inference_steps or min(pipeline.default_steps, pipeline.scheduler.config.num_train_timesteps)
     samples = sample(pipeline, name, steps, default_guidance_scale(pipeline))
     grid = facts.run.grid
-    if steps is not None and grid is not None and grid.scheduler is not None:
+    is_distilled = isinstance(pipeline, CFGDDPMPipeline) and pipeline.is_distilled
+    if steps is not None and grid is not None and grid.scheduler is not None and not is_distilled:
         previewed = load_pipeline(str(facts.model), scheduler=grid.scheduler)
         preview = sample(previewed, grid.scheduler, grid.num_inference_steps, grid.guidance_scale)
     real = RealSet(distances=_real_distances(train, test, num_images).tolist(), is_held_out=test is not None)
@@ -155,6 +155,8 @@ def _label_gain(pipeline: ImagePipeline, images: ImageTable, *, is_held_out: boo
     if not isinstance(pipeline, CFGDDPMPipeline) or images.class_labels is None or (pipeline.num_classes or 0) < 2:
         return None
     if images.condition != "class":  # a set of labels of another image may be the same, or nearly
+        return None
+    if pipeline.is_distilled:  # its network does not predict the mean
         return None
     count, classes = min(LOSS_IMAGES, len(images)), pipeline.num_classes or 0
     shifts = 1 + torch.arange(len(images)) % (classes - 1)

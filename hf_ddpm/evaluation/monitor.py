@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hf_ddpm.config import MonitorConfig
-from hf_ddpm.data.options import DataConfig
+from hf_ddpm.config import BaseMonitorConfig, MonitorConfig
+from hf_ddpm.data.options import SplitsConfig
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import ProtocolConfig, ReferenceDataConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import Measurement, open_references
@@ -19,7 +19,7 @@ from hf_ddpm.schedulers import build_scheduler, fitting_steps
 class Monitor:
     """Scores a pipeline against the train split, always with the same seeds; wrong options are refused at construction."""
 
-    def __init__(self, config: MonitorConfig, data: DataConfig, num_threads: int | None = None):
+    def __init__(self, config: BaseMonitorConfig, data: SplitsConfig, num_threads: int | None = None):
         """Take options with `features` set and those of the training data; a `ValueError` for wrong ones, or a weak judge.
 
         `num_threads` are CPU threads per process; None = its share of the cores.
@@ -28,7 +28,8 @@ class Monitor:
         self._config, self._features = config, config.features
         self._measurement: Measurement | None = None
         self._processes = init_distributed(num_threads)
-        check_scheduler(config.scheduler)
+        if isinstance(config, MonitorConfig):
+            check_scheduler(config.scheduler)
         accuracy, device = config.min_judge_accuracy, self._processes.device
         self._extractor = build_extractor(self._features, device=device, min_judge_accuracy=accuracy)
         known = asdict(ReferenceDataConfig()).keys()
@@ -41,6 +42,8 @@ class Monitor:
             protocol = ProtocolConfig(features=self._features, num_images=config.num_images, num_seeds=1)
             references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
             self._measurement = Measurement(config=protocol, references=references, stop=StopRequest())
+        if not isinstance(config, MonitorConfig):  # a distilled model samples in one way
+            return self._measurement.score_seed(pipeline, SamplingConfig(), 0).metrics
         sampler = build_scheduler(config.scheduler, pipeline.scheduler.config)
         sampled = CFGDDPMPipeline(pipeline.unet, sampler, **pipeline.facts)
         steps = fitting_steps(sampler, config.num_inference_steps)

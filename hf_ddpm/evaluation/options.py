@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE, BaseConfig, require, require_seeds
+from hf_ddpm.config import BaseConfig, require, require_seeds
 from hf_ddpm.data.options import ConditionedSplitsConfig
 
 MAX_IMAGES = 1_000_000
@@ -27,10 +27,11 @@ class SamplingConfig(BaseConfig, group="sampling"):
 
     scheduler: str | None = None
     """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
-    num_inference_steps: int = 50
-    """Denoising steps."""
+    num_inference_steps: int | None = None
+    """Denoising steps; None = 50, or the few of a distilled model."""
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label or a guide."""
+    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label or a guide, or what
+    is built in to a distilled one."""
     guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
     """How the output is guided, see hf-ddpm sample; None = autoguidance if there is a guide, else cfg."""
     guidance_interval: tuple[float, float] | None = None
@@ -49,17 +50,23 @@ class SamplingConfig(BaseConfig, group="sampling"):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in ("num_inference_steps", "batch_size"):
-            self.require(getattr(self, option) >= 1, option, "give at least 1")
+            value = getattr(self, option)
+            self.require(value is None or value >= 1, option, "give at least 1")
         self.require(0 <= self.eta <= 1, "eta", "give a number from 0 to 1")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             self.require(0 <= low <= high <= 1, "guidance_interval", "give [low, high] with 0 <= low <= high <= 1")
 
-    def scale_for(self, can_be_guided: bool) -> float:
-        """The guidance scale s for a model that can be guided, or cannot."""
-        if self.guidance_scale is not None:
-            return self.guidance_scale
-        return DEFAULT_GUIDANCE_SCALE if can_be_guided else 1.0
+    def steps_for(self, pipeline: Any) -> int:
+        """Denoising steps of a diffusion pipeline."""
+        return pipeline.default_steps if self.num_inference_steps is None else self.num_inference_steps
+
+    def scale_for(self, pipeline: Any) -> float:
+        """The guidance scale s of a pipeline; 1 = no guidance."""
+        from hf_ddpm.sampling import default_guidance_scale  # imports torch
+
+        scale = default_guidance_scale(pipeline) if self.guidance_scale is None else self.guidance_scale
+        return 1.0 if scale is None else scale
 
 
 @dataclass(kw_only=True)

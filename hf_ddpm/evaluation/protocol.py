@@ -130,10 +130,11 @@ class Measurement:
     def losses(self, pipeline: ImagePipeline, seed: int) -> dict[str, float]:
         """Denoising loss on each split, with noise and timesteps of this seed, and bits per dimension if requested.
 
-        Empty for a GAN, and for data whose classes are not those of the model.
+        Empty for a GAN or a distilled model, which does not predict the mean, and for data whose classes are not those of
+        the model.
         """
         train, test = self.references.train, self.references.test
-        if isinstance(pipeline, DCGANPipeline):
+        if isinstance(pipeline, DCGANPipeline) or pipeline.is_distilled:
             return {}
         ids = _ids_of_classes(pipeline, train.class_names or [])
         if pipeline.is_conditional and sorted(ids) != list(range(pipeline.num_classes or 0)):
@@ -204,6 +205,8 @@ def _evaluate(config: EvaluationConfig, processes: PartialState) -> Results:
     started = time.perf_counter()
     sampling, device = config.sampling, config.device or processes.device
     pipeline = load_pipeline(config.model, scheduler=sampling.scheduler, device=device, guide=sampling.guide)
+    if not isinstance(pipeline, DCGANPipeline):
+        sampling = replace(sampling, num_inference_steps=sampling.steps_for(pipeline))
     config = replace(config, sampling=replace(sampling, dtype=set_dtype(pipeline, sampling.dtype, processes)))
     if config.num_threads is None:
         choose_threads_in_use(network_of(pipeline))
@@ -263,7 +266,8 @@ def generation_options(pipeline: ImagePipeline, sampling: SamplingConfig) -> dic
     names = ("num_inference_steps", "guidance_scale", "guidance", "guidance_interval", "eta")
     if not isinstance(pipeline, DCGANPipeline):
         values = {name: getattr(sampling, name) for name in names}
-        return {**values, "guidance_scale": sampling.scale_for(can_be_guided(pipeline))}
+        own = {"num_inference_steps": sampling.steps_for(pipeline), "guidance_scale": sampling.scale_for(pipeline)}
+        return values | own
     for name in names:
         value = getattr(sampling, name)
         if value != getattr(SamplingConfig(), name):
@@ -294,8 +298,9 @@ def open_references(
     channels, height, width = image_shape_of(pipeline)
     extractor.check_channels(channels)
     count = config.bits_per_dim_images
-    if isinstance(pipeline, DCGANPipeline) and count is not None:
-        raise ValueError(f"--bits_per_dim_images is {count}: the model is a GAN and has no likelihood, leave it out")
+    if count is not None and (isinstance(pipeline, DCGANPipeline) or pipeline.is_distilled):
+        what = "a GAN" if isinstance(pipeline, DCGANPipeline) else "distilled"
+        raise ValueError(f"--bits_per_dim_images is {count}: the model is {what} and has no likelihood, leave it out")
     data = decoded_for(data, pipeline)
     with processes.local_main_process_first():
         train, test = load_splits(data, image_size=(height, width), channels=channels)

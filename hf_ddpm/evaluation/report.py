@@ -123,8 +123,8 @@ def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[
     if hasattr(pipeline, "scheduler"):  # not a GAN
         denoising = {
             "scheduler": type(pipeline.scheduler).__name__,
-            "num_inference_steps": sampling.num_inference_steps,
-            "guidance_scale": sampling.scale_for(can_be_guided(pipeline)),
+            "num_inference_steps": sampling.steps_for(pipeline),
+            "guidance_scale": sampling.scale_for(pipeline),
             "eta": sampling.eta,
         }
         names = ("guidance", "guidance_interval", "guide")

@@ -120,7 +120,7 @@ def _load(config: EditsConfig) -> tuple[CFGDDPMEditingPipeline, RealImages, dict
     real = read_images(data, count=config.num_images, pipeline=pipeline)
     labels, scale = samples.real_conditions(pipeline, real), default_guidance_scale(pipeline)
     options: dict[str, Any] = {
-        "num_inference_steps": config.num_inference_steps or samples.DEFAULT_STEPS,
+        "num_inference_steps": config.num_inference_steps or pipeline.default_steps,
         "output_type": "np",
     }
     options |= {} if labels is None else {"class_labels": labels}

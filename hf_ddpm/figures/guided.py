@@ -33,7 +33,7 @@ def plot_guided(config: GuidedConfig) -> list[Path]:
     labels: list[Any] = samples.class_rows(pipeline, config.class_labels, config.per_class)
     steps = config.num_inference_steps
     for scale in config.guidance_scales:  # before the first is sampled
-        pipeline.check_inputs(labels[:1], guidance_scale=scale, num_inference_steps=steps or samples.DEFAULT_STEPS)
+        pipeline.check_inputs(labels[:1], guidance_scale=scale, num_inference_steps=steps or pipeline.default_steps)
     blocks = []
     for number, scale in enumerate(config.guidance_scales):
         images = in_rows(samples.sample_images(pipeline, labels, config, guidance_scale=scale), config.per_class)

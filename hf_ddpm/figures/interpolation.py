@@ -35,9 +35,12 @@ def plot_interpolation(config: InterpolationConfig) -> list[Path]:
     from hf_ddpm.diffusion.randomness import image_generator
     from hf_ddpm.figures import samples
     from hf_ddpm.sampling import values_of
+    from hf_ddpm.schedulers import build_scheduler
 
-    scheduler, steps = config.scheduler or "ddim", config.num_inference_steps or samples.DEFAULT_STEPS
-    pipeline = samples.load_editing_pipeline(config.model, scheduler=scheduler, device=config.device)
+    pipeline = samples.load_editing_pipeline(config.model, scheduler=config.scheduler, device=config.device)
+    if config.scheduler is None and not pipeline.is_distilled:
+        pipeline.scheduler = build_scheduler("ddim", pipeline.scheduler.config)
+    steps = config.num_inference_steps or pipeline.default_steps
     labels = samples.class_rows(pipeline, config.class_labels, 1)
     scale = samples.guidance_scale_of(pipeline, config)
     rows = []

@@ -52,7 +52,7 @@ def plot_reverse(config: ReverseConfig) -> list[Path]:
     pipeline = samples.load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     count = 3 if config.num_images is None and config.class_labels is None else config.num_images
     labels = resolve_labels(pipeline, config.class_labels, None, count)
-    scale, steps = samples.guidance_scale_of(pipeline, config), config.num_inference_steps or samples.DEFAULT_STEPS
+    scale, steps = samples.guidance_scale_of(pipeline, config), config.num_inference_steps or pipeline.default_steps
     states = reverse_states(
         pipeline, labels, seed=config.seed, num_inference_steps=steps, guidance_scale=scale, noising_steps=config.timesteps
     )
@@ -74,7 +74,7 @@ def plot_reverse_gif(config: ReverseGifConfig) -> list[Path]:
 
     pipeline = samples.load_diffusion_pipeline(config.model, scheduler=config.scheduler, device=config.device)
     labels = samples.class_rows(pipeline, config.class_labels, config.per_class)
-    scale, steps = samples.guidance_scale_of(pipeline, config), config.num_inference_steps or samples.DEFAULT_STEPS
+    scale, steps = samples.guidance_scale_of(pipeline, config), config.num_inference_steps or pipeline.default_steps
     states = reverse_states(
         pipeline, labels, seed=config.seed, num_inference_steps=steps, guidance_scale=scale, count=config.num_frames
     )

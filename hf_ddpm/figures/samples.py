@@ -26,7 +26,6 @@ from hf_ddpm.sampling import (
 )
 
 MAX_CLASSES = 10  # shown by default
-DEFAULT_STEPS = 50
 
 
 def load_diffusion_pipeline(model: str, *, scheduler: str | None = None, device: str | None = None) -> CFGDDPMPipeline:
@@ -102,7 +101,7 @@ def describe_sampling(
     parts = []
     if isinstance(pipeline, CFGDDPMPipeline):
         name = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
-        parts += [name, f"{config.num_inference_steps or DEFAULT_STEPS} steps"]
+        parts += [name, f"{config.num_inference_steps or pipeline.default_steps} steps"]
         parts += [] if guidance_scale is None else [scale_text(guidance_scale)]
     seed = config.seed
     return ", ".join([*parts, f"seed {seed}" if num_images == 1 else f"seeds {seed} to {seed + num_images - 1}"])

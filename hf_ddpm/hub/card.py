@@ -163,6 +163,7 @@ def _card_metadata(pipeline: PipelineFacts, run: RunFacts | None, name: str) -> 
     tags = ["diffusers", *(("diffusion", "ddpm", "image-generation") if pipeline.unet else ())]
     tags += [CONDITIONS[pipeline.condition]] if pipeline.num_classes is not None else []
     tags += ["classifier-free-guidance"] if pipeline.null_label is not None else []
+    tags += ["distillation"] if pipeline.own_steps is not None else []
     tags += ["hf_ddpm"] if pipeline.is_ours else []
     return ModelCardData(
         base_model=None if run is None else run.base_model,

@@ -62,6 +62,10 @@ class PipelineFacts:
     """Type of the values of the images."""
     value_range: dict[str, float] | None
     """The values that are -1 and 1 in the network, `low` and `high`; None = 0 and 255, of uint8."""
+    own_steps: int | None
+    """Denoising steps of a distilled model; None = it is not one."""
+    own_scale: float | None
+    """Guidance scale that is built in to a distilled model; None = none is."""
     has_code: bool
     """Whether the folder contains pipeline.py."""
     names_code: bool
@@ -165,7 +169,7 @@ class RunFacts:
     @property
     def base_folder(self) -> str | None:
         """Name of the folder of a model of this machine whose weights the run started from; None = there is none."""
-        started_from = self.option("model", "init_from")
+        started_from = _started_from(self.config)
         return None if started_from is None or self.base_model is not None else str(without_paths(started_from))
 
     def option(self, group: str, name: str) -> Any:
@@ -218,10 +222,15 @@ class RunFacts:
     def command(self) -> str | None:
         """The recorded command line; None = another program called `train`."""
         start = read_start(self.machine.command or ())
-        if start is None or start.name != "train":
+        if start is None or start.name != self.program:
             return None
-        command = start.command("train", self.machine.num_processes or 1)
+        command = start.command(self.program, self.machine.num_processes or 1)
         return f"{command} {shlex.join(without_paths(list(start.arguments)))}".rstrip()
+
+    @property
+    def program(self) -> str:
+        """The command of hf-ddpm that trained the model."""
+        return "train" if self.config.get("teacher") is None else "distill"
 
     @property
     def recipe(self) -> str:
@@ -232,6 +241,11 @@ class RunFacts:
             if self.source_kind == "local":
                 options["data"]["source"] = LOCAL_SOURCE
         return yaml.safe_dump(options, sort_keys=False)
+
+
+def _started_from(config: dict[str, Any]) -> Any:
+    """The model of `--model.init_from`, or the teacher of a distillation; None = there is none."""
+    return config.get("teacher") or (config.get("model") or {}).get("init_from")
 
 
 def read_pipeline(folder: Path) -> PipelineFacts:
@@ -265,6 +279,8 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         null_label=index.get("null_label"),
         pixel_type=str(index.get("pixel_type", "uint8")),
         value_range=index.get("value_range"),
+        own_steps=index.get("default_num_inference_steps"),
+        own_scale=index.get("built_in_guidance_scale"),
         has_code=(folder / "pipeline.py").is_file(),
         names_code=isinstance(name, list),
         variant=_variant(folder / "unet"),
@@ -286,7 +302,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
     last = max(run.sample_grids().items(), default=None)
     picture = None if last is None else part(last[1], lambda path: check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
-    base = str((config.get("model") or {}).get("init_from") or "")
+    base = str(_started_from(config) or "")
     return RunFacts(
         config=config,
         machine=part(run.environment, _read_machine) or MachineFacts(),

@@ -46,7 +46,7 @@ class SampleConfig:
     """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
     pndm or dpmsolver_sde (with torchsde); None = the scheduler saved with the model."""
     num_inference_steps: int | None = None
-    """Denoising steps; None = 50. A GAN has none."""
+    """Denoising steps; None = 50, or the few of a distilled model. A GAN has none."""
     eta: float | None = None
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0. A GAN has none."""
     seed: int = 0

@@ -137,7 +137,8 @@ def resume(state: TrainState, run: Run, checkpoint: Path) -> bool:
     total_batch_before = total_batch_of(saved["identity"])
     if run.is_over(step=saved["step"] - 1, images_seen=saved["images_seen"] - total_batch_before):
         raise ValueError(f"--resume: {checkpoint} is past the end of this run, {run.length}: make it longer")
-    earlier_reading = partial(describe_earlier_reading, saved["identity"], run.config.data.channels, run.images)
+    channels = getattr(run.config.data, "channels", None)
+    earlier_reading = partial(describe_earlier_reading, saved["identity"], channels, run.images)
     identity = saved["identity"]
     if getattr(run.config, "memory_format", None) == "auto":  # earlier versions do not record it, and the run keeps theirs
         identity = {"memory_format": run.tuning.memory_format, **identity}

@@ -29,6 +29,7 @@ from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.sampling import all_conditions, network_of
 from hf_ddpm.training.checkpoints import choose_checkpoint
 from hf_ddpm.training.compiling import check_compiling, compile_network
+from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.options import RunConfig, TrainConfig
 from hf_ddpm.training.preview import COLUMNS, HELD_OUT_IMAGES, MAX_CLASSES, MAX_INFERENCE_STEPS, usual_label_sets
 from hf_ddpm.training.resume_checks import check_changes
@@ -94,12 +95,14 @@ class Estimate:
         """Seconds of all sample grids and held-out losses that are due; 0 where `pass_seconds` is not known."""
         if self.pass_seconds is None:
             return 0.0
-        assert isinstance(self.config, TrainConfig) and isinstance(self.state, GeneratorState)
+        assert isinstance(self.config, TrainConfig | DistillConfig) and isinstance(self.state, GeneratorState)
         pipeline, total, every = self.state.pipeline, self.run.total_steps, self.config.logging.sample_every_steps
         conditions = usual_label_sets(self.run.images) or all_conditions(pipeline)
         rows = min(len(conditions), MAX_CLASSES) or COLUMNS
-        passes = rows * COLUMNS * MAX_INFERENCE_STEPS * (1 if pipeline.null_label is None else 2)
-        held_out = min(HELD_OUT_IMAGES, self.counts[1]) if self.counts is not None and len(self.counts) > 1 else 0
+        steps = pipeline.default_steps if pipeline.is_distilled else MAX_INFERENCE_STEPS
+        passes = rows * COLUMNS * steps * (1 if pipeline.null_label is None else 2)
+        is_held_out = isinstance(self.config, TrainConfig) and self.counts is not None and len(self.counts) > 1
+        held_out = min(HELD_OUT_IMAGES, self.counts[1]) if is_held_out and self.counts is not None else 0
         due = sum(step == total or is_due(step, every) for step in range(self.run.first_step + 1, total + 1))
         return due * self.pass_seconds * (passes / self.run.accelerator.num_processes + held_out)
 
@@ -128,6 +131,8 @@ class Estimate:
     def _sizes(self) -> dict[str, str]:
         run, folder = self.run, Path(self.config.output_dir)
         checkpoint, published = checkpoint_size(self.state)
+        if isinstance(self.config, DistillConfig) and self.config.method == "progressive":
+            checkpoint += published  # the student of the stage before
         kept = kept_checkpoints(self.config, run.total_steps)
         snapshots, snapshot = self._snapshots()
         with_what = counted(kept, "checkpoint") + (f" and {counted(snapshots, 'snapshot')}" if snapshots else "")
@@ -155,7 +160,7 @@ class Estimate:
         yield "start-up, reading the images, saving"
         if self.pass_seconds is None:
             yield "previews and tests"
-        if isinstance(self.config, TrainConfig) and self.config.evaluation.every_steps is not None:
+        if isinstance(self.config, TrainConfig | DistillConfig) and self.config.evaluation.every_steps is not None:
             yield "measurements every --evaluation.every_steps"
         if self.counts is not None and self.run.accelerator.device.type == "cpu":
             yield "memory of decoded images, which the system can take back"
@@ -207,6 +212,8 @@ def with_few_images(config: Any, num_processes: int) -> Any:
         data = replace(data, max_images=min(count, data.max_images or count))
     if isinstance(config, TrainConfig):
         return replace(config, data=replace(data, test_split=None), compile="none")
+    if isinstance(config, DistillConfig):
+        return replace(config, data=replace(data, test_split=None))
     return replace(config, data=data)
 
 

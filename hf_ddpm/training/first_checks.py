@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hf_ddpm.first_checks import check_features, check_scheduler, check_source, check_trackers
+from hf_ddpm.first_checks import check_features, check_model, check_scheduler, check_source, check_trackers
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.libraries import few_collections
 from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.training.checkpoints import check_start
+from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.options import RunConfig, TrainConfig
 
 
@@ -20,8 +21,11 @@ def check_training(config: RunConfig) -> None:
         check_start(RunFolder(Path(config.output_dir)), config.resume)
     if config.data.source is not None:
         check_source(config.data.source)
-    if isinstance(config, TrainConfig) and config.evaluation.features is not None:
+    if isinstance(config, DistillConfig):
+        check_model(config.teacher, "teacher")
+    if isinstance(config, TrainConfig):
         check_scheduler(config.evaluation.scheduler)
+    if isinstance(config, TrainConfig | DistillConfig) and config.evaluation.features is not None:
         check_features(config.evaluation.features)
     if os.environ.get("WORLD_SIZE", "1") == "1" and not getattr(config.data, "streaming", False):
         with few_collections():

@@ -205,7 +205,7 @@ def _open_streams(config: TrainConfig, image_size: ImageSize, channels: int | No
 def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     """Build everything that training changes, from the seed."""
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
-    unet, averaged_unet = (_place(build_network(config, run.images), run) for _ in range(2))
+    unet, averaged_unet = (place_network(build_network(config, run.images), run) for _ in range(2))
     averaged_unet.eval().requires_grad_(False)
     if config.base is not None and not config.base.is_checkpoint:
         _start_from(unet, config, config.base, run)
@@ -297,7 +297,7 @@ def build_network(config: TrainConfig, images: Images) -> ModelMixin:
     )
 
 
-def _place(network: ModelMixin, run: DiffusionRun) -> ModelMixin:
+def place_network(network: ModelMixin, run: Run[Any]) -> ModelMixin:
     """Move a network to the device of the run, as its precision and memory format want it."""
     speed_up(network, run.accelerator.device, run.tuning.mixed_precision)
     if run.tuning.memory_format == "channels_last":
@@ -381,7 +381,7 @@ def preview(state: DiffusionState, run: DiffusionRun, log: RunLog, *, evaluate: 
     run.accelerator.wait_for_everyone()
 
 
-def finish(state: DiffusionState, run: DiffusionRun) -> Path:
+def finish(state: GeneratorState[CFGDDPMPipeline], run: Run[Any]) -> Path:
     """Publish `pipeline/` with the averaged weights and its model card, say how to load it, and push it if requested."""
     path, hub = run.folder.pipeline, run.config.hub
     if run.accelerator.is_main_process:

@@ -30,16 +30,21 @@ def save_sample_grid(
     """Save a grid of samples, with the same seeds and labels every time, and a record of how it was sampled.
 
     The grid has one row per class (the first 10), or for each of the conditions `rows`, or 8 x 8 images; a diffusion model
-    takes 20 steps of DPM-Solver++. All processes share the work and have to call this; `folder.sample_grid(step)` and
-    `folder.grid_settings` are written. `seed` is that of the first image; the others have the seeds that follow.
+    takes 20 steps of DPM-Solver++, and a distilled one its own few. All processes share the work and have to call this;
+    `folder.sample_grid(step)` and `folder.grid_settings` are written. `seed` is that of the first image; the others have the
+    seeds that follow.
     """
     processes, id2label = PartialState(), pipeline.id2label
     labels: Sequence[Condition | None] = [None] * COLUMNS
     if id2label:
         labels = rows or all_conditions(pipeline)[:MAX_CLASSES]
     names = [condition_name(label, id2label) for label in labels] if id2label else None
-    scheduler = steps = None
-    if isinstance(pipeline, CFGDDPMPipeline):
+    steps = None
+    name: str | None = None
+    if isinstance(pipeline, CFGDDPMPipeline) and pipeline.is_distilled:
+        name, steps = type(pipeline.scheduler).__name__, pipeline.default_steps
+    elif isinstance(pipeline, CFGDDPMPipeline):
+        name = SCHEDULER
         scheduler = build_scheduler(SCHEDULER, pipeline.scheduler.config)
         steps = fitting_steps(scheduler, MAX_INFERENCE_STEPS)
         pipeline = CFGDDPMPipeline(pipeline.unet, scheduler, **pipeline.facts)
@@ -48,7 +53,7 @@ def save_sample_grid(
         class_labels=labels,
         class_names=names,
         seed=seed,
-        scheduler=None if scheduler is None else SCHEDULER,
+        scheduler=name,
         num_inference_steps=steps,
         guidance_scale=default_guidance_scale(pipeline),
     )

@@ -14,11 +14,13 @@ from hf_ddpm.training.run import Run
 _FATAL = (
     "model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.condition",
     "data.condition_range", "seed",
+    "method", "guidance_scale", "num_inference_steps", "teacher_sha256",  # of a distillation
 )  # fmt: skip
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
     "output_dir",
     "resume",
+    "teacher",  # its weights are compared
     "max_train_steps",
     "num_train_epochs",
     "logging.",

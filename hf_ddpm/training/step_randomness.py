@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.diffusion.objective import TimestepSampling, timesteps_at
+from hf_ddpm.diffusion.objective import TimestepSampling, fractions_at, timesteps_at
 from hf_ddpm.diffusion.randomness import derive_seed, seeded_generator
 
 RANDOMNESS_VERSION = 2
@@ -59,6 +59,34 @@ def sample_step_randomness(
     common = seeded_generator("timesteps", seed, step)
     timesteps = timesteps_at(positions, total_batch_size, num_train_timesteps, timestep_sampling, uniform, common)
     return StepRandomness(timesteps=timesteps, noise=noise, label_drop=label_drop, flip=flip)
+
+
+@dataclass(frozen=True)
+class DistillRandomness:
+    """The random numbers of the N images of one process and micro-step of a distillation."""
+
+    fractions: Tensor
+    """(N,) float64, uniform in [0, 1), one in each of as many equal strata as the total batch has images."""
+    noise: Tensor
+    """(N, C, H, W) float32, standard normal."""
+    flip: Tensor
+    """(N,) bool, True with probability 0.5."""
+
+
+def sample_distill_randomness(
+    seed: int, step: int, positions: range, *, total_batch_size: int, image_shape: tuple[int, int, int]
+) -> DistillRandomness:
+    """Sample for some positions of the total batch, on the CPU; see `sample_step_randomness`."""
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+        uniform = torch.rand(BLOCK, generator=generator, dtype=torch.float64)
+        flip = torch.rand(BLOCK, generator=generator) < 0.5
+        return uniform, torch.randn(BLOCK, *image_shape, generator=generator), flip
+
+    uniform, noise, flip = draw_in_blocks("distill", seed, step, positions, draw)
+    common = seeded_generator("noise levels", seed, step)
+    fractions = fractions_at(positions, total_batch_size, "stratified", uniform, common)
+    return DistillRandomness(fractions=fractions, noise=noise, flip=flip)
 
 
 def draw_in_blocks(
