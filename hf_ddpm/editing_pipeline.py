@@ -196,7 +196,7 @@ class CFGDDPMEditingPipeline(sampling.CFGDDPMPipeline):
 
     def save_pretrained(self, save_directory: sampling.Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the model as a `CFGDDPMPipeline`, which this one can load, with the code of both."""
-        plain = sampling.CFGDDPMPipeline(self.unet, self.scheduler, **self.facts)
+        plain = sampling.CFGDDPMPipeline(self.unet, self.scheduler, guide=self.guide, **self.facts)
         plain._trained_with = self._trained_with
         sampling.copy_file(__file__, save_directory)
         plain.save_pretrained(save_directory, safe_serialization, **kwargs)

@@ -40,7 +40,6 @@ from hf_ddpm.runtime.threads import choose_threads_in_use
 from hf_ddpm.sampling import (
     ImagePipeline,
     all_conditions,
-    can_be_guided,
     condition_of,
     decoded_for,
     generate,

@@ -16,7 +16,7 @@ from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
 from hf_ddpm.runtime.files import write_whole
-from hf_ddpm.sampling import ImagePipeline, can_be_guided, network_of
+from hf_ddpm.sampling import ImagePipeline, network_of
 from hf_ddpm.text import printable
 
 LOSS_IMAGES = 512

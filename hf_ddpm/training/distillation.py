@@ -54,7 +54,7 @@ from hf_ddpm.training.run import Data, Run
 from hf_ddpm.training.state import GeneratorState, is_count, read_saved, read_tensors, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_distill_randomness
 from hf_ddpm.training.task import TrainingTask, is_due
-from hf_ddpm.training.teacher import as_teacher_knows, build_student, digest_of, load_teacher, scale_of
+from hf_ddpm.training.teacher import as_teacher_knows, build_student, digest_of, load_teacher, networks_of, scale_of
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
 from hf_ddpm.training.update import apply_gradients
@@ -223,13 +223,14 @@ def prepare(
     signal = teacher.scheduler.alphas_cumprod.to(accelerator.device)
     run = DistillRun(config, accelerator, *data, tuning, teacher, signal, noise_levels(signal))
     student, averaged = (place_network(build_student(teacher), run) for _ in range(2))
-    place_network(teacher.unet, run)
+    for network in networks_of(teacher):
+        place_network(network, run)
     averaged.eval().requires_grad_(False)
     optimizer = build_optimizer(student.parameters(), config.optim)
     lr_scheduler = run.build_lr_scheduler(optimizer)
     model, optimizer = accelerator.prepare(student, optimizer)
     model.train()
-    is_guided = teacher.is_conditional
+    has_scale = teacher.is_conditional or run.guidance_scale != 1
     state = DistillState(
         network=student,
         model=model,
@@ -242,7 +243,7 @@ def prepare(
             build_few_step_scheduler(config.method, teacher.scheduler.config),
             id2label=teacher.id2label,
             default_num_inference_steps=config.num_inference_steps,
-            built_in_guidance_scale=run.guidance_scale if is_guided else None,
+            built_in_guidance_scale=run.guidance_scale if has_scale else None,
         ),
         averaged_weights=UNET_WEIGHTS,
     )
@@ -334,9 +335,13 @@ def predict(network: Any, run: DistillRun, noisy_images: Tensor, timesteps: Tens
 def predict_guided(run: DistillRun, noisy_images: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
     """x_0 as the teacher predicts it with guidance: (B, C, H, W) float32. It is linear in what the network predicts."""
     teacher, scale = run.teacher, run.guidance_scale
-    if scale == 1 or labels is None:
+    if scale == 1:
         return predict(teacher.unet, run, noisy_images, timesteps, labels)
-    both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])  # type: ignore[arg-type]  # it is checked
+    if teacher.guide is not None:  # autoguidance, Karras et al. 2024
+        outputs = [predict(network, run, noisy_images, timesteps, labels) for network in networks_of(teacher)]
+        return guided_output(*outputs, scale)
+    assert labels is not None and teacher.null_label is not None, "a model without them cannot be guided"
+    both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])
     cond, uncond = predict(teacher.unet, run, noisy_images.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
     return guided_output(cond, uncond, scale)
 

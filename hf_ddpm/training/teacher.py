@@ -11,11 +11,10 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from hf_ddpm.commandline.commands import as_typed
-from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.diffusion.distillation import halved_steps
 from hf_ddpm.pipeline import CFGDDPMPipeline, require
-from hf_ddpm.sampling import load_pipeline
+from hf_ddpm.sampling import can_be_guided, default_guidance_scale, load_pipeline
 from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.init_from import CLASS_ROWS
 
@@ -41,23 +40,32 @@ def load_teacher(config: DistillConfig) -> CFGDDPMPipeline:
     remedy = f"the teacher would take {first} steps, and has {most} timesteps, give fewer"
     require(first <= most, "num_inference_steps", config.num_inference_steps, remedy)
     scale, reason = config.guidance_scale, "has no null label" if teacher.is_conditional else "is unconditional"
-    can_guide = scale in (None, 1) or teacher.null_label is not None
+    can_guide = scale in (None, 1) or can_be_guided(teacher)
     require(can_guide, "guidance_scale", scale, f"the teacher {reason} and cannot be guided, leave it out")
-    teacher.unet.eval().requires_grad_(False)
+    for network in networks_of(teacher):
+        network.eval().requires_grad_(False)
     return teacher
+
+
+def networks_of(teacher: CFGDDPMPipeline) -> list[ModelMixin]:
+    """The network, and the guide if there is one."""
+    return [network for network in (teacher.unet, teacher.guide) if network is not None]
 
 
 def scale_of(config: DistillConfig, teacher: CFGDDPMPipeline) -> float:
     """s with which the student learns to sample; 1 = no guidance."""
     if config.guidance_scale is not None:
         return config.guidance_scale
-    return 1.0 if teacher.null_label is None else DEFAULT_GUIDANCE_SCALE
+    return default_guidance_scale(teacher) or 1.0
 
 
 def digest_of(teacher: CFGDDPMPipeline) -> str:
     """sha256 (hex) of the weights: equal for equal ones, wherever they were loaded from."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in teacher.unet.state_dict().items()}
-    return hashlib.sha256(safetensors.torch.save(weights)).hexdigest()
+    digest = hashlib.sha256()
+    for network in networks_of(teacher):
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        digest.update(safetensors.torch.save(weights))
+    return digest.hexdigest()
 
 
 def build_student(teacher: CFGDDPMPipeline) -> ModelMixin:
