@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 _NAMES_OF = {
     "hf_ddpm.config": (
-        "CheckpointConfig", "EMAConfig", "HubConfig", "LoggingConfig", "ModelConfig", "MonitorConfig", "ObjectiveConfig",
-        "OptimConfig", "ScheduleConfig",
+        "BaseMonitorConfig", "CheckpointConfig", "EMAConfig", "HubConfig", "LoggingConfig", "ModelConfig", "MonitorConfig",
+        "ObjectiveConfig", "OptimConfig", "ScheduleConfig",
     ),
     "hf_ddpm.data.options": ("DataConfig",),
     "hf_ddpm.data.table": ("load_images",),
@@ -24,6 +24,8 @@ _NAMES_OF = {
     "hf_ddpm.pipeline": ("CFGDDPMPipeline",),
     "hf_ddpm.sampling": ("SampleBatch", "generate", "load_pipeline"),
     "hf_ddpm.schedulers": ("SCHEDULERS", "build_scheduler"),
+    "hf_ddpm.training.distill_options": ("DistillConfig", "DistillDataConfig", "DistillOptimConfig"),
+    "hf_ddpm.training.distillation": ("distill",),
     "hf_ddpm.training.gan": ("train_gan",),
     "hf_ddpm.training.judge": ("train_judge",),
     "hf_ddpm.training.loop": ("train",),
@@ -39,6 +41,7 @@ _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from hf_ddpm.config import BaseMonitorConfig as BaseMonitorConfig
     from hf_ddpm.config import CheckpointConfig as CheckpointConfig
     from hf_ddpm.config import EMAConfig as EMAConfig
     from hf_ddpm.config import HubConfig as HubConfig
@@ -66,6 +69,10 @@ if TYPE_CHECKING:
     from hf_ddpm.sampling import load_pipeline as load_pipeline
     from hf_ddpm.schedulers import SCHEDULERS as SCHEDULERS
     from hf_ddpm.schedulers import build_scheduler as build_scheduler
+    from hf_ddpm.training.distill_options import DistillConfig as DistillConfig
+    from hf_ddpm.training.distill_options import DistillDataConfig as DistillDataConfig
+    from hf_ddpm.training.distill_options import DistillOptimConfig as DistillOptimConfig
+    from hf_ddpm.training.distillation import distill as distill
     from hf_ddpm.training.gan import train_gan as train_gan
     from hf_ddpm.training.judge import train_judge as train_judge
     from hf_ddpm.training.loop import train as train

@@ -49,7 +49,8 @@ def test_what_is_built_in_may_be_said(student, options):
     ("options", "name"),
     [
         ({"guidance_scale": 2.0}, "guidance_scale"), ({"guidance_scale": 1.0}, "guidance_scale"),
-        ({"guidance_interval": (0, 0.5)}, "guidance_interval"), ({"guidance_rescale": 0.5}, "guidance_rescale"),
+        ({"guidance": "cfg"}, "guidance"), ({"guidance_interval": (0, 0.5)}, "guidance_interval"),
+        ({"guidance_rescale": 0.5}, "guidance_rescale"),
     ],
 )  # fmt: skip
 def test_another_guidance_is_refused(student, options, name):
@@ -89,12 +90,17 @@ def test_the_pipeline_of_edits_keeps_what_is_built_in(student, tmp_path):
         CFGDDPMEditingPipeline.from_pipe(student).interpolate(2, class_labels="cat")
 
 
+def test_a_guide_is_refused(student, tiny_unet):
+    with pytest.raises(ValueError, match="guide is 'UNet2DModel': a distilled model cannot be guided"):
+        student.set_guide(tiny_unet(3, seed=1))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"default_num_inference_steps": 0}, "default_num_inference_steps is 0"),
         ({"default_num_inference_steps": 1001}, "default_num_inference_steps is 1001"),
-        ({"built_in_guidance_scale": 1.5}, "built_in_guidance_scale is 1.5: a distilled model with classes"),
+        ({"built_in_guidance_scale": 1.5}, "built_in_guidance_scale is 1.5: a distilled model without a null label"),
         ({"null_label": 2, "default_num_inference_steps": 4, "built_in_guidance_scale": 1.5}, "without a null label"),
         ({"default_num_inference_steps": 4, "built_in_guidance_scale": float("nan")}, "built_in_guidance_scale is nan"),
     ],

@@ -26,6 +26,7 @@ MISTAKES = (
     ("train", [*TRAIN, "--resume=step-00000001"], "--resume is 'step-00000001'"),
     ("train", [*MONITOR, "judge:missing"], "judge 'missing': no such folder"),
     ("train", [*MONITOR, "inception", "--evaluation.scheduler=ddmi"], "--evaluation.scheduler is 'ddmi'"),
+    ("distill", [*TRAIN, "--teacher=./missing"], "--teacher is './missing': no such folder"),
     ("train_gan", [*TRAIN, "--data.source=./missing"], "--data.source is './missing'"),
     ("train_gan", [*TRAIN, "--resume=latest"], "--resume is 'latest'"),
     ("train_judge", ["--output_dir=occupied"], "--output_dir is 'occupied': not empty"),
@@ -49,7 +50,7 @@ MISTAKES_IN_DATA = (
     ("train_gan", [*TRAIN, "--data.train_split=trian"], "split 'trian'"),
     ("train_judge", [*TRAIN, "--data.test_split=tset"], "split 'tset'"),
 )
-RECIPES = {"train": "digits", "train_gan": "gan_digits", "train_judge": "judge_digits"}
+RECIPES = {"train": "digits", "distill": "distill_digits", "train_gan": "gan_digits", "train_judge": "judge_digits"}
 MAKE_MISTAKES = f"""
 import importlib.util, json, sys
 for program, args in json.loads(sys.argv[1]):

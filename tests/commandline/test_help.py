@@ -14,12 +14,13 @@ from hf_ddpm.editing.options import EDITS
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.experiments.options import SweepConfig
 from hf_ddpm.figures.registry import FIGURES
+from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "train_scripts").glob("*.py"))
 DIGITS = ["--config", str(ROOT / "train_scripts" / "recipes" / "digits.yaml")]
-CONFIGS = [TrainConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *EDITS.values()]
+CONFIGS = [TrainConfig, DistillConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *EDITS.values()]
 CONFIGS += [kind for kind, _ in FIGURES.values()]
 
 
@@ -112,7 +113,7 @@ def test_main_options_exist_and_required_ones_are_among_them():
         assert {name for name, option in options.items() if option.default is MISSING} <= set(main)
 
 
-@pytest.mark.parametrize("script", ["train", "train_gan", "train_judge", "sample", "evaluate_model", "sweep"])
+@pytest.mark.parametrize("script", ["train", "distill", "train_gan", "train_judge", "sample", "evaluate_model", "sweep"])
 def test_a_program_alone_says_what_it_needs_with_an_example(load_script, capsys, script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:

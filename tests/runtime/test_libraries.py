@@ -16,6 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "train_scripts"
 # Programs, and what each requires before it prints its options.
 REQUIRED = {
     "train": [f"--config={SCRIPTS}/recipes/digits.yaml", "--output_dir=new"],
+    "distill": [f"--config={SCRIPTS}/recipes/distill_digits.yaml", "--output_dir=new"],
     "train_gan": [f"--config={SCRIPTS}/recipes/gan_digits.yaml", "--output_dir=new"],
     "train_judge": [f"--config={SCRIPTS}/recipes/judge_digits.yaml", "--output_dir=new"],
     "sample": ["--model=model", "--output_dir=new"],

@@ -146,6 +146,20 @@ def test_a_teacher_without_classes_and_one_without_a_null_label(run, saved_teach
     assert len([*generate(pipeline, class_labels=[1, 2])][0].images) == 2
 
 
+def test_a_guide_of_the_teacher_is_built_in(run, saved_teacher, tiny_unet):
+    folder = saved_teacher(names=None)
+    guided = CFGDDPMPipeline.from_pretrained(folder)
+    guided.set_guide(tiny_unet(None, seed=1))
+    guided.save_pretrained(folder)
+    pipelines = {}
+    for name, scale in (("guided", 2), ("alone", 1)):
+        new = run(name, "--max_train_steps=2", f"--guidance_scale={scale}", teacher=folder)
+        pipelines[name] = CFGDDPMPipeline.from_pretrained(new.pipeline)
+    assert (pipelines["guided"].built_in_guidance_scale, pipelines["guided"].guide) == (2.0, None)
+    ours, theirs = (pipeline.unet.state_dict() for pipeline in pipelines.values())
+    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def test_what_the_run_of_the_teacher_says_of_its_data_is_taken_over(tiny_run, tmp_path):
     options = [f"--teacher={tiny_run / 'pipeline'}", "--max_train_steps=1", f"--output_dir={tmp_path / 'new'}"]
     config = parse_config(DistillConfig, [*options, "--data.batch_size=3", "--data.test_split=test"])
