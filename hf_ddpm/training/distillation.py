@@ -261,11 +261,10 @@ def train_step(state: DistillState, run: DistillRun, step: int) -> float:
     for micro_step in range(run.micro_steps):
         batch: DistillBatch = run.batches.take(Place(step, micro_step, state.images_seen))
         with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
-            lesson = progressive_lesson(state, run, batch) if config.method == "progressive" else None
-            if lesson is None:
-                reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
-                lesson = consistency_lesson(state, run, batch, step)
-            reseed_dropout(config.seed, step, accelerator.process_index, micro_step)  # the mask of the target
+            place = (config.seed, step, accelerator.process_index, micro_step)
+            reseed_dropout(*place)
+            lesson = lesson_of(state, run, batch, step)
+            reseed_dropout(*place)  # a consistency target has the same mask
             micro_loss = lesson.loss(predict(state.model, run, lesson.noisy_images, lesson.timesteps, lesson.class_labels))
             micro_loss = micro_loss / run.micro_steps
             accelerator.backward(micro_loss)
@@ -274,6 +273,10 @@ def train_step(state: DistillState, run: DistillRun, step: int) -> float:
     grad_norm = apply_gradients(state, run, step, loss, record)
     state.update_average()
     return grad_norm
+
+
+Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""x_0, (B, C, H, W) float32, of x_t, t, and the labels."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +294,13 @@ class Lesson:
 
 
 @torch.no_grad()
+def lesson_of(state: DistillState, run: DistillRun, batch: DistillBatch, step: int) -> Lesson:
+    """What the student is asked about a batch."""
+    if run.config.method == "progressive":
+        return progressive_lesson(state, run, batch)
+    return consistency_lesson(state, run, batch, step)
+
+
 def consistency_lesson(state: DistillState, run: DistillRun, batch: DistillBatch, step: int) -> Lesson:
     """One step of the guided teacher from sigma to r, and what the student makes of that (Luo et al. 2023, eq. 17)."""
     timesteps = timesteps_of_noise(run.on_device(batch.fractions), run.sigmas)
@@ -304,7 +314,6 @@ def consistency_lesson(state: DistillState, run: DistillRun, batch: DistillBatch
     return Lesson(noisy_images, timesteps, labels, lambda images: consistency_losses(images, target, distances).mean())
 
 
-@torch.no_grad()
 def progressive_lesson(state: DistillState, run: DistillRun, batch: DistillBatch) -> Lesson:
     """Two steps of the teacher, the first one guided (Meng et al. 2023), as one (Salimans & Ho 2022, algorithm 2)."""
     num_steps, num_timesteps = run.stages[state.stage], len(run.sigmas)
@@ -317,10 +326,6 @@ def progressive_lesson(state: DistillState, run: DistillRun, batch: DistillBatch
     moved = step_of(run, teach, moved, half_steps[last - 1], half_steps[last - 2], labels)
     target = progressive_target(noisy_images, moved, signal, signal_at(run.alphas_cumprod, half_steps[last - 2]))
     return Lesson(noisy_images, timesteps, labels, lambda images: progressive_losses(images, target, signal).mean())
-
-
-Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""x_0, (B, C, H, W) float32, of x_t, t, and the labels."""
 
 
 def predict(network: Any, run: DistillRun, noisy_images: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:

@@ -23,9 +23,9 @@ def check_training(config: RunConfig) -> None:
         check_source(config.data.source)
     if isinstance(config, DistillConfig):
         check_model(config.teacher, "teacher")
-    if isinstance(config, TrainConfig):
-        check_scheduler(config.evaluation.scheduler)
     if isinstance(config, TrainConfig | DistillConfig) and config.evaluation.features is not None:
+        if isinstance(config, TrainConfig):
+            check_scheduler(config.evaluation.scheduler)
         check_features(config.evaluation.features)
     if os.environ.get("WORLD_SIZE", "1") == "1" and not getattr(config.data, "streaming", False):
         with few_collections():
