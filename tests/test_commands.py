@@ -71,8 +71,8 @@ def test_help_of_a_command_may_be_asked_for_in_both_orders(capsys):
         ("smaple", "did you mean sample?"),
         ("train_gan", "did you mean gan?"),
         ("train_scripts/push_to_hub.py", "did you mean push?"),
-        ("xyz", "give one of train, gan, judge, sample"),
-        ("--config", "give one of train, gan, judge, sample"),
+        ("xyz", "give one of train, distill, gan, judge, sample"),
+        ("--config", "give one of train, distill, gan, judge, sample"),
     ],
 )
 def test_an_unknown_command_is_one_line(name, hint, capsys, monkeypatch):
