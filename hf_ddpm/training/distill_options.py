@@ -12,7 +12,7 @@ from hf_ddpm.config import (
     LRSchedule,
     OptimConfig,
 )
-from hf_ddpm.data.options import SplitsConfig, TrainingDataConfig
+from hf_ddpm.data.options import RandomCropOptions, SplitsConfig, TrainingDataConfig
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.training.options import EMAOptions, MemoryFormatOptions, RunConfig
 
@@ -22,12 +22,12 @@ OWN_OF_A_RUN = ("batch_size", "max_images", "on_bad_image", "max_bad_images")
 
 
 @dataclass(kw_only=True)
-class DistillDataConfig(TrainingDataConfig, SplitsConfig):
+class DistillDataConfig(RandomCropOptions, TrainingDataConfig, SplitsConfig):
     """Images to distill on. Size, channels and classes are those of the teacher."""
 
     source: str | None = None  # type: ignore[assignment]  # it is filled in
     """As in hf-ddpm train; None = the training data of the teacher, read from the config.yaml of its run, with its splits,
-    columns and flips."""
+    columns, flips and crops."""
     test_split: str | None = None
     """Held-out split, which evaluations take; None = none."""
 

@@ -20,7 +20,7 @@ from diffusers import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_ddpm.data.batches import flip_horizontally, to_model_range
+from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.data.load_splits import load_splits
 from hf_ddpm.diffusion.distillation import (
     closeness_at,
@@ -42,6 +42,7 @@ from hf_ddpm.pipeline import CFGDDPMPipeline, guided_output
 from hf_ddpm.run_folder import STATE
 from hf_ddpm.sampling import image_shape_of
 from hf_ddpm.schedulers import build_few_step_scheduler
+from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS, DamagedCheckpoint
 from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.divergence import StepRecord
@@ -89,7 +90,7 @@ class DistillBatch:
     """What one process trains on in one micro-step, as far as it needs no network; on the host."""
 
     images: Tensor
-    """(B, C, H, W) float32 in [-1, 1], flipped."""
+    """(B, C, H, W) float32 in [-1, 1], augmented."""
     noise: Tensor
     """(B, C, H, W) float32, standard normal."""
     fractions: Tensor
@@ -125,17 +126,17 @@ class DistillRun(Run[DistillConfig]):
         return {**super().identity(), "guidance_scale": self.guidance_scale, "teacher_sha256": self.digest}
 
     def prepare_batch(self, place: Place) -> DistillBatch:
-        batch = self.reader.read(place.images_seen, place.micro_step)
+        config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
+        positions = self.positions(place.micro_step)
         randomness = sample_distill_randomness(
-            self.config.seed,
+            config.seed,
             place.step,
-            self.positions(place.micro_step),
+            positions,
             total_batch_size=self.total_batch_size,
             image_shape=self.image_shape,
         )
         images = to_model_range(batch.images, self.images.value_range)
-        if self.config.data.horizontal_flip:
-            images = flip_horizontally(images, randomness.flip)
+        images = augment(images, config.data, randomness.flip, seed=config.seed, step=place.step, positions=positions)
         return DistillBatch(
             images=self.pinned(images),
             noise=self.pinned(randomness.noise),
@@ -193,6 +194,7 @@ def load_data(config: DistillConfig, find_teacher: Callable[[], CFGDDPMPipeline]
     with processes.local_main_process_first():
         teacher = find_teacher()
         channels, *size = image_shape_of(teacher)
+        config.data.check_crop(plain_size(size))
         train, test = load_splits(config.data, image_size=plain_size(size), channels=channels)
     return as_teacher_knows(train, teacher), None if test is None else as_teacher_knows(test, teacher)
 
@@ -241,7 +243,7 @@ def prepare(
         pipeline=CFGDDPMPipeline(
             averaged,
             build_few_step_scheduler(config.method, teacher.scheduler.config),
-            id2label=teacher.id2label,
+            **{name: value for name, value in teacher.facts.items() if name != "null_label"},
             default_num_inference_steps=config.num_inference_steps,
             built_in_guidance_scale=run.guidance_scale if has_scale else None,
         ),
