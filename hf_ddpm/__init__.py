@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _NAMES_OF = {
     "hf_ddpm.config": (
         "BaseMonitorConfig", "CheckpointConfig", "EMAConfig", "HubConfig", "LoggingConfig", "ModelConfig", "MonitorConfig",
-        "ObjectiveConfig", "OptimConfig", "ScheduleConfig",
+        "ObjectiveConfig", "OptimConfig", "ScheduleConfig", "SnapshotEMAConfig",
     ),
     "hf_ddpm.data.options": ("DataConfig",),
     "hf_ddpm.data.table": ("load_images",),
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from hf_ddpm.config import ObjectiveConfig as ObjectiveConfig
     from hf_ddpm.config import OptimConfig as OptimConfig
     from hf_ddpm.config import ScheduleConfig as ScheduleConfig
+    from hf_ddpm.config import SnapshotEMAConfig as SnapshotEMAConfig
     from hf_ddpm.data.options import DataConfig as DataConfig
     from hf_ddpm.data.table import load_images as load_images
     from hf_ddpm.dcgan_pipeline import DCGANPipeline as DCGANPipeline

@@ -40,7 +40,7 @@ from hf_ddpm.diffusion.objective import add_noise, clean_images_of
 from hf_ddpm.image_shape import plain_size
 from hf_ddpm.pipeline import CFGDDPMPipeline, guided_output
 from hf_ddpm.run_folder import STATE
-from hf_ddpm.sampling import image_shape_of
+from hf_ddpm.sampling import decoded_for, image_shape_of
 from hf_ddpm.schedulers import build_few_step_scheduler
 from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS, DamagedCheckpoint
@@ -195,7 +195,8 @@ def load_data(config: DistillConfig, find_teacher: Callable[[], CFGDDPMPipeline]
         teacher = find_teacher()
         channels, *size = image_shape_of(teacher)
         config.data.check_crop(plain_size(size))
-        train, test = load_splits(config.data, image_size=plain_size(size), channels=channels)
+        data = decoded_for(config.data, teacher)
+        train, test = load_splits(data, image_size=plain_size(size), channels=channels)
     return as_teacher_knows(train, teacher), None if test is None else as_teacher_knows(test, teacher)
 
 
