@@ -346,8 +346,8 @@ def predict_guided(run: DistillRun, noisy_images: Tensor, timesteps: Tensor, lab
     if scale == 1:
         return predict(teacher.unet, run, noisy_images, timesteps, labels)
     if teacher.guide is not None:  # autoguidance, Karras et al. 2024
-        outputs = [predict(network, run, noisy_images, timesteps, labels) for network in networks_of(teacher)]
-        return guided_output(*outputs, scale)
+        cond, uncond = (predict(network, run, noisy_images, timesteps, labels) for network in (teacher.unet, teacher.guide))
+        return guided_output(cond, uncond, scale)
     assert labels is not None and teacher.null_label is not None, "a model without them cannot be guided"
     both = torch.cat([labels, torch.full_like(labels, teacher.null_label)])
     cond, uncond = predict(teacher.unet, run, noisy_images.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
