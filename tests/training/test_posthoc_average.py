@@ -158,7 +158,7 @@ def test_what_is_not_possible_is_one_line(run, load_script, capsys, options, mes
 
 def test_a_run_without_snapshots_is_refused(run, load_script, capsys):
     for folder, message in (
-        (run / "pipeline", "it has no snapshots of averages, train with --ema."),
+        (run / "pipeline", "pipeline has no snapshots of averages: train with --ema.snapshot_every_steps"),
         (run / "x", "no such folder"),
     ):
         assert message in refusal(load_script, capsys, folder, "--sigma_rel=0.1")
