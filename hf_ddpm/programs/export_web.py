@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hf_ddpm.cli import parse_config, user_errors
-from hf_ddpm.config import BaseConfig, HubConfig
+from hf_ddpm.config import BaseConfig, HubConfig, require
 from hf_ddpm.first_checks import check_model
 from hf_ddpm.runtime.libraries import load_libraries
 from hf_ddpm.runtime.lock import is_free
@@ -45,10 +45,10 @@ class ExportWebConfig(BaseConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(is_free(Path(self.output_dir)), "output_dir", "give a new or an empty folder")
+        require(is_free(Path(self.output_dir)), "output_dir", str(self.output_dir), "give a new or an empty folder")
         self.require(self.title is None or self.title.strip() != "", "title", "give some text, or leave it out")
         if self.engine_dir is not None:
-            self.require(Path(self.engine_dir).is_dir(), "engine_dir", "there is no such folder")
+            require(Path(self.engine_dir).is_dir(), "engine_dir", str(self.engine_dir), "there is no such folder")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -57,7 +57,8 @@ def main(args: list[str] | None = None) -> None:
         check_model(config.model)
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f'{" and ".join(missing)} are not installed: pip install "hf_ddpm[web]"')
+            are = "is" if len(missing) == 1 else "are"
+            raise ValueError(f'{" and ".join(missing)} {are} not installed: pip install "hf_ddpm[web]"')
         load_libraries()
         from hf_ddpm.hub.push import push_space
         from hf_ddpm.sampling import load_pipeline
