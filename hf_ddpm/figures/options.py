@@ -29,7 +29,7 @@ class ModelDataConfig(ValueRangeOptions, ConditionOptions):
     split: str | None = None
     """Split of the images; None = the one that --model was trained on, else train."""
     resize: Literal["crop", "pad", "stretch"] | None = None
-    """How images are brought to one size, see hf-ddpm train; None = as those that --model was trained on, else crop."""
+    """How images are brought to one size; None = as those of --model, else crop."""
 
 
 @dataclass(kw_only=True)

@@ -292,7 +292,7 @@ def test_a_checkpoint_without_its_generator_is_passed_over(run_training, caplog)
 @pytest.mark.parametrize(
     ("option", "named"),
     [
-        ("--data.image_size=null", "--data.image_size is None: a DCGAN generates 8, 16, 28, 32, 64 pixels"),
+        ("--data.image_size=null", "--data.image_size is None: a DCGAN generates square images of 8, 16, 28, 32, 64 pixels"),
         ("--data.image_size=9", "--data.image_size is 9"),
         ("--data.batch_size=1", "--data.batch_size is 1"),
         ("--model.latent_dim=0", "--model.latent_dim is 0: give 1 to 1024"),
