@@ -26,6 +26,8 @@ VarianceType = Literal["fixed_small", "fixed_large", "learned_range"]
 
 MAX_SEED = 2**32 - 1
 """Largest seed of a program: torch uses no more than 32 bits of the seed of a CPU generator."""
+GIVEN_IN_PYTHON = "given in Python"
+"""Value of `data.source` and `model.preset` for an object that a program gives to `hf_ddpm.training.loop.train`."""
 DEFAULT_GUIDANCE_SCALE = 1.5
 """Default s in u + s (c - u) of the programs, for models with a null label."""
 

@@ -12,6 +12,7 @@ from unicodedata import normalize
 
 from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.commandline.names import nearest
+from hf_ddpm.config import GIVEN_IN_PYTHON
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.folders import put_back
 from hf_ddpm.runtime.lock import is_free
@@ -99,6 +100,8 @@ def check_source(source: str) -> None:
     """Refuse data that is neither digits, a folder, nor an id on the Hub."""
     if source == "digits" or (source and Path(source).expanduser().exists()):
         return
+    if source == GIVEN_IN_PYTHON:
+        raise ValueError(f"source is {source!r}: only the program that gave these images has them, name them as a folder")
     # load_dataset("imagefolder") and the like would read the files of the current folder.
     if not source or source.startswith((".", "/", "~")) or source.count("/") > 1 or source in FORMAT_NAMES:
         raise ValueError(f"source is {source!r}, which is not an existing folder: give a folder, a Hub id or 'digits'")

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any
 from unicodedata import normalize
@@ -41,6 +42,8 @@ _PACKAGE = "hf_ddpm" if __name__ == "hf_ddpm.pipeline" else None
 SAVED_CLASS = ["pipeline", "CFGDDPMPipeline"]
 """`_class_name` in model_index.json: diffusers takes the class from the file pipeline.py beside it. Older models have a
 plain name."""
+_given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
+"""Names of the arguments of the call of `from_pretrained` that reads a model_index.json."""
 OUTPUT_TYPES = ("pil", "np", "pt", "values", "latent")
 PIXEL_TYPES = ("uint8", "uint16", "float32")
 PIL_IMAGES = (("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1))
@@ -490,10 +493,20 @@ class CFGDDPMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> CFGDDPMPipeline:
-        """Load a pipeline like its superclass, but its weights from safetensors only: pickled ones can run code."""
+        """Load a pipeline like its superclass, but its weights from safetensors only: pickled ones can run code.
+
+        In the installed package, a network whose code came with the model is the class that the program has imported, or
+        else needs `trust_remote_code=True`, or the network itself as `unet=`.
+        """
         safe = kwargs.pop("use_safetensors", True)
         require(safe is True, "use_safetensors", safe, "weights are loaded from safetensors only")
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+        if _PACKAGE and not kwargs.get("trust_remote_code") and os.path.isdir(pretrained_model_name_or_path):
+            kwargs |= cls._imported_networks(pretrained_model_name_or_path, kwargs)
+        before = _given.set(frozenset(kwargs))
+        try:
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+        finally:
+            _given.reset(before)
         if "scheduler" in kwargs:
             hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
             config = DDPMScheduler.load_config(pretrained_model_name_or_path, subfolder="scheduler", **hub)
@@ -518,7 +531,29 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 checks = importlib.import_module(f"{_PACKAGE}.saved_model")
                 for name in ("unet", *(("guide",) if config.get("guide") else ())):
                     checks.check_saved_pipeline(pretrained_model_name_or_path, dict(config), name)
+            for name in _given.get().intersection(NETWORKS):
+                if config.get(name) and config[name][0] not in sys.modules:  # diffusers would look for a class to compare
+                    config[name] = ["diffusers", "ModelMixin"]
         return config
+
+    @classmethod
+    def _imported_networks(cls, folder: Folder, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Networks whose code came with the model, loaded as the classes that the program has imported."""
+        index, networks = super().load_config(folder), dict[str, Any]()
+        loading = {key: options[key] for key in ("dtype", "torch_dtype", "variant") if key in options}
+        for name in NETWORKS:
+            named = index.get(name)
+            is_pair = isinstance(named, (list, tuple)) and len(named) == 2 and all(isinstance(word, str) for word in named)
+            if name in options or not is_pair:
+                continue  # a damaged index is refused later
+            if named[0] in OWN_NETWORKS or not os.path.isfile(os.path.join(folder, name, f"{named[0]}.py")):
+                continue
+            own_code = importlib.import_module(f"{_PACKAGE}.own_code")
+            network_class = own_code.imported_class(*named)
+            if network_class is None:
+                raise ValueError(own_code.explain_trust(*named))
+            networks[name] = network_class.from_pretrained(folder, subfolder=name, use_safetensors=True, **loading)
+        return networks
 
     def save_pretrained(self, save_directory: Folder, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Save the pipeline like its superclass, and its code: `pipeline.py`, and the network's if not part of diffusers.
@@ -535,7 +570,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         for name in NETWORKS:
             network = getattr(self, name)
             module = type(getattr(network, "_orig_mod", network)).__module__
-            if _travels(module):
+            if _saved_name(module) is not None:
                 copy_file(inspect.getfile(sys.modules[module]), os.path.join(save_directory, name))
         super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
@@ -556,8 +591,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """Record the content of model_index.json: for networks whose code is saved with them, the name of that file."""
         for name in NETWORKS:
             library, class_name = kwargs.get(name) or (None, None)
-            if library is not None and _travels(library):
-                kwargs[name] = (library.rpartition(".")[2], class_name)
+            if library is not None and (saved := _saved_name(library)) is not None:
+                kwargs[name] = (saved, class_name)
         super().register_to_config(**kwargs)
 
     def _run_steps(self, latents: Tensor, denoise: Denoise, generator: Generators | None) -> Tensor:
@@ -937,9 +972,16 @@ def check_generator(generator: Any, count: int, each: str = "one per image") -> 
         require(len(several) == count, "len(generator)", len(several), f"give {count}, {each}")
 
 
-def _travels(module: str) -> bool:
-    """Whether a network's code is saved with it: if it belongs to this package, or came with a saved model."""
-    return module.partition(".")[0] in (__name__.partition(".")[0], "diffusers_modules")
+def _saved_name(module: str) -> str | None:
+    """The name under which a network's code is saved with it: if it belongs to this package, or came with a saved model, or,
+    in the installed package, is one self-contained file of a user; None = it is not saved."""
+    top = module.partition(".")[0]
+    if top in (__name__.partition(".")[0], "diffusers_modules"):
+        return module.rpartition(".")[2]
+    if _PACKAGE is None or top == "diffusers":
+        return None
+    own_code = importlib.import_module(f"{_PACKAGE}.own_code")
+    return None if own_code.reason_to_stay(module) else str(own_code.saved_name(module))
 
 
 def _name_installed_networks(index: dict[str, Any]) -> None:

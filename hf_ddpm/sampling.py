@@ -26,6 +26,7 @@ from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.diffusion.randomness import counter_noise, image_generator
 from hf_ddpm.first_checks import check_model, check_scheduler
 from hf_ddpm.image_shape import size_pair
+from hf_ddpm.own_code import trusts_code
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, check_number, require, to_values
 from hf_ddpm.runtime.distributed import broadcast_from_main
 from hf_ddpm.runtime.hub_requests import bounded_requests
@@ -68,6 +69,7 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     guide: str | None = None,
+    trust_remote_code: bool = False,
 ) -> ImagePipeline:
     """Load a pipeline of the class in its model_index.json, from safetensors only; a `ValueError` says why not.
 
@@ -80,6 +82,8 @@ def load_pipeline(
         variant: of the files of the weights, as in `save_pretrained(folder, variant="fp16")`; None = those without one.
         guide: folder or Hub id of a worse model for the same images, whose network becomes `pipeline.guide`; None = the one
             that is saved with the model, if there is one.
+        trust_remote_code: run the code of a network that came with the model, as it is of neither diffusers nor this
+            package. Not needed where the program has imported its class; HF_DDPM_TRUST_REMOTE_CODE=1 allows it always.
     """
     if scheduler is not None:
         check_scheduler(scheduler)
@@ -91,7 +95,8 @@ def load_pipeline(
         with _no_loading_bar(), bounded_requests(), Progress(f"loading {model}"):
             is_gan = class_name_of(DiffusionPipeline.load_config(model)) == DCGANPipeline.__name__
             pipeline_class = DCGANPipeline if is_gan else CFGDDPMPipeline
-            pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype, variant=variant)
+            options = {} if is_gan else {"trust_remote_code": trust_remote_code or trusts_code()}
+            pipeline = pipeline_class.from_pretrained(model, use_safetensors=True, dtype=dtype, variant=variant, **options)
         check_finite(network_of(pipeline), "generator" if is_gan else "unet")
         if (saved_guide := getattr(pipeline, "guide", None)) is not None:
             check_finite(saved_guide, "guide")

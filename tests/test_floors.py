@@ -19,8 +19,8 @@ REPO = Path(__file__).parents[1]
 PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
-    "config": 0, "image_shape": 0, "cli": 0, "commandline": 0, "text": 0, "markdown": 0, "results": 0, "run_folder": 0,
-    "runtime": 0, "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0,
+    "config": 0, "image_shape": 0, "cli": 0, "commandline": 0, "text": 0, "markdown": 0, "own_code": 0, "results": 0,
+    "run_folder": 0, "runtime": 0, "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0,
     "first_checks": 0,
     "models": 1, "diffusion": 1, "data": 1,
     "schedulers": 2, "sampling": 2, "sample_folder": 2, "heldout_metrics": 2, "figures": 2, "editing": 2, "hub": 2,
@@ -36,7 +36,8 @@ TOOLS_OF = {
     "cli": {"commandline", "runtime", "text"},
     "markdown": {"text"},
     "saved_model": {"runtime", "pipeline", "dcgan_pipeline"},
-    "first_checks": {"commandline", "runtime", "run_folder"},
+    "first_checks": {"config", "commandline", "runtime", "run_folder"},
+    "own_code": {"pipeline"},
     "sampling": {"schedulers"},
     "figures": {"schedulers", "sampling"},
     "sample_folder": {"sampling", "figures"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_ddpm.data.options import DecodeOptions
-from hf_ddpm.data.sources import ImageSource, open_source
+from hf_ddpm.data.sources import ImageSource, Splits, open_source
 
 _early: dict[str, list[ImageSource]] = {}
 """What `open_early` opened, by its options, until it is used."""
@@ -17,9 +17,12 @@ def open_early(data: DecodeOptions) -> None:
     _early[repr(data)] = _open_all(data)
 
 
-def open_sources(data: DecodeOptions) -> list[ImageSource]:
-    """Open the train split and, if one is named, the held-out split, which must have the same classes."""
-    return _early.pop(repr(data), None) or _open_all(data)
+def open_sources(data: DecodeOptions, splits: Splits | None = None) -> list[ImageSource]:
+    """Open the train split and, if one is named, the held-out split, which must have the same classes.
+
+    `splits` are given by a program, by their names; None = they are those of the source.
+    """
+    return _early.pop(repr(data), None) or _open_all(data, splits)
 
 
 def check_classes(data: DecodeOptions, train: Any, test: Any = None) -> None:
@@ -33,11 +36,12 @@ def check_classes(data: DecodeOptions, train: Any, test: Any = None) -> None:
         raise ValueError(f"test_split is {test.split!r}: its classes are not those of {data.train_split!r}")
 
 
-def _open_all(data: DecodeOptions) -> list[ImageSource]:
+def _open_all(data: DecodeOptions, splits: Splits | None = None) -> list[ImageSource]:
     assert data.source is not None, "options without a source have got that of their model by now"
-    sources = [open_source(data.source, data.train_split, max_images=data.max_images, **data.column_options())]
+    options: dict[str, Any] = {**data.column_options(), "splits": splits}
+    sources = [open_source(data.source, data.train_split, max_images=data.max_images, **options)]
     test_split = getattr(data, "test_split", None)
     if test_split is not None:
-        sources.append(open_source(data.source, test_split, **data.column_options()))
+        sources.append(open_source(data.source, test_split, **options))
     check_classes(data, *sources)
     return sources

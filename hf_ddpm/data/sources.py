@@ -90,6 +90,7 @@ def open_source(
     condition: Condition = "class",
     attribute_columns: list[str] | None = None,
     condition_range: tuple[float, float] | None = None,
+    splits: Splits | None = None,
 ) -> ImageSource:
     """Open one split of a dataset, find its columns and check its labels; a `ValueError` says what is wrong.
 
@@ -112,13 +113,14 @@ def open_source(
         attribute_columns: columns of 0 (or -1) and 1, or true and false, which are labels themselves; None = they are in
             `label_column`.
         condition_range: the lowest and the highest number that are allowed; None = all.
+        splits: map-style data sets by the names of their splits, which a program has given; None = open the source.
     """
     check_max_images(max_images)
     if source == "digits":  # a mistake does not wait for scikit-learn
         require_split(DIGITS_SPLITS, source, split)
         if labels is not None and condition != "number":
             class_ids_of(labels, DIGITS_CLASSES)
-    splits, left_out = open_splits(source)
+    splits, left_out = open_splits(source) if splits is None else (splits, ())
     require_split(splits, source, split)
     if len(splits[split]) == 0:
         raise ValueError(no_rows(source, split))

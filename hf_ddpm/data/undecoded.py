@@ -15,6 +15,7 @@ import PIL.Image
 from datasets.utils.file_utils import xopen
 from huggingface_hub.file_download import repo_folder_name
 
+from hf_ddpm.config import GIVEN_IN_PYTHON
 from hf_ddpm.data.deep_files import (
     NPY_BEGINNING,
     TIFF_BEGINNINGS,
@@ -76,6 +77,8 @@ def image_roots(source: str, dataset: datasets.Dataset | datasets.IterableDatase
     unpacked = [str(datasets.config.EXTRACTED_DATASETS_PATH)] if lists_files else []
     if source == "digits":
         return ()
+    if source == GIVEN_IN_PYTHON:  # the program that has these rows could open each file itself
+        return (os.getcwd(), os.path.abspath(os.sep))
     if folder.is_dir():
         return (str(folder.absolute()), str(folder.resolve()), *unpacked)
     downloaded = Path(huggingface_hub.constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="dataset")

@@ -9,13 +9,13 @@ from hf_ddpm.config import BetaSchedule, PredictionType, VarianceType
 
 def build_noise_scheduler(
     *,
-    beta_schedule: BetaSchedule,
-    num_train_timesteps: int,
-    beta_start: float,
-    beta_end: float,
-    variance_type: VarianceType,
     prediction_type: PredictionType,
-    rescale_zero_terminal_snr: bool,
+    beta_schedule: BetaSchedule = "squaredcos_cap_v2",
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    variance_type: VarianceType = "fixed_small",
+    rescale_zero_terminal_snr: bool = False,
 ) -> DDPMScheduler:
     """Build the scheduler of the forward process, which is also saved for sampling.
 
@@ -23,10 +23,11 @@ def build_noise_scheduler(
     with few inference steps.
 
     Args:
+        prediction_type: what the model predicts.
         beta_schedule: how beta grows with t.
         num_train_timesteps: T.
         beta_start, beta_end: beta at t = 0 and t = T - 1; not used by the cosine schedule.
-        variance_type, prediction_type: variance of the reverse process, and what the model predicts.
+        variance_type: variance of the reverse process.
         rescale_zero_terminal_snr: rescale the betas so that the last timestep is pure noise (Lin et al. 2023).
     """
     return DDPMScheduler(

@@ -1,8 +1,12 @@
-"""Evaluate a model at intervals during training: `train(config, Monitor(config.evaluation, config.data))`."""
+"""Evaluate a model at intervals during training: `train(config, Monitor(config.evaluation, config.data))`.
+
+With a data set of the program, `train(config, Monitor(config.evaluation, config.data, dataset=mine), dataset=mine)`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from hf_ddpm.config import BaseMonitorConfig, MonitorConfig
 from hf_ddpm.data.options import SplitsConfig
@@ -19,11 +23,13 @@ from hf_ddpm.schedulers import build_scheduler, fitting_steps
 class Monitor:
     """Scores a pipeline against the train split, always with the same seeds; wrong options are refused at construction."""
 
-    def __init__(self, config: BaseMonitorConfig, data: SplitsConfig, num_threads: int | None = None):
+    def __init__(self, config: BaseMonitorConfig, data: SplitsConfig, num_threads: int | None = None, dataset: Any = None):
         """Take options with `features` set and those of the training data; a `ValueError` for wrong ones, or a weak judge.
 
-        `num_threads` are CPU threads per process; None = its share of the cores.
+        `num_threads` are CPU threads per process; None = its share of the cores. `dataset` is the one that `train` gets;
+        None = the images are those of the options.
         """
+        self.dataset = dataset
         assert config.features is not None, "config.every_steps is given, and features with it"
         self._config, self._features = config, config.features
         self._measurement: Measurement | None = None
@@ -40,7 +46,7 @@ class Monitor:
         config = self._config
         if self._measurement is None:
             protocol = ProtocolConfig(features=self._features, num_images=config.num_images, num_seeds=1)
-            references = open_references(protocol, self._data, pipeline, self._extractor, self._processes)
+            references = open_references(protocol, self._data, pipeline, self._extractor, self._processes, self.dataset)
             self._measurement = Measurement(config=protocol, references=references, stop=StopRequest())
         if not isinstance(config, MonitorConfig):  # a distilled model samples in one way
             return self._measurement.score_seed(pipeline, SamplingConfig(), 0).metrics

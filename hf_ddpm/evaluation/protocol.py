@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from hf_ddpm.data.given import load_given
 from hf_ddpm.data.load_splits import load_splits, options_of_run
 from hf_ddpm.data.table import ImageTable
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
@@ -288,11 +289,17 @@ def data_of_training(data: ReferenceDataConfig, trained: dict[str, Any]) -> Refe
 
 
 def open_references(
-    config: ProtocolConfig, data: ReferenceDataConfig, pipeline: ImagePipeline, extractor: Extractor, processes: PartialState
+    config: ProtocolConfig,
+    data: ReferenceDataConfig,
+    pipeline: ImagePipeline,
+    extractor: Extractor,
+    processes: PartialState,
+    dataset: Any = None,
 ) -> References:
     """Read the real images in the model's size, and summarize the split that samples are compared with.
 
-    A `ValueError` if they cannot be read, do not fit the model or the extractor, or are too few.
+    `dataset` is one of a program, see `hf_ddpm.data.given.load_given`; None = that of the options. A `ValueError` if the
+    images cannot be read, do not fit the model or the extractor, or are too few.
     """
     channels, height, width = image_shape_of(pipeline)
     extractor.check_channels(channels)
@@ -302,7 +309,8 @@ def open_references(
         raise ValueError(f"--bits_per_dim_images is {count}: the model is {what} and has no likelihood, leave it out")
     data = decoded_for(data, pipeline)
     with processes.local_main_process_first():
-        train, test = load_splits(data, image_size=(height, width), channels=channels)
+        given = load_splits if dataset is None else partial(load_given, dataset)
+        train, test = given(data, image_size=(height, width), channels=channels)
     split = _reference_split(config, train, test)
     check_classes(pipeline, split)
     options: dict[str, Any] = {"max_features": config.max_features, "reference_statistics": config.reference_statistics}

@@ -182,6 +182,7 @@ def _model_index(run: RunFacts | None) -> list[EvalResult]:
     names = {
         "digits": ("digits", "scikit-learn digits"),
         "local": ("local", "local images"),
+        "python": ("local", "images given in Python"),
         "hub": (run.source, run.source),
     }
     dataset_type, dataset_name = names[run.source_kind]

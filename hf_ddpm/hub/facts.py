@@ -10,13 +10,14 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.commandline.commands import read_start
+from hf_ddpm.config import GIVEN_IN_PYTHON, Architecture
 from hf_ddpm.data.description import DataDescription
 from hf_ddpm.image_shape import PIL_IMAGES, size_text
 from hf_ddpm.markdown import without_paths
@@ -34,7 +35,7 @@ LOCAL_SOURCE = "path/to/images"
 MAX_REASON = 300
 """Characters of the reason why something is left out."""
 
-SourceKind = Literal["digits", "hub", "local"]
+SourceKind = Literal["digits", "hub", "local", "python"]
 Part = TypeVar("Part")
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,18 @@ class PipelineFacts:
     """The variant of the U-Net's only weights, such as fp16; None = they have none, or are not the only ones."""
     network_code: str | None
     """Where the network's code belongs, such as unet/class_map_unet.py; None = it is part of diffusers."""
+    network_module: str | None
+    """Module of a network whose code is not there; None = it is, or part of diffusers."""
 
     @property
     def is_ours(self) -> bool:
         return self.class_name == "CFGDDPMPipeline"
+
+    @property
+    def needs_trust(self) -> bool:
+        """Whether this package runs code of the folder to load the network, which is a class of a user."""
+        code = self.network_code
+        return code is not None and self.network_module is None and Path(code).stem not in get_args(Architecture)
 
     @property
     def num_classes(self) -> int | None:
@@ -141,6 +150,8 @@ class MachineFacts:
     commit: str | None = None
     """Git commit of hf_ddpm."""
     command: list[str] = field(default_factory=list)
+    objects: dict[str, str] = field(default_factory=dict)
+    """What the program that trained gave in Python beside the options: names by dataset, network, loss and callbacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +276,7 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
     index = _read_json(folder / "model_index.json")
     unet = _read_config(folder / "unet" / "config.json")
     library = (index.get("unet") or ["diffusers"])[0]
+    network_code = None if library == "diffusers" else f"unet/{library}.py"
     name = index.get("_class_name")
     components = [key for key, value in index.items() if key != "_class_name" and isinstance(value, list) and all(value)]
     if not all(component.isidentifier() for component in components):
@@ -284,7 +296,8 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         has_code=(folder / "pipeline.py").is_file(),
         names_code=isinstance(name, list),
         variant=_variant(folder / "unet"),
-        network_code=None if library == "diffusers" else f"unet/{library}.py",
+        network_code=network_code,
+        network_module=None if network_code is None or (folder / network_code).is_file() else str(library),
     )
 
 
@@ -318,12 +331,15 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
 
 
 def source_kind(source: str, run_dir: Path) -> SourceKind:
-    """Where the images of `--data.source` came from: `digits` (embedded), `hub` (a data set id on the Hub) or `local`.
+    """Where the images of `--data.source` came from: `digits` (embedded), `hub` (a data set id on the Hub), `python` (given
+    by the program) or `local`.
 
     A relative path may begin in the working folder or any folder above the run, which may be published from another place.
     """
     if source == "digits":
         return "digits"
+    if source == GIVEN_IN_PYTHON:
+        return "python"
     roots = [Path.cwd(), *run_dir.resolve().parents]
     is_local = not HUB_ID.fullmatch(source) or any((root / source).exists() for root in roots)
     return "local" if is_local else "hub"
@@ -357,6 +373,7 @@ def _read_machine(path: Path) -> MachineFacts:
         **counts,
         versions={name: version for name, version in versions.items() if version},
         command=[str(argument) for argument in environment.get("command") or []],
+        objects={str(name): str(which) for name, which in (environment.get("objects") or {}).items()},
     )
 
 

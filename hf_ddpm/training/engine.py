@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_ddpm.cli import dump_config
+from hf_ddpm.config import GIVEN_IN_PYTHON
 from hf_ddpm.data.describe import describe_data
 from hf_ddpm.data.load_splits import as_recorded
 from hf_ddpm.data.stream import ImageStream
@@ -27,6 +28,8 @@ from hf_ddpm.runtime.folders import publish_directory, put_back
 from hf_ddpm.runtime.heartbeat import before_giving_up
 from hf_ddpm.runtime.lock import OutputLock
 from hf_ddpm.runtime.signals import Stopped, stop_requests
+from hf_ddpm.text import one_line
+from hf_ddpm.training.callbacks import TrainingEvent, call
 from hf_ddpm.training.checkpoints import (
     DamagedCheckpoint,
     choose_checkpoint,
@@ -43,7 +46,7 @@ from hf_ddpm.training.resume_checks import (
     describe_total_batch,
     total_batch_of,
 )
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import OBJECTS, Run
 from hf_ddpm.training.slowdown import StepWatch, describe_slowdown
 from hf_ddpm.training.state import TrainState, read_saved
 from hf_ddpm.training.task import RunType, StateType, TrainingTask, is_due, set_up
@@ -166,12 +169,17 @@ def open_log(run: Run, state: TrainState, *, preview_pending: bool) -> RunLog:
     """Create the run folder with its options, say what the run learns from, and open the log."""
     accelerator = run.accelerator
     if accelerator.is_main_process:
-        write_whole(run.folder.config, dump_config(run.config))
+        given = {name: one_line(run.objects[name]) for name in OBJECTS if name in run.objects}
+        header = "".join(f"# {name} {GIVEN_IN_PYTHON}: {which}\n" for name, which in given.items())
+        write_whole(run.folder.config, header + dump_config(run.config))
         description = describe_data(run.config.data, run.images, run.test_images)
         surroundings = describe_environment(accelerator.device, accelerator.num_processes) | run.tuning.described()
+        surroundings |= {"objects": given} if given else {}
         write_whole(run.folder.environment, json.dumps(surroundings, indent=1) + "\n")
         write_whole(run.folder.data, description.to_json())
         print(description)
+        if given:
+            print("objects: ", ", ".join(f"{name} {which}" for name, which in given.items()))
         for path in (run.folder.pipeline, run.folder.judge):
             put_back(path)
     if run.config.logging.trackers:
@@ -194,10 +202,15 @@ def take_steps(
 
     A step is saved before its preview if both are due, and whatever else ends the run, unless the step itself failed.
     """
+    grad_norm: float | None = None
+
+    def tell(hook: str) -> None:
+        call(task.callbacks, TrainingEvent(hook, state, run, log, grad_norm))
 
     def make_preview() -> None:
         with saved_on_failure(state, run, task), log.paused(), run.stop.raising():
             task.preview(state, run, log)
+            tell("on_preview")
         if run.accelerator.is_main_process:
             note_preview(run.folder.checkpoint(state.step))
 
@@ -214,6 +227,7 @@ def take_steps(
             done, at_end = state.step, state.step == run.total_steps
             if at_end or is_due(done, run.config.logging.every_steps):
                 log_progress(log, state, run, grad_norm)
+            tell("on_step")
             save_is_due = at_end or is_due(done, run.config.checkpoint.every_steps)
             signal_number = state.stop_signal
             if run.accelerator.num_processes == 1 or save_is_due or task.wants_preview(state, run):
@@ -221,6 +235,7 @@ def take_steps(
         if save_is_due or signal_number:
             with log.paused():
                 save_checkpoint(state, run, preview_pending=task.wants_preview(state, run))
+                tell("on_checkpoint")
         if signal_number:
             raise Stopped(signal_number, f"stopped and saved at step {done}; continue with --resume auto")
         if task.wants_preview(state, run):

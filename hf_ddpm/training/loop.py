@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,10 @@ import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DDPMScheduler, ModelMixin
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from hf_ddpm.data.batches import to_model_range
+from hf_ddpm.data.given import load_given
 from hf_ddpm.data.load_splits import decode_options, decode_sources
 from hf_ddpm.data.open_splits import check_classes, open_sources
 from hf_ddpm.data.open_stream import open_stream
@@ -41,6 +43,9 @@ from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.init_from import check_base_model, start_from
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.own_loss import Loss, LossInputs, mean_loss
+from hf_ddpm.training.own_network import check_embeddings, loading_call, notice_of_code
+from hf_ddpm.training.own_objects import NO_OBJECTS, OwnObjects, check_same_data
 from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid, usual_label_sets
@@ -58,28 +63,57 @@ Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, evaluate: Evaluate | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    evaluate: Evaluate | None = None,
+    *,
+    dataset: Dataset | None = None,
+    network: ModelMixin | None = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Path:
     """Train, checkpoint, sample, save, and return the folder of the saved pipeline, `output_dir/pipeline`.
 
-    `evaluate` measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None. Raises
-    `ValueError` for options or data, before anything is written; `FloatingPointError` before a step that is not finite;
-    `Stopped`, a `KeyboardInterrupt`, after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
+    Resuming, several processes, the moving average and all else are the same with objects of a user. A program that
+    continues its run gives objects like those before: other images or another network are refused, another loss warned of.
+
+    Args:
+        config: the options.
+        evaluate: measures the pipeline every `evaluation.every_steps`, in all processes; None if that option is None.
+        dataset: images to train on, see `hf_ddpm.data.given.load_given`; None = those of `data.source`.
+        network: called like a UNet2DModel, see `hf_ddpm.training.own_network.check_network`; a copy of it is trained. None =
+            that of `model.preset`.
+        loss: see `LossInputs`; None = that of the options.
+        callbacks: objects that are called after a step, a checkpoint or a preview, see `Callback`.
+
+    Raises:
+        ValueError: options, objects or data that cannot work, before anything is written.
+        FloatingPointError: before a step that is not finite.
+        Stopped: a `KeyboardInterrupt`, after SIGINT (Ctrl-C) or SIGTERM, once the step is completed and saved.
     """
     assert (evaluate is None) == (config.evaluation.every_steps is None), "the option and its function belong together"
-    return run_training(config, training_task(config, evaluate))
+    if getattr(evaluate, "dataset", dataset) is not dataset and evaluate is not None:
+        raise ValueError("evaluate: it has other images than train(), give Monitor the same `dataset`")
+    objects = OwnObjects(dataset=dataset, network=network, loss=loss, callbacks=tuple(callbacks))
+    objects.check(config)
+    config = objects.in_config(config)
+    return run_training(config, training_task(config, evaluate, objects))
 
 
-def training_task(config: TrainConfig, evaluate: Evaluate | None = None) -> TrainingTask[DiffusionRun, DiffusionState]:
+def training_task(
+    config: TrainConfig, evaluate: Evaluate | None = None, objects: OwnObjects = NO_OBJECTS
+) -> TrainingTask[DiffusionRun, DiffusionState]:
     """What is particular to the training of a diffusion model, see `train`."""
     return TrainingTask(
-        load=partial(load_data, config),
-        build_trial=partial(build_trial, config),
-        prepare=partial(prepare, config),
+        load=partial(load_data, config, objects),
+        build_trial=partial(build_trial, config, objects),
+        prepare=partial(prepare, config, objects),
         train_step=train_step,
         preview=partial(preview, evaluate=evaluate),
         preview_every_steps=(config.logging.sample_every_steps, config.evaluation.every_steps),
         required=REQUIRED,
         finish=finish,
+        callbacks=objects.callbacks,
     )
 
 
@@ -112,6 +146,8 @@ class DiffusionBatch:
 class DiffusionRun(Run[TrainConfig]):
     """What stays the same while a diffusion model is trained."""
 
+    own: OwnObjects = NO_OBJECTS
+    """What the user has given in Python."""
     class_dropout_prob: float = field(init=False)
     """Probability in [0, 1] that an image is trained with the null label."""
     null_label: int | None = field(init=False)
@@ -128,6 +164,10 @@ class DiffusionRun(Run[TrainConfig]):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "null_label": self.null_label}
+
+    @property
+    def objects(self) -> dict[str, Any]:
+        return self.own.described()
 
     def prepare_batch(self, place: Place) -> DiffusionBatch:
         config, batch = self.config, self.reader.read(place.images_seen, place.micro_step)
@@ -157,14 +197,14 @@ class DiffusionRun(Run[TrainConfig]):
 
 
 def prepare(
-    config: TrainConfig, accelerator: Accelerator, data: Data, tuning: Tuning
+    config: TrainConfig, objects: OwnObjects, accelerator: Accelerator, data: Data, tuning: Tuning
 ) -> tuple[DiffusionRun, DiffusionState]:
     """Build a diffusion run with its state at step 0."""
-    run = DiffusionRun(config, accelerator, *data, tuning)
+    run = DiffusionRun(config, accelerator, *data, tuning, own=objects)
     return run, build_state(config, run)
 
 
-def load_data(config: TrainConfig, processes: PartialState) -> Data:
+def load_data(config: TrainConfig, objects: OwnObjects, processes: PartialState) -> Data:
     """Read the train split and, if named, the held-out one (None = not), refusing what it can before decoding."""
     check_compiling(str(config.compile), processes.device)
     build_schedule(config)
@@ -172,13 +212,30 @@ def load_data(config: TrainConfig, processes: PartialState) -> Data:
     if config.base is not None and not config.base.is_checkpoint:
         with processes.local_main_process_first(), Progress(f"loading {config.base.name}"):
             check_base_model(config.base)
-    arguments = config.network_arguments(image_size=data.image_size)
-    check_unet(arguments, config.architecture)
-    is_open = config.base is None and config.model.preset in UNET_PRESETS
-    channels = data.channels if is_open else arguments["in_channels"]
-    load = _open_streams if data.streaming else _decode_splits
+    if objects.network is not None:
+        image_size, channels = objects.network.config.sample_size, objects.network.config.in_channels
+    else:
+        arguments = config.network_arguments(image_size=data.image_size)
+        check_unet(arguments, config.architecture)
+        is_open = config.base is None and config.model.preset in UNET_PRESETS
+        image_size, channels = arguments["sample_size"], data.channels if is_open else arguments["in_channels"]
+    load = partial(_take_given, objects.dataset) if objects.dataset is not None else _decode_splits
     with processes.local_main_process_first():
-        return load(config, arguments["sample_size"], channels)
+        images, test_images = (_open_streams if data.streaming else load)(config, image_size, channels)
+    if objects.dataset is not None:
+        check_same_data(images.fingerprint, processes)
+    if objects.network is not None:
+        num_classes = None if images.class_names is None else len(images.class_names)
+        check_embeddings(objects.network, num_classes, null_label_of(config, images))
+        if processes.is_main_process and (notice := notice_of_code(objects.network)):
+            logger.warning("%s", notice)
+    return images, test_images
+
+
+def _take_given(dataset: Any, config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
+    train, test = load_given(dataset, config.data, image_size=image_size, channels=channels)
+    config.resolve_class_dropout(conditional=train.class_names is not None)
+    return train, test
 
 
 def _decode_splits(config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
@@ -205,7 +262,7 @@ def _open_streams(config: TrainConfig, image_size: ImageSize, channels: int | No
 def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     """Build everything that training changes, from the seed."""
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
-    unet, averaged_unet = (place_network(build_network(config, run.images), run) for _ in range(2))
+    unet, averaged_unet = (place_network(build_network(config, run.images, run.own), run) for _ in range(2))
     averaged_unet.eval().requires_grad_(False)
     if config.base is not None and not config.base.is_checkpoint:
         _start_from(unet, config, config.base, run)
@@ -280,8 +337,10 @@ def null_label_of(config: TrainConfig, images: Images) -> int | None:
     return len(class_names)
 
 
-def build_network(config: TrainConfig, images: Images) -> ModelMixin:
-    """Build a network for these images, with weights from the global random generator."""
+def build_network(config: TrainConfig, images: Images, objects: OwnObjects = NO_OBJECTS) -> ModelMixin:
+    """Build a network for these images, with weights from the global random generator, or copy that of the user."""
+    if objects.network is not None:
+        return objects.new_network()
     null_label, num_class_embeds = null_label_of(config, images), None
     if images.class_names is not None:
         num_class_embeds = len(images.class_names) + (null_label is not None)
@@ -305,10 +364,10 @@ def place_network(network: ModelMixin, run: Run[Any]) -> ModelMixin:
     return network.to(run.accelerator.device)
 
 
-def build_trial(config: TrainConfig, data: Data, device: torch.device) -> Trial:
+def build_trial(config: TrainConfig, objects: OwnObjects, data: Data, device: torch.device) -> Trial:
     """Training steps of the network of a run, to be timed."""
     images, _ = data
-    network = build_network(config, images)
+    network = build_network(config, images, objects)
     speed_up(network, device, "bf16")  # which changes nothing in fp32
     if config.model.gradient_checkpointing:
         network.enable_gradient_checkpointing()
@@ -351,20 +410,40 @@ def keep_snapshot(state: DiffusionState, run: DiffusionRun) -> None:
 
 def micro_batch_loss(state: DiffusionState, run: DiffusionRun, batch: DiffusionBatch) -> Tensor:
     """Loss of one micro-batch, () float32 with a gradient."""
-    objective, scheduler = run.config.objective, state.pipeline.scheduler
+    objective = run.config.objective
+    images, noise, timesteps = map(run.on_device, (batch.images, batch.noise, batch.timesteps))
+    labels = None if batch.class_labels is None else run.on_device(batch.class_labels)
+
+    def model(noisy_images: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
+        return state.model(noisy_images, timesteps, class_labels=class_labels).sample.float()
+
+    common: dict[str, Any] = {
+        "alphas_cumprod": state.alphas_cumprod, "prediction_type": objective.prediction_type,
+        "variance_type": state.pipeline.scheduler.config.variance_type,
+    }  # fmt: skip
+    if run.own.loss is not None:
+        inputs = LossInputs(
+            model=model,
+            clean_images=images,
+            noise=noise,
+            timesteps=timesteps,
+            class_labels=labels,
+            sample_ids=run.on_device(batch.sample_ids),
+            step=state.step,
+            **common,
+        )
+        return mean_loss(run.own.loss, inputs)
     return diffusion_loss(
-        lambda noisy_images, timesteps, labels: state.model(noisy_images, timesteps, class_labels=labels).sample,
-        run.on_device(batch.images),
-        run.on_device(batch.noise),
-        run.on_device(batch.timesteps),
-        None if batch.class_labels is None else run.on_device(batch.class_labels),
-        alphas_cumprod=state.alphas_cumprod,
-        prediction_type=objective.prediction_type,
+        model,
+        images,
+        noise,
+        timesteps,
+        labels,
         loss=objective.loss,
         snr_gamma=objective.snr_gamma,
-        variance_type=scheduler.config.variance_type,
         loss_weighting=objective.loss_weighting,
         half_bin=run.half_bin,
+        **common,
     ).loss
 
 
@@ -390,7 +469,7 @@ def finish(state: GeneratorState[CFGDDPMPipeline], run: Run[Any]) -> Path:
         try_write_card(path, run.folder.path)
         print(f"samples:  {run.folder.sample_grid(state.step)}")
         print(f"pipeline: {path}")
-        print(f'load it:  CFGDDPMPipeline.from_pretrained("{path}")   # from hf_ddpm import CFGDDPMPipeline')
+        print(f"load it:  {loading_call(state.pipeline.unet, path)}")
     run.accelerator.wait_for_everyone()  # but not for the Hub
     if run.accelerator.is_main_process and hub.push_to_hub:
         assert hub.repo_id is not None, "the options demand it"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hf_ddpm.config import (
+    GIVEN_IN_PYTHON,
     BaseConfig,
     BaseEMAConfig,
     BaseLoggingConfig,
@@ -169,8 +170,9 @@ class TrainConfig(RunConfig, EMAOptions, MemoryFormatOptions, CompileOptions):
         remedy = "with --schedule.rescale_zero_terminal_snr it divides by zero, use v_prediction or sample"
         prediction_type = self.objective.prediction_type
         require(not (zero_terminal and prediction_type == "epsilon"), "objective.prediction_type", prediction_type, remedy)
-        arguments = self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
-        self.data.check_crop(arguments["sample_size"])
+        if self.model.preset != GIVEN_IN_PYTHON:
+            arguments = self.network_arguments(image_size=self.data.image_size, channels=self.data.channels)
+            self.data.check_crop(arguments["sample_size"])
         if self.evaluation.every_steps is not None:
             steps, most = self.evaluation.num_inference_steps, self.schedule.num_train_timesteps
             require(steps <= most, "evaluation.num_inference_steps", steps, f"the schedule has {most} timesteps")

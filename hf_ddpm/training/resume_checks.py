@@ -15,6 +15,7 @@ _FATAL = (
     "model.", "schedule.", "objective.prediction_type", "null_label", "data.image_size", "data.condition",
     "data.condition_range", "seed",
     "method", "guidance_scale", "num_inference_steps", "teacher_sha256",  # of a distillation
+    "objects.network", "objects.network_config.",
 )  # fmt: skip
 _FATAL_EXCEPT = ("model.gradient_checkpointing",)
 _ALLOWED = (
@@ -39,6 +40,8 @@ _ALLOWED = (
     "data.labels",  # other classes, too
     "data.streaming",  # a stream has another fingerprint
     "hub.",
+    "objects.dataset",  # its images and labels are those of the fingerprint
+    "objects.callbacks",
     "min_accuracy",
     "num_threads",  # the bits depend on their number in the environment
 )

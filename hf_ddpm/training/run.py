@@ -27,6 +27,8 @@ ConfigType = TypeVar("ConfigType", bound=RunConfig)
 Images = ImageTable | ImageStream
 Data = tuple[Images, ImageTable | None]
 """The images to train on and the held-out ones; None = no split was named."""
+OBJECTS = ("dataset", "network", "loss", "callbacks")
+"""What a user may give in Python beside the options."""
 
 
 @dataclass
@@ -88,6 +90,11 @@ class Run(ABC, Generic[ConfigType]):
             process_index=accelerator.process_index,
         )
         self.batches = Prefetch(self.prepare_batch, self.following, accelerator.device)
+
+    @property
+    def objects(self) -> dict[str, Any]:
+        """What a user has given in Python, by `OBJECTS`, and more about it, as JSON values; {} = nothing."""
+        return {}
 
     @abstractmethod
     def prepare_batch(self, place: Place) -> Any:
@@ -154,4 +161,5 @@ class Run(ABC, Generic[ConfigType]):
         facts = {"data_fingerprint": self.images.fingerprint, "randomness_version": RANDOMNESS_VERSION}
         chosen = {"mixed_precision": self.tuning.mixed_precision, "memory_format": self.tuning.memory_format}
         facts |= {name: value for name, value in chosen.items() if value is not None}
-        return {**asdict(self.config), **facts, "environment": environment}
+        objects = {"objects": self.objects} if self.objects else {}
+        return {**asdict(self.config), **facts, **objects, "environment": environment}

@@ -53,6 +53,8 @@ class TrainState:
     """Images of these steps, the position in the endless stream of epochs."""
     learning_rate: float = 0.0
     """Of the last step."""
+    loss: float | None = None
+    """Of the last step; None = there is none since the run was started or continued."""
     saved_step: int = 0
     """The step that the newest checkpoint was saved at."""
     stop_signal: int | None = None
@@ -117,7 +119,7 @@ class TrainState:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         names = {id(parameter): name for name, parameter in self.network.named_parameters()}
         # A weight that never received a gradient has no moments, and is what it was at the start.
-        trained = [not torch.equal(weights[names[id(it)]], it.detach().cpu()) for it in parameters]
+        trained = [it.requires_grad and not torch.equal(weights[names[id(it)]], it.detach().cpu()) for it in parameters]
         tensors = load_file(directory / MOMENTS)
         like: dict[str, Tensor] = {}
         for index, parameter in enumerate(parameters):
@@ -202,7 +204,10 @@ class GeneratorState(TrainState, Generic[PipelineType]):
 
 def tensors_of(network: torch.nn.Module) -> dict[str, Tensor]:
     """Weights and, if there are any, running statistics by name; a moving average takes over the latter as they are."""
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    buffers = dict(network.named_buffers())
+    if buffers:  # without those that are not saved, as they follow from the options of the network
+        buffers = {name: buffers[name] for name in network.state_dict() if name in buffers}
+    return {**dict(network.named_parameters()), **buffers}
 
 
 def read_saved(directory: Path, **more: Callable[[Any], bool]) -> dict[str, Any]:

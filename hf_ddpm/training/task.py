@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,8 @@ class TrainingTask(Generic[RunType, StateType]):
     """Files that every checkpoint has; one without them is damaged."""
     finish: Callable[[StateType, RunType], Path]
     """Publishes the trained network, says how to use it, and returns its folder."""
+    callbacks: Sequence[Any] = ()
+    """Objects of a user that are called, see `hf_ddpm.training.callbacks.Callback`."""
 
     def wants_preview(self, state: TrainState, run: Run) -> bool:
         """Whether a preview of this step is due."""

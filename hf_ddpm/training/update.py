@@ -45,5 +45,6 @@ def count_step(state: TrainState, run: Run, loss: float) -> None:
     state.lr_scheduler.step()
     state.step += 1
     state.images_seen += run.total_batch_size
+    state.loss = loss
     state.window_loss += loss
     state.window_steps += 1

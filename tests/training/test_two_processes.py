@@ -52,10 +52,14 @@ from hf_ddpm.runtime.signals import Stopped
 from hf_ddpm.training import preview
 from hf_ddpm.training.options import TrainConfig
 
+import torch
+from small_net import SmallNet, plain_loss
+from torch.utils.data import TensorDataset
+
 preview.COLUMNS = preview.MAX_INFERENCE_STEPS = 2
 rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 take_step, to_model_range, sample = loop.train_step, loop.to_model_range, CFGDDPMPipeline.__call__
-read, ends, at_step = [], [], {}
+read, ends, notes, at_step = [], [], [], {}
 
 def program(name, arguments):
     spec = importlib.util.spec_from_file_location(name, scripts / f"{name}.py")
@@ -79,6 +83,16 @@ def train_step(state, run, step):
         at_step.pop(state.step)()
     return result
 
+def objects(where):
+    torch.manual_seed(rank)  # the weights of the main process count
+    places = torch.randint(255, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    dataset = TensorDataset(places + rank if where == "others" else places)
+    return {"dataset": dataset, "network": SmallNet(num_class_embeds=None), "loss": plain_loss, "callbacks": [Note()]}
+
+class Note:
+    def on_checkpoint(self, event):
+        notes.append([event.step, event.loss, event.is_main_process, event.checkpoint.name])
+
 def signalled(*args, **kwargs):
     if rank == 1:
         signal.raise_signal(signal.SIGTERM)
@@ -88,6 +102,15 @@ loop.to_model_range, loop.train_step = noting, train_step
 for what, arguments in json.loads((folder / "jobs.json").read_text())[restarts]:
     if what == "train":
         train(arguments)
+    elif what == "train objects":
+        where, *options = arguments
+        options = [option for option in options if not option.startswith(("--data.source", "--model."))]
+        config = parse_config(TrainConfig, options)
+        try:
+            loop.train(config, **objects(where))
+        except ValueError as error:
+            notes.append(str(error))
+        (folder / f"notes-{rank}.json").write_text(json.dumps(notes))
     elif what == "train and diverge":
         try:
             train(arguments)
@@ -134,6 +157,7 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
         return ["--model", str(folder / "pair" / "pipeline"), *SAMPLES, f"--output_dir={folder / name}", *options]
 
     small = ("--data.batch_size=8", "--ema.snapshot_every_steps=3", DROPOUT)
+    given = ("--data.batch_size=8", "--data.test_split=null")
     one_by_one = ["--num_images=9", "--num_inference_steps=2", "--batch_size=1"]
     jobs = [
         ("train", run("pair", "--data.batch_size=16", "--logging.trackers=[tensorboard]")),
@@ -143,6 +167,8 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
             "train",
             run("tuned", "--data.batch_size=4", "--mixed_precision=auto", "--num_threads=null", "--max_train_steps=1"),
         ),
+        ("train objects", ["same", *run("objects", *given)]),
+        ("train objects", ["others", *run("others", *given)]),
         ("train and diverge", run("diverged", "--data.batch_size=4", "--optim.learning_rate=1e30")),
         ("train and stop", run("stopped", *small)),
         ("train", run("stopped", *small, "--resume=auto")),
@@ -159,7 +185,8 @@ def pair(folder, tiny_options) -> subprocess.CompletedProcess:
     (folder / "jobs.json").write_text(json.dumps([jobs, after_the_restart]))
     (folder / "worker.py").write_text(WORKER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--max-restarts=1", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "shared")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [*launch, folder / "worker.py", folder, ROOT / "train_scripts"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
@@ -269,6 +296,20 @@ def test_both_processes_take_the_same_choice(pair, folder):
     environment = json.loads((folder / "tuned" / "environment.json").read_text())
     assert environment["mixed_precision"] in ("fp32", "bf16") and "fp32 contiguous 1.00" in environment["tuning"]
     assert pair.stdout.count(f"settings: {environment['mixed_precision']}, {environment['memory_format']}, ") == 1
+
+
+def test_objects_of_a_program_are_trained_in_both(pair, folder):
+    notes = [json.loads((folder / f"notes-{rank}.json").read_text()) for rank in (0, 1)]
+    for (step, loss, is_main, name), other in zip(notes[0][:-1], notes[1][:-1], strict=True):
+        assert is_main and other == [step, loss, False, name], "both are called, and see the same loss"
+    assert [note[0] for note in notes[0][:-1]] == [2, 4, 6]
+    assert (
+        notes[0][-1]
+        == notes[1][-1]
+        == ("dataset: the processes have different images or labels, make them the same in every process")
+    )
+    logged = {line["step"]: line["loss"] for line in metrics(folder / "objects") if "loss" in line}
+    assert [logged[note[0]] for note in notes[0][:-1]] == [note[1] for note in notes[0][:-1]]
 
 
 def test_a_signal_to_one_process_stops_both(pair, folder):
