@@ -9,6 +9,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 
 from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline
+from hf_ddpm.image_shape import PIL_IMAGES
+from hf_ddpm.pipeline import PIL_IMAGES as pipeline_images
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.sample_folder import choose_format, save_images
 from hf_ddpm.sampling import generate, image_shape_of, load_pipeline
@@ -137,3 +139,7 @@ def test_files_of_samples_hold_their_values(tiny_pipeline, tmp_path, kind, suffi
 def test_png_is_refused_where_it_would_lose_values(tiny_pipeline):
     with pytest.raises(ValueError, match="format is 'png': the images have 4 channels of uint16, which PNG cannot hold"):
         choose_format(tiny_pipeline(**BANDS), "png")
+
+
+def test_what_pil_holds_is_the_same_for_a_model_and_for_files():
+    assert pipeline_images == PIL_IMAGES

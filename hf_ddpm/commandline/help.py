@@ -52,8 +52,8 @@ def help_page(config_class: Any, topic: str | None, about: str, values: Mapping[
         group = [option for name, option in options.items() if name.startswith(f"{topic}.")]
         return f"{_summary(groups[topic])}\n\n{_table(group, config_class, values)}"
     if not topic and len(main) < len(options):
-        names = ", ".join(groups)
-        more = {"--help all": "Every option.", f"--help {next(iter(groups))}": f"The options of a group: {names}."}
+        more = {"--help all": "Every option."}
+        more |= {f"--help {name}": f"The options of a group: {', '.join(groups)}." for name in list(groups)[:1]}
         shown = _table([options[name] for name in main], config_class, values, brief=True)
         return f"{about}\n\nMain options:\n{own}\n{shown}\n\nMore:\n{_rows(more)}"
     parts = [about, f"Options:\n{own}"]

@@ -129,7 +129,7 @@ class ImageShapeOptions(BaseDataConfig):
     """Size and channels of images."""
 
     image_size: int | tuple[int, int] | None = None
-    """[height, width] in pixels, one number = both; None = the size of the model preset."""
+    """Pixels, [height, width] or one number for both; None = the size of the model preset."""
     channels: int | None = None
     """1 = grayscale, 3 = RGB, up to 16 = the channels of arrays, TIFF or .npy files, with 4 also opacity; None = RGB if any
     image has colour, or as arrays have, or as the model if it is given by its config.json."""

@@ -35,7 +35,7 @@ class SamplingConfig(BaseConfig, group="sampling"):
     guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
     """How the output is guided, see hf-ddpm sample; None = autoguidance if there is a guide, else cfg."""
     guidance_interval: tuple[float, float] | None = None
-    """[low, high]: guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
     guide: str | None = None
     """Folder or Hub id of a worse model to guide away from, such as an earlier checkpoint; None = the one saved with the
     model, if there is one."""

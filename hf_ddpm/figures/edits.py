@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class EditsConfig(ViewOptions):
 class InpaintingConfig(EditsConfig):
     """Real images, what a model gets to see of them, and how it paints the rest by RePaint: one row per image."""
 
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output", "model", "region", "num_images", "per_image", "jump_length", "jump_n_sample", "scheduler",
+        "num_inference_steps", "seed", "view_channels", "device", "data.source", "data.labels", "data.split",
+    )  # fmt: skip
     region: Region = "right"
     """What is repainted: a half, or the middle of half the height and width."""
     per_image: int = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from hf_ddpm.figures.blocks import ImageBlock, plain, plot_blocks
 from hf_ddpm.figures.options import FigureDataConfig, ViewOptions
@@ -18,6 +19,10 @@ NOISING_SHARES = (0, 0.01, 0.1, 0.15, 0.195, 0.999)  # of T: 0, 10, 100, 150, 19
 class ForwardConfig(ViewOptions):
     """Real images turned into noise by the forward process: one row per image, one column per timestep."""
 
+    main_options: ClassVar[tuple[str, ...]] = (
+        "output", "model", "timesteps", "num_images", "seed", "view_channels", "data.source", "data.image_size",
+        "data.channels", "data.labels", "data.split", "schedule.beta_schedule", "schedule.num_train_timesteps",
+    )  # fmt: skip
     model: str | None = None
     """Pipeline that gives the schedule, the image size and, without --data.source, the data; None = options give them."""
     timesteps: list[int] | None = None

@@ -37,7 +37,7 @@ class FigureDataConfig(ModelDataConfig, ImageShapeOptions):
     """Real images to show."""
 
     image_size: int | tuple[int, int] | None = None
-    """[height, width] in pixels, one number = both; None = the shorter side of the first image, at most 128."""
+    """Pixels, [height, width] or one number for both; None = the shorter side of the first image, at most 128."""
     channels: int | None = None
     """1 = grayscale, 3 = RGB, or as many as arrays have; None = RGB if any of the images has colour, or as arrays have."""
 

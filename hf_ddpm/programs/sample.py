@@ -8,7 +8,7 @@ r"""Generate images with a saved pipeline: a folder of PNG or npy files, or one 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hf_ddpm.cli import parse_config, user_errors
 from hf_ddpm.config import require, require_seeds, require_view_channels
@@ -20,6 +20,10 @@ from hf_ddpm.runtime.libraries import load_libraries
 class SampleConfig:
     """Generate images with a saved pipeline."""
 
+    main_options: ClassVar[tuple[str, ...]] = (
+        "model", "output_dir", "class_labels", "per_class", "num_images", "guidance_scale", "scheduler",
+        "num_inference_steps", "seed", "batch_size", "format", "view_channels", "device", "dtype",
+    )  # fmt: skip
     model: str
     """Folder of a pipeline (`pipeline/` of a run, or one of its checkpoints), or its id on the Hub."""
     output_dir: Path
@@ -38,7 +42,7 @@ class SampleConfig:
     """What u is: the output with the null label (cfg, and its variants apg and cfg_zero_star for high s), or that of the
     guide (autoguidance); None = autoguidance if there is a guide, else cfg."""
     guidance_interval: tuple[float, float] | None = None
-    """[low, high]: guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
     guide: str | None = None
     """Folder or Hub id of a worse model of the same images to guide away from, such as an earlier checkpoint of the run or a
     smaller network; None = the one saved with the model, if there is one."""
