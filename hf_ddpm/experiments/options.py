@@ -155,8 +155,7 @@ class SweepConfig(ProtocolConfig):
 
     main_options: ClassVar[tuple[str, ...]] = (
         "output_dir", "model", "features", "num_images", "num_seeds", "grid.recipe", "grid.train_seed", "grid.checkpoint",
-        "grid.sigma_rel", "grid.scheduler", "grid.num_inference_steps", "grid.guidance_scale", "train_overrides",
-        "train_minutes",
+        "grid.scheduler", "grid.num_inference_steps", "grid.guidance_scale", "train_overrides",
     )  # fmt: skip
     output_dir: Path
     """Folder of the results: a new one, or that of the same sweep, which is then continued."""
