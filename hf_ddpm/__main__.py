@@ -14,7 +14,6 @@ HELP = """Train, sample, measure and share small diffusion models (DDPM) with cl
   hf-ddpm train --config digits --output_dir runs/digits
   hf-ddpm sample --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
   torchrun --nproc_per_node 2 -m hf_ddpm train --config digits --output_dir runs/digits2
-
 Commands, each with its own --help:"""
 
 

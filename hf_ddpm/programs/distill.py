@@ -4,7 +4,6 @@ r"""Distill a trained diffusion model into one that samples in a few steps, with
     hf-ddpm distill --config runs/digits4/config.yaml --resume auto         # continue it
     hf-ddpm distill --config distill_mnist --teacher runs/mnist_cpu/pipeline \
         --guidance_scale 2 --num_inference_steps 2 --output_dir runs/mnist2
-    hf-ddpm sample --model runs/digits4/pipeline --per_class 8 --output_dir runs/digits4/images     # 4 steps
 """
 
 from hf_ddpm.cli import parse_config, take_flag, user_errors
