@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 _NAMES_OF = {
     "hf_ddpm.config": (
-        "GIVEN_IN_PYTHON", "BaseMonitorConfig", "CheckpointConfig", "EMAConfig", "HubConfig", "LoggingConfig", "ModelConfig",
+        "GIVEN_IN_PYTHON", "BaseEMAConfig", "BaseMonitorConfig", "CheckpointConfig", "EMAConfig", "HubConfig",
+        "LoggingConfig", "ModelConfig",
         "MonitorConfig", "ObjectiveConfig", "OptimConfig", "ScheduleConfig",
     ),
     "hf_ddpm.data.batches": ("to_model_range",),
@@ -20,6 +21,8 @@ _NAMES_OF = {
     "hf_ddpm.diffusion.objective": ("diffusion_loss", "drop_labels"),
     "hf_ddpm.diffusion.schedules": ("build_noise_scheduler",),
     "hf_ddpm.evaluation.monitor": ("Monitor",),
+    "hf_ddpm.evaluation.classifier": ("classify",),
+    "hf_ddpm.evaluation.classifier_options": ("ClassifierConfig",),
     "hf_ddpm.evaluation.options": ("EvaluationConfig", "ReferenceDataConfig", "SamplingConfig"),
     "hf_ddpm.evaluation.protocol": ("evaluate",),
     "hf_ddpm.models.unet": ("UNET_PRESETS", "build_unet", "unet_arguments"),
@@ -46,6 +49,7 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from hf_ddpm.config import GIVEN_IN_PYTHON as GIVEN_IN_PYTHON
+    from hf_ddpm.config import BaseEMAConfig as BaseEMAConfig
     from hf_ddpm.config import BaseMonitorConfig as BaseMonitorConfig
     from hf_ddpm.config import CheckpointConfig as CheckpointConfig
     from hf_ddpm.config import EMAConfig as EMAConfig
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
     from hf_ddpm.diffusion.objective import drop_labels as drop_labels
     from hf_ddpm.diffusion.schedules import build_noise_scheduler as build_noise_scheduler
     from hf_ddpm.editing_pipeline import CFGDDPMEditingPipeline as CFGDDPMEditingPipeline
+    from hf_ddpm.evaluation.classifier import classify as classify
+    from hf_ddpm.evaluation.classifier_options import ClassifierConfig as ClassifierConfig
     from hf_ddpm.evaluation.monitor import Monitor as Monitor
     from hf_ddpm.evaluation.options import EvaluationConfig as EvaluationConfig
     from hf_ddpm.evaluation.options import ReferenceDataConfig as ReferenceDataConfig

@@ -51,6 +51,8 @@ def load_classifier(model: str, device: str | torch.device) -> CFGDDPMPipeline:
     pipeline = load_pipeline(model, device=device)
     if not isinstance(pipeline, CFGDDPMPipeline) or pipeline.condition != "class":
         raise ValueError(f"model is {model!r}: it is not conditional on the class, give a diffusion model that is")
+    if pipeline.is_distilled:
+        raise ValueError(f"model is {model!r}: it was distilled and does not denoise at all timesteps, give its teacher")
     if (pipeline.num_classes or 0) < 2:
         raise ValueError(f"model is {model!r}: it has a single class, so there is nothing to choose from")
     return pipeline

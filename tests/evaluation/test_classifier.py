@@ -175,9 +175,13 @@ def test_models_that_have_no_classes_are_refused(tiny_pipeline, tmp_path, load_s
     for name, names, message in (
         ("unconditional", None, "it is not conditional on the class"),
         ("single", ["cat"], "it has a single class"),
+        ("distilled", ["cat", "dog"], "it was distilled and does not denoise at all timesteps, give its teacher"),
         ("strangers", ["cat", "dog"], "--data: the model does not know class '0', only cat, dog"),
     ):
-        tiny_pipeline(names=names).save_pretrained(tmp_path / name)
+        pipeline = tiny_pipeline(names=names)
+        if name == "distilled":
+            pipeline.register_to_config(default_num_inference_steps=4)
+        pipeline.save_pretrained(tmp_path / name)
         with pytest.raises(SystemExit) as stopped:
             load_script("classify").main(
                 [f"--model={tmp_path / name}", "--data.source=digits", f"--output={tmp_path / 'out.json'}"]
