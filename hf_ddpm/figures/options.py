@@ -83,8 +83,7 @@ class ClassLabelOptions(FigureConfig):
     """Which classes a figure shows."""
 
     class_labels: list[str | int] | None = None
-    """Classes by name or id, as in [3, 7], sets of labels, as in [cat+red, dog], or numbers; None = the first 10 classes or
-    labels, or 10 numbers."""
+    """Classes by name or id, as in [3, 7], sets of labels such as cat+red, or numbers; None = the first 10."""
 
 
 @dataclass(kw_only=True)
