@@ -61,6 +61,7 @@ def export_site(
         ValueError: the page cannot show such a model, or the exported network differs from it.
     """
     facts = model_facts(pipeline, model, title)
+    hub_id = None if Path(model).is_dir() else model
     engine = engine_files(engine_dir)
     with Progress("exporting the network"):
         network = export_network(pipeline.unet.cpu(), weight_bits=weight_bits)
@@ -72,7 +73,7 @@ def export_site(
                 shutil.copyfile(file, partial / file.name)
         (partial / NETWORK).write_bytes(network)
         (partial / FACTS).write_text(json.dumps(facts, separators=(",", ":")), encoding="utf-8")
-        (partial / "README.md").write_text(render_readme(facts, weight_bits), encoding="utf-8")
+        (partial / "README.md").write_text(render_readme(facts, weight_bits, hub_id), encoding="utf-8")
         (partial / ENGINE).mkdir()
         for name, file in engine.items():
             shutil.copyfile(file, partial / ENGINE / name)
@@ -102,7 +103,7 @@ def model_facts(pipeline: ImagePipeline, model: str, title: str | None = None) -
     steps = getattr(pipeline, "default_steps", 50) if getattr(pipeline, "is_distilled", False) else DEFAULT_STEPS
     return {
         "title": one_line(title or default_title(model), 100),
-        "model": model,
+        "model": shown_name(model),
         "shape": [channels, height, width],
         "classes": None if num_classes is None else [one_line(names.get(i, str(i)), 100) for i in range(num_classes)],
         "null_label": pipeline.null_label,
@@ -123,17 +124,22 @@ def default_title(model: str) -> str:
     return path.parent.name if path.name == "pipeline" else path.name
 
 
-def render_readme(facts: dict[str, Any], weight_bits: WeightBits) -> str:
-    """README.md of the folder; its first lines make a static Space of it."""
+def shown_name(model: str) -> str:
+    """A model as the page names it: without the folders of this machine above a run."""
+    path = Path(model)
+    return "/".join(path.parts[-3:]) if path.is_absolute() and len(path.parts) > 3 else model
+
+
+def render_readme(facts: dict[str, Any], weight_bits: WeightBits, hub_id: str | None) -> str:
+    """README.md of the folder, whose first lines make a static Space of it; `hub_id` is the model there, None = no model."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((PAGE / README).read_text(encoding="utf-8"))
-    is_on_hub = facts["model"].count("/") == 1 and not Path(facts["model"]).exists()
     height, width = facts["shape"][1:]
     return (
         template.render(
             facts=facts,
             title=json.dumps(facts["title"], ensure_ascii=False),
-            model=json.dumps(facts["model"]) if is_on_hub else None,
+            model=None if hub_id is None else json.dumps(hub_id),
             size=f"{height} x {width}",
             weight_bits=weight_bits,
             engine=ENGINE,

@@ -80,6 +80,9 @@ def test_the_form_makes_a_link_and_a_picture_to_keep(page, address):
 
     page.go_back()
     wait_for(page, "Done: 4 images of the classes in turn, seed 0")
+    page.goto(f"{address}#steps=100&number=16&sampler=ddim")
+    page.goto(f"{address}#steps=1&number=2&sampler=ddim")  # while that one runs
+    wait_for(page, "Done: 2 images of the classes in turn")
     page.goto(f"{address}#class=1&guidance=2&sampler=ddim&steps=3&seed=5&number=3")
     wait_for(page, "Done: 3 images")
     np.testing.assert_array_equal(pictures_on(page, "#clean", 3, 8, 8), shown)

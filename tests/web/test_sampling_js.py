@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsing import lack
 from diffusers import ConfigMixin, DDPMScheduler, LCMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
@@ -25,7 +26,7 @@ def in_node():
     """Run JavaScript with the functions of sampling.js and some JSON as `given`; the value that it returns."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("there is no node: see tests/README.md")
+        lack("there is no node")
 
     def run(code: str, given: object) -> object:
         program = f"""

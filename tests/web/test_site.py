@@ -17,7 +17,7 @@ from hf_ddpm.models.conv_denoiser import ConvDenoiser
 from hf_ddpm.models.tiny_unet import TinyUNet
 from hf_ddpm.web import engine, network
 from hf_ddpm.web.network import TOLERANCE, export_network, relative_error
-from hf_ddpm.web.site import export_site, model_facts
+from hf_ddpm.web.site import export_site, model_facts, render_readme
 
 
 def test_a_site_is_complete_and_a_space(site):
@@ -91,6 +91,8 @@ def test_facts_of_a_model_without_classes_and_of_few_timesteps(tiny_pipeline):
     assert max(map(int, facts["samplers"]["ddim"]["steps"])) == 10
     json.dumps(facts, allow_nan=False)
     assert model_facts(tiny_pipeline(null=False), "a")["null_label"] is None
+    assert model_facts(tiny_pipeline(), "/home/ada/runs/pets/pipeline")["model"] == "runs/pets/pipeline"
+    assert yaml.safe_load(render_readme(facts, 16, "ada/pets").split("---")[1])["models"] == ["ada/pets"]
 
 
 def test_another_version_of_the_engine_is_refused(pipeline, engine_dir, tmp_path):

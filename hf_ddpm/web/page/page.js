@@ -16,7 +16,7 @@ const complain = (text) => (get("problem").textContent = text);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 const seconds = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
-let model, predict, current, picture, busy = false, cancelled = false;
+let model, predict, current, picture, busy = false, cancelled = false, hasNewLink = false;
 
 async function start() {
   const started = performance.now();
@@ -170,6 +170,8 @@ async function run(settings, jobs, onStep, known = null) {
     return null;
   } finally {
     setBusy(false);
+    if (hasNewLink) setTimeout(followLink);
+    hasNewLink = false;
   }
 }
 
@@ -350,5 +352,8 @@ get("clear").addEventListener("click", () => {
 });
 get("repaint").addEventListener("click", repaint);
 for (const name of ["pointerdown", "pointermove"]) get("mask").addEventListener(name, mark);
-addEventListener("hashchange", () => predict && !busy && followLink());
+addEventListener("hashchange", () => {
+  if (busy) cancelled = hasNewLink = true; // followed when this run has ended
+  else if (predict) followLink();
+});
 start();
