@@ -43,11 +43,12 @@ from hf_ddpm.run_folder import STATE
 from hf_ddpm.sampling import decoded_for, image_shape_of
 from hf_ddpm.schedulers import build_few_step_scheduler
 from hf_ddpm.training.augmentation import augment
+from hf_ddpm.training.build import place_network
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS, DamagedCheckpoint
 from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
-from hf_ddpm.training.loop import Evaluate, finish, place_network
+from hf_ddpm.training.loop import Evaluate, finish
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import save_sample_grid

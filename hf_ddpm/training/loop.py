@@ -11,50 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from diffusers import DDPMScheduler, ModelMixin
+from accelerate import Accelerator
+from diffusers import ModelMixin
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hf_ddpm.data.batches import to_model_range
-from hf_ddpm.data.given import load_given
-from hf_ddpm.data.load_splits import decode_options, decode_sources
-from hf_ddpm.data.open_splits import check_classes, open_sources
-from hf_ddpm.data.open_stream import open_stream
-from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of, posterior_of
+from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels, network_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
-from hf_ddpm.diffusion.schedules import build_noise_scheduler
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
 from hf_ddpm.hub.push import try_push
-from hf_ddpm.image_shape import ImageSize, plain_size
 from hf_ddpm.models.base_model import BaseModel
-from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.runtime.folders import publish_directory
-from hf_ddpm.runtime.progress import Progress
 from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.base_options import changed_target
+from hf_ddpm.training.build import build_network, build_schedule, build_trial, null_label_of, place_network, uses_bound
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
-from hf_ddpm.training.compiling import check_compiling, compile_network
-from hf_ddpm.training.cpu_bf16 import speed_up
+from hf_ddpm.training.compiling import compile_network
 from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
-from hf_ddpm.training.init_from import check_base_model, start_from
+from hf_ddpm.training.init_from import start_from
+from hf_ddpm.training.load_data import load_data
 from hf_ddpm.training.optim import build_ema, build_optimizer
 from hf_ddpm.training.options import TrainConfig
 from hf_ddpm.training.own_loss import Loss, LossInputs, mean_loss
-from hf_ddpm.training.own_network import check_embeddings, loading_call, notice_of_code
-from hf_ddpm.training.own_objects import NO_OBJECTS, OwnObjects, check_same_data
+from hf_ddpm.training.own_network import loading_call
+from hf_ddpm.training.own_objects import NO_OBJECTS, OwnObjects
 from hf_ddpm.training.power_average import PowerAverages, write_snapshot
 from hf_ddpm.training.prefetch import Place
-from hf_ddpm.training.preview import HELD_OUT_IMAGES, held_out_loss, save_sample_grid, usual_label_sets
-from hf_ddpm.training.run import Data, Images, Run
+from hf_ddpm.training.preview import held_out_loss, save_sample_grid, usual_label_sets
+from hf_ddpm.training.run import Data, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
 from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
 from hf_ddpm.training.task import TrainingTask, is_due
 from hf_ddpm.training.tracking import RunLog
-from hf_ddpm.training.tuning import Trial, Tuning
+from hf_ddpm.training.tuning import Tuning
 from hf_ddpm.training.update import apply_gradients
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
@@ -204,61 +197,6 @@ def prepare(
     return run, build_state(config, run)
 
 
-def load_data(config: TrainConfig, objects: OwnObjects, processes: PartialState) -> Data:
-    """Read the train split and, if named, the held-out one (None = not), refusing what it can before decoding."""
-    check_compiling(str(config.compile), processes.device)
-    build_schedule(config)
-    data = config.data
-    if config.base is not None and not config.base.is_checkpoint:
-        with processes.local_main_process_first(), Progress(f"loading {config.base.name}"):
-            check_base_model(config.base)
-    if objects.network is not None:
-        image_size, channels = objects.network.config.sample_size, objects.network.config.in_channels
-    else:
-        arguments = config.network_arguments(image_size=data.image_size)
-        check_unet(arguments, config.architecture)
-        is_open = config.base is None and config.model.preset in UNET_PRESETS
-        image_size, channels = arguments["sample_size"], data.channels if is_open else arguments["in_channels"]
-    load = partial(_take_given, objects.dataset) if objects.dataset is not None else _decode_splits
-    with processes.local_main_process_first():
-        images, test_images = (_open_streams if data.streaming else load)(config, image_size, channels)
-    if objects.dataset is not None:
-        check_same_data(images.fingerprint, processes)
-    if objects.network is not None:
-        num_classes = None if images.class_names is None else len(images.class_names)
-        check_embeddings(objects.network, num_classes, null_label_of(config, images))
-        if processes.is_main_process and (notice := notice_of_code(objects.network)):
-            logger.warning("%s", notice)
-    return images, test_images
-
-
-def _take_given(dataset: Any, config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
-    train, test = load_given(dataset, config.data, image_size=image_size, channels=channels)
-    config.resolve_class_dropout(conditional=train.class_names is not None)
-    return train, test
-
-
-def _decode_splits(config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
-    sources = open_sources(config.data)
-    config.resolve_class_dropout(conditional=sources[0].class_names is not None)
-    return decode_sources(config.data, sources, image_size=image_size, channels=channels)
-
-
-def _open_streams(config: TrainConfig, image_size: ImageSize, channels: int | None) -> Data:
-    data = config.data
-    options = {**data.column_options(), **decode_options(data), "image_size": image_size}
-    train_options = {**options, "channels": channels, "max_images": data.max_images}
-    if data.shuffle_buffer is not None:
-        train_options["shuffle_buffer"] = data.shuffle_buffer
-    train = open_stream(data.source, data.train_split, **train_options)
-    test = None
-    if data.test_split is not None:
-        test = open_stream(data.source, data.test_split, channels=train.channels, settled=train.settled, **options)
-    config.resolve_class_dropout(conditional=train.class_names is not None)
-    check_classes(data, train, test)
-    return train, None if test is None else test.head(HELD_OUT_IMAGES)
-
-
 def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     """Build everything that training changes, from the seed."""
     torch.manual_seed(seeded_generator("weights", config.seed).initial_seed())
@@ -298,28 +236,6 @@ def build_state(config: TrainConfig, run: DiffusionRun) -> DiffusionState:
     )
 
 
-def build_schedule(config: TrainConfig) -> DDPMScheduler:
-    """Build the noise schedule; a `ValueError` if the options want a bound that it has not."""
-    schedule = config.schedule
-    noise_scheduler = build_noise_scheduler(
-        beta_schedule=schedule.beta_schedule,
-        num_train_timesteps=schedule.num_train_timesteps,
-        beta_start=schedule.beta_range[0],
-        beta_end=schedule.beta_range[1],
-        variance_type=schedule.variance_type,
-        prediction_type=config.objective.prediction_type,
-        rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
-    )
-    if uses_bound(config):
-        posterior_of(noise_scheduler.alphas_cumprod)
-    return noise_scheduler
-
-
-def uses_bound(config: TrainConfig) -> bool:
-    """Whether the variational bound is a part of the loss."""
-    return config.schedule.variance_type == "learned_range" or config.objective.loss_weighting == "vlb"
-
-
 def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: DiffusionRun) -> None:
     """Give the network of a new run the weights of a trained model, and say what is taken over."""
     carried = start_from(unet, base, run.images.class_names, run.null_label, config.model.null_embedding)
@@ -327,57 +243,6 @@ def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: Dif
     accelerator.print(f"start:    {base.name}: {carried}")
     if changed is not None and accelerator.is_main_process:
         logger.warning("the network of `init_from` has to learn another target: %s", changed)
-
-
-def null_label_of(config: TrainConfig, images: Images) -> int | None:
-    """The class id that stands for "no class"; None = there is none."""
-    class_names = images.class_names
-    if class_names is None or config.resolve_class_dropout(conditional=True) == 0:
-        return None
-    return len(class_names)
-
-
-def build_network(config: TrainConfig, images: Images, objects: OwnObjects = NO_OBJECTS) -> ModelMixin:
-    """Build a network for these images, with weights from the global random generator, or copy that of the user."""
-    if objects.network is not None:
-        return objects.new_network()
-    null_label, num_class_embeds = null_label_of(config, images), None
-    if images.class_names is not None:
-        num_class_embeds = len(images.class_names) + (null_label is not None)
-    image_size = plain_size(images.image_size)
-    arguments = config.network_arguments(image_size=image_size, channels=images.channels, num_class_embeds=num_class_embeds)
-    if images.condition_range is not None:
-        arguments["condition_range"] = images.condition_range
-    return build_unet(
-        arguments,
-        architecture=config.architecture,
-        null_label=null_label,
-        null_embedding=config.model.null_embedding,
-    )
-
-
-def place_network(network: ModelMixin, run: Run[Any]) -> ModelMixin:
-    """Move a network to the device of the run, as its precision and memory format want it."""
-    speed_up(network, run.accelerator.device, run.tuning.mixed_precision)
-    if run.tuning.memory_format == "channels_last":
-        network.to(memory_format=torch.channels_last)
-    return network.to(run.accelerator.device)
-
-
-def build_trial(config: TrainConfig, objects: OwnObjects, data: Data, device: torch.device) -> Trial:
-    """Training steps of the network of a run, to be timed."""
-    images, _ = data
-    network = build_network(config, images, objects)
-    speed_up(network, device, "bf16")  # which changes nothing in fp32
-    if config.model.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-
-    def forward(network: torch.nn.Module, noisy_images: Tensor) -> Tensor:
-        zeros = torch.zeros(len(noisy_images), dtype=torch.int64, device=device)
-        return network(noisy_images, zeros, class_labels=None if images.class_names is None else zeros).sample
-
-    network, batch_size = network.train().to(device), config.data.batch_size
-    return Trial(network=network, forward=forward, image_shape=images.image_shape, batch_size=batch_size)
 
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:
