@@ -51,8 +51,8 @@ def open_browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        # Root, as in a container, cannot have Chromium's sandbox.
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        # Root, as in a container, cannot have the sandbox of Chromium, and little shared memory.
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
 
