@@ -112,7 +112,7 @@ def check_saved_numbers(config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key.startswith("_"):  # metadata of the library
             continue
-        values, longest = value if isinstance(value, list) else [value], LONGEST.get(key, LONGEST_LIST)
+        values, longest = value if isinstance(value, (list, tuple)) else [value], LONGEST.get(key, LONGEST_LIST)
         require(len(values) <= longest, key, f"a list of {len(values)}", f"at most {longest} are allowed")
         limit = LARGEST.get(key, LARGEST_NUMBER)
         for number in values:

@@ -18,6 +18,7 @@ from hf_ddpm.commandline.options import options_of
 from hf_ddpm.config import require
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 
 
@@ -195,7 +196,7 @@ def test_unknown_programs_are_refused(recipe, mistake, program):
 
 
 def test_every_program_has_its_options():
-    assert sorted(kind.program for kind in (TrainConfig, GANConfig, JudgeConfig)) == sorted(PROGRAMS)
+    assert sorted(kind.program for kind in (TrainConfig, DistillConfig, GANConfig, JudgeConfig)) == sorted(PROGRAMS)
 
 
 # Mistakes

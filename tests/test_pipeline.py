@@ -335,9 +335,9 @@ def test_callback_sees_each_step_and_may_change_the_latents(tiny_pipeline):
     assert not latents_of(pipeline, callback_on_step_end=erase).any()
 
 
-def test_the_documented_number_of_steps_is_the_default():
-    default = inspect.signature(CFGDDPMPipeline.__call__).parameters["num_inference_steps"].default
-    assert f"{default} by default" in CFGDDPMPipeline.__call__.__doc__
+def test_the_documented_number_of_steps_is_the_default(tiny_pipeline):
+    assert inspect.signature(CFGDDPMPipeline.__call__).parameters["num_inference_steps"].default is None
+    assert f"None = {tiny_pipeline().default_steps}, or the few" in CFGDDPMPipeline.__call__.__doc__
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,6 @@ def test_the_documented_number_of_steps_is_the_default():
         ({"class_labels": "dgo"}, "class_labels is 'dgo': no such name, nearest: dog"),
         ({"guidance_scale": "2"}, "guidance_scale is '2'"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-        ({"guidance_scale": None, "use_original_formulation": True}, "guidance_scale is None"),
         ({"guidance_interval": 0.5}, "guidance_interval is 0.5"),
         ({"guidance_interval": (0.7, 0.2)}, r"guidance_interval\[1\] is 0.2: .* from 0.7 to 1"),
         ({"guidance_interval": (-0.1, 0.2)}, r"guidance_interval\[0\] is -0.1"),

@@ -162,7 +162,7 @@ def _read(name: str, folder: Path, is_checkpoint: bool) -> BaseModel:
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
         parts = {part for part, value in index.items() if isinstance(value, list) and part[0] != "_"}
-        if parts != {"unet", "scheduler"}:
+        if parts - {"guide"} != {"unet", "scheduler"}:
             found = ", ".join(sorted(parts)) or "none"
             raise ValueError(f"give a pipeline of a unet and a scheduler, the parts of this one are: {found}")
         place = folder / "scheduler" if (folder / "scheduler").is_dir() else folder

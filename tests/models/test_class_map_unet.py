@@ -11,8 +11,9 @@ from hf_ddpm.cli import parse_config
 from hf_ddpm.models.class_map_unet import STAGES, ClassMapBlock, ClassMapUNet
 from hf_ddpm.models.unet import UNET_PRESETS, build_unet, check_unet, unet_arguments
 from hf_ddpm.runtime.distributed import init_distributed
-from hf_ddpm.training.loop import load_data
+from hf_ddpm.training.load_data import load_data
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.own_objects import NO_OBJECTS
 
 SUBSETS = [stages for count in (1, 2, 3) for stages in itertools.combinations(STAGES, count)]
 
@@ -173,4 +174,4 @@ def test_a_run_without_classes_is_refused(capsys, tmp_path):
         Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
     config = parse_config(TrainConfig, [*OPTIONS, f"--data.source={tmp_path}", "--model.preset=digits8"])
     with pytest.raises(ValueError, match=REFUSAL):
-        load_data(config, init_distributed())
+        load_data(config, NO_OBJECTS, init_distributed())

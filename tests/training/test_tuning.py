@@ -13,6 +13,7 @@ from hf_ddpm.runtime.distributed import init_distributed
 from hf_ddpm.training import loop
 from hf_ddpm.training.checkpoints import write_manifest
 from hf_ddpm.training.options import TrainConfig
+from hf_ddpm.training.own_objects import NO_OBJECTS
 from hf_ddpm.training.slowdown import MUCH, WARM_UP, WINDOW, StepWatch, describe_slowdown
 from hf_ddpm.training.task import set_up
 from hf_ddpm.training.tuning import Trial, Tuning, recorded_tuning, tune
@@ -112,9 +113,9 @@ def test_a_run_that_is_continued_keeps_its_choices_unless_others_are_given(confi
 @pytest.mark.parametrize(("widths", "memory_format"), [("[8, 16]", "contiguous"), ("[64, 64]", "channels_last")])
 def test_a_checkpoint_without_a_memory_format_is_continued_in_that_of_its_version(config_of, widths, memory_format):
     config = config_of(f"--model.overrides.block_out_channels={widths}")
-    data = loop.load_data(config, init_distributed())
+    data = loop.load_data(config, NO_OBJECTS, init_distributed())
     recorded = {"mixed_precision": "bf16", "num_threads": 1}
-    chosen = choose(config, recorded, lambda device: loop.build_trial(config, data, device))
+    chosen = choose(config, recorded, lambda device: loop.build_trial(config, NO_OBJECTS, data, device))
     assert (chosen.mixed_precision, chosen.memory_format, chosen.num_threads) == ("bf16", memory_format, 1)
 
 
@@ -151,10 +152,10 @@ def test_steps_are_really_timed_and_leave_no_trace(config_of):
 
 def test_the_global_generator_stays(config_of, monkeypatch):
     config = config_of()
-    data = loop.load_data(config, init_distributed())
+    data = loop.load_data(config, NO_OBJECTS, init_distributed())
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    tune(config, lambda device: loop.build_trial(config, data, device), init_distributed())
+    tune(config, lambda device: loop.build_trial(config, NO_OBJECTS, data, device), init_distributed())
     assert torch.equal(torch.get_rng_state(), before)
 
 
