@@ -38,7 +38,7 @@ class Option:
 
     @property
     def may_be_one(self) -> bool:
-        """Whether it takes a single value that is no list, such as the one number of a square size."""
+        """Whether it takes a single value and not a list, such as the one number of a square size."""
         return any(get_origin(kind) not in (list, tuple) for kind in self.choices)
 
     @property

@@ -164,7 +164,7 @@ def encode_conditions(
 ) -> tuple[datasets.Dataset, str]:
     """Replace the columns of the conditions by one of vectors; return the dataset and the name of that column.
 
-    A value that is no condition is a `ValueError`. `split` and `image_column`, undecoded, are for its message.
+    A value that cannot be a condition is a `ValueError`. `split` and `image_column`, undecoded, are for its message.
     """
     vectors = []
     for row, values in enumerate(zip(*(dataset[column][:] for column in reader.columns), strict=True)):

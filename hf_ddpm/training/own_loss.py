@@ -94,7 +94,7 @@ def mean_loss(loss: Loss, inputs: LossInputs) -> Tensor:
 
 
 def check_loss(loss: Loss) -> None:
-    """Raise `ValueError` for what is no function of a micro-batch alone."""
+    """Raise `ValueError` for what is not a function of a micro-batch alone."""
     if not callable(loss) or isinstance(loss, type):
         raise ValueError(f"loss is {loss!r}: give a function of LossInputs, see its documentation")
     if isinstance(loss, torch.nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):

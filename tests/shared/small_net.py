@@ -1,4 +1,4 @@
-"""A network of a few hundred weights that is no part of this package, and losses of it."""
+"""A network of a few hundred weights that is not part of this package, and losses for it."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
