@@ -5,7 +5,6 @@ The student starts from the weights of its teacher and learns the teacher's guid
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping
@@ -46,7 +45,6 @@ from hf_ddpm.training.augmentation import augment
 from hf_ddpm.training.build import place_network
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS, DamagedCheckpoint
 from hf_ddpm.training.distill_options import DistillConfig
-from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.loop import Evaluate, finish
 from hf_ddpm.training.optim import build_ema, build_optimizer
@@ -59,7 +57,7 @@ from hf_ddpm.training.task import TrainingTask, is_due
 from hf_ddpm.training.teacher import as_teacher_knows, build_student, digest_of, load_teacher, networks_of, scale_of
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Trial, Tuning
-from hf_ddpm.training.update import apply_gradients
+from hf_ddpm.training.update import DropoutSeed, take_step
 
 BEFORE = "training/before.safetensors"
 """File of a checkpoint with the weights of the student of the stage before, which teaches that of this one."""
@@ -256,25 +254,18 @@ def prepare(
 
 def train_step(state: DistillState, run: DistillRun, step: int) -> float:
     """Take one step over the total batch; return the gradient norm before clipping, see `update_weights`."""
-    config, accelerator = run.config, run.accelerator
-    if config.method == "progressive":
+    if run.config.method == "progressive":
         stage = part_of(step, run.total_steps, len(run.stages))
         if stage > state.stage:
             state.begin_stage(stage)
-    loss, record = torch.zeros((), device=accelerator.device), StepRecord()
-    for micro_step in range(run.micro_steps):
-        batch: DistillBatch = run.batches.take(Place(step, micro_step, state.images_seen))
-        with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
-            place = (config.seed, step, accelerator.process_index, micro_step)
-            reseed_dropout(*place)
-            lesson = lesson_of(state, run, batch, step)
-            reseed_dropout(*place)  # a consistency target has the same mask
-            micro_loss = lesson.loss(predict(state.model, run, lesson.noisy_images, lesson.timesteps, lesson.class_labels))
-            micro_loss = micro_loss / run.micro_steps
-            accelerator.backward(micro_loss)
-        loss += micro_loss.detach()
-        record.add(sample_ids=batch.sample_ids, timesteps=lesson.timesteps, loss=micro_loss.detach())
-    grad_norm = apply_gradients(state, run, step, loss, record)
+
+    def micro_loss(batch: DistillBatch, dropout_seed: DropoutSeed) -> tuple[Tensor, Tensor]:
+        lesson = lesson_of(state, run, batch, step)
+        reseed_dropout(*dropout_seed)  # a consistency target has the same mask
+        output = predict(state.model, run, lesson.noisy_images, lesson.timesteps, lesson.class_labels)
+        return lesson.loss(output), lesson.timesteps
+
+    grad_norm = take_step(state, run, step, micro_loss)
     state.update_average()
     return grad_norm
 

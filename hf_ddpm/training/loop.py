@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ from hf_ddpm.training.base_options import changed_target
 from hf_ddpm.training.build import build_network, build_schedule, build_trial, null_label_of, place_network, uses_bound
 from hf_ddpm.training.checkpoints import REQUIRED, UNET_WEIGHTS
 from hf_ddpm.training.compiling import compile_network
-from hf_ddpm.training.divergence import StepRecord
 from hf_ddpm.training.engine import run_training
 from hf_ddpm.training.init_from import start_from
 from hf_ddpm.training.load_data import load_data
@@ -44,11 +42,11 @@ from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.preview import held_out_loss, save_sample_grid, usual_label_sets
 from hf_ddpm.training.run import Data, Run
 from hf_ddpm.training.state import GeneratorState, tensors_of
-from hf_ddpm.training.step_randomness import reseed_dropout, sample_step_randomness
+from hf_ddpm.training.step_randomness import sample_step_randomness
 from hf_ddpm.training.task import TrainingTask, is_due
 from hf_ddpm.training.tracking import RunLog
 from hf_ddpm.training.tuning import Tuning
-from hf_ddpm.training.update import apply_gradients
+from hf_ddpm.training.update import take_step
 
 Evaluate = Callable[[CFGDDPMPipeline], dict[str, float]]
 """Measures a pipeline; what it returns is logged."""
@@ -247,17 +245,7 @@ def _start_from(unet: ModelMixin, config: TrainConfig, base: BaseModel, run: Dif
 
 def train_step(state: DiffusionState, run: DiffusionRun, step: int) -> float:
     """Take one step over the total batch; return the gradient norm before clipping, see `update_weights`."""
-    config, accelerator = run.config, run.accelerator
-    loss, record = torch.zeros((), device=accelerator.device), StepRecord()
-    for micro_step in range(run.micro_steps):
-        batch = run.batches.take(Place(step, micro_step, state.images_seen))
-        reseed_dropout(config.seed, step, accelerator.process_index, micro_step)
-        with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
-            micro_loss = micro_batch_loss(state, run, batch) / run.micro_steps
-            accelerator.backward(micro_loss)
-        loss += micro_loss.detach()
-        record.add(sample_ids=batch.sample_ids, timesteps=batch.timesteps, loss=micro_loss.detach())
-    grad_norm = apply_gradients(state, run, step, loss, record)
+    grad_norm = take_step(state, run, step, lambda batch, _: (micro_batch_loss(state, run, batch), batch.timesteps))
     state.update_average()
     keep_snapshot(state, run)
     return grad_norm

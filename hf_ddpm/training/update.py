@@ -1,15 +1,46 @@
-"""The end of an optimizer step, when its gradients are there: check them, update the weights, count the step."""
+"""An optimizer step: gradients of its micro-batches, and then check them, update the weights, count the step."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_ddpm.training.divergence import StepRecord, check_finite
+from hf_ddpm.training.prefetch import Place
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.state import TrainState
+from hf_ddpm.training.step_randomness import reseed_dropout
+
+DropoutSeed = tuple[int, int, int, int]
+"""The arguments of `reseed_dropout`."""
+
+
+def take_step(
+    state: TrainState, run: Run, step: int, micro_loss: Callable[[Any, DropoutSeed], tuple[Tensor, Tensor]]
+) -> float:
+    """Take one step over the total batch; return the gradient norm before clipping, see `update_weights`.
+
+    `micro_loss` takes the batch of a micro-step and the seed that dropout has there, and returns the mean loss, () float32
+    with a gradient, and the timesteps, (B,).
+    """
+    accelerator = run.accelerator
+    loss, record = torch.zeros((), device=accelerator.device), StepRecord()
+    for micro_step in range(run.micro_steps):
+        batch = run.batches.take(Place(step, micro_step, state.images_seen))
+        seed = (run.config.seed, step, accelerator.process_index, micro_step)
+        reseed_dropout(*seed)
+        with contextlib.nullcontext() if micro_step == run.micro_steps - 1 else accelerator.no_sync(state.model):
+            mean_loss, timesteps = micro_loss(batch, seed)
+            mean_loss = mean_loss / run.micro_steps
+            accelerator.backward(mean_loss)
+        loss += mean_loss.detach()
+        record.add(sample_ids=batch.sample_ids, timesteps=timesteps, loss=mean_loss.detach())
+    return apply_gradients(state, run, step, loss, record)
 
 
 def apply_gradients(state: TrainState, run: Run, step: int, loss: Tensor, record: StepRecord) -> float:
