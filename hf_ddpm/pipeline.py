@@ -286,7 +286,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u what `guidance` says.
                 1 runs the conditional model alone, 0 what it is guided away from, at half the cost of other values; None =
                 1, or the scale that is built in to a distilled model, which takes no other.
-            use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1.
+            use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1; it has to be given.
             guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
                 low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
             guidance_rescale: in [0, 1], how far the standard deviation of the guided output is brought back
@@ -317,8 +317,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
         Raises:
             ValueError: a value cannot work with this model and scheduler; the message names it.
         """
-        if use_original_formulation and guidance_scale is not None:
+        if use_original_formulation:
             check_number("guidance_scale", guidance_scale)
+            assert guidance_scale is not None
             guidance_scale = guidance_scale + 1
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         inputs = list(callback_on_step_end_tensor_inputs)

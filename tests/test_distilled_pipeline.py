@@ -36,7 +36,6 @@ def sampled(pipeline: CFGDDPMPipeline, **options) -> np.ndarray:
     "options",
     [
         {"num_inference_steps": 4}, {"guidance_scale": 1.5}, {"guidance_scale": 0.5, "use_original_formulation": True},
-        {"use_original_formulation": True},
     ],
 )  # fmt: skip
 def test_what_is_built_in_may_be_said(student, options):

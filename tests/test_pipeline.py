@@ -356,6 +356,7 @@ def test_the_documented_number_of_steps_is_the_default(tiny_pipeline):
         ({"class_labels": "dgo"}, "class_labels is 'dgo': no such name, nearest: dog"),
         ({"guidance_scale": "2"}, "guidance_scale is '2'"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": None, "use_original_formulation": True}, "guidance_scale is None"),
         ({"guidance_interval": 0.5}, "guidance_interval is 0.5"),
         ({"guidance_interval": (0.7, 0.2)}, r"guidance_interval\[1\] is 0.2: .* from 0.7 to 1"),
         ({"guidance_interval": (-0.1, 0.2)}, r"guidance_interval\[0\] is -0.1"),

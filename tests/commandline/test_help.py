@@ -62,7 +62,7 @@ def test_the_first_page_fits_two_screens(help_of, monkeypatch, script, args, col
 def test_each_figure_has_its_page(help_of, monkeypatch, figure):
     monkeypatch.setenv("COLUMNS", "100")
     lines = help_of("figures", figure, "--help").splitlines()
-    assert len(lines) <= 60 and max(map(len, lines)) <= 100 and any("--output PATH" in line for line in lines)
+    assert len(lines) <= 50 and max(map(len, lines)) <= 100 and any("--output PATH" in line for line in lines)
 
 
 def test_help_all_lists_every_option(help_of):
