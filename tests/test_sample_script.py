@@ -123,6 +123,7 @@ def test_models_that_cannot_be_guided(save_model, main, tmp_path):
         (["--batch_size", "0"], "--batch_size is 0"),
         (["--seed", "-1"], "--seed is -1"),
         (["--eta", "2"], "--eta is 2.0"),
+        (["--guidance_interval", "0.8", "0.2"], "--guidance_interval is (0.8, 0.2): give [low, high]"),
         (["--format", "gif"], "--format"),
         (["--no_such_option", "1"], "no_such_option"),
         (["--num_images", "2", "--scheduler", "ddimm"], "scheduler is 'ddimm': give one of ddpm, ddim"),

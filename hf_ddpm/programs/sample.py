@@ -85,6 +85,9 @@ class SampleConfig:
         require_seeds("seed", self.seed)
         require_view_channels(self.view_channels)
         require(self.eta is None or 0 <= self.eta <= 1, "eta", self.eta, "give a number from 0 to 1")
+        low, high = self.guidance_interval or (0, 1)
+        remedy = "give [low, high] with 0 <= low <= high <= 1"
+        require(0 <= low <= high <= 1, "guidance_interval", self.guidance_interval, remedy)
         check_free(Path(self.output_dir))
 
     @property
