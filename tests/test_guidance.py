@@ -6,6 +6,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
+from hf_ddpm.evaluation.options import SamplingConfig
+from hf_ddpm.evaluation.protocol import generation_options
+from hf_ddpm.experiments.options import SweepConfig, SweepGrid
+from hf_ddpm.experiments.sweep import count_nfe, point_config
 from hf_ddpm.pipeline import CFGDDPMPipeline, fitted, without_part_along
 from hf_ddpm.sampling import generate, load_pipeline
 from hf_ddpm.schedulers import build_scheduler
@@ -187,3 +191,30 @@ def test_a_missing_guide_is_named(tiny_pipeline, tmp_path):
 def test_guidance_that_cannot_work_is_refused(tiny_pipeline, guidance, message):
     with pytest.raises(ValueError, match=f"guidance is '{guidance}': {message}"):
         tiny_pipeline()(0, guidance=guidance)
+
+
+@pytest.mark.parametrize("guidance", ["cfg", None])
+def test_an_evaluation_samples_with_its_guidance(guided, guidance):
+    pipeline = guided()
+    sampling = SamplingConfig(num_inference_steps=4, guidance_scale=2.0, guidance=guidance, guidance_interval=(0.4, 0.8))
+    options = generation_options(pipeline, sampling)
+    assert (options["guidance"], options["guidance_interval"]) == (guidance, (0.4, 0.8))
+    assert count_nfe(pipeline, sampling) == 4 + 2  # guided at 749 and 499 of 999, 749, 499, 249
+
+
+def test_a_model_with_a_guide_is_guided_by_default(guided):
+    pipeline = guided(null=False)
+    assert generation_options(pipeline, SamplingConfig())["guidance_scale"] == 1.5
+    pipeline.set_guide(None)
+    assert generation_options(pipeline, SamplingConfig())["guidance_scale"] == 1.0
+
+
+def test_a_sweep_has_axes_of_guidance(tmp_path):
+    grid = SweepGrid(guidance=["cfg", "apg"], guidance_interval=[(0.0, 1.0), (0.2, 0.8)])
+    config = SweepConfig(output_dir=tmp_path, model="model", features="judge:judge", grid=grid)
+    points = config.points()
+    assert [point.name for point in points] == [
+        f"{guidance}_interval-{interval}" for guidance in ("cfg", "apg") for interval in ("0-1", "0.2-0.8")
+    ]
+    last = point_config(config, points[-1]).sampling
+    assert (last.guidance, last.guidance_interval) == ("apg", (0.2, 0.8))

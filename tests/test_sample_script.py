@@ -263,3 +263,22 @@ def test_a_folder_that_was_filled_while_this_one_started_is_refused(main, model,
         main(options(model, tmp_path / "images", "--num_images", "1", "--seed", "5"))
     assert stopped.value.code == 2 and "there are files in it by now" in capsys.readouterr().err
     assert names_in(tmp_path / "images") == ["00000_label-cat_seed-0.png", "metadata.jsonl"]
+
+
+def test_samples_are_guided_as_the_options_say(main, model, save_model, tmp_path):
+    weak = save_model(tmp_path / "weak", names=("cat", "dog", "great dane"), seed=1)
+
+    def sampled(name: str, *more: str) -> np.ndarray:
+        scale = ("--num_images", "2", "--guidance_scale", "3", "--format", "npz")
+        main(options(model, tmp_path / name, *scale, *more))
+        return np.load(tmp_path / name / "samples.npz")["images"]
+
+    plain = sampled("plain")
+    assert np.array_equal(sampled("cfg", "--guide", weak, "--guidance", "cfg"), plain)
+    assert np.array_equal(sampled("everywhere", "--guidance_interval", "0", "1"), plain)
+    for name, more in (
+        ("guide", ("--guide", weak)),
+        ("apg", ("--guidance", "apg")),
+        ("interval", ("--guidance_interval", "0.9", "1")),
+    ):
+        assert not np.array_equal(sampled(name, *more), plain), name
