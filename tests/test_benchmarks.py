@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import hf_ddpm.training.loop  # noqa: F401  # before a benchmark can change it
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 TRAINER = """
 import sys, time
@@ -20,15 +22,24 @@ for step in range(1, 10_000):
 
 @pytest.fixture
 def benchmark(monkeypatch, capsys):
-    """Run a benchmark with some options; the lines that it prints."""
+    """Run a benchmark with some options; the lines that it prints. It leaves the package as it was for other tests."""
 
     def run(name: str, *options: object) -> list[str]:
         monkeypatch.syspath_prepend(BENCHMARKS)
         monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+        before = callables()
         runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+        after = callables()
+        assert [name for name, value in before.items() if after.get(name) is not value] == [], "the benchmark replaces them"
         return capsys.readouterr().out.splitlines()
 
     return run
+
+
+def callables() -> dict[str, object]:
+    """The functions and classes of the package's modules, by their full names."""
+    modules = [(name, vars(module)) for name, module in sys.modules.items() if name.startswith("hf_ddpm")]
+    return {f"{module}.{name}": value for module, names in modules for name, value in names.items() if callable(value)}
 
 
 @pytest.fixture

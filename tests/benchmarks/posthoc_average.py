@@ -9,6 +9,7 @@ The options are those of train.py. Errors are in percent of the distance between
 import sys
 import tempfile
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from measuring import print_machine
@@ -33,9 +34,8 @@ def main() -> None:
             for length in LENGTHS
         }
 
-    loop.PowerAverages = partial(PowerAverages, lengths=LENGTHS)  # type: ignore[misc]
-    loop.write_snapshot = keep
-    with tempfile.TemporaryDirectory() as folder, user_errors():
+    tracking = patch.multiple(loop, PowerAverages=partial(PowerAverages, lengths=LENGTHS), write_snapshot=keep)
+    with tempfile.TemporaryDirectory() as folder, user_errors(), tracking:
         loop.train(parse_config(TrainConfig, [*sys.argv[1:], f"--output_dir={folder}/run"]))
     print_machine()
     end, steps = max(snapshots), sorted(snapshots)

@@ -1,5 +1,6 @@
 """The training of a GAN through its public command, on networks of a few thousand parameters and the real digits."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -163,7 +164,8 @@ def test_each_step_trains_one_network(config_of, monkeypatch):
         return result
 
     monkeypatch.setattr(gan_training, "update_weights", watched)
-    gan_training.train_step(state, run, 0)
+    with contextlib.closing(run.batches):
+        gan_training.train_step(state, run, 0)
     assert changed == [("generator", False), ("discriminator", True), ("generator", True), ("discriminator", False)]
     assert all(weights.requires_grad for weights in state.network.parameters())
     assert all(weights.grad is None for weights in state.network.parameters())
