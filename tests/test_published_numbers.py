@@ -1,0 +1,122 @@
+"""Every number of the READMEs, the cards and the headers of the recipes is in a results file."""
+
+import re
+from pathlib import Path
+
+import pytest
+from quoted_numbers import Record, missing, record_of
+
+from hf_ddpm.commandline.recipes import load_recipe
+from hf_ddpm.runtime.reading import read_yaml
+
+ROOT = Path(__file__).parents[1]
+CARDS = ROOT / "model_cards"
+LEDGER = sorted((CARDS / "results").glob("*.yaml"))
+GENERATED = [CARDS / "comparison" / "README.md", *(path.parent / "README.md" for path in CARDS.glob("*/samples.png"))]
+"""Pages that a program renders from results files."""
+READMES = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))] if path not in GENERATED]
+RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
+KEYS = {"what", "date", "machine", "commands", "values"}
+
+
+def report(found) -> str:
+    return "".join(f"\n{it}" for it in found)
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_numbers_of_a_readme_are_in_results_files(readme):
+    found = missing(readme.read_text(encoding="utf-8"), readme.parent)
+    assert not found, report(found)
+
+
+def header(recipe: Path) -> str:
+    """The comment that a recipe begins with, as text."""
+    lines = re.match(r"(?:#.*\n)*", recipe.read_text(encoding="utf-8"))[0].splitlines()
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
+
+
+def records_of_recipe(recipe: Path) -> list[Record]:
+    """What the header of a recipe may quote: its options, its network, and the reports of the systems that it names."""
+    text = header(recipe)
+    networks = [row for row in read_yaml(CARDS / "results" / "networks.yaml")["values"] if row.get("recipe") == recipe.stem]
+    reports = [
+        row for row in read_yaml(CARDS / "results" / "reports.yaml")["values"] if str(row["name"]) in text.replace("\n", " ")
+    ]
+    return [record_of(value) for value in (str(load_recipe(recipe)), *networks, *reports)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_numbers_of_a_header_are_in_results_files(recipe):
+    found = missing(header(recipe), ROOT, records_of_recipe(recipe))
+    assert not found, report(found)
+
+
+@pytest.mark.parametrize("path", LEDGER, ids=lambda path: path.stem)
+def test_a_results_file_says_where_its_numbers_come_from(path):
+    content = read_yaml(path)
+    assert content.keys() >= KEYS and all(content[key] for key in KEYS)
+    assert isinstance(content["commands"], list) and isinstance(content["values"], list)
+
+
+RESULTS = """
+what: 3 seeds of 500 images
+commands: [hf-ddpm evaluate --sampling.num_inference_steps 20]
+values:
+  - {model: a, time: 1 min 42 s, accuracy: 99.97 ± 0.03 %, distance: 1.404 ± 0.068, parameters: 702753}
+  - {model: b, time: 17.4 ms, accuracy: 99.44 %, distance: 0.329, images: "1,437"}
+"""
+PROGRAM = """
+{"metrics": {"fd_judge": {"mean": 2.4812, "stderr": 0.0551}}, "floor": {"class_accuracy": 0.992}, "seconds": 75.2}
+"""
+
+
+@pytest.fixture
+def numbers_of(tmp_path):
+    """What is missing of a text whose first section links two results files."""
+    (tmp_path / "a.yaml").write_text(RESULTS, encoding="utf-8")
+    (tmp_path / "b.json").write_text(PROGRAM, encoding="utf-8")
+
+    def found(text: str) -> list[str]:
+        text = f"[results](a.yaml), [also](b.json)\n\n{text}\n"
+        return [it.number for it in missing(text, tmp_path)]
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "number"),
+    [
+        ("it took 1 min 42 s", "it took 1 min 43 s", "1 min 43 s"),
+        ("it took 102 seconds", "it took 103 seconds", "103 seconds"),
+        ("it took 1.7 min", "it took 1.8 min", "1.8 min"),
+        ("in 17 ms", "in 18 ms", "18 ms"),
+        ("in 17 ms", "in 17 s", "17 s"),
+        ("99.97 ± 0.03 %", "99.98 ± 0.03 %", "99.98 ± 0.03 %"),
+        ("99.97\n± 0.03 %", "99.97\n± 0.04 %", "99.97 ± 0.04 %"),
+        ("1.40 +- 0.07", "1.41 +- 0.07", "1.41 +- 0.07"),
+        ("the error is 0.03 %", "the error is 0.04 %", "0.04 %"),
+        ("99.4 %, 99 %", "99.5 %, 99 %", "99.5 %"),
+        ("0.70 M parameters", "0.71 M parameters", "0.71 M"),
+        ("1,437 images", "1,438 images", "1,438"),
+        ("3 seeds x 500 images, 20 steps", "3 seeds x 500 images, 25 steps", "25"),
+        ("2.48 ± 0.06, real images 99.2 %", "2.49 ± 0.06, real images 99.2 %", "2.49 ± 0.06"),
+        ("75 s in all", "76 s in all", "76 s"),
+        ("| a | 1.404 ± 0.068 | 1 min 42 s |", "| a | 0.329 | 1 min 42 s |", "0.329"),
+        ("28 x 28, AVX-512, `9.9`, s = 8, 9.9, in 2020, 99.4 %", "28 x 28, 9.9, AVX-512", "9.9"),
+    ],
+)
+def test_a_wrong_number_is_found(numbers_of, right, wrong, number):
+    assert numbers_of(right) == []
+    assert numbers_of(wrong) == [number]
+
+
+def test_a_section_without_results_has_no_measured_number(numbers_of):
+    text = "## Next\n\nexit code 2 after 20 steps\n\n| 1 | 2 |\n\n0.5, 20 %, 1,437 and 3 s, ![99.9](99.9.png) `7.5`\n"
+    assert numbers_of(text) == ["0.5", "20 %", "1,437", "3 s"]
+
+
+def test_a_message_says_where_to_add_a_number(tmp_path):
+    (tmp_path / "a.yaml").write_text(RESULTS, encoding="utf-8")
+    first, second = missing("[a](a.yaml)\n\nit took 1 min 43 s\n\n## Next\n\n99.4 %\n", tmp_path)
+    assert str(first) == "line 3: 1 min 43 s is not in a.yaml: add it there with its command"
+    assert str(second).startswith("line 7: 99.4 %: link the results file that has it")
