@@ -1,19 +1,26 @@
 """Every number of the READMEs, the cards and the headers of the recipes is in a results file."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-from quoted_numbers import Record, missing, record_of
+from quoted_numbers import Record, missing, read_records, record_of
 
 from hf_ddpm.commandline.recipes import load_recipe
-from hf_ddpm.runtime.reading import read_yaml
+from hf_ddpm.hub.card import card_files
+from hf_ddpm.run_folder import RunFolder
+from hf_ddpm.runtime.reading import read_json, read_yaml
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
-LEDGER = sorted((CARDS / "results").glob("*.yaml"))
-GENERATED = [CARDS / "comparison" / "README.md", *(path.parent / "README.md" for path in CARDS.glob("*/samples.png"))]
-"""Pages that a program renders from results files."""
+RESULTS = CARDS / "results"
+LEDGER = sorted(RESULTS.glob("*.yaml"))
+PAGES = sorted(CARDS.glob("*/page.md"))
+"""Templates of pages; what their expressions give is compared with results files in test_render_page.py."""
+MODELS = sorted(path.parent for path in CARDS.glob("*/samples.png"))
+"""Folders of rendered cards; the record of the run that a card is rendered from is beside it."""
+GENERATED = [folder / "README.md" for folder in (*(page.parent for page in PAGES), *MODELS)]
 READMES = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))] if path not in GENERATED]
 RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
 KEYS = {"what", "date", "machine", "commands", "values"}
@@ -38,16 +45,50 @@ def header(recipe: Path) -> str:
 def records_of_recipe(recipe: Path) -> list[Record]:
     """What the header of a recipe may quote: its options, its network, and the reports of the systems that it names."""
     text = header(recipe)
-    networks = [row for row in read_yaml(CARDS / "results" / "networks.yaml")["values"] if row.get("recipe") == recipe.stem]
-    reports = [
-        row for row in read_yaml(CARDS / "results" / "reports.yaml")["values"] if str(row["name"]) in text.replace("\n", " ")
-    ]
+    networks = [row for row in read_yaml(RESULTS / "networks.yaml")["values"] if row.get("recipe") == recipe.stem]
+    reports = [row for row in read_yaml(RESULTS / "reports.yaml")["values"] if str(row["name"]) in text.replace("\n", " ")]
     return [record_of(value) for value in (str(load_recipe(recipe)), *networks, *reports)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_numbers_of_a_header_are_in_results_files(recipe):
     found = missing(header(recipe), ROOT, records_of_recipe(recipe))
+    assert not found, report(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
+def test_the_handwritten_numbers_of_a_page_are_in_results_files(page):
+    """They are settings, or from the reports."""
+    text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    comparisons = [read_json(path) for path in sorted(page.parent.glob("*/comparison.json"))]
+    settings = [
+        {name: cell[name] for name in ("num_images", "num_inference_steps", "guidance_scale", "num_seeds")}
+        for comparison in comparisons
+        for cell in comparison["cells"]
+    ]
+    records = [
+        *read_records(RESULTS / "reports.yaml"),
+        *read_records(RESULTS / "two_standard_errors.yaml"),
+        record_of(settings),
+    ]
+    found = missing(text, page.parent, records)
+    assert not found, report(found)
+
+
+@pytest.mark.parametrize(
+    "folder", [folder for folder in MODELS if RunFolder(folder).config.is_file()], ids=lambda path: path.name
+)
+def test_the_numbers_of_a_card_are_in_the_files_beside_it(folder):
+    card, run = (folder / "README.md").read_text(encoding="utf-8"), RunFolder(folder)
+    if (folder / "model_index.json").exists():
+        assert card_files(folder, folder)["README.md"].decode() == card, "hf-ddpm write-card renders another card"
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    grid, networks = read_json(run.grid_settings), read_yaml(RESULTS / "networks.yaml")["values"]
+    rows = len(grid["class_labels"])
+    beside = [read_yaml(run.config), *map(read_json, sorted(folder.rglob("*.json"))), *lines]
+    beside += [row for row in networks if row.get("recipe") == folder.name]
+    counts = record_of(f"{rows} classes, seeds to {rows * grid['columns'] - 1}")
+    found = missing(card, folder, [record_of(value) + counts for value in beside])
     assert not found, report(found)
 
 
@@ -58,7 +99,7 @@ def test_a_results_file_says_where_its_numbers_come_from(path):
     assert isinstance(content["commands"], list) and isinstance(content["values"], list)
 
 
-RESULTS = """
+WRITTEN = """
 what: 3 seeds of 500 images
 commands: [hf-ddpm evaluate --sampling.num_inference_steps 20]
 values:
@@ -73,7 +114,7 @@ PROGRAM = """
 @pytest.fixture
 def numbers_of(tmp_path):
     """What is missing of a text whose first section links two results files."""
-    (tmp_path / "a.yaml").write_text(RESULTS, encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(WRITTEN, encoding="utf-8")
     (tmp_path / "b.json").write_text(PROGRAM, encoding="utf-8")
 
     def found(text: str) -> list[str]:
@@ -116,7 +157,7 @@ def test_a_section_without_results_has_no_measured_number(numbers_of):
 
 
 def test_a_message_says_where_to_add_a_number(tmp_path):
-    (tmp_path / "a.yaml").write_text(RESULTS, encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(WRITTEN, encoding="utf-8")
     first, second = missing("[a](a.yaml)\n\nit took 1 min 43 s\n\n## Next\n\n99.4 %\n", tmp_path)
     assert str(first) == "line 3: 1 min 43 s is not in a.yaml: add it there with its command"
     assert str(second).startswith("line 7: 99.4 %: link the results file that has it")

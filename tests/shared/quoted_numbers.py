@@ -5,7 +5,8 @@ section each number must be in one of them: in its values, rounded to what is pr
 those of a table row in the same row of the file. In a section without results files, no number may look measured: no
 decimal, no number with a unit or an error, none of 1,000 and more.
 
-Not measured are code, addresses and comments, sizes (28 x 28), names (AVX-512, fp32), symbols (s = 1.5), years and dates.
+Not measured are code, addresses and comments, sizes (28 x 28, 16 bits), names (AVX-512, fp32), symbols (s = 1.5), years and
+dates.
 """
 
 import re
@@ -50,10 +51,10 @@ NOT_MEASURED = [
     re.compile(r"<!--.*?-->", re.DOTALL),
     re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL),
     re.compile(r"!\[[^\]]*\]\([^)]*\)|(?<=\])\([^)]*\)|\w+://\S+"),
-    re.compile(r"\b\d+\s+x\s+\d+(?:\s+x\s+\d+)?\b(?!,\d)"),
+    re.compile(r"\b\d+\s+x\s+\d+(?:\s+x\s+\d+)?\b(?!,\d)|(?<![\d.,])\d+ bits?\b(?! per)"),
     re.compile(r"\b[A-Za-z]\s+=\s+[\d.,]*\d\b(?:(?:,| and| or| /)\s+[\d.]*\d\b)*"),
     re.compile(r"\b(?:19|20)\d\d\b"),
-    re.compile(r"^ *\d+\. |\bsection [\d.]+", re.MULTILINE),
+    re.compile(r"^ *\d+\. |\bsection [\d.]+|\barXiv:[\d.]+", re.MULTILINE),
 ]
 """What of a text is not measured, replaced by nothing that has digits."""
 RESULTS_LINK = re.compile(r"(?<=\]\()[^)#\s]+\.(?:json|yaml)(?=\))|model_cards/results/[\w.-]+\.yaml")
@@ -144,7 +145,8 @@ def record_of(value: Any) -> Record:
 def _leaves(value: Any) -> Iterator[Quantity | float]:
     if isinstance(value, dict):
         if isinstance(value.get("mean"), float) and isinstance(value.get("stderr"), float):
-            yield Quantity("", value["mean"], value["mean"], "", 0.0, value["stderr"])
+            mean = abs(value["mean"])
+            yield Quantity("", mean, mean, "", 0.0, value["stderr"])
         for key, its in value.items():
             yield from _leaves(key) if isinstance(key, str) else _leaves(str(key))
             yield from _leaves(its)
@@ -154,7 +156,7 @@ def _leaves(value: Any) -> Iterator[Quantity | float]:
     elif isinstance(value, str):
         yield from quantities(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield float(value)
+        yield abs(float(value))  # as texts are read
 
 
 def read_records(path: Path) -> list[Record]:
