@@ -97,6 +97,9 @@ def test_a_results_file_says_where_its_numbers_come_from(path):
     content = read_yaml(path)
     assert content.keys() >= KEYS and all(content[key] for key in KEYS)
     assert isinstance(content["commands"], list) and isinstance(content["values"], list)
+    named = re.compile(rf'(results/|RESULTS / "){re.escape(path.name)}')
+    readers = [*READMES, *RECIPES, Path(__file__)]
+    assert any(named.search(reader.read_text(encoding="utf-8")) for reader in readers), "no text quotes it"
 
 
 WRITTEN = """
@@ -158,6 +161,8 @@ def test_a_section_without_results_has_no_measured_number(numbers_of):
 
 def test_a_message_says_where_to_add_a_number(tmp_path):
     (tmp_path / "a.yaml").write_text(WRITTEN, encoding="utf-8")
-    first, second = missing("[a](a.yaml)\n\nit took 1 min 43 s\n\n## Next\n\n99.4 %\n", tmp_path)
+    text = "[a](a.yaml)\n\nit took 1 min 43 s\n\n| a | 1 min 42 s | 1.404 | 0.329 |\n\n## Next\n\n99.4 %\n"
+    first, second, third = missing(text, tmp_path)
     assert str(first) == "line 3: 1 min 43 s is not in a.yaml: add it there with its command"
-    assert str(second).startswith("line 7: 99.4 %: link the results file that has it")
+    assert str(second) == "line 5: 0.329 is in a.yaml, but not in one row with the other numbers of this line"
+    assert str(third).startswith("line 9: 99.4 %: link the results file that has it")

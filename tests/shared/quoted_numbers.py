@@ -175,11 +175,18 @@ class Missing:
     line: int
     number: str
     files: list[str]
+    """The results files of its section."""
+    is_in_another_row: bool = False
+    """Whether they have it, but not in the row that has the other numbers of this line of a table."""
 
     def __str__(self) -> str:
+        where = f"line {self.line}: {self.number}"
         if not self.files:
-            return f"line {self.line}: {self.number}: link the results file that has it; a setting belongs into backquotes"
-        return f"line {self.line}: {self.number} is not in {' or '.join(self.files)}: add it there with its command"
+            return f"{where}: link the results file that has it; a setting belongs into backquotes"
+        files = " or ".join(self.files)
+        if self.is_in_another_row:
+            return f"{where} is in {files}, but not in one row with the other numbers of this line"
+        return f"{where} is not in {files}: add it there with its command"
 
 
 def missing(text: str, folder: Path, more: Iterable[Record] = ()) -> list[Missing]:
@@ -210,14 +217,14 @@ def _missing_of_section(lines: list[str], first: int, records: list[Record], fil
     everything = [known for record in records for known in record.known]
     for number, block in _blocks(lines, first):
         found = quantities(block)
-        if block.startswith("|") and records:
-            missing = min(([it for it in found if not it.is_in(record.known)] for record in records), key=len)
-        elif records:
-            missing = [it for it in found if not it.is_in(everything)]
+        if not records:
+            lost = [it for it in found if it.looks_measured]
+        elif block.startswith("|"):
+            lost = min(([it for it in found if not it.is_in(record.known)] for record in records), key=len)
         else:
-            missing = [it for it in found if it.looks_measured]
-        for it in missing:
-            yield Missing(number, it.text, files)
+            lost = [it for it in found if not it.is_in(everything)]
+        for it in lost:
+            yield Missing(number, it.text, files, is_in_another_row=it.is_in(everything))
 
 
 def _blocks(lines: list[str], first: int) -> Iterator[tuple[int, str]]:
