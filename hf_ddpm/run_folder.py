@@ -74,12 +74,14 @@ class RunFolder:
     def of(cls, model: str | Path) -> RunFolder | None:
         """The run, with a config.yaml, of a `pipeline/`, checkpoint, other folder or Hub id; None = none on this disk.
 
-        A relative path gives a relative path if the run is below the working folder.
+        A model with the record of its run beside it is its own run. A relative path gives a relative path if the run is
+        below the working folder.
         """
         if not Path(model).is_dir():
             return None
-        parents = Path(os.path.abspath(model)).parents[:2]
-        found = next((parent for parent in parents if cls(parent).config.is_file()), None)
+        folder = Path(os.path.abspath(model))
+        places = [*([folder] if (folder / "model_index.json").is_file() else []), *folder.parents[:2]]
+        found = next((place for place in places if cls(place).config.is_file()), None)
         if found is not None and not Path(model).is_absolute() and found.is_relative_to(Path.cwd()):
             found = found.relative_to(Path.cwd())
         return None if found is None else cls(found)
@@ -128,6 +130,10 @@ class RunFolder:
     def pipeline(self) -> Path:
         """The trained pipeline with its model card."""
         return self.path / "pipeline"
+
+    def has_published(self, model: Path) -> bool:
+        """Whether a model is the result of this run: its `pipeline/`, or the folder itself, if it is a copy to share."""
+        return Path(model).resolve() in (self.pipeline.resolve(), self.path.resolve())
 
     @property
     def judge(self) -> Path:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from browsing import export, open_browser, pictures_on, serve, wait_for
+from reading_digits import flat_images, train_reader
 
-from hf_ddpm.data.table import ImageTable, load_images
+from hf_ddpm.data.table import load_images
 from hf_ddpm.sampling import generate, load_pipeline
 
 SAMPLES_PER_CLASS = 50
@@ -30,11 +31,6 @@ def pipeline_folder(load_script, tmp_path_factory) -> str:
     return str(folder / "pipeline")
 
 
-def flat_images(table: ImageTable) -> np.ndarray:
-    """(N, 64) float in [0, 1]."""
-    return table.images(torch.arange(len(table))).flatten(1).numpy() / 255
-
-
 def mean_class_spread(images: np.ndarray, labels: np.ndarray) -> float:
     """Root mean squared distance of an image to the mean of its class, averaged over the classes."""
     distances = [images[labels == label] - images[labels == label].mean(axis=0) for label in np.unique(labels)]
@@ -43,15 +39,7 @@ def mean_class_spread(images: np.ndarray, labels: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def classifier():
-    """A support vector machine that was trained on real digits, the judge of samples."""
-    from sklearn.svm import SVC
-
-    train, test = (load_images("digits", split, image_size=8) for split in ("train", "test"))
-    classifier = SVC(gamma="scale").fit(flat_images(train), train.class_labels.numpy())
-    accuracy = classifier.score(flat_images(test), test.class_labels.numpy())
-    print(f"the classifier is right on {accuracy:.1%} of the test images")
-    assert accuracy > 0.97
-    return classifier
+    return train_reader()
 
 
 def test_digits_are_learned(pipeline_folder, classifier):

@@ -35,7 +35,7 @@ COMMANDS = {
     "recipes": Command("list_recipes", "list the recipes that --config takes by name"),
     "export-web": Command("export_web", "export a model as a web page that runs it in the browser"),
     "push": Command("push_to_hub", "publish a trained model"),
-    "write-card": Command("write_card", "write the model card of a trained model again"),
+    "write-card": Command("write_card", "write the model card of a trained model, or a folder to share"),
     "render-page": Command("render_page", "put results into a page written by hand"),
 }
 """By their names on the command line."""

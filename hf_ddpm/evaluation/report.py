@@ -111,8 +111,7 @@ def write_card_of_run(output: Path, model: Path) -> bool:
     from hf_ddpm.hub.card import try_write_card
 
     run = RunFolder.of(model)
-    places = None if run is None else (run.results.resolve(), run.pipeline.resolve())
-    if run is None or places != (output.parent.resolve(), model.resolve()):
+    if run is None or run.results.resolve() != output.parent.resolve() or not run.has_published(model):
         return False
     return try_write_card(model, run.path)
 

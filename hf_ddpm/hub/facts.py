@@ -35,6 +35,9 @@ LOCAL_SOURCE = "path/to/images"
 MAX_REASON = 300
 """Characters of the reason why something is left out."""
 
+NARROW_TYPES = {"F16": "float16", "BF16": "bfloat16"}
+"""Types of 16 bits by their names in safetensors."""
+
 SourceKind = Literal["digits", "hub", "local", "python"]
 Part = TypeVar("Part")
 
@@ -55,6 +58,8 @@ class PipelineFacts:
     """Config of the U-Net; empty = the pipeline has none, or one with another interface than UNet2DModel."""
     parameters: int | None
     """Number of parameters of the U-Net; None = its weights are not there as safetensors."""
+    stored_dtype: str | None
+    """Type of the weights of the U-Net in their files, such as float16; None = float32, several, or they are not there."""
     id2label: dict[int, str]
     """Class id to class name; empty = no names."""
     null_label: int | None
@@ -230,6 +235,11 @@ class RunFacts:
         return next(((name, it.metrics[metric], it.floor[metric]) for name, it in measured), None)
 
     @property
+    def measures_samples(self) -> bool:
+        """Whether any result is about features of samples, as of an evaluation."""
+        return any("features" in results.protocol for results in self.results.values())
+
+    @property
     def command(self) -> str | None:
         """The recorded command line; None = another program called `train`."""
         start = read_start(self.machine.command or ())
@@ -278,6 +288,7 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
     library = (index.get("unet") or ["diffusers"])[0]
     network_code = None if library == "diffusers" else f"unet/{library}.py"
     name = index.get("_class_name")
+    parameters, stored_dtype = _read_weights(folder / "unet")
     components = [key for key, value in index.items() if key != "_class_name" and isinstance(value, list) and all(value)]
     if not all(component.isidentifier() for component in components):
         raise ValueError(f"{folder / 'model_index.json'} is damaged: the name of a component is not one")
@@ -286,7 +297,8 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         components=components,
         scheduler=_read_config(folder / "scheduler" / "scheduler_config.json"),
         unet=unet if "sample_size" in unet and "cross_attention_dim" not in unet else {},
-        parameters=_count_numbers(folder / "unet"),
+        parameters=parameters,
+        stored_dtype=stored_dtype,
         id2label=dict(sorted((int(label), str(name)) for label, name in (index.get("id2label") or {}).items())),
         null_label=index.get("null_label"),
         pixel_type=str(index.get("pixel_type", "uint8")),
@@ -425,16 +437,18 @@ def _variant(folder: Path) -> str | None:
     return None if found is None else found[1]
 
 
-def _count_numbers(folder: Path) -> int | None:
-    """Number of weights according to the safetensors headers; None = no such file."""
+def _read_weights(folder: Path) -> tuple[int | None, str | None]:
+    """Number of weights, and their type if it is one of `NARROW_TYPES`, by the safetensors headers; None = no such file."""
     variant = _variant(folder)
     whole = folder / f"diffusion_pytorch_model.{f'{variant}.' if variant else ''}safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("diffusion_pytorch_model-*-of-*.safetensors"))
-    total = 0
+    total, types = 0, set[str]()
     for file in files:
         try:
             with safe_open(file, framework="numpy") as tensors:
-                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+                slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118
+                total += sum(math.prod(part.get_shape()) for part in slices)
+                types |= {part.get_dtype() for part in slices}
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged: it is not whole, or not in the safetensors format") from error
-    return total if files else None
+    return total if files else None, NARROW_TYPES.get(types.pop()) if len(types) == 1 else None

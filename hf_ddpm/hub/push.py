@@ -25,6 +25,7 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
 from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.hub.card import README, files_to_publish
+from hf_ddpm.hub.choices import CardChoices
 from hf_ddpm.hub.contents import check_tokens, pipeline_files
 from hf_ddpm.hub.facts import MAX_REASON, read_pipeline
 from hf_ddpm.hub.seal import is_rendered
@@ -74,6 +75,7 @@ def push_folder(
     commit_message: str | None = None,
     api: HfApi | None = None,
     patience: Patience | None = None,
+    choices: CardChoices | None = None,
 ) -> str:
     """Create the repository if needed, upload pipeline and card in one commit, and return the URL of the repository.
 
@@ -84,8 +86,10 @@ def push_folder(
         commit_message: None = "Upload" and the class of the pipeline.
         api: client with endpoint and token; None = as the environment says.
         patience: None = the defaults of `Patience`.
+        choices: what the card says besides; None = as the card there.
 
-    A ValueError names a wrong folder or name, its subclass HubError a Hub that refused or could not be reached.
+    A ValueError names a wrong folder or name, or a choice that cannot be written into the card, its subclass HubError a Hub
+    that refused or could not be reached.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -93,9 +97,11 @@ def push_folder(
     files = pipeline_files(folder)
     options = ["--model", str(folder), "--repo_id", repo_id]
     options += [] if private is None else ["--private", str(private).lower()]
+    for option in ("license", "dataset") if choices is not None else ():
+        options += [] if (value := getattr(choices, option)) is None else [f"--{option}", value]
 
     def contents_of(name: str) -> tuple[dict[str, Path | bytes], bool]:
-        card = files_to_publish(folder, name)
+        card = files_to_publish(folder, name, choices)
         contents: dict[str, Path | bytes] = {**files, **card}
         check_tokens(folder, contents)
         return contents, README in card

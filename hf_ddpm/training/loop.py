@@ -19,7 +19,7 @@ from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels, network_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
-from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, try_write_card
+from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, read_choices, try_write_card
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -317,9 +317,9 @@ def finish(state: GeneratorState[CFGDDPMPipeline], run: Run[Any]) -> Path:
     """Publish `pipeline/` with the averaged weights and its model card, say how to load it, and push it if requested."""
     path, hub = run.folder.pipeline, run.config.hub
     if run.accelerator.is_main_process:
-        old_card = CARD_FILES if has_rendered_card(path) else ()
+        old_card, choices = CARD_FILES if has_rendered_card(path) else (), read_choices(path)
         publish_directory(path, state.averaged_pipeline().save_pretrained, keep_but=old_card)
-        try_write_card(path, run.folder.path)
+        try_write_card(path, run.folder.path, choices)
         print(f"samples:  {run.folder.sample_grid(state.step)}")
         print(f"pipeline: {path}")
         print(f"load it:  {loading_call(state.pipeline.unet, path)}")
