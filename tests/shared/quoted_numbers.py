@@ -1,9 +1,10 @@
 """Find the numbers of a text that no results file has: `missing(text, folder)`.
 
 A number is looked for in the results files that its section, the text from one heading to the next, links. In such a
-section each number must be in one of them: in its values, rounded to what is printed, its commands or its description;
-those of a table row in the same row of the file. In a section without results files, no number may look measured: no
-decimal, no number with a unit or an error, none of 1,000 and more.
+section each number must be in one of them: in its values, rounded to what is printed, its commands or its description.
+Those of a table row must be in one row of a file, in that whose names are in the line if there are such names. In a
+section without results files, no number may look measured: no decimal, no number with a unit or an error, none of 1,000
+and more.
 
 Not measured are code, addresses and comments, sizes (28 x 28, 16 bits), names (AVX-512, fp32), symbols (s = 1.5), years and
 dates.
@@ -132,9 +133,16 @@ class Record:
     """What belongs together in a results file: a row, or all of it."""
 
     known: list[Quantity | float] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Texts of a row without numbers, as `deis`."""
 
     def __add__(self, other: "Record") -> "Record":
-        return Record([*self.known, *other.known])
+        """The numbers of both under the names of this one."""
+        return Record([*self.known, *other.known], self.names)
+
+    def named_in(self, line: str) -> int:
+        """How many characters of a line of a table are names of this record."""
+        return sum(len(name) for name in self.names if name in line)
 
 
 def record_of(value: Any) -> Record:
@@ -165,7 +173,11 @@ def read_records(path: Path) -> list[Record]:
     if not isinstance(content, dict) or not isinstance(content.get("values"), list):
         return [record_of(content)]
     common = record_of({key: value for key, value in content.items() if key != "values"})
-    return [record_of(row) + common for row in content["values"]]
+    return [Record(record_of(row).known, _names(row)) + common for row in content["values"]]
+
+
+def _names(row: dict[str, Any]) -> list[str]:
+    return [value for value in row.values() if isinstance(value, str) and not quantities(value)]
 
 
 @dataclass(frozen=True)
@@ -209,18 +221,22 @@ def missing(text: str, folder: Path, more: Iterable[Record] = ()) -> list[Missin
         section = "\n".join(lines[start:end])
         files = list(dict.fromkeys(RESULTS_LINK.findall(section)))
         records = [*(record for name in files for record in read_records(folder / name)), *more]
-        found += _missing_of_section(plain.splitlines()[start:end], start + 1, records, files)
+        found += _missing_of_section(plain.splitlines()[start:end], lines, start + 1, records, files)
     return found
 
 
-def _missing_of_section(lines: list[str], first: int, records: list[Record], files: list[str]) -> Iterator[Missing]:
+def _missing_of_section(
+    plain: list[str], lines: list[str], first: int, records: list[Record], files: list[str]
+) -> Iterator[Missing]:
     everything = [known for record in records for known in record.known]
-    for number, block in _blocks(lines, first):
+    for number, block in _blocks(plain, first):
         found = quantities(block)
         if not records:
             lost = [it for it in found if it.looks_measured]
         elif block.startswith("|"):
-            lost = min(([it for it in found if not it.is_in(record.known)] for record in records), key=len)
+            named = [record.named_in(lines[number - 1]) for record in records]
+            rows = [record for record, its in zip(records, named, strict=True) if its == max(named)]
+            lost = min(([it for it in found if not it.is_in(row.known)] for row in rows), key=len)
         else:
             lost = [it for it in found if not it.is_in(everything)]
         for it in lost:
