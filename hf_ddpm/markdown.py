@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hf_ddpm.text import one_line, printable
 
+ROUNDING = 1e-9
+"""Relative errors below are those of arithmetic."""
 UNESCAPED_BAR = r"(?<!\\)\|"
 _URL = r"[A-Za-z][A-Za-z0-9+.-]*://\S*"
 # The start of an absolute path, of one in the home folder, or of one that leads out of the working folder.
@@ -48,8 +51,18 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def mean_with_error(mean: float, stderr: float | None) -> str:
-    """A mean with its standard error, as `0.4321 ± 0.012`; `stderr` None = unknown."""
-    return number(mean) + ("" if stderr is None else f" ± {stderr:.2g}")
+    """A mean with its standard error, both rounded to the first digit of the error, as `0.43 ± 0.01`.
+
+    Of a few values the error itself is known to about a half, so that more digits would say nothing. `stderr` None =
+    unknown; the mean then has four digits, as with an error of 0, but for rounding, or one that is not finite.
+    """
+    if stderr is None:
+        return number(mean)
+    if not ROUNDING * abs(mean) < stderr < math.inf:
+        return f"{number(mean)} ± {stderr:.1g}"
+    error = f"{stderr:.0e}"  # 0.096 is 1e-01
+    decimals = -int(error.partition("e")[2])
+    return f"{round(mean, decimals):.{max(0, decimals)}f} ± {float(error):.{max(0, decimals)}f}"
 
 
 def value_text(value: str | float | tuple[float, ...] | None) -> str:

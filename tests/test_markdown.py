@@ -1,5 +1,6 @@
 """Strings that would break a card, or tell about the machine that it was made on."""
 
+import math
 import re
 
 import pytest
@@ -27,9 +28,30 @@ def test_a_row_of_a_table_keeps_its_number_of_cells(value):
 
 def test_numbers():
     assert [number(0.123456), number(1234.5, 6), number(None)] == ["0.1235", "1234.5", ""]
-    assert [mean_with_error(0.123456, 0.0123), mean_with_error(2.0, None)] == ["0.1235 ± 0.012", "2"]
     assert [value_text(value) for value in (1437, 1.50, "ddim", None)] == ["1,437", "1.5", "ddim", ""]
     assert [counted(1, "seed"), counted(3, "seed"), counted(2, "class", "classes")] == ["1 seed", "3 seeds", "2 classes"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "stderr", "text"),
+    [
+        (0.123456, 0.0123, "0.12 ± 0.01"),
+        (2.0, 0.034, "2.00 ± 0.03"),
+        (2.48, 0.096, "2.5 ± 0.1"),
+        (0.9999, 0.4, "1.0 ± 0.4"),
+        (7.4, 9.6, "10 ± 10"),
+        (12_345.0, 321.0, "12300 ± 300"),
+        (-0.0545, 0.0033, "-0.054 ± 0.003"),
+        (0.0, 0.002, "0.000 ± 0.002"),
+        (2.0, None, "2"),
+        (1.0, 0.0, "1 ± 0"),
+        (0.123456, 1e-17, "0.1235 ± 1e-17"),
+        (2.5, math.nan, "2.5 ± nan"),
+        (math.inf, 0.1, "inf ± 0.1"),
+    ],
+)
+def test_a_mean_is_rounded_to_the_first_digit_of_its_error(mean, stderr, text):
+    assert mean_with_error(mean, stderr) == text
 
 
 def test_inline_code_is_fenced_by_more_backticks_than_it_holds():

@@ -14,9 +14,10 @@ PAGES = sorted((ROOT / "model_cards").glob("*/page.md"))
 @pytest.fixture
 def page(tmp_path) -> Path:
     """A template beside a comparison."""
-    (tmp_path / "mnist").mkdir()
-    shutil.copy(PAGES[0].parent / "mnist" / "comparison.json", tmp_path / "mnist")
-    (tmp_path / "page.md").write_text('distance {{ mnist.metric("mnist_cpu", "fd_judge") }}, ± ü\n', encoding="utf-8")
+    (tmp_path / "cats").mkdir()
+    shutil.copy(PAGES[0].parent / "cats" / "comparison.json", tmp_path / "cats")
+    text = 'distance {{ cats.metric("c_cats_cpu", "fd_judge", num_images=500) }}, ± ü\n'
+    (tmp_path / "page.md").write_text(text, encoding="utf-8")
     return tmp_path / "page.md"
 
 
@@ -24,7 +25,7 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
     output = page.with_name("README.md")
     for _ in range(2):
         load_script("render_page").main([f"--template={page}", f"--output={output}"])
-        assert output.read_text(encoding="utf-8") == "distance 2.481 ± 0.0055, ± ü\n"
+        assert output.read_text(encoding="utf-8") == "distance 10.1 ± 0.3, ± ü\n"
     assert str(output) in capsys.readouterr().out
 
 
@@ -32,15 +33,15 @@ def test_a_page_is_written_beside_its_template(page, load_script, capsys):
     ("template", "output", "message"),
     [
         ("page.md", "page.md", "--output is"),
-        ("page.md", "mnist/README.md", "give another file in the folder of the template"),
+        ("page.md", "cats/README.md", "give another file in the folder of the template"),
         ("pages.md", "README.md", "the file does not exist"),
-        ("wrong.md", "README.md", "mnist/: unknown name 'fd_jugde', give one of fd_judge"),
+        ("wrong.md", "README.md", "cats/: unknown name 'fd_jugde', give one of fd_judge"),
         ("bytes.md", "README.md", "not UTF-8 text"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_page(page, load_script, capsys, template, output, message):
     folder = page.parent
-    (folder / "wrong.md").write_text('{{ mnist.metric("mnist_cpu", "fd_jugde") }}')
+    (folder / "wrong.md").write_text('{{ cats.metric("c_cats_cpu", "fd_jugde", num_images=500) }}')
     (folder / "bytes.md").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit) as caught:
         load_script("render_page").main([f"--template={folder / template}", f"--output={folder / output}"])

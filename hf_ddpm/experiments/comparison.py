@@ -12,18 +12,27 @@ from typing import Any
 
 from PIL import Image
 
-from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
+from hf_ddpm.experiments.facts import ComparisonFacts, TrainingFacts
 from hf_ddpm.experiments.options import SweepConfig, TrainedRun
-from hf_ddpm.experiments.page import AXIS_NAMES, comparison_page
+from hf_ddpm.experiments.page import comparison_page
 from hf_ddpm.experiments.sweep_figures import plot_sweep
-from hf_ddpm.experiments.tables import SweepRow, distance_name, sweep_csv, sweep_markdown, varying_axes
+from hf_ddpm.experiments.tables import (
+    SweepRow,
+    distance_name,
+    means_over_trainings,
+    sweep_csv,
+    sweep_markdown,
+    varying_axes,
+)
 from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.losses import LOSSES, plot_loss_curves, read_losses
 from hf_ddpm.figures.style import save_figure
-from hf_ddpm.results import MetricValue, Results
+from hf_ddpm.results import Results
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.pictures import open_picture
 from hf_ddpm.sampling import load_pipeline, network_of
+
+LoggedSteps = Sequence[Mapping[str, Any]]  # of `read_losses`
 
 FOLDER = "comparison"
 LOSS_CURVES = f"{FOLDER}/losses.png"
@@ -44,8 +53,11 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
     write_whole(paths[0], sweep_csv(rows))
     write_whole(paths[1], sweep_markdown(rows, command=command))
     title = plain(config.model or ", ".join(Path(recipe).stem for recipe in config.grid.recipe or ()), longest=100)
-    columns = [row.columns() for row in rows]
-    figures = plot_sweep(columns, distance=distance_name(rows), varying=varying_axes(rows), title=title)
+    shown, seeds = rows, len(config.grid.train_seed or ())
+    if seeds > 1:
+        shown, title = means_over_trainings(rows), f"{title}; means over {seeds} trainings"
+    columns = [row.columns() for row in shown]
+    figures = plot_sweep(columns, distance=distance_name(rows), varying=varying_axes(shown), title=title)
     paths += [path for name, figure in figures.items() for path in save_figure(figure, folder / name)]
     if config.grid.recipe is not None:
         paths += _write_comparison(config, rows, command, [path.name for path in paths if path.suffix == ".png"])
@@ -55,16 +67,17 @@ def write_report(config: SweepConfig, rows: Sequence[SweepRow], *, command: str)
 def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: str, figures: Sequence[str]) -> list[Path]:
     """Write `comparison.md`, `comparison.json` and the pictures of the folder `comparison`; see `write_report`."""
     folder, runs = Path(config.output_dir), config.runs()
-    losses = {run.name: read_losses(run.folder.path) for run in runs}
-    trainings = [_training_facts(run, losses[run.name]) for run in runs]
+    losses = {run: read_losses(run.folder.path) for run in runs}
+    trainings = [_training_facts(run, losses[run], shown=run.seed == runs[0].seed) for run in runs]
     text = _comparison_facts(config, rows, trainings, command, figures).to_json()
     for run, training in zip(runs, trainings, strict=True):
         grid = run.folder.last_sample_grid()
         if grid is not None and training.samples is not None:
             write_whole(folder / training.samples, small_png(grid))
-    values = [row[name] for found in losses.values() for row in found for name in LOSSES if name in row]
-    smoothing = max(map(len, losses.values())) // SMOOTHED_POINTS
-    curves = plot_loss_curves(losses, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
+    means = mean_losses(losses)
+    values = [row[name] for found in means.values() for row in found for name in LOSSES if name in row]
+    smoothing = max(map(len, means.values())) // SMOOTHED_POINTS
+    curves = plot_loss_curves(means, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
     save_figure(curves, (folder / LOSS_CURVES).with_suffix(""))
     paths = [folder / "comparison.md", folder / "comparison.json"]
     write_whole(paths[1], text)
@@ -72,20 +85,20 @@ def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: st
     return paths
 
 
-def means_over_trainings(rows: Sequence[SweepRow]) -> list[MeanRow]:
-    """Means, with standard errors, of rows that differ in the training seed alone."""
-    groups: dict[tuple[Any, ...], list[SweepRow]] = {}
-    axes = [axis for axis in AXIS_NAMES if axis != "train_seed"]
-    for row in rows:
-        groups.setdefault(tuple(getattr(row, axis) for axis in axes), []).append(row)
-    means = []
-    for values, group in groups.items():
-        names = [name for name in group[0].metrics if all(name in row.metrics for row in group)]
-        metrics = {name: MetricValue.over_seeds([row.metrics[name].mean for row in group], n=len(group)) for name in names}
-        own = dict(zip(axes, values, strict=True))
-        if len(group) > 1:
-            calls = group[0].network_calls
-            means.append(MeanRow(**own, num_train_seeds=len(group), network_calls=calls, metrics=metrics))
+def mean_losses(losses: Mapping[TrainedRun, LoggedSteps]) -> dict[str, LoggedSteps]:
+    """Logged losses by the name of a curve: of each recipe the means of its trainings, at the steps that all have logged."""
+    recipes: dict[str, list[LoggedSteps]] = {}
+    for run, rows in losses.items():
+        recipes.setdefault(run.recipe.stem, []).append(rows)
+    means: dict[str, LoggedSteps] = {}
+    for recipe, trainings in recipes.items():
+        by_step = [{row["step"]: row for row in rows} for rows in trainings]
+        names = [name for name in LOSSES if name in trainings[0][0]]
+        means[recipe if len(trainings) == 1 else f"{recipe}, mean of {len(trainings)}"] = [
+            {"step": step} | {name: statistics.fmean(rows[step][name] for rows in by_step) for name in names}
+            for step in by_step[0]
+            if all(step in rows for rows in by_step)
+        ]
     return means
 
 
@@ -118,7 +131,6 @@ def _comparison_facts(
         num_seeds=len(protocol["seeds"]),
         runs=trainings,
         cells=list(rows),
-        means=means_over_trainings(rows),
         notes=list(dict.fromkeys(note for found in results for note in found.notes)),
         losses=LOSS_CURVES,
         figures=list(figures),
@@ -126,8 +138,8 @@ def _comparison_facts(
     )
 
 
-def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> TrainingFacts:
-    """A finished training run, with its logged steps of `read_losses`."""
+def _training_facts(run: TrainedRun, rows: LoggedSteps, *, shown: bool) -> TrainingFacts:
+    """A finished training run, with its logged steps of `read_losses`; `shown` = with its sample grid."""
     surroundings = json.loads(run.folder.environment.read_text(encoding="utf-8"))
     network = network_of(load_pipeline(str(run.folder.pipeline), device="cpu"))
     last = rows[-1]
@@ -149,6 +161,6 @@ def _training_facts(run: TrainedRun, rows: Sequence[Mapping[str, Any]]) -> Train
         seconds_per_epoch=train_images and train_images / speed,
         training_seconds=sum((after - before) / each for (before, after), each in zip(seen, speeds, strict=True)),
         final_losses={name: last[name] for name in LOSSES if name in last},
-        samples=None if run.folder.last_sample_grid() is None else f"{FOLDER}/{run.name}.png",
+        samples=f"{FOLDER}/{run.name}.png" if shown and run.folder.last_sample_grid() is not None else None,
         **{name: surroundings[name] for name in ("processor", "gpu", "num_processes", "num_threads")},
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_ddpm.experiments.tables import SweepRow
+from hf_ddpm.experiments.tables import SweepRow, means_over_trainings
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import ClassMetricValue, MetricValue
 from hf_ddpm.runtime.reading import parse_json
@@ -38,30 +38,12 @@ class TrainingFacts:
     final_losses: dict[str, float]
     """Mean of the last logged steps by the name of the loss."""
     samples: str | None
-    """Path of the last sample grid; None = the run has none."""
+    """Path of the last sample grid; None = the run has none, or another training seed of the recipe is shown."""
     processor: str | None
     gpu: str | None
     num_processes: int
     num_threads: int
     """CPU threads of each process."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanRow:
-    """Means of rows that differ in the training seed alone; the options are those of SweepRow."""
-
-    recipe: str | None
-    train_seed: str = "mean"
-    scheduler: str | None
-    num_inference_steps: int | None
-    guidance_scale: float | None
-    guidance: str | None = None
-    guidance_interval: tuple[float, float] | None = None
-    num_images: int
-    num_train_seeds: int
-    network_calls: int | None
-    metrics: dict[str, MetricValue]
-    """With standard errors over the training seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +65,17 @@ class ComparisonFacts:
     """Sampling seeds."""
     runs: list[TrainingFacts]
     cells: list[SweepRow]
-    means: list[MeanRow]
-    """Empty = one training seed."""
     notes: list[str]
     losses: str
     """Path of the picture of the loss curves."""
     figures: list[str]
     """Paths of the other pictures."""
     command: str
+
+    @property
+    def means(self) -> list[SweepRow]:
+        """`cells` as means over the training seeds; empty = there is one training seed."""
+        return means_over_trainings(self.cells) if len(self.train_seeds) > 1 else []
 
     def to_json(self) -> str:
         """The text of comparison.json, without the paths of this machine."""
@@ -106,7 +91,7 @@ class ComparisonFacts:
             found = parse_json(text)
             found["runs"] = [TrainingFacts(**run) for run in found["runs"]]
             found["cells"] = [SweepRow(**_with_metrics(cell)) for cell in found["cells"]]
-            found["means"] = [MeanRow(**_with_metrics(mean)) for mean in found["means"]]
+            found.pop("means", None)  # which earlier versions kept
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a comparison.json written by hf-ddpm sweep") from error

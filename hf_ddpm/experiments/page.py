@@ -7,24 +7,33 @@ A handwritten page is a Jinja template in which each comparison has the name of 
     {{ mnist.class_table }} {{ mnist.samples }}     the distance of each class, and the sample grids side by side
     {{ mnist.run("digits").parameters }}            of a training run: steps, images_seen, training_seconds, final_loss, ...
     {{ mnist.metric("digits", "fd_judge") }}        a metric with its error, if a single measurement has it
-    {{ mnist.metric("digits", "fd_judge", guidance_scale=1.5, train_seed="mean", class_name="3") }}
+    {{ mnist.metric("digits", "fd_judge", guidance_scale=1.5, class_name="3") }}    train_seed=0 = of one training
     {{ mnist.real("fd_judge") }} {{ mnist.noise("recall") }}    what real images and noise score
+    {{ mnist.verdict("a", "b", "fd_judge") }}       is it lower or higher with a than with b, or undecided: see `Verdict`
+    {{ mnist.verdict_table("b", "fd_judge", "recall") }}    the verdicts on all other recipes against b
+    {% set part = mnist.select("a", "b", guidance_scale=1.5) %}    a comparison of these alone
+
+With several training seeds, tables and numbers are means over the trainings, with standard errors over them; costs are
+medians.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, UndefinedError
 
-from hf_ddpm.experiments.facts import ComparisonFacts, MeanRow, TrainingFacts
+from hf_ddpm.experiments.facts import ComparisonFacts, TrainingFacts
 from hf_ddpm.experiments.options import SHORT_NAMES
-from hf_ddpm.experiments.tables import MAIN_METRICS, SweepRow, bound_rows, metric_text
+from hf_ddpm.experiments.tables import MAIN_METRICS, MEAN, SweepRow, bound_rows, metric_text
+from hf_ddpm.experiments.verdict import Verdict
 from hf_ddpm.markdown import code_block, counted, duration, escaped, number, table, value_text
+from hf_ddpm.results import MetricValue
 from hf_ddpm.text import printable
 
 AXIS_NAMES = {
@@ -108,29 +117,29 @@ class Comparison:
 
     @property
     def table(self) -> str:
-        """Size, cost and metrics of each model, with means over several training seeds, real images and noise."""
+        """Size, cost and metrics of each model, real images and noise."""
         facts = self.facts
         axes = ["recipe", *self._varying_axes]
-        known = {name for cell in facts.cells for name in cell.metrics}
-        metrics = [facts.distance, *(name for name in MAIN_METRICS if name in known)]
+        metrics = self.main_metrics
         header = [*(AXIS_NAMES[axis] for axis in axes), "parameters", "seconds per epoch", "network calls", *metrics]
-        measured: list[SweepRow | MeanRow] = [*facts.cells, *facts.means]
-        rows = [self._table_row(row, axes, metrics) for name in facts.recipes for row in measured if row.recipe == name]
+        rows = [self._table_row(row, axes, metrics) for name in facts.recipes for row in self._rows if row.recipe == name]
         for what, count, bounds in bound_rows(facts.cells, metrics):
             rows.append([f"{what} ({count:,})", *[""] * (len(axes) + 2), *map(number, bounds)])
         return table(header, rows)
 
     @property
+    def main_metrics(self) -> list[str]:
+        """Names of the metrics of the table."""
+        known = {name for cell in self.facts.cells for name in cell.metrics}
+        return [self.facts.distance, *(name for name in MAIN_METRICS if name in known)]
+
+    @property
     def training_table(self) -> str:
-        """Cost and final loss of each training run."""
-        axes = ["recipe", "train_seed"] if self._several_trainings else ["recipe"]
+        """Cost and final loss of the training of each recipe."""
         names = ("steps", "images_seen", "training_seconds", "final_loss")
-        rows = []
-        for run in self.facts.runs:
-            texts = training_texts(run)
-            rows.append([*(str(getattr(run, axis)) for axis in axes), *(texts[name] for name in names)])
-        header = [*(AXIS_NAMES[axis] for axis in axes), "steps", "images seen", "training time", "final loss"]
-        return table(header, rows)
+        texts = {recipe: self.run(recipe) for recipe in self.facts.recipes}
+        rows = [[recipe, *(its[name] for name in names)] for recipe, its in texts.items()]
+        return table(["recipe", "steps", "images seen", "training time", "final loss"], rows)
 
     @property
     def samples(self) -> str:
@@ -150,13 +159,13 @@ class Comparison:
     def class_table(self) -> str:
         """The distance of each class, one column per measurement; "" = no measurement has classes."""
         distance = self.facts.distance
-        cells = [cell for cell in self.facts.cells if any(distance in metrics for metrics in cell.per_class.values())]
+        measured = [row for row in self._rows if any(distance in metrics for metrics in row.per_class.values())]
         rows = []
-        for label in dict.fromkeys(label for cell in cells for label in cell.per_class):
-            found = [cell.per_class.get(label, {}).get(distance) for cell in cells]
+        for label in dict.fromkeys(label for row in measured for label in row.per_class):
+            found = [row.per_class.get(label, {}).get(distance) for row in measured]
             floor = next((value.floor for value in found if value is not None and value.floor is not None), None)
             rows.append([escaped(label), *map(metric_text, found), number(floor)])
-        return table(["class", *map(self._column, cells), "real images"], rows) if rows else ""
+        return table(["class", *map(self._column, measured), "real images"], rows) if rows else ""
 
     @property
     def images_per_class(self) -> int | None:
@@ -179,14 +188,48 @@ class Comparison:
         return list(dict.fromkeys(places))
 
     def run(self, recipe: str, **axes: Any) -> dict[str, str]:
-        """Cost of the training of a recipe, see `training_texts`; ValueError: not exactly one matches, as in `metric`."""
-        return training_texts(self._only(self.facts.runs, recipe=recipe, **axes))
+        """Cost of the trainings of a recipe, see `training_texts`; ValueError: there are none, as in `metric`."""
+        runs = [run for run in self.facts.runs if _matches(run, {"recipe": recipe, **axes})]
+        return training_texts(runs or [self._only(self.facts.runs, recipe=recipe, **axes)])
 
     def metric(self, recipe: str, name: str, *, class_name: str | None = None, **axes: Any) -> str:
         """A metric of a class (None = of all images) with its error; `axes` has values of the measurement that vary."""
-        found = self._only([*self.facts.cells, *self.facts.means], recipe=recipe, **axes)
-        metrics = found.metrics if class_name is None else self._get(getattr(found, "per_class", {}), class_name)
-        return metric_text(self._get(metrics, name))
+        return metric_text(self._value(self._row(recipe=recipe, **axes), name, class_name))
+
+    def verdict(
+        self, first: str | Mapping[str, Any], second: str | Mapping[str, Any], name: str, *, class_name: str | None = None,
+        **axes: Any,
+    ) -> Verdict:  # fmt: skip
+        """Whether a metric is lower or higher for `first` than for `second`, or undecided.
+
+        Both are recipes, or values of axes such as {"recipe": "digits", "guidance_scale": 3}; `axes` applies to both.
+        Settings of one recipe share their trainings, so their differences are taken within each.
+        """
+        rows = [self._row(**{**axes, **({"recipe": it} if isinstance(it, str) else it)}) for it in (first, second)]
+        one, other = (self._value(row, name, class_name) for row in rows)
+        if any(row.train_seed != MEAN for row in rows):
+            return Verdict(difference=one.mean - other.mean, stderr=None)
+        return Verdict.between(one.values, other.values, paired=rows[0].recipe == rows[1].recipe)
+
+    def verdict_table(self, baseline: str, *names: str) -> str:
+        """Verdicts on metrics of every other recipe against the baseline, at each setting of both; "" = there is none."""
+        axes, rows = self._varying_axes, []
+        for row in sorted(self._rows, key=lambda row: self.facts.recipes.index(str(row.recipe))):
+            setting = {axis: getattr(row, axis) for axis in axes}
+            if row.recipe != baseline and any(_matches(it, {"recipe": baseline, **setting}) for it in self._rows):
+                verdicts = [str(self.verdict(str(row.recipe), baseline, name, **setting)) for name in names]
+                rows.append([str(row.recipe), *map(value_text, setting.values()), *verdicts])
+        return table([f"against {baseline}", *(AXIS_NAMES[axis] for axis in axes), *names], rows) if rows else ""
+
+    def select(self, *recipes: str, **axes: Any) -> Comparison:
+        """The comparison of these recipes alone, where the measurements have these values; ValueError: one has none."""
+        found = [cell for cell in self.facts.cells if _matches(cell, axes)]
+        for recipe in recipes:
+            if all(cell.recipe != recipe for cell in found):
+                self._only(self.facts.cells, recipe=recipe, **axes)  # raises
+        cells = [cell for recipe in recipes for cell in found if cell.recipe == recipe]
+        runs = [run for recipe in recipes for run in self.facts.runs if run.recipe == recipe]
+        return replace(self, facts=replace(self.facts, recipes=list(recipes), cells=cells, runs=runs))
 
     def real(self, name: str, **axes: Any) -> str:
         """Metric of as many real images."""
@@ -197,44 +240,55 @@ class Comparison:
         return self._bound("ceiling", name, axes)
 
     @property
+    def _rows(self) -> list[SweepRow]:
+        """What tables show."""
+        return self.facts.means or self.facts.cells
+
+    @property
     def _several_trainings(self) -> bool:
         return len(self.facts.train_seeds) > 1
 
     @property
     def _varying_axes(self) -> list[str]:
-        """Without the recipe."""
-        return [axis for axis in AXIS_NAMES if axis != "recipe" and len(self._values(axis)) > 1]
+        """Of the rows of a table, without the recipe."""
+        return [axis for axis in AXIS_NAMES if axis not in ("recipe", "train_seed") and len(self._values(axis)) > 1]
 
     def _values(self, axis: str) -> list[Any]:
         """Different values on an axis, without None."""
         return list(dict.fromkeys(value for cell in self.facts.cells if (value := getattr(cell, axis)) is not None))
 
     def _about_errors(self) -> str:
-        seeds, errors = self.facts.train_seeds, self.facts.num_seeds > 1
-        if len(seeds) == 1:
-            one = f"One training run per recipe (training seed {seeds[0]})"
-            if not errors:
-                return f"{one}, sampled once: the numbers have no errors."
-            return f"{one}: errors are standard errors over the sampling seeds and do not cover another training run."
-        one = "errors of a single run are over its sampling seeds" if errors else "numbers of a single run have no errors"
-        return f"{len(seeds)} training runs per recipe: {one}, errors of a mean are over the training runs."
+        seeds, several = self.facts.train_seeds, self.facts.num_seeds > 1
+        if len(seeds) > 1:
+            each = ", each of which counts with its mean over the sampling seeds" if several else ""
+            listed = ", ".join(map(str, seeds))
+            return (
+                f"{len(seeds)} trainings per recipe (seeds {listed}): errors are standard errors over the trainings{each}."
+            )
+        one = f"One training run per recipe (training seed {seeds[0]})"
+        if not several:
+            return f"{one}, sampled once: the numbers have no errors."
+        return f"{one}: errors are standard errors over the sampling seeds and do not cover another training run."
 
-    def _table_row(self, cell: SweepRow | MeanRow, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
-        values = {axis: value_text(getattr(cell, axis)) for axis in axes}
-        costs = ["", ""]
-        if isinstance(cell, MeanRow):
-            values["train_seed"] = f"mean of {cell.num_train_seeds}"
-        else:
-            (run,) = (run for run in self.facts.runs if (run.recipe, run.train_seed) == (cell.recipe, cell.train_seed))
-            costs = [training_texts(run)[name] for name in ("parameters", "seconds_per_epoch")]
-        scores = [metric_text(cell.metrics.get(name)) for name in metrics]
-        return [*values.values(), *costs, value_text(cell.network_calls), *scores]
+    def _table_row(self, row: SweepRow, axes: Sequence[str], metrics: Sequence[str]) -> list[str]:
+        training = self.run(str(row.recipe))
+        costs = [training["parameters"], training["seconds_per_epoch"], value_text(row.network_calls)]
+        scores = [metric_text(row.metrics.get(name)) for name in metrics]
+        return [*(value_text(getattr(row, axis)) for axis in axes), *costs, *scores]
 
-    def _column(self, cell: SweepRow) -> str:
+    def _row(self, **axes: Any) -> SweepRow:
+        """The only measurement with these values: of all trainings, unless a training seed is among them."""
+        of_all = {"train_seed": MEAN} if self._several_trainings and "train_seed" not in axes else {}
+        return self._only([*self.facts.cells, *self.facts.means], **axes, **of_all)
+
+    def _value(self, row: SweepRow, name: str, class_name: str | None) -> MetricValue:
+        return self._get(row.metrics if class_name is None else self._get(row.per_class, class_name), name)
+
+    def _column(self, row: SweepRow) -> str:
         """A measurement by its recipe and the other axes that vary, as `digits, s = 1.5`."""
-        texts = {axis: value_text(getattr(cell, axis)) for axis in self._varying_axes if getattr(cell, axis) is not None}
+        texts = {axis: value_text(getattr(row, axis)) for axis in self._varying_axes if getattr(row, axis) is not None}
         named = (f"{SHORT_NAMES[axis]} = {text}" if axis in SHORT_NAMES else text for axis, text in texts.items())
-        return ", ".join([str(cell.recipe), *named])
+        return ", ".join([str(row.recipe), *named])
 
     def _bound(self, bound: str, name: str, axes: Mapping[str, Any]) -> str:
         rows = [cell for cell in self.facts.cells if _matches(cell, axes)]
@@ -261,16 +315,20 @@ class Comparison:
         return known[name]
 
 
-def training_texts(run: TrainingFacts) -> dict[str, str]:
-    """Cost and final loss of a training run as a page shows them, by name."""
-    millions = run.parameters / 1e6
-    losses = {name.removesuffix("_loss"): number(loss) for name, loss in run.final_losses.items()}
+def training_texts(runs: Sequence[TrainingFacts]) -> dict[str, str]:
+    """Cost and final loss of the trainings of a recipe as a page shows them, by name: the median, the mean of the loss."""
+    millions = runs[0].parameters / 1e6
+    losses = {
+        name.removesuffix("_loss"): metric_text(MetricValue.over_seeds([run.final_losses[name] for run in runs], n=None))
+        for name in runs[0].final_losses
+    }
+    epochs = [run.seconds_per_epoch for run in runs if run.seconds_per_epoch is not None]
     return {
         "parameters": f"{millions:.2f} M" if millions >= 0.1 else f"{millions:.2g} M",
-        "seconds_per_epoch": number(run.seconds_per_epoch, 3),
-        "steps": value_text(run.steps),
-        "images_seen": value_text(run.images_seen),
-        "training_seconds": duration(run.training_seconds),
+        "seconds_per_epoch": number(statistics.median(epochs), 3) if epochs else "",
+        "steps": value_text(statistics.median_low([run.steps for run in runs])),
+        "images_seen": value_text(statistics.median_low([run.images_seen for run in runs])),
+        "training_seconds": duration(statistics.median([run.training_seconds for run in runs])),
         "final_loss": ", ".join(loss if name == "loss" else f"{name} {loss}" for name, loss in losses.items()),
     }
 

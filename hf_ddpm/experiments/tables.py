@@ -6,11 +6,11 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hf_ddpm.experiments.options import NOISE, SAMPLING_AXES, GridPoint
-from hf_ddpm.markdown import code_block, mean_with_error, number, table, value_text
+from hf_ddpm.markdown import code_block, counted, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 
 AXES = (
@@ -18,9 +18,12 @@ AXES = (
     "guidance_interval", "num_images",
 )  # fmt: skip
 COSTS = ("network_calls", "num_seeds", "floor_num_images")
+MEAN = "mean"
+"""Training seed of a row that is a mean over the training seeds."""
 MAIN_METRICS = ("precision", "recall", "class_accuracy", "nearest_train_distance")
 
 Value = TypeVar("Value")
+Metric = TypeVar("Metric", bound=MetricValue)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,8 @@ class SweepRow:
     cell: str
     """Name of the file of results, without the ending."""
     recipe: str | None
-    train_seed: int | None
+    train_seed: int | str | None
+    """Or `mean`: the metrics are means over the training seeds."""
     checkpoint: int | str | None = None
     """Step, or `noise`; None = not an axis."""
     sigma_rel: float | None = None
@@ -84,6 +88,26 @@ class SweepRow:
         return row
 
 
+def means_over_trainings(rows: Iterable[SweepRow]) -> list[SweepRow]:
+    """One row for those that differ in the training seed alone.
+
+    Each metric is the mean of the trainings, with the standard error over them; a training counts with its mean over the
+    sampling seeds.
+    """
+    groups: dict[tuple[Any, ...], list[SweepRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, axis) for axis in AXES if axis != "train_seed"), []).append(row)
+    return [
+        replace(
+            group[0],
+            train_seed=MEAN,
+            metrics=_means([row.metrics for row in group]),
+            per_class={label: _means([row.per_class[label] for row in group]) for label in group[0].per_class},
+        )
+        for group in groups.values()
+    ]
+
+
 def plain_name(metric: str) -> str:
     """Name of a metric without the number of images: `fid_train` of `fid1k_train`."""
     return re.sub(r"^fid\d+k?_", "fid_", metric)
@@ -128,7 +152,8 @@ def sweep_markdown(rows: Sequence[SweepRow], *, command: str) -> str:
     for what, count, bounds in bound_rows(rows, metrics):
         lines.append([f"{what} ({count:,})", *[""] * (len(axes) + len(costs) - 1), *map(number, bounds)])
     images = ", ".join(f"{count:,}" for count in dict.fromkeys(row.num_images for row in rows))
-    about = f"{rows[0].num_seeds} seeds of {images} images each: mean ± standard error over the seeds."
+    errors = "mean ± standard error over the seeds" if rows[0].num_seeds > 1 else "no errors"
+    about = f"{counted(rows[0].num_seeds, 'seed')} of {images} images each: {errors}."
     return f"{about}\n\n{table([*axes, *costs, *metrics], lines)}\n\n{code_block(command, 'bash')}\n"
 
 
@@ -146,6 +171,14 @@ def bound_rows(rows: Sequence[SweepRow], metrics: Sequence[str]) -> Iterator[tup
 def metric_text(value: MetricValue | None) -> str:
     """A metric with its standard error; "" for None."""
     return "" if value is None else mean_with_error(value.mean, value.stderr)
+
+
+def _means(trainings: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+    first, means = trainings[0], {}
+    for name in (name for name in first if all(name in metrics for metrics in trainings)):
+        over = MetricValue.over_seeds([metrics[name].mean for metrics in trainings], n=None)
+        means[name] = replace(first[name], mean=over.mean, stderr=over.stderr, values=over.values)
+    return means
 
 
 def _plain_names(metrics: dict[str, Value]) -> dict[str, Value]:

@@ -30,7 +30,7 @@ def test_a_class_may_lack_a_metric():
         protocol=protocol,
     )
     lines = markdown_report(results).splitlines()
-    assert "| fd_judge | 1.25 ± 0.073 | 1,000 | 0.8366 |  |" in lines
+    assert "| fd_judge | 1.25 ± 0.07 | 1,000 | 0.8366 |  |" in lines
     assert "| precision | 0.5 | 1,000 |  |  |" in lines
     assert "| class | class_accuracy | real images | fd_judge | real images |" in lines
     assert r"| a\|b | 1 |  |  |  |" in lines and "| c | 0.5 | 0.25 | 3 | 2 |" in lines

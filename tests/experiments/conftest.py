@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from hf_ddpm.experiments.comparison import means_over_trainings
 from hf_ddpm.experiments.facts import ComparisonFacts, TrainingFacts
 from hf_ddpm.experiments.tables import SweepRow
 from hf_ddpm.results import ClassMetricValue, MetricValue
@@ -43,7 +42,7 @@ def facts_of() -> Callable[..., ComparisonFacts]:
         facts = {
             "recipes": ["unet", "gan"], "train_seeds": list(seeds), "train_minutes": None, "distance": "fd_judge",
             "features": "judge", "data_source": "digits", "data_labels": None, "reference_split": "train",
-            "reference_images": 1437, "num_seeds": 3, "cells": cells, "means": means_over_trainings(cells), "notes": [],
+            "reference_images": 1437, "num_seeds": 3, "cells": cells, "notes": [],
             "runs": [training_of(recipe, seed) for recipe in ("unet", "gan") for seed in seeds],
             "losses": "comparison/losses.png", "figures": ["guidance.png"], "command": "python sweep.py",
         }  # fmt: skip

@@ -20,6 +20,7 @@ import hf_ddpm.experiments.sweep as sweep_module
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
 from hf_ddpm.evaluation.protocol import evaluate
+from hf_ddpm.experiments.facts import ComparisonFacts
 from hf_ddpm.experiments.options import GridPoint, SweepConfig, SweepGrid
 from hf_ddpm.experiments.sweep import count_nfe, evaluation_command, point_config, sweep
 from hf_ddpm.experiments.tables import plain_name, sweep_csv, sweep_markdown, varying_axes
@@ -428,7 +429,12 @@ def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script
     assert "seed: 3" in (tmp_path / "out/runs/tiny-seed-3/config.yaml").read_text()
     assert (tmp_path / "out/sweep.md").read_text() in capsys.readouterr().out
     page = (tmp_path / "out/comparison.md").read_text()
-    assert "| tiny | mean of 2 |" in page and all(f"comparison/tiny-seed-{seed}.png" in page for seed in (0, 3))
+    assert "2 trainings per recipe (seeds 0, 3)" in page and "comparison/tiny-seed-0.png" in page
+    assert [path.name for path in (tmp_path / "out/comparison").glob("tiny*")] == ["tiny-seed-0.png"]
+    facts = ComparisonFacts.from_json((tmp_path / "out/comparison.json").read_text())
+    (mean,) = facts.means
+    assert mean.metrics["fd_judge"].values == pytest.approx([float(line["fd_judge"]) for line in lines])
+    assert [run.samples for run in facts.runs] == ["comparison/tiny-seed-0.png", None]
     main(arguments)  # nothing is trained or measured again
     assert [path for path in written if path.read_bytes() != written[path]] == []
 

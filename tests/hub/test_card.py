@@ -250,7 +250,7 @@ def test_results_come_with_metadata_that_reads_back(make_run, tmp_path):
     card = files["README.md"].decode()
     loaded = check_whole(card, tmp_path)
     assert loaded.data.datasets == ["ylecun/mnist"]
-    assert "| `accuracy` | 0.9375 ± 0.013 | 1000 | 0.1 | 0.99 |" in card
+    assert "| `accuracy` | 0.94 ± 0.01 | 1000 | 0.1 | 0.99 |" in card
     assert "- features: `judge:judge`" in card
     assert "was not measured; the losses" not in card
     (result,) = loaded.data.eval_results
@@ -380,7 +380,7 @@ def test_what_is_damaged_in_a_run_is_left_out_and_named(make_run, caplog, tmp_pa
     card = card_of(pipeline_dir, pipeline_dir.parent)
     (warning,) = (message for message in caplog.messages if "metrics.jsonl" not in message)
     assert warning.startswith(f"left out of the model card: {pipeline_dir.parent / path}")
-    assert "0.9375 ± 0.013" in card
+    assert "0.94 ± 0.01" in card
     assert ("samples.png" in card) == ("300.png" not in path)
     assert ("| machine |" in card) == (path != "environment.json")
     check_whole(card, tmp_path)
