@@ -23,6 +23,7 @@ from hf_ddpm.data.table import load_images
 from hf_ddpm.evaluation.features import build_extractor
 from hf_ddpm.evaluation.options import MAX_IMAGES, EvaluationConfig, ReferenceDataConfig
 from hf_ddpm.heldout_metrics import simple_loss
+from hf_ddpm.markdown import mean_with_error
 from hf_ddpm.metrics.frechet import RunningStatistics, frechet_distance
 from hf_ddpm.metrics.precision_recall import manifold_metrics
 from hf_ddpm.results import Results
@@ -231,11 +232,12 @@ def test_the_program_writes_table_picture_and_card(load_script, options, tiny_ru
     output = run / "results" / "eval.json"
     load_script("evaluate_model").main(options(output, f"--model={run / 'pipeline'}"))
     printed = capsys.readouterr().out
-    mean = f"{Results.read(output).metrics['fd_judge'].mean:.4g}"
-    assert f"| fd_judge | {mean} ± " in printed and f"| fd_judge | {mean} ± " in output.with_suffix(".md").read_text()
+    distance = Results.read(output).metrics["fd_judge"]
+    text = mean_with_error(distance.mean, distance.stderr)
+    assert f"| fd_judge | {text} |" in printed and f"| fd_judge | {text} |" in output.with_suffix(".md").read_text()
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     card = (run / "pipeline" / "README.md").read_text()
-    assert f"`fd_judge` | {mean} ± " in card and "- command: `python " in card
+    assert f"`fd_judge` | {text} |" in card and "- command: `python " in card
     (entry,) = yaml.safe_load(card.split("---")[1])["model-index"]
     assert entry["results"][0]["metrics"][0]["type"] == "fd_judge"
     with pytest.raises(SystemExit) as stopped:

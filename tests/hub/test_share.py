@@ -63,7 +63,7 @@ def test_a_card_alone_has_what_it_is_rendered_from_beside_it(model, tmp_path):
     card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
     assert "The files named here are beside this card." in card
     assert "The model is not in this folder, which has its card alone" in card
-    assert "0.9375 ± 0.013" in card and "300 steps" in card
+    assert "0.94 ± 0.01" in card and "300 steps" in card
     run = RunFolder(tmp_path / "shared")
     assert [line["step"] for line in run.read_metrics()] == [150, 300, 300]
     assert run.read_options()["data"]["source"] == "path/to/images"
@@ -104,7 +104,7 @@ def test_the_card_of_a_shared_model_is_rendered_from_its_own_folder(model, tmp_p
     # On the Hub its record is not beside it.
     published = files_to_publish(folder, "ada/pets")["README.md"].decode()
     assert "The files named here are in the run folder, not in this repository." in published
-    assert "license: mit" in published and "0.9375 ± 0.013" in published
+    assert "license: mit" in published and "0.94 ± 0.01" in published
 
 
 def test_a_shared_model_says_what_it_was_trained_on(make_run, tmp_path):
