@@ -9,6 +9,7 @@ from quoted_numbers import Record, missing, read_records, record_of
 
 from hf_ddpm.commandline.recipes import load_recipe
 from hf_ddpm.hub.card import card_files
+from hf_ddpm.hub.facts import read_pipeline
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.reading import read_json, read_yaml
 
@@ -21,7 +22,9 @@ PAGES = sorted(CARDS.glob("*/page.md"))
 MODELS = sorted(path.parent for path in CARDS.glob("*/samples.png"))
 """Folders of rendered cards; the record of the run that a card is rendered from is beside it."""
 GENERATED = [folder / "README.md" for folder in (*(page.parent for page in PAGES), *MODELS)]
-READMES = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))] if path not in GENERATED]
+FOLDERS = ("hf_ddpm", "train_scripts", "model_cards", "tests")
+READMES = [ROOT / "README.md", *(path for name in FOLDERS for path in sorted((ROOT / name).rglob("README.md")))]
+READMES = [path for path in READMES if path not in GENERATED]
 RECIPES = sorted((ROOT / "train_scripts" / "recipes").glob("*.yaml"))
 KEYS = {"what", "date", "machine", "commands", "values"}
 
@@ -62,7 +65,7 @@ def test_the_handwritten_numbers_of_a_page_are_in_results_files(page):
     text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     comparisons = [read_json(path) for path in sorted(page.parent.glob("*/comparison.json"))]
     settings = [
-        {name: cell[name] for name in ("num_images", "num_inference_steps", "guidance_scale", "num_seeds")}
+        {name: cell.get(name) for name in ("num_images", "num_inference_steps", "guidance_scale", "num_seeds")}
         for comparison in comparisons
         for cell in comparison["cells"]
     ]
@@ -80,14 +83,16 @@ def test_the_handwritten_numbers_of_a_page_are_in_results_files(page):
 )
 def test_the_numbers_of_a_card_are_in_the_files_beside_it(folder):
     card, run = (folder / "README.md").read_text(encoding="utf-8"), RunFolder(folder)
+    parameters = None
     if (folder / "model_index.json").exists():
         assert card_files(folder, folder)["README.md"].decode() == card, "hf-ddpm write-card renders another card"
+        parameters = read_pipeline(folder).parameters
     lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     grid, networks = read_json(run.grid_settings), read_yaml(RESULTS / "networks.yaml")["values"]
     rows = len(grid["class_labels"])
     beside = [read_yaml(run.config), *map(read_json, sorted(folder.rglob("*.json"))), *lines]
     beside += [row for row in networks if row.get("recipe") == folder.name]
-    counts = record_of(f"{rows} classes, seeds to {rows * grid['columns'] - 1}")
+    counts = record_of([f"{rows} classes, seeds to {rows * grid['columns'] - 1}", parameters])
     found = missing(card, folder, [record_of(value) + counts for value in beside])
     assert not found, report(found)
 
