@@ -10,6 +10,7 @@ from quoted_numbers import Record, missing, read_records, record_of
 from hf_ddpm.commandline.recipes import load_recipe
 from hf_ddpm.hub.card import card_files
 from hf_ddpm.hub.facts import read_pipeline
+from hf_ddpm.hub.seal import is_rendered
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.reading import read_json, read_yaml
 
@@ -83,6 +84,7 @@ def test_the_handwritten_numbers_of_a_page_are_in_results_files(page):
 )
 def test_the_numbers_of_a_card_are_in_the_files_beside_it(folder):
     card, run = (folder / "README.md").read_text(encoding="utf-8"), RunFolder(folder)
+    assert is_rendered(card), "changed after it was rendered"
     parameters = None
     if (folder / "model_index.json").exists():
         assert card_files(folder, folder)["README.md"].decode() == card, "hf-ddpm write-card renders another card"
