@@ -103,7 +103,8 @@ class Comparison:
         ]
         sampled = f"; sampled with {', '.join(fixed)}" if fixed else ""
         sampled += "; a GAN with one network call" if self.has_gan else ""
-        counts = " and ".join(value_text(count) for count in self._values("num_images"))
+        *others, most = map(value_text, self._values("num_images"))
+        counts = f"{', '.join(others)} and {most}" if others else most
         return (
             f"{counted(facts.num_seeds, 'sampling seed')} of {counts} images each, compared with the "
             f"{facts.reference_split} split of `{facts.data_source}`{labels} ({facts.reference_images:,} images) in "
@@ -222,7 +223,8 @@ class Comparison:
         return table([f"against {baseline}", *(AXIS_NAMES[axis] for axis in axes), *names], rows) if rows else ""
 
     def select(self, *recipes: str, **axes: Any) -> Comparison:
-        """The comparison of these recipes alone, where the measurements have these values; ValueError: one has none."""
+        """The comparison of these recipes, or all, where measurements have these values; ValueError: a recipe has none."""
+        recipes = recipes or tuple(self.facts.recipes)
         found = [cell for cell in self.facts.cells if _matches(cell, axes)]
         for recipe in recipes:
             if all(cell.recipe != recipe for cell in found):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hf_ddpm.cli import parse_config
 from hf_ddpm.evaluation.options import EvaluationConfig, SamplingConfig
-from hf_ddpm.experiments.comparison import MAX_PICTURE, small_png
+from hf_ddpm.experiments.comparison import MAX_PICTURE, mean_losses, small_png
 from hf_ddpm.experiments.equal_time import STEPS, with_equal_time
 from hf_ddpm.experiments.facts import ComparisonFacts
 from hf_ddpm.experiments.options import SweepConfig, SweepGrid
@@ -151,6 +151,18 @@ def test_recipes_of_other_data_are_refused_before_anything_is_trained(tmp_path, 
     with pytest.raises(ValueError, match=message):
         sweep(config, trainings)
     assert not (tmp_path / "out").exists()
+
+
+# Pictures
+
+
+def test_loss_curves_are_means_over_the_trainings_of_a_recipe(tmp_path, recipes):
+    tiny, tiny_too, gan, gan_too = config_of(tmp_path, recipes, grid={"train_seed": [0, 1]}).runs()
+    first, second = ({"step": step, "loss": loss, "lr": 0.1} for step, loss in ((5, 2.0), (10, 1.0)))
+    last = {"step": 5, "d_loss": 1.5, "g_loss": 0.5}
+    losses = {tiny: [first, second], tiny_too: [{**first, "loss": 3.0}], gan: [last], gan_too: [last]}
+    assert mean_losses(losses) == {"tiny, mean of 2": [{"step": 5, "loss": 2.5}], "gan, mean of 2": [last]}
+    assert mean_losses({tiny: [first]}) == {"tiny": [{"step": 5, "loss": 2.0}]}
 
 
 # Equal times

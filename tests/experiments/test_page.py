@@ -7,6 +7,7 @@ import pytest
 
 from hf_ddpm.experiments.facts import ComparisonFacts
 from hf_ddpm.experiments.page import Comparison, comparison_page, read_comparisons, render
+from hf_ddpm.experiments.tables import varying_axes
 from hf_ddpm.experiments.verdict import Verdict
 from hf_ddpm.markdown import duration
 
@@ -40,6 +41,12 @@ def test_a_page_names_its_errors_and_the_cost_of_training(facts_of):
     assert "## Samples" not in comparison_page(facts_of((0, 1), runs=without))
 
 
+@pytest.mark.parametrize(("counts", "text"), [([500], "500"), ([500, 1000], "500 and 1,000"), ([5, 8, 10], "5, 8 and 10")])
+def test_numbers_of_images_are_listed(facts_of, counts, text):
+    cells = [replace(cell, num_images=count) for count in counts for cell in facts_of().cells]
+    assert f"3 sampling seeds of {text} images each" in Comparison(facts_of(cells=cells)).about
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_one_sampling_seed_has_no_errors(facts_of, seeds):
     page = comparison_page(facts_of(seeds, num_seeds=1))
@@ -58,6 +65,7 @@ def test_several_trainings_are_one_row_with_their_mean_and_the_error_over_them(f
         assert distance.stderr == pytest.approx(factor * (7 / 3) ** 0.5)
     assert at_one.per_class["cat"]["fd_judge"].floor == 0.7
     assert len(facts.means) == 3 and facts_of().means == []
+    assert varying_axes(facts.means) == ["recipe", "guidance_scale"]  # so that figures have one line per recipe
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in Comparison(facts).table.splitlines()]
     costs = ["1.23 M", "4.79", "20"]
     assert [line[:6] for line in lines[2:-2]] == [
@@ -130,6 +138,7 @@ def test_a_part_of_a_comparison_has_its_recipes_settings_and_costs(names):
     assert "gan" not in page and "1.5" not in page
     assert "| unet | 1,300 |" in names["abc"].select("unet").training_table
     assert names["abc"].select("gan", "unet").facts.recipes == ["gan", "unet"]
+    assert names["abc"].select() == names["abc"] == names["abc"].select(num_images=100)
 
 
 # Verdicts
