@@ -6,11 +6,10 @@ import importlib
 import sys
 
 from hf_ddpm.cli import user_errors
-from hf_ddpm.commandline.commands import COMMANDS, PROGRAM_COMMANDS, as_typed
+from hf_ddpm.commandline.commands import COMMANDS, PROGRAM_COMMANDS, as_typed, command_name
 from hf_ddpm.commandline.names import nearest
 
 HELP = """Train, sample, measure and share small diffusion models (DDPM) with classifier-free guidance.
-
   hf-ddpm train --config digits --output_dir runs/digits
   hf-ddpm sample --model runs/digits/pipeline --per_class 8 --output_dir runs/digits/images
   torchrun --nproc_per_node 2 -m hf_ddpm train --config digits --output_dir runs/digits2
@@ -22,9 +21,10 @@ def main(args: list[str] | None = None) -> int | None:
     name, *options = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help") and options:
         name, options = options[0], ["--help", *options[1:]]
+    name = command_name(name)
     with user_errors():
         if name in ("-h", "--help"):
-            print("\n".join([as_typed(HELP), *(f"  {name:13}{command.about}" for name, command in COMMANDS.items())]))
+            print("\n".join([as_typed(HELP), *(f"  {name:14}{command.about}" for name, command in COMMANDS.items())]))
             return None
         if name not in COMMANDS:
             program = name.rpartition("/")[2].removesuffix(".py")

@@ -69,10 +69,10 @@ class Results:
         try:
             found = parse_json(text)
             return cls(
-                metrics=_metrics(MetricValue, found["metrics"]),
+                metrics=read_metrics(MetricValue, found["metrics"]),
                 floor={name: _number(value) for name, value in found.get("floor", {}).items()},
                 ceiling={name: _number(value) for name, value in found.get("ceiling", {}).items()},
-                per_class={label: _metrics(ClassMetricValue, its) for label, its in found.get("per_class", {}).items()},
+                per_class={label: read_metrics(ClassMetricValue, its) for label, its in found.get("per_class", {}).items()},
                 notes=[str(note) for note in found.get("notes", [])],
                 protocol=dict(found.get("protocol", {})),
             )
@@ -89,7 +89,8 @@ class Results:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _metrics(kind: type[Metric], found: dict[str, dict[str, Any]]) -> dict[str, Metric]:
+def read_metrics(kind: type[Metric], found: dict[str, dict[str, Any]]) -> dict[str, Metric]:
+    """Metrics by name from JSON values; a `TypeError`, or another error, if they are of another kind."""
     metrics = {name: kind(**value) for name, value in found.items()}
     for metric in metrics.values():
         for value in (metric.mean, *metric.values, *(it for it in (metric.stderr, metric.n) if it is not None)):

@@ -139,8 +139,11 @@ def _take_guide(pipeline: CFGDDPMPipeline, guide: str, dtype: torch.dtype) -> No
 
 def default_guidance_scale(pipeline: ImagePipeline) -> float | None:
     """The guidance scale s that programs use by default; None = the model has neither a null label nor a guide."""
-    if isinstance(pipeline, CFGDDPMPipeline) and pipeline.built_in_guidance_scale is not None:
-        return pipeline.built_in_guidance_scale
+    if isinstance(pipeline, CFGDDPMPipeline):
+        if pipeline.built_in_guidance_scale is not None:
+            return pipeline.built_in_guidance_scale
+        if (saved := pipeline.sampling_defaults.get("guidance_scale")) is not None:
+            return float(saved)
     return DEFAULT_GUIDANCE_SCALE if can_be_guided(pipeline) else None
 
 

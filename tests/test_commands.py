@@ -14,7 +14,7 @@ import yaml
 
 from hf_ddpm.__main__ import main
 from hf_ddpm.cli import load_recipe, parse_config, recipe_program
-from hf_ddpm.commandline.commands import COMMANDS, as_typed, read_start, shell_command, typed_name
+from hf_ddpm.commandline.commands import COMMANDS, as_typed, command_name, read_start, shell_command, typed_name
 from hf_ddpm.commandline.recipes import named_recipes
 from hf_ddpm.experiments.options import SweepConfig, SweepGrid
 from hf_ddpm.training.options import TrainConfig
@@ -53,6 +53,14 @@ def test_the_commands_are_listed_on_one_screen(args, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24 and max(map(len, lines)) <= 100
     assert all(any(line.startswith(f"  {name} ") for line in lines) for name in COMMANDS)
+
+
+def test_a_command_may_be_typed_like_its_program():
+    assert [command_name(name) for name in ("tune_guidance", "write_card", "sample", "x_y")] == [
+        "tune-guidance", "write-card", "sample", "x_y",
+    ]  # fmt: skip
+    assert read_start(["/venv/bin/hf-ddpm", "tune_guidance", "--model=a"]).command("sample") == "hf-ddpm sample"
+    assert read_start(["hf-ddpm", "tune_guidance"]).name == "tune-guidance"
 
 
 def test_help_of_a_command_may_be_asked_for_in_both_orders(capsys):

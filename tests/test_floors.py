@@ -20,6 +20,7 @@ PACKAGE, SCRIPTS = "hf_ddpm", "train_scripts"
 
 FLOORS = {
     "config": 0, "image_shape": 0, "cli": 0, "commandline": 0, "text": 0, "markdown": 0, "own_code": 0, "results": 0,
+    "tuning_results": 0,
     "run_folder": 0, "runtime": 0, "metrics": 0, "pipeline": 0, "editing_pipeline": 0, "dcgan_pipeline": 0, "saved_model": 0,
     "first_checks": 0,
     "models": 1, "diffusion": 1, "data": 1,
@@ -31,6 +32,7 @@ FLOORS = {
 }  # fmt: skip
 TOOLS_OF = {
     "results": {"runtime"},
+    "tuning_results": {"results", "markdown", "runtime"},
     "run_folder": {"runtime"},
     "commandline": {"config", "runtime"},
     "cli": {"commandline", "runtime", "text"},

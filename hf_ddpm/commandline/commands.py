@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": Command("evaluate_model", "measure a model: distances, precision, recall, class accuracy"),
     "classify": Command("classify", "measure a model without a judge, and find doubtful labels"),
     "sweep": Command("sweep", "measure a grid of settings, models or checkpoints; compare recipes"),
+    "tune-guidance": Command("tune_guidance", "find how a model samples best, and save it as its defaults"),
     "doctor": Command("doctor", "say what a run shows, what that means and what to do"),
     "report": Command("report", "write one HTML page about a run"),
     "figures": Command("figures", "plot a figure or an animation"),
@@ -61,6 +62,11 @@ class Start:
         return f"{_launcher(num_processes)} -m hf_ddpm {name}"
 
 
+def command_name(typed: str) -> str:
+    """The name of a command, which may be typed with _ instead of -."""
+    return typed.replace("_", "-") if typed.replace("_", "-") in COMMANDS else typed
+
+
 def read_start(argv: Sequence[str]) -> Start | None:
     """How the program with this `sys.argv` was started; None = in another way, as from Python."""
     path = PurePath(argv[0] if argv else "")
@@ -68,7 +74,8 @@ def read_start(argv: Sequence[str]) -> Start | None:
         return Start(PROGRAM_COMMANDS[path.stem], tuple(argv[1:]), "script")
     is_module = path.parts[-2:] == ("hf_ddpm", "__main__.py")
     if is_module or path.name in ("hf-ddpm", "hf-ddpm.exe"):
-        name = argv[1] if len(argv) > 1 and argv[1] in COMMANDS else None
+        typed = command_name(argv[1]) if len(argv) > 1 else None
+        name = typed if typed in COMMANDS else None
         return Start(name, tuple(argv[2:]), "module" if is_module else "hf-ddpm")
     return None
 

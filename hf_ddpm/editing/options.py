@@ -23,9 +23,11 @@ class EditConfig(BaseConfig):
     """Class by name or id, set of labels such as cat+red, or number: one for all images, or one per image; None = no class,
     the null label."""
     guidance_scale: float | None = None
-    """s in u + s (c - u) towards the class, 1 = no guidance; None = 1.5, or 1 for a model without a null label."""
+    """s in u + s (c - u) towards the class, 1 = no guidance; None = that saved with the model, or 1.5, or 1 for a model
+    without a null label."""
     num_inference_steps: int | None = None
-    """Denoising steps from noise alone, of which an edit may take a part; None = 50."""
+    """Denoising steps from noise alone, of which an edit may take a part; None = those saved with the model, for its
+    scheduler, or 50."""
     scheduler: str | None = None
     """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
     eta: float | None = None

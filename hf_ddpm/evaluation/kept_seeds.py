@@ -65,7 +65,9 @@ def kept_key(config: EvaluationConfig, pipeline: ImagePipeline, references: Refe
     """Everything the scores of a seed depend on; the number of seeds and the output path are not part of it."""
     options = {name: value for name, value in asdict(config).items() if name not in ("num_seeds", "output", "num_threads")}
     options["sampling"] = {name: value for name, value in options["sampling"].items() if name != "batch_size"}
+    defaults = getattr(pipeline, "sampling_defaults", None)
     return {
+        **({"defaults": [type(pipeline.scheduler).__name__, defaults]} if defaults else {}),
         "format": FORMAT,
         "options": json.loads(json.dumps(options, default=str)),
         "model": weights_digest(network_of(pipeline)),

@@ -28,14 +28,16 @@ class SamplingConfig(BaseConfig, group="sampling"):
     scheduler: str | None = None
     """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model."""
     num_inference_steps: int | None = None
-    """Denoising steps; None = 50, or the few of a distilled model."""
+    """Denoising steps; None = those saved with the model, or 50."""
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = 1.5, or 1 for a model without a null label or a guide, or what
-    is built in to a distilled one."""
+    """s in u + s (c - u), 1 = no guidance (w = s - 1); None = that saved with the model, or 1.5, or 1 for a model without a
+    null label or a guide."""
     guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
-    """How the output is guided, see hf-ddpm sample; None = autoguidance if there is a guide, else cfg."""
+    """How the output is guided, see hf-ddpm sample; None = as saved with the model, or autoguidance if there is a guide,
+    else cfg."""
     guidance_interval: tuple[float, float] | None = None
-    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = as saved with the model,
+    or everywhere, which is [0, 1]."""
     guide: str | None = None
     """Folder or Hub id of a worse model to guide away from, such as an earlier checkpoint; None = the one saved with the
     model, if there is one."""
@@ -70,8 +72,8 @@ class SamplingConfig(BaseConfig, group="sampling"):
 
 
 @dataclass(kw_only=True)
-class ProtocolConfig(BaseConfig):
-    """What is measured, with which features and on how many images."""
+class MeasurementConfig(BaseConfig):
+    """With which features samples are compared with real images, and how many."""
 
     features: str
     """`judge:FOLDER` (from hf-ddpm judge), `inception`, `dinov2`, or `dinov2:` with a Hub id or a folder."""
@@ -90,14 +92,8 @@ class ProtocolConfig(BaseConfig):
     """File with the weights of Inception; None = the published file, downloaded on first use. Only for inception."""
     min_judge_accuracy: float | None = 0.98
     """Minimum accuracy of the judge on its test images; a judge below it is refused. None = accept any."""
-    reference_statistics: Path | None = None
-    """File with the features of the real images, saved by an earlier evaluation; None = from the cache, or computed."""
     max_features: int = 10_000
     """Maximum number of features kept for the metrics that compare all pairs; moments use all images."""
-    bits_per_dim_images: int | None = None
-    """Number of held-out images for bits per dimension, which takes long; None = not measured."""
-    bits_per_dim_timesteps: int | None = 20
-    """Timesteps per image from which bits per dimension are estimated; None = all timesteps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +103,21 @@ class ProtocolConfig(BaseConfig):
         self.require(self.max_features >= 2, "max_features", "give at least 2")
         accuracy = self.min_judge_accuracy
         self.require(accuracy is None or 0 <= accuracy <= 1, "min_judge_accuracy", "give a number from 0 to 1")
+
+
+@dataclass(kw_only=True)
+class ProtocolConfig(MeasurementConfig):
+    """What is measured, with which features and on how many images."""
+
+    reference_statistics: Path | None = None
+    """File with the features of the real images, saved by an earlier evaluation; None = from the cache, or computed."""
+    bits_per_dim_images: int | None = None
+    """Number of held-out images for bits per dimension, which takes long; None = not measured."""
+    bits_per_dim_timesteps: int | None = 20
+    """Timesteps per image from which bits per dimension are estimated; None = all timesteps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for option in ("bits_per_dim_images", "bits_per_dim_timesteps"):
             value = getattr(self, option)
             self.require(value is None or value >= 1, option, "give at least 1")

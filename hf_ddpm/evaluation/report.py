@@ -126,8 +126,9 @@ def describe_samples(config: EvaluationConfig, pipeline: ImagePipeline) -> dict[
             "guidance_scale": sampling.scale_for(pipeline),
             "eta": sampling.eta,
         }
-        names = ("guidance", "guidance_interval", "guide")
-        denoising |= {name: value for name in names if (value := getattr(sampling, name)) is not None}
+        given = {name: getattr(sampling, name) for name in ("guidance", "guidance_interval", "guide")}
+        saved = {name: value for name, value in pipeline.sampling_defaults.items() if name in given}
+        denoising |= saved | {name: value for name, value in given.items() if value is not None}
         if pipeline.guide is not None:
             denoising["guide_sha256"] = weights_digest(pipeline.guide)
     seeds = [config.seed + number for number in range(config.num_seeds)]

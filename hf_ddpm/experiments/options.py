@@ -36,8 +36,45 @@ PROGRAMS: dict[str, type[TrainConfig] | type[GANConfig]] = {kind.program: kind f
 
 
 @dataclass(kw_only=True)
-class SweepGrid(BaseConfig, group="grid"):
-    """Axes of the grid: lists of values; every combination is measured. None = not an axis."""
+class Grid(BaseConfig, group="grid"):
+    """Axes of a grid: lists of values; every combination is measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for axis, values in self.axes().items():
+            self.require(len(values) > 0, axis, "give at least one value, or leave it out")
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            self.require(not twice, axis, f"{', '.join(map(str, twice))} is listed twice, give it once")
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The axes that are given, by name."""
+        return {axis.name: getattr(self, axis.name) for axis in fields(self) if getattr(self, axis.name) is not None}
+
+
+@dataclass(kw_only=True)
+class SamplingGrid(Grid):
+    """How samples are generated. None = not an axis."""
+
+    scheduler: list[str] | None = None
+    """Values of sampling.scheduler."""
+    num_inference_steps: list[int] | None = None
+    """Values of sampling.num_inference_steps."""
+    guidance_scale: list[float] | None = None
+    """Values of sampling.guidance_scale, s."""
+    guidance: list[Literal["cfg", "apg", "cfg_zero_star", "autoguidance"]] | None = None
+    """Values of sampling.guidance."""
+    guidance_interval: list[tuple[float, float]] | None = None
+    """Values of sampling.guidance_interval; [0, 1] = everywhere."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(all(map(math.isfinite, self.guidance_scale or ())), "guidance_scale", "give finite numbers")
+        self.require(min(self.num_inference_steps or [1]) >= 1, "num_inference_steps", "give numbers of at least 1")
+
+
+@dataclass(kw_only=True)
+class ModelGrid(Grid):
+    """Which models are measured. None = not an axis."""
 
     recipe: list[Path] | None = None
     """Recipes of diffusion models or GANs, by name or file; a model of each is trained first. A GAN has neither steps nor
@@ -50,30 +87,20 @@ class SweepGrid(BaseConfig, group="grid"):
     sigma_rel: list[float] | None = None
     """Lengths of the average of the weights, see hf-ddpm average, up to the newest snapshot of the model's run; each average
     is kept as a pipeline in the folder `averages` of the run."""
-    scheduler: list[str] | None = None
-    """Values of sampling.scheduler."""
-    num_inference_steps: list[int] | None = None
-    """Values of sampling.num_inference_steps."""
-    guidance_scale: list[float] | None = None
-    """Values of sampling.guidance_scale, s."""
-    guidance: list[Literal["cfg", "apg", "cfg_zero_star", "autoguidance"]] | None = None
-    """Values of sampling.guidance."""
-    guidance_interval: list[tuple[float, float]] | None = None
-    """Values of sampling.guidance_interval; [0, 1] = everywhere."""
+
+
+@dataclass(kw_only=True)
+class SweepGrid(SamplingGrid, ModelGrid):
+    """Axes of the grid: lists of values; every combination is measured. None = not an axis."""
+
     num_images: list[int] | None = None
     """Values of num_images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for axis, values in self.axes().items():
-            self.require(len(values) > 0, axis, "give at least one value, or leave it out")
-            twice = [value for value, count in Counter(values).items() if count > 1]
-            self.require(not twice, axis, f"{', '.join(map(str, twice))} is listed twice, give it once")
-        counts, seeds, scales = self.num_images or (), self.train_seed or (), self.guidance_scale or ()
-        self.require(all(map(math.isfinite, scales)), "guidance_scale", "give finite numbers")
+        counts, seeds = self.num_images or (), self.train_seed or ()
         both = self.sigma_rel is not None and self.checkpoint is not None
         self.require(not both, "sigma_rel", "averages end at the newest snapshot, leave --grid.checkpoint out")
-        self.require(min(self.num_inference_steps or [1]) >= 1, "num_inference_steps", "give numbers of at least 1")
         self.require(all(2 <= count <= MAX_IMAGES for count in counts), "num_images", f"give numbers from 2 to {MAX_IMAGES}")
         require_seeds(f"{self._prefix}train_seed", *seeds)
         checkpoints = self.checkpoint or ()
@@ -81,10 +108,6 @@ class SweepGrid(BaseConfig, group="grid"):
         are_steps = all(isinstance(step, int) and step >= 0 for step in steps)
         self.require(are_steps, "checkpoint", f"give steps (numbers), {ALL} or {NOISE}")
         self.require(not (steps and ALL in checkpoints), "checkpoint", f"{ALL} includes every step, leave the numbers out")
-
-    def axes(self) -> dict[str, list[Any]]:
-        """The axes that are given, by name."""
-        return {axis.name: getattr(self, axis.name) for axis in fields(self) if getattr(self, axis.name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +246,7 @@ class SweepConfig(ProtocolConfig):
             is_single = origin.get("checkpoint") == NOISE or origin.get("is_gan", False)
             for setting, count in itertools.product([{}] if is_single else settings, counts):
                 values = {**origin, **setting, "num_images": count}
-                points.append(GridPoint(name=_name({axis: values.get(axis) for axis in self.grid.axes()}), **values))
+                points.append(GridPoint(name=point_name({axis: values.get(axis) for axis in self.grid.axes()}), **values))
         return points
 
     def _origins(self) -> list[dict[str, Any]]:
@@ -310,7 +333,7 @@ def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
-def _name(values: dict[str, Any]) -> str:
+def point_name(values: Mapping[str, Any]) -> str:
     """Name of a point from its values on the axes, as `ddim_steps-20_s-1.5`."""
     parts = []
     for axis, value in values.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def sweep(config: SweepConfig, trainings: Trainings | None = None) -> list[Sweep
     trainings = config.trainings() if trainings is None else trainings
     _check_schedulers(config)
     config.resolve_checkpoints()
-    _check_folder(config)
+    check_same_start(config, OPTIONS, EARLIER)
     processes = init_distributed(config.num_threads)
     if processes.num_processes > 1 and any(run.is_gan for run in trainings):
         raise ValueError("--grid.recipe: a GAN is trained by a single process, leave the launcher out")
@@ -126,7 +126,7 @@ def count_nfe(pipeline: ImagePipeline, sampling: SamplingConfig) -> int:
     return sum(counts)
 
 
-class _Models:
+class Models:
     """The pipelines of the points; the last one stays loaded."""
 
     def __init__(self, config: SweepConfig, processes: PartialState):
@@ -158,20 +158,16 @@ class _Models:
 def _measure_points(
     config: SweepConfig, data: ReferenceDataConfig | None, extractor: Extractor, processes: PartialState, stop: StopRequest
 ) -> list[SweepRow]:
-    points, models = config.points(), _Models(config, processes)
-    found = {point: _read(_path(config, point)) for point in points}
-    processes.wait_for_everyone()  # before the main process writes files that the others look for
+    points, models = config.points(), Models(config, processes)
     shapes = set()
     for point in reversed(points):  # so that the first is loaded last
         pipeline = models.open(point)
         shapes.add((image_shape_of(pipeline), pipeline.pixel_type, pipeline.value_range))
-        if (results := found[point]) is not None:
-            _check_cell(config, point, pipeline, results)
     if len(shapes) > 1:
         raise ValueError("--grid.recipe: the models differ in image size, channels or values, sweep over each separately")
     data = data or data_options(config.data, points[0].model)
     references = open_references(point_config(config, points[0]), data, pipeline, extractor, processes)
-    _check_same_references(config, found, references)
+    found = read_points(points, models, references)
     if processes.is_main_process:
         write_whole(Path(config.output_dir) / OPTIONS, dump_config(config))
     rows = []
@@ -180,14 +176,29 @@ def _measure_points(
         if results is None:
             if processes.is_main_process:
                 print(f"cell {number} of {len(points)}: {point.name}", flush=True)
-            results = _measure_point(point, models, data, references, stop)
+            results = measure_point(point, models, data, references, stop)
         rows.append(SweepRow.of(point, results))
     processes.wait_for_everyone()
     return rows
 
 
-def _measure_point(
-    point: GridPoint, models: _Models, data: ReferenceDataConfig, references: References, stop: StopRequest
+def read_points(points: Sequence[GridPoint], models: Models, references: References) -> dict[GridPoint, Results | None]:
+    """The results of the points that are finished, None = not yet; every process has to call it.
+
+    A `ValueError` refuses those of other weights, options, data or features.
+    """
+    config = models.config
+    found = {point: _read(_path(config, point)) for point in points}
+    references.processes.wait_for_everyone()  # before the main process writes files that the others look for
+    for point, results in found.items():
+        if results is not None:
+            _check_cell(config, point, models.open(point), results)
+    _check_same_references(config, found, references)
+    return found
+
+
+def measure_point(
+    point: GridPoint, models: Models, data: ReferenceDataConfig, references: References, stop: StopRequest
 ) -> Results:
     """Measure a point and write its file."""
     options, path = point_config(models.config, point), _path(models.config, point)
@@ -225,27 +236,34 @@ def _check_schedulers(config: SweepConfig) -> None:
 
 def _prepare_folder(config: SweepConfig) -> None:
     """Check the folder again, now that no other sweep can write there, and make the averages of the grid."""
-    _check_folder(config)
+    check_same_start(config, OPTIONS, EARLIER)
     for length in config.grid.sigma_rel or ():
         average_of_run(config.run_of_averages(), length)
 
 
-def _check_folder(config: SweepConfig) -> None:
-    """Refuse a folder with anything but an earlier start of this sweep or models trained for it."""
-    folder, path = Path(config.output_dir), Path(config.output_dir) / OPTIONS
+def check_same_start(config: Any, options: str, earlier: Collection[str], free: Collection[str] = FREE) -> None:
+    """Refuse a folder with anything but an earlier start of the same command.
+
+    Args:
+        config: with the folder as `output_dir`.
+        options: name of the file there with the options of the earlier start.
+        earlier: what may be there without that file.
+        free: options that may change.
+    """
+    folder, path = Path(config.output_dir), Path(config.output_dir) / options
     if not path.is_file():
-        others = sorted({entry.name for entry in folder.iterdir()} - EARLIER) if folder.is_dir() else []
+        others = sorted({entry.name for entry in folder.iterdir()} - set(earlier)) if folder.is_dir() else []
         if folder.exists() and (others or not folder.is_dir()):
             raise ValueError(f"--output_dir is {str(folder)!r}: it contains something else, give a new or empty folder")
         return
     try:
         before = flat_options(read_yaml(path))
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"--output_dir is {str(folder)!r}: its {OPTIONS} is damaged, give another folder") from error
+        raise ValueError(f"--output_dir is {str(folder)!r}: its {options} is damaged, give another folder") from error
     now = flat_options(parse_yaml(dump_config(config)))
     for name in sorted(before.keys() | now.keys()):
-        if name not in FREE and before.get(name) != now.get(name):
-            remedy = f"the sweep in {folder} was started with {before.get(name)!r}, give another --output_dir"
+        if name not in free and before.get(name) != now.get(name):
+            remedy = f"the {path.stem} in {folder} was started with {before.get(name)!r}, give another --output_dir"
             raise ValueError(f"--{name} is {now.get(name)!r}: {remedy}")
 
 
@@ -256,7 +274,7 @@ def _check_cell(config: SweepConfig, point: GridPoint, pipeline: ImagePipeline, 
         what = f"its weights have changed since {path} was measured"
         raise ValueError(f"--model is {point.model!r}: {what}, give another --output_dir")
     expected = describe_samples(point_config(config, point), pipeline) | (NO_SAMPLING if point.is_noise else {})
-    for name, value in expected.items():
+    for name, value in json.loads(json.dumps(expected)).items():  # an interval is a list there
         if protocol.get(name, value) != value:
             what = f"{path} was measured with {name} {protocol[name]!r} and not {value!r}"
             raise ValueError(f"--output_dir is {str(config.output_dir)!r}: {what}, remove it or give another folder")

@@ -46,7 +46,7 @@ class SweepRow:
     guidance: str | None = None
     """None = the default of the pipeline."""
     guidance_interval: tuple[float, float] | None = None
-    """Fractions of T; None = everywhere."""
+    """Fractions of T; None = the default of the model, which is usually everywhere."""
     num_images: int
     """Images of each sampling seed."""
     network_calls: int | None

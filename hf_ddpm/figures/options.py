@@ -91,7 +91,8 @@ class GuidanceOptions(ClassLabelOptions):
     """How strongly the samples of a figure are guided."""
 
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
+    """s in u + s (c - u), 1 = no guidance; None = that saved with the model, or 1.5, or 1 for a model without a null label.
+    A GAN has none."""
 
 
 @dataclass(kw_only=True)
@@ -101,7 +102,7 @@ class SamplingOptions(ClassLabelOptions, ViewOptions):
     scheduler: str | None = None
     """Name of a scheduler, see hf-ddpm sample; None = the one saved with the model. A GAN has none."""
     num_inference_steps: int | None = None
-    """Denoising steps; None = 50. A GAN has none."""
+    """Denoising steps; None = those saved with the model, for its scheduler, or 50. A GAN has none."""
     seed: int = 0
     """Seed of the first image; the next ones have seed + 1, seed + 2, ..."""
     device: str | None = None

@@ -103,6 +103,9 @@ def describe_sampling(
         name = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
         parts += [name, f"{config.num_inference_steps or pipeline.default_steps} steps"]
         parts += [] if guidance_scale is None else [scale_text(guidance_scale)]
+        saved = pipeline.sampling_defaults
+        parts += [saved["guidance"]] if "guidance" in saved else []
+        parts += ["for {:g} <= t / T < {:g}".format(*saved["guidance_interval"])] if "guidance_interval" in saved else []
     seed = config.seed
     return ", ".join([*parts, f"seed {seed}" if num_images == 1 else f"seeds {seed} to {seed + num_images - 1}"])
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.config import DEFAULT_GUIDANCE_SCALE
 from hf_ddpm.hub.choices import KNOWN_DATA, CardChoices
+from hf_ddpm.hub.defaults import describe_defaults
 from hf_ddpm.hub.facts import MAX_REASON, PipelineFacts, RunFacts, read_pipeline, read_run
 from hf_ddpm.hub.seal import is_rendered, seal
 from hf_ddpm.markdown import code, code_block, counted, escaped, mean_with_error, number, python_literal, value_text
@@ -222,6 +223,7 @@ def render_card(
         known_data=None if run is None else KNOWN_DATA.get(choices.dataset or run.source),
         model=repo_id or NO_NAME,
         guidance_scale=DEFAULT_GUIDANCE_SCALE,
+        defaults_in_words=describe_defaults(pipeline.sampling_defaults),
     )
     return seal(re.sub(r"\n{3,}", "\n\n", printable(text)))
 

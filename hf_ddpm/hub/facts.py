@@ -19,12 +19,15 @@ from safetensors import SafetensorError, safe_open
 from hf_ddpm.commandline.commands import read_start
 from hf_ddpm.config import GIVEN_IN_PYTHON, Architecture
 from hf_ddpm.data.description import DataDescription
+from hf_ddpm.hub.defaults import read_defaults
 from hf_ddpm.image_shape import PIL_IMAGES, size_text
 from hf_ddpm.markdown import without_paths
 from hf_ddpm.results import MetricValue, Results
 from hf_ddpm.run_folder import GridSettings, RunFolder
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.text import one_line
+from hf_ddpm.tuning_results import FILE as TUNING
+from hf_ddpm.tuning_results import Tuning
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 MAX_CLASSES_SHOWN = 100
@@ -72,6 +75,8 @@ class PipelineFacts:
     """Denoising steps of a distilled model; None = it is not one."""
     own_scale: float | None
     """Guidance scale that is built in to a distilled model; None = none is."""
+    sampling_defaults: dict[str, Any]
+    """Saved values for options of a call that are not given; empty = none."""
     has_code: bool
     """Whether the folder contains pipeline.py."""
     names_code: bool
@@ -170,6 +175,8 @@ class RunFacts:
     """The finite numbers of each line of metrics.jsonl, oldest first."""
     results: dict[str, Results]
     """The finite metrics of results/NAME.json by NAME, without paths of the machine."""
+    tunings: dict[str, Tuning]
+    """What results/NAME/tuning.json says of how the model samples best, by NAME, without paths of the machine."""
     samples: tuple[int, Path] | None
     """Optimizer step and file of the newest grid of samples; None = there is none."""
     grid: GridSettings | None
@@ -305,6 +312,7 @@ def _read_pipeline(folder: Path) -> PipelineFacts:
         value_range=index.get("value_range"),
         own_steps=index.get("default_num_inference_steps"),
         own_scale=index.get("built_in_guidance_scale"),
+        sampling_defaults=read_defaults(index),
         has_code=(folder / "pipeline.py").is_file(),
         names_code=isinstance(name, list),
         variant=_variant(folder / "unet"),
@@ -324,6 +332,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
         return _part(path, read, left_out_of)
 
     results = {path: part(path, _read_results) for path in sorted(run.results.glob("*.json")) if path.name[0] != "."}
+    tunings = {path: part(path, _read_tuning) for path in sorted(run.results.glob(f"*/{TUNING}"))}
     last = max(run.sample_grids().items(), default=None)
     picture = None if last is None else part(last[1], lambda path: check_picture(path, run.path))
     source = str((config.get("data") or {}).get("source", "digits"))
@@ -333,6 +342,7 @@ def read_run(run: RunFolder, *, left_out_of: str = "the model card") -> RunFacts
         machine=part(run.environment, _read_machine) or MachineFacts(),
         log=part(run.metrics, lambda _: [_finite(line) for line in run.read_metrics()]) or [],
         results={path.stem: it for path, it in results.items() if it is not None},
+        tunings={path.parent.name: it for path, it in tunings.items() if it is not None},
         samples=None if last is None or picture is None else (last[0], picture),
         grid=part(run.grid_settings, lambda _: run.read_grid_settings()),
         data=part(run.data, DataDescription.read),
@@ -410,6 +420,11 @@ def _read_results(path: Path) -> Results:
         ceiling=_finite(results.ceiling),
         protocol={name: without_paths(value) for name, value in results.protocol.items() if value is not None},
     )
+
+
+def _read_tuning(path: Path) -> Tuning:
+    tuning = Tuning.read(path)
+    return replace(tuning, protocol=without_paths(tuning.protocol))
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:

@@ -45,6 +45,7 @@ from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.runtime.reading import read_json
 from hf_ddpm.sampling import all_conditions, default_guidance_scale, generate, load_pipeline
 from hf_ddpm.saved_model import INDEX, class_name_of
+from hf_ddpm.tuning_results import FILE as TUNING
 
 Weights = Literal["float32", "float16"]
 
@@ -141,6 +142,8 @@ def _write_record(run: RunFolder, facts: RunFacts, target: RunFolder) -> None:
         results = read_json(run.results / f"{name}.json")
         results["protocol"] = without_paths(results.get("protocol", {}))
         write_whole(target.results / f"{name}.json", _as_json(results))
+    for name, tuning in facts.tunings.items():
+        write_whole(target.results / name / TUNING, tuning.to_json())
 
 
 def _as_json(value: Any) -> str:

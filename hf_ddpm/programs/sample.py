@@ -37,12 +37,13 @@ class SampleConfig:
     num_images: int | None = None
     """Total number of images, cycling through the classes; None = given by `per_class`."""
     guidance_scale: float | None = None
-    """s in u + s (c - u), 1 = no guidance; None = 1.5, or 1 for a model without a null label. A GAN has none."""
+    """s in u + s (c - u), 1 = no guidance; None = as saved with the model, or 1.5, or 1 without a null label."""
     guidance: Literal["cfg", "apg", "cfg_zero_star", "autoguidance"] | None = None
     """What u is: the output with the null label (cfg, and its variants apg and cfg_zero_star for high s), or that of the
-    guide (autoguidance); None = autoguidance if there is a guide, else cfg."""
+    guide (autoguidance); None = as saved with the model, or autoguidance if there is a guide, else cfg."""
     guidance_interval: tuple[float, float] | None = None
-    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = everywhere."""
+    """As [low, high], guidance acts where low <= t / T < high, elsewhere the network alone; None = as saved with the model,
+    or everywhere, which is [0, 1]."""
     guide: str | None = None
     """Folder or Hub id of a worse model of the same images to guide away from, such as an earlier checkpoint of the run or a
     smaller network; None = the one saved with the model, if there is one."""
@@ -50,7 +51,7 @@ class SampleConfig:
     """ddpm, ddim, dpmsolver++, dpmsolver++_single, deis, unipc, euler, euler_ancestral, heun, kdpm2, kdpm2_ancestral, lms,
     pndm or dpmsolver_sde (with torchsde); None = the scheduler saved with the model."""
     num_inference_steps: int | None = None
-    """Denoising steps; None = 50, or the few of a distilled model. A GAN has none."""
+    """Denoising steps; None = as saved for the scheduler, or 50. Not for a GAN."""
     eta: float | None = None
     """Noise of the scheduler ddim, from 0 (deterministic) to 1 (as much as ddpm); None = 0. A GAN has none."""
     seed: int = 0

@@ -243,7 +243,7 @@ def prepare(
         pipeline=CFGDDPMPipeline(
             averaged,
             build_few_step_scheduler(config.method, teacher.scheduler.config),
-            **{name: value for name, value in teacher.facts.items() if name != "null_label"},
+            **{name: value for name, value in teacher.facts.items() if name not in ("null_label", "sampling_defaults")},
             default_num_inference_steps=config.num_inference_steps,
             built_in_guidance_scale=run.guidance_scale if has_scale else None,
         ),

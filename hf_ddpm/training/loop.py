@@ -15,11 +15,13 @@ from diffusers import ModelMixin
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.data.batches import to_model_range
 from hf_ddpm.diffusion.likelihood import HALF_BIN, half_bin_of
 from hf_ddpm.diffusion.objective import diffusion_loss, drop_labels, network_labels
 from hf_ddpm.diffusion.randomness import seeded_generator
 from hf_ddpm.hub.card import CARD_FILES, has_rendered_card, read_choices, try_write_card
+from hf_ddpm.hub.defaults import defaults_of_folder, describe_defaults
 from hf_ddpm.hub.push import try_push
 from hf_ddpm.models.base_model import BaseModel
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -318,6 +320,9 @@ def finish(state: GeneratorState[CFGDDPMPipeline], run: Run[Any]) -> Path:
     path, hub = run.folder.pipeline, run.config.hub
     if run.accelerator.is_main_process:
         old_card, choices = CARD_FILES if has_rendered_card(path) else (), read_choices(path)
+        if lost := describe_defaults(defaults_of_folder(path)):
+            again = as_typed("hf-ddpm tune-guidance")
+            logger.warning("%s is published anew, without its sampling defaults (%s): to save some, %s", path, lost, again)
         publish_directory(path, state.averaged_pipeline().save_pretrained, keep_but=old_card)
         try_write_card(path, run.folder.path, choices)
         print(f"samples:  {run.folder.sample_grid(state.step)}")

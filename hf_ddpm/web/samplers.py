@@ -10,7 +10,7 @@ import itertools
 import math
 from typing import Any
 
-from diffusers import DPMSolverMultistepScheduler, LCMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
 from hf_ddpm.pipeline import CFGDDPMPipeline, set_timesteps, spaces_evenly
 from hf_ddpm.schedulers import build_scheduler
@@ -37,7 +37,10 @@ def export_samplers(pipeline: CFGDDPMPipeline) -> dict[str, dict[str, Any]]:
     if getattr(pipeline, "is_distilled", False) or isinstance(own, LCMScheduler):
         chosen: dict[str, Any] = {"lcm" if isinstance(own, LCMScheduler) else "ddim": own}
     else:
-        chosen = {name: build_scheduler(name, pipeline.trained_config) for name in ("dpmsolver++", "ddim")}
+        names = ["dpmsolver++", "ddim"]
+        if isinstance(own, DDIMScheduler) and pipeline.sampling_defaults:
+            names.reverse()  # the page begins with the first
+        chosen = {name: build_scheduler(name, pipeline.trained_config) for name in names}
     samplers = {}
     for name, scheduler in chosen.items():
         total = scheduler.config.num_train_timesteps

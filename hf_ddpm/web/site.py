@@ -97,16 +97,21 @@ def model_facts(pipeline: ImagePipeline, model: str, title: str | None = None) -
         raise ValueError(f"{what}: its images are made for {pipeline.condition}, the page offers single classes")
     if getattr(pipeline, "guide", None) is not None:
         raise ValueError(f"{what}: the page cannot run the guide that is saved with it, save the model without it")
+    if (guidance := pipeline.sampling_defaults.get("guidance", "cfg")) != "cfg":
+        raise ValueError(f"{what}: its saved guidance is {guidance}, and the page has cfg alone, save the model without it")
     num_classes, names = pipeline.num_classes, pipeline.id2label or {}
     samplers = export_samplers(pipeline)
     first = next(iter(samplers.values()))
-    steps = getattr(pipeline, "default_steps", 50) if getattr(pipeline, "is_distilled", False) else DEFAULT_STEPS
+    has_steps = pipeline.is_distilled or "num_inference_steps" in pipeline.sampling_defaults
+    steps = pipeline.default_steps if has_steps else DEFAULT_STEPS
+    interval, total = pipeline.sampling_defaults.get("guidance_interval"), pipeline.scheduler.config.num_train_timesteps
     return {
         "title": one_line(title or default_title(model), 100),
         "model": shown_name(model),
         "shape": [channels, height, width],
         "classes": None if num_classes is None else [one_line(names.get(i, str(i)), 100) for i in range(num_classes)],
         "null_label": pipeline.null_label,
+        "guidance_interval": interval and [bound * total for bound in interval],
         "samplers": samplers,
         "defaults": {
             "sampler": next(iter(samplers)),

@@ -13,6 +13,7 @@ from hf_ddpm.commandline.options import options_of
 from hf_ddpm.editing.options import EDITS
 from hf_ddpm.evaluation.options import EvaluationConfig
 from hf_ddpm.experiments.options import SweepConfig
+from hf_ddpm.experiments.tuning_options import TuneConfig
 from hf_ddpm.figures.registry import FIGURES
 from hf_ddpm.training.distill_options import DistillConfig
 from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
@@ -20,7 +21,7 @@ from hf_ddpm.training.options import GANConfig, JudgeConfig, TrainConfig
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "train_scripts").glob("*.py"))
 DIGITS = ["--config", str(ROOT / "train_scripts" / "recipes" / "digits.yaml")]
-CONFIGS = [TrainConfig, DistillConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, *EDITS.values()]
+CONFIGS = [TrainConfig, DistillConfig, GANConfig, JudgeConfig, EvaluationConfig, SweepConfig, TuneConfig, *EDITS.values()]
 CONFIGS += [kind for kind, _ in FIGURES.values()]
 
 

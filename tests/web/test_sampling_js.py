@@ -125,6 +125,27 @@ def test_every_sampler_takes_the_same_steps(in_node):
         np.testing.assert_allclose(result["images"], wanted, rtol=2e-4, atol=2e-4)
 
 
+def test_guidance_is_within_the_interval_of_the_model(in_node):
+    trained = DDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    pipeline = CFGDDPMPipeline(Toy(), trained, NAMES, null_label=2)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = build_scheduler("ddim", trained.config)
+    latents = torch.stack([counter_noise(seed, (1, 3, 3), 0) for seed in (5, 6)])
+    interval = (0.249, 0.749)  # of the timesteps 249, 499, 749, 999 the first two
+    options = {"guidance_scale": 2.0, "num_inference_steps": 4, "latents": latents, "output_type": "latent"}
+    expected = pipeline([0, 1], guidance_interval=interval, **options).images.flatten().tolist()
+    sampler = {"clip": clipping(pipeline.scheduler), "steps": {"4": step_rows(pipeline.scheduler, 4)}}
+    code = f"""
+        const {{ sampler, interval }} = given;
+        const model = {{ shape: [1, 3, 3], null_label: 2, samplers: {{ it: sampler }}, guidance_interval: interval }};
+        const jobs = [5, 6].map((seed, label) => ({{ seed, label, scale: 2 }}));
+        return Array.from(await all.sample(model, "it", "4", jobs, {PREDICT}));
+    """
+    given = {"sampler": sampler, "interval": [bound * 1000 for bound in interval]}
+    np.testing.assert_allclose(in_node(code, given), expected, rtol=2e-4, atol=2e-4)
+    assert not np.allclose(in_node(code, {**given, "interval": None}), expected, rtol=1e-3)
+
+
 MODEL = {
     "shape": [1, 8, 8],
     "classes": ["cat", "dog"],

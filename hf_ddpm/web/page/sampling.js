@@ -63,19 +63,22 @@ export async function sample(model, sampler, steps, jobs, predict, onStep = () =
   return noisy;
 }
 
-// The outputs of the network, guided away from those without a class where a scale is not 1.
+// The outputs of the network, guided away from those without a class where a scale is not 1, and t in the interval of the
+// model, if it has one.
 async function guided(model, noisy, t, jobs, predict) {
   const size = pixelsOf(model);
+  const [low, high] = model.guidance_interval ?? [-Infinity, Infinity];
+  const scales = jobs.map(({ scale }) => (low <= t && t < high ? scale : 1));
   const calls = jobs.flatMap((job, i) => [
-    ...(job.scale === 0 ? [] : [[i, job.label]]),
-    ...(job.scale === 1 ? [] : [[i, model.null_label]]),
+    ...(scales[i] === 0 ? [] : [[i, job.label]]),
+    ...(scales[i] === 1 ? [] : [[i, model.null_label]]),
   ]);
   const images = concatenate(calls.map(([i]) => noisy.subarray(i * size, (i + 1) * size)));
   const outputs = await predict(images, t, calls.map(([, label]) => label));
   const result = new Float32Array(noisy.length);
   let at = 0;
   const next = () => outputs.subarray(at, (at += size));
-  jobs.forEach(({ scale }, i) => {
+  scales.forEach((scale, i) => {
     const first = next();
     const second = scale === 0 || scale === 1 ? null : next();
     result.set(second ? second.map((u, j) => u + scale * (first[j] - u)) : first, i * size);
