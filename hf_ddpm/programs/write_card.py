@@ -1,7 +1,7 @@
 r"""Write the model card of a saved pipeline again, as after a change of its run; a card edited by hand stays as it is.
 
     hf-ddpm write-card --model runs/digits/pipeline --license apache-2.0
-    hf-ddpm write-card --model runs/digits/pipeline --output_dir shared/digits --weights float16
+    hf-ddpm write-card --model runs/digits/pipeline --output_dir shared --weights float16
 
 With --output_dir, the card is written into a new folder to share, with the results of the run and its record, and with
 --weights the model, too.
