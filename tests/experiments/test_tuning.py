@@ -16,6 +16,7 @@ from hf_ddpm.experiments.halving import best_of, plan_rounds, survivors
 from hf_ddpm.experiments.tuned_defaults import report_tuning, save_defaults
 from hf_ddpm.experiments.tuning import tune
 from hf_ddpm.experiments.tuning_options import BEFORE, TuneConfig, TuningGrid
+from hf_ddpm.hub.share import write_shared
 from hf_ddpm.models.judge import Judge, JudgeRecord, build_network, save_judge
 from hf_ddpm.pipeline import CFGDDPMPipeline
 from hf_ddpm.results import MetricValue
@@ -151,7 +152,7 @@ def test_rounds_are_paired_and_the_end_is_of_another_judge_on_another_split(opti
         tune(options(num_images=9))
 
 
-def test_what_is_found_becomes_the_default_and_is_in_the_card(options, model, monkeypatch):
+def test_what_is_found_becomes_the_default_and_is_in_the_card(options, model):
     (model / "LICENSE").write_text("MIT")
     weights = (model / "unet/diffusion_pytorch_model.safetensors").read_bytes()
     (model / "pipeline.py").write_text("# of an earlier version\n")
@@ -168,6 +169,9 @@ def test_what_is_found_becomes_the_default_and_is_in_the_card(options, model, mo
     assert (model / "LICENSE").read_text() == "MIT"
     card = (model / "README.md").read_text()
     assert "## How it samples best" in card and "Gain on the held-out judge" in card and "results/tuning/tuning.json" in card
+    write_shared(model, model.parents[1] / "shared", weights="float16")
+    assert "## How it samples best" in (model.parents[1] / "shared/README.md").read_text()
+    assert CFGDDPMPipeline.from_pretrained(model.parents[1] / "shared").sampling_defaults == FOUND
     assert "there already" in report_tuning(config, tune(config))
     assert "is left as it is" in report_tuning(config, replace(found, verdict="no gain"))
     with OutputLock(model.parent) as lock:
