@@ -50,6 +50,8 @@ PIL_IMAGES = (("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1))
 """Types of values and numbers of channels that a `PIL.Image` can hold: gray, RGB, RGBA, and gray of 16 bits."""
 GUIDANCE = ("cfg", "apg", "cfg_zero_star", "autoguidance")
 """How the output of the network is guided, see `CFGDDPMPipeline.__call__`."""
+WITH_DEFAULTS = ("num_inference_steps", "guidance_scale", "guidance", "guidance_interval")
+"""Arguments of a call for which a model can be saved with other defaults."""
 Callback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 Label = str | int | float | Iterable[str | int]
 Labels = Label | Iterable[Label] | Tensor
@@ -94,6 +96,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
             few steps of this scheduler and no other; None = 50, and the model was not distilled.
         built_in_guidance_scale: s with which a distilled model samples without a second call of its network, and the only
             one; None = it takes any.
+        sampling_defaults: how the model samples best, values by the names in `WITH_DEFAULTS`. In a call each of them stands
+            for an argument that is not given, whatever the others are, but steps only with the saved scheduler; None = none.
     """
 
     unet: ModelMixin
@@ -114,6 +118,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         value_range: tuple[float, float] | dict[str, float] | None = None,
         default_num_inference_steps: int | None = None,
         built_in_guidance_scale: float | None = None,
+        sampling_defaults: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -150,9 +155,30 @@ class CFGDDPMPipeline(DiffusionPipeline):
             remedy = "a distilled model without a null label has it"
             require(alone, "built_in_guidance_scale", built_in_guidance_scale, remedy)
         self.set_guide(guide)
+        if sampling_defaults is not None:
+            self.set_sampling_defaults(sampling_defaults)
+
+    def set_sampling_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Sample like this where a call says nothing else, also after saving; {} = see `__call__`."""
+        is_known = isinstance(defaults, Mapping) and set(defaults) <= set(WITH_DEFAULTS)
+        require(is_known, "sampling_defaults", defaults, f"give values of {WITH_DEFAULTS}")
+        given = {name: _plain(value) for name, value in defaults.items() if value is not None}
+        require(not (given and self.is_distilled), "sampling_defaults", given, "a distilled model has its own, leave it out")
+        steps, scale, guidance, interval = (given.get(name) for name in WITH_DEFAULTS)
+        try:
+            if steps is not None:
+                limit = self.scheduler.config.num_train_timesteps
+                check_number("num_inference_steps", steps, 1, limit, integer=True)
+            self._check_guidance(scale, interval, 0, guidance)
+        except ValueError as error:
+            raise ValueError(f"sampling_defaults: {error}") from error
+        self.register_to_config(sampling_defaults=given)
 
     def set_guide(self, guide: ModelMixin | None) -> None:
-        """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class."""
+        """Guide away from this network, which is saved with the pipeline; None = without one. See `guide` of the class.
+
+        A default of `guidance` that was saved for another guide, or for none, is dropped.
+        """
         if guide is not None:
             require(not self.is_distilled, "guide", type(guide).__name__, "a distilled model cannot be guided, leave it out")
             for name in ("sample_size", "in_channels", "num_class_embeds", "condition_range"):
@@ -161,6 +187,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
                 value, expected = ([*it] if isinstance(it, tuple) else it for it in values)  # a saved pair is a list
                 require(value == expected, f"{name} of the guide", value, f"the network has {expected!r}, give such a guide")
         self.register_modules(guide=guide)
+        saved = self.config.get("sampling_defaults") or {}
+        if "guidance" in saved:
+            self.register_to_config(sampling_defaults={key: value for key, value in saved.items() if key != "guidance"})
 
     @property
     def components(self) -> dict[str, Any]:
@@ -222,6 +251,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         """What the model is besides its parts, as keyword arguments of this class."""
         names = (
             "id2label", "null_label", "pixel_type", "value_range", "default_num_inference_steps", "built_in_guidance_scale",
+            "sampling_defaults",
         )  # fmt: skip
         return {name: self.config[name] for name in names if self.config.get(name) is not None}
 
@@ -231,9 +261,17 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return self.config.get("default_num_inference_steps") is not None
 
     @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """Values by the names in `WITH_DEFAULTS` for arguments that a call does not give; {} = see `__call__`."""
+        saved = dict(self.config.get("sampling_defaults") or {})
+        if type(self.scheduler) is not type(self._trained_with):
+            saved.pop("num_inference_steps", None)  # another scheduler needs another number
+        return saved
+
+    @property
     def default_steps(self) -> int:
         """Denoising steps of a call that gives none."""
-        return self.config.get("default_num_inference_steps", 50)
+        return self.config.get("default_num_inference_steps") or self.sampling_defaults.get("num_inference_steps", 50)
 
     @property
     def built_in_guidance_scale(self) -> float | None:
@@ -285,13 +323,15 @@ class CFGDDPMPipeline(DiffusionPipeline):
             num_images_per_prompt: images of each label, side by side.
             guidance_scale: s in `u + s (c - u)`, where c is the output with the label and u what `guidance` says.
                 1 runs the conditional model alone, 0 what it is guided away from, at half the cost of other values; None =
-                1, or the scale that is built in to a distilled model, which takes no other.
+                1, or the saved default, or the scale that is built in to a distilled model, which takes no other.
             use_original_formulation: read `guidance_scale` as w in `(1 + w) c - w u`, that is s = w + 1; it has to be given.
             guidance_interval: (low, high), fractions of `num_train_timesteps` T: guidance acts where
-                low <= t / T < high, elsewhere the conditional model alone; None = everywhere.
+                low <= t / T < high, elsewhere the conditional model alone; (0, 1) = everywhere, None too, unless there is
+                a saved default.
             guidance_rescale: in [0, 1], how far the standard deviation of the guided output is brought back
                 to that of the conditional one; 0 = not at all.
-            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; None = 50, or the few of a distilled model.
+            num_inference_steps: denoising steps, 1 to `num_train_timesteps`; None = 50, or the few of a distilled model, or
+                the saved default if the scheduler is the saved one.
             eta: in [0, 1], noise of DDIM: 0 = deterministic, 1 = as DDPM; 0 for all other schedulers.
             generator: one for the whole batch, or a list of one per image, which makes an image independent
                 of the others in its batch; None = torch's global generator.
@@ -309,7 +349,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             guidance: "autoguidance": u is the output of `guide` with the label, also without classes. In the others u is
                 that of the network with the null label: "cfg", "apg" (without the part of c - u along the predicted image,
                 and with a negative momentum; high scales saturate less) or "cfg_zero_star" (u scaled to fit c). None =
-                "autoguidance" if there is a guide, else "cfg".
+                the saved default, else "autoguidance" if there is a guide, else "cfg".
 
         Returns:
             `ImagePipelineOutput` with the field `images`, or a tuple of one.
@@ -321,6 +361,9 @@ class CFGDDPMPipeline(DiffusionPipeline):
             check_number("guidance_scale", guidance_scale)
             assert guidance_scale is not None
             guidance_scale = guidance_scale + 1
+        defaults = self.sampling_defaults
+        guidance_scale = defaults.get("guidance_scale") if guidance_scale is None else guidance_scale
+        guidance_interval = defaults.get("guidance_interval") if guidance_interval is None else guidance_interval
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         inputs = list(callback_on_step_end_tensor_inputs)
         self.check_inputs(
@@ -374,7 +417,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
     ) -> None:
         """Check the arguments of `__call__` (`guidance_scale` is s); a `ValueError` names one, its value and the remedy."""
         check_number("num_images_per_prompt", num_images_per_prompt, 1, integer=True)
-        self._check_guidance(class_labels, guidance_scale, guidance_interval, guidance_rescale, guidance)
+        self._check_guidance(guidance_scale, guidance_interval, guidance_rescale, guidance)
+        if class_labels is None and self.is_conditional:
+            has_null = self.null_label is not None
+            require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_labels}")
         self._check_schedule(self.default_steps if num_inference_steps is None else num_inference_steps, eta)
         require(output_type in (None, *OUTPUT_TYPES), "output_type", output_type, f"give one of {OUTPUT_TYPES}")
         channels = self.unet.config.in_channels
@@ -512,6 +558,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
             hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
             config = DDPMScheduler.load_config(pretrained_model_name_or_path, subfolder="scheduler", **hub)
             pipeline._trained_with = getattr(diffusers, config["_class_name"]).from_config(config)
+        if "guide" in kwargs:
+            pipeline.set_guide(pipeline.guide)
         return pipeline
 
     @classmethod
@@ -520,7 +568,10 @@ class CFGDDPMPipeline(DiffusionPipeline):
         # The superclass leaves out a network unless its class is exactly the one that `__init__` names, and would convert
         # the shared one to float32.
         dtype = {} if "torch_dtype" in kwargs else {"dtype": pipeline.dtype}
-        return super().from_pipe(pipeline, **{"unet": pipeline.unet, **dtype, **kwargs})
+        made: CFGDDPMPipeline = super().from_pipe(pipeline, **{"unet": pipeline.unet, **dtype, **kwargs})
+        if "scheduler" not in kwargs:
+            made._trained_with = getattr(pipeline, "_trained_with", made._trained_with)
+        return made
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Folder, **kwargs: Any) -> Any:
@@ -580,6 +631,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         index = json.loads(super().to_json_string())
         if self.guide is None:
             del index["guide"]
+        if not index.get("sampling_defaults"):
+            index.pop("sampling_defaults", None)
         return json.dumps({**index, "_class_name": SAVED_CLASS}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -676,7 +729,8 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return 1 / math.sqrt(signal), -math.sqrt((1 - signal) / signal)
 
     def _guidance_of(self, guidance: str | None) -> str:
-        return guidance or ("cfg" if self.guide is None else "autoguidance")
+        usual = "cfg" if self.guide is None else "autoguidance"
+        return guidance or self.sampling_defaults.get("guidance", usual)
 
     def _null_labels(self, label_ids: Tensor) -> Tensor:
         assert self.null_label is not None, "check_inputs refuses guidance without it"
@@ -692,12 +746,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
         return batch_size, self.unet.config.in_channels, height, width
 
     def _check_guidance(
-        self,
-        class_labels: Labels | None,
-        scale: float | None,
-        interval: tuple[float, float] | None,
-        rescale: float,
-        guidance: str | None,
+        self, scale: float | None, interval: tuple[float, float] | None, rescale: float, guidance: str | None
     ) -> None:
         require(guidance is None or guidance in GUIDANCE, "guidance", guidance, f"give one of {GUIDANCE}")
         away_from_guide = self._guidance_of(guidance) == "autoguidance"
@@ -715,11 +764,6 @@ class CFGDDPMPipeline(DiffusionPipeline):
             require(guidance is None, "guidance", guidance, remedy)
             require(interval is None, "guidance_interval", interval, remedy)
             require(rescale == 0, "guidance_rescale", rescale, remedy)
-        if class_labels is not None:
-            self.get_label_ids(class_labels)
-        elif self.is_conditional:
-            has_null = self.null_label is not None
-            require(has_null, "class_labels", None, f"the model has no null label, give {self._valid_labels}")
         reason = "has no null label to guide away from" if self.is_conditional else "is unconditional"
         can_guide = scale in (None, 1) or built_in is not None or away_from_guide or self.null_label is not None
         require(can_guide, "guidance_scale", scale, f"the model {reason}, leave it at s = 1 (w = 0)")
