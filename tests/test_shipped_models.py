@@ -52,6 +52,13 @@ def test_a_model_is_small_and_measured(name):
     assert find_run(folder) == folder  # so that its card can be rendered again
 
 
+@pytest.mark.parametrize("code", ["pipeline.py", "editing_pipeline.py"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_comes_with_the_code_of_this_version(name, code):
+    own, shipped = ROOT / "hf_ddpm" / code, ROOT / "model_cards" / name / code
+    assert shipped.read_bytes() == own.read_bytes(), f"cp hf_ddpm/{code} model_cards/{name}/"
+
+
 def test_the_digits_are_those_that_were_asked_for():
     labels = np.repeat(np.arange(10), 10)
     pipeline = load_pipeline(str(ROOT / "model_cards" / "digits"), scheduler="dpmsolver++", device="cpu")
