@@ -12,7 +12,7 @@ from hf_ddpm.commandline.commands import as_typed
 from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.experiments.tuning_options import TuneConfig
 from hf_ddpm.hub.card import find_run, has_rendered_card, try_write_card
-from hf_ddpm.markdown import code, code_block, escaped
+from hf_ddpm.markdown import code, code_block
 from hf_ddpm.pipeline import NETWORKS, CFGDDPMPipeline, require
 from hf_ddpm.run_folder import STATE
 from hf_ddpm.runtime.files import write_whole
@@ -60,9 +60,7 @@ def tuning_markdown(tuning: Tuning) -> str:
         f"{len(protocol['heldout_seeds'])} of {protocol['num_images']:,} images, mean ± standard error over them."
     )
     command = code_block(protocol["command"], "bash")
-    return printable(
-        "\n\n".join([escaped(tuning.statement), about, tuning.heldout_table(), rounds_markdown(tuning), command]) + "\n"
-    )
+    return printable("\n\n".join([tuning.statement, about, tuning.heldout_table(), rounds_markdown(tuning), command]) + "\n")
 
 
 def save_defaults(model: Path, tuning: Tuning) -> bool:

@@ -633,6 +633,7 @@ class CFGDDPMPipeline(DiffusionPipeline):
             del index["guide"]
         if not index.get("sampling_defaults"):
             index.pop("sampling_defaults", None)
+        index.pop("_name_or_path", None)  # where it was loaded from, a folder of this machine
         return json.dumps({**index, "_class_name": SAVED_CLASS}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
