@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.figures.style import FAINT, LARGE_RANGE, add_legend, dress_panel, line_style, new_panels
+from hf_ddpm.markdown import value_text
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -29,7 +30,10 @@ LABELS = {
     "train_seed": "training seed",
     "class_accuracy": "class accuracy",
 }
-SHORT_NAMES = dict(guidance_scale="s", num_images="n", num_inference_steps="steps", train_seed="seed", checkpoint="step")
+SHORT_NAMES = dict(
+    guidance_scale="s", guidance_interval="guided t / T", num_images="n", num_inference_steps="steps", train_seed="seed",
+    checkpoint="step",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ def _scale(panel: Axes, values: list[float], log_x: bool, positions: set[float])
     if is_log:
         panel.set_xscale("log")
     ticks = _spread(positions, math.log if is_log else float)
-    panel.set_xticks(ticks, [_number(tick) for tick in ticks])
+    panel.set_xticks(ticks, [value_text(tick) for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
 
 
@@ -124,8 +128,4 @@ def _spread(positions: set[float], scale: Callable[[float], float]) -> list[floa
 def series_label(series: Sequence[str], key: tuple[Any, ...]) -> str:
     """The values of a line; numbers with the name of their option."""
     given = [(SHORT_NAMES.get(name, name), value) for name, value in zip(series, key, strict=True) if value is not None]
-    return ", ".join(value if isinstance(value, str) else f"{name} = {_number(value)}" for name, value in given)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return ", ".join(value if isinstance(value, str) else f"{name} = {value_text(value)}" for name, value in given)

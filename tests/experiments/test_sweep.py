@@ -439,6 +439,17 @@ def test_models_of_recipes_are_trained_and_measured(judge, tmp_path, load_script
     assert [path for path in written if path.read_bytes() != written[path]] == []
 
 
+def test_intervals_of_guidance_are_lines_of_the_figure(judge, run, tmp_path, load_script):
+    arguments = [
+        f"--model={run / 'pipeline'}", f"--features=judge:{judge}", "--num_images=8", "--num_seeds=1", "--num_threads=1",
+        "--grid.num_inference_steps=[1, 2]", "--grid.guidance_interval=[[0, 1], [0.2, 0.8]]",
+        f"--output_dir={tmp_path / 'out'}",
+    ]  # fmt: skip
+    load_script("sweep").main(arguments)
+    assert "| 2 | 0.2 to 0.8 |" in (tmp_path / "out/sweep.md").read_text()
+    assert (tmp_path / "out/network_calls.png").is_file()
+
+
 def test_a_mistake_is_one_line(judge, run, tmp_path, load_script, capsys):
     with pytest.raises(SystemExit) as caught:
         load_script("sweep").main(

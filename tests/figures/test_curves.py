@@ -31,6 +31,12 @@ def test_points_stand_in_the_order_of_x_on_a_line_for_each_series():
     assert segments.get_segments()[0][:, 1].tolist() == [9.5, 10.5]
 
 
+def test_a_line_is_named_by_its_options():
+    row = {"calls": 4, "m": 1.0, "scheduler": "ddim", "guidance_interval": (0.2, 0.7), "num_images": 1000}
+    figure = plot_curves([row], x="calls", metrics=["m"], series=["scheduler", "guidance_interval", "num_images"])
+    assert [*curves(figure.axes[0])] == ["ddim, guided t / T = 0.2 to 0.7, n = 1,000"]
+
+
 def test_lines_differ_without_their_color():
     rows = [{"x": x, "kind": kind, "m": x + kind} for kind in range(36) for x in (1, 2)]
     figure = plot_curves(rows, x="x", metrics=["m"], series=["kind"])
