@@ -25,6 +25,7 @@ STYLES: tuple[tuple[str, Any, str], ...] = (
     ("#444444", (0, (1, 3)), "P"),
 )
 PANEL_WIDTH, PANEL_HEIGHT = 4.2, 2.9  # inches
+LEGEND_SIZE = 7  # points
 MAX_LEGEND = 12  # lines that a legend can name at a readable size
 DPI = 150  # of a PNG
 LARGE_RANGE = 10  # ratio of the largest to the smallest positive value above which a scale is logarithmic
@@ -61,15 +62,18 @@ def add_title(figure: Figure, title: str | None) -> None:
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Artist], *, columns: int = 3, most: int = MAX_LEGEND) -> None:
-    """Add one legend below all panels: at most `columns` names side by side, `most` in all, and the number of the others."""
+    """Add one legend below all panels: at most `columns` names side by side, and no more than fit into the width, `most` in
+    all, and the number of the others."""
     from matplotlib.lines import Line2D
 
     shown = dict(itertools.islice(lines.items(), most))
     if len(lines) > most:
         shown[f"and {len(lines) - most} more"] = Line2D([], [], linestyle="none")
+    characters = figure.get_figwidth() * 72 / (0.55 * LEGEND_SIZE)
+    fitting = int(characters / (max(map(len, shown), default=0) + 8))  # a line and the gaps beside it are as wide as 8
     figure.legend(
-        list(shown.values()), list(shown), loc="outside lower center", ncols=min(columns, len(shown)), frameon=False,
-        fontsize=7, labelcolor=INK, handlelength=3.2,
+        list(shown.values()), list(shown), loc="outside lower center", ncols=max(1, min(columns, fitting, len(shown))),
+        frameon=False, fontsize=LEGEND_SIZE, labelcolor=INK, handlelength=3.2,
     )  # fmt: skip
 
 

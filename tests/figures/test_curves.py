@@ -37,6 +37,13 @@ def test_a_line_is_named_by_its_options():
     assert [*curves(figure.axes[0])] == ["ddim, guided t / T = 0.2 to 0.7, n = 1,000"]
 
 
+@pytest.mark.parametrize(("length", "columns"), [(10, 3), (40, 2), (200, 1)])
+def test_the_names_of_lines_fit_into_the_width(length, columns):
+    rows = [{"x": x, "kind": f"{number:0{length}}", "m": x} for number in range(4) for x in (1, 2)]
+    figure = plot_curves(rows, x="x", metrics=["m"], series=["kind"])
+    assert figure.legends[0]._ncols == columns
+
+
 def test_lines_differ_without_their_color():
     rows = [{"x": x, "kind": kind, "m": x + kind} for kind in range(36) for x in (1, 2)]
     figure = plot_curves(rows, x="x", metrics=["m"], series=["kind"])
