@@ -50,7 +50,7 @@ def program_of(words: list[str]) -> tuple[str, list[str]]:
         if re.fullmatch(r"train_scripts/\w+\.py", word):
             assert (ROOT / word).is_file()
             return Path(word).stem, words[position + 1 :]
-        if word == "hf-ddpm" or words[max(position - 1, 0) : position + 1] == ["-m", "hf_ddpm"]:
+        if Path(word).name == "hf-ddpm" or words[max(position - 1, 0) : position + 1] == ["-m", "hf_ddpm"]:
             return COMMANDS[words[position + 1]].program, words[position + 2 :]
     raise AssertionError(words)
 

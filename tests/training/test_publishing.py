@@ -55,7 +55,7 @@ def test_longer_training_keeps_what_a_user_added_and_survives_what_lies_in_resul
 
 
 def test_a_mistake_in_the_card_does_not_hold_the_weights_back(trained, monkeypatch, capsys):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise KeyError("of the template")
 
     monkeypatch.setattr("hf_ddpm.hub.card.render_card", fail)
