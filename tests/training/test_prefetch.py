@@ -3,7 +3,6 @@
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
@@ -28,16 +27,14 @@ def following(place: Place) -> Place | None:
     return next(iter(PLACES[PLACES.index(place) + 1 :]), None)
 
 
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[Callable[[], list[threading.Thread]]]:
-    """Threads of this test that prepare batches; none is left after it. Those of other tests end when they are collected."""
-    before = threading.enumerate()
-
-    def mine() -> list[threading.Thread]:
-        return [it for it in threading.enumerate() if it.name.startswith("prefetch") and it not in before]
-
-    yield mine
-    assert mine() == []
+def no_thread_is_left():
+    yield
+    assert threads() == []
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def options(tiny_options, some_digits, tmp_path) -> list[str]:
     return [*tiny_options, some_digits, "--max_train_steps=4", f"--output_dir={tmp_path / 'run'}"]
 
 
-def test_batches_come_in_order_from_one_thread_which_is_one_ahead(threads):
+def test_batches_come_in_order_from_one_thread_which_is_one_ahead():
     made, makers = [], set()
 
     def prepare(place: Place) -> int:
@@ -111,7 +108,7 @@ def test_it_is_what_the_reader_and_the_position_give(options, streaming):
 
 
 @pytest.mark.parametrize(("streaming", "reader"), [(False, TableReader), (True, StreamReader)])
-def test_a_run_reads_its_batches_and_no_more(options, monkeypatch, threads, streaming, reader):
+def test_a_run_reads_its_batches_and_no_more(options, monkeypatch, streaming, reader):
     """Resumed, too: every step's batch once, in order, whatever comes between the steps."""
     read, positions = reader.read, []
 
@@ -148,7 +145,7 @@ def test_a_damaged_image_ends_the_run_at_its_step(tiny_options, tmp_path, caplog
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=["error", "interrupt"])
-def test_no_thread_is_left_when_a_step_fails(options, monkeypatch, threads, error):
+def test_no_thread_is_left_when_a_step_fails(options, monkeypatch, error):
     def fail(*args):
         raise error
 
