@@ -76,6 +76,11 @@ def value_text(value: str | float | tuple[float, ...] | None) -> str:
     return value or ""
 
 
+def interval_text(interval: Sequence[float]) -> str:
+    """Where guidance acts: `for 0.2 <= t / T < 0.8`."""
+    return "for {:g} <= t / T < {:g}".format(*interval)
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number of things: `1 seed`, `3 seeds`, `2 classes`."""
     return f"{count} {one if count == 1 else many or one + 's'}"

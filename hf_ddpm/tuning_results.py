@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_ddpm.markdown import code, escaped, mean_with_error, number, table, value_text
+from hf_ddpm.markdown import code, escaped, interval_text, mean_with_error, number, table, value_text
 from hf_ddpm.results import MetricValue, read_metrics
 from hf_ddpm.runtime.reading import parse_json
 
@@ -42,8 +42,8 @@ class Candidate:
         if self.guidance_scale == 1:
             return "none"
         what = f"s = {self.guidance_scale:g}" + ("" if self.guidance is None else f", {self.guidance}")
-        low, high = self.guidance_interval or (0, 1)
-        return what if (low, high) == (0, 1) else f"{what}, for {low:g} <= t / T < {high:g}"
+        interval = self.guidance_interval or (0, 1)
+        return what if interval == (0, 1) else f"{what}, {interval_text(interval)}"
 
 
 @dataclass(frozen=True, kw_only=True)

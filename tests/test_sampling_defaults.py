@@ -85,6 +85,8 @@ def test_programs_take_and_record_them(folder, tmp_path):
     assert (said["guidance_interval"], said["num_inference_steps"], said["guidance"]) == ((0, 1), 2, "apg")
     about = describe_sampling(pipeline, SamplingOptions(output=tmp_path / "figure"), 1, 3.0)
     assert about == "DPMSolverMultistep, 4 steps, s = 3 (w = 2), apg, for 0.2 <= t / T < 0.8, seed 0"
+    about = describe_sampling(pipeline, SamplingOptions(output=tmp_path / "figure"), 1, 1.0)
+    assert about == "DPMSolverMultistep, 4 steps, s = 1 (w = 0), seed 0"
 
 
 def test_a_model_without_them_has_nothing_of_them(tiny_pipeline, tuned, tmp_path):
@@ -152,6 +154,9 @@ def test_a_teacher_whose_scale_is_for_an_interval_is_asked_for_one(tiny_pipeline
     with pytest.raises(ValueError, match="guidance_scale is None: that of the teacher is for its own guidance_interval"):
         load_teacher(DistillConfig(**options))
     assert load_teacher(DistillConfig(**options, guidance_scale=2.0)).sampling_defaults["guidance_scale"] == 3
+    teacher.set_sampling_defaults({"guidance_scale": 3, "guidance": "cfg"})  # which a student learns
+    teacher.save_pretrained(tmp_path / "teacher")
+    load_teacher(DistillConfig(**options))
 
 
 def test_the_card_says_them_and_its_code_leaves_them_out(folder, tmp_path):
@@ -179,6 +184,8 @@ def test_the_page_begins_with_them(tuned, tiny_pipeline):
     assert facts["defaults"].items() >= {"sampler": "dpmsolver++", "steps": 4, "guidance": 3.0}.items()
     tuned.scheduler = tuned._trained_with = build_scheduler("ddim", tuned.scheduler.config)
     assert model_facts(tuned, "a")["defaults"]["sampler"] == "ddim"
+    tuned.scheduler = tuned._trained_with = build_scheduler("heun", tuned.scheduler.config)
+    assert model_facts(tuned, "a")["defaults"].items() >= {"sampler": "dpmsolver++", "steps": 20}.items()
     facts = model_facts(tiny_pipeline(), "a")
     assert (facts["guidance_interval"], facts["defaults"]["steps"]) == (None, 20)
 

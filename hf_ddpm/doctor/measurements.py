@@ -71,6 +71,8 @@ def measure(facts: Facts, *, num_images: int, scheduler: str | None, num_inferen
     is_distilled = isinstance(pipeline, CFGDDPMPipeline) and pipeline.is_distilled
     if steps is not None and grid is not None and grid.scheduler is not None and not is_distilled:
         previewed = load_pipeline(str(facts.model), scheduler=grid.scheduler)
+        assert isinstance(previewed, CFGDDPMPipeline)
+        previewed.set_sampling_defaults({})  # the grid was sampled without those of a later tuning
         preview = sample(previewed, grid.scheduler, grid.num_inference_steps, grid.guidance_scale)
     real = RealSet(distances=_real_distances(train, test, num_images).tolist(), is_held_out=test is not None)
     gain = _label_gain(pipeline, train if test is None else test, is_held_out=test is not None)

@@ -11,7 +11,7 @@ from hf_ddpm.evaluation.features import weights_digest
 from hf_ddpm.evaluation.kept_seeds import SeedScores
 from hf_ddpm.evaluation.options import EvaluationConfig, ProtocolConfig, ReferenceDataConfig
 from hf_ddpm.evaluation.references import Bound, References, nearest_positions
-from hf_ddpm.markdown import code_block, escaped, mean_with_error, number, table, value_text
+from hf_ddpm.markdown import code_block, escaped, interval_text, mean_with_error, number, table, value_text
 from hf_ddpm.results import ClassMetricValue, MetricValue, Results
 from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.environment import describe_environment
@@ -77,7 +77,7 @@ def markdown_report(results: Results) -> str:
         how += f", {protocol['guidance']}" if "guidance" in protocol else ""
         how += ", guided away from a second network" if "guide_sha256" in protocol else ""
         if "guidance_interval" in protocol:
-            how += ", for {:g} <= t / T < {:g}".format(*protocol["guidance_interval"])
+            how += f", {interval_text(protocol['guidance_interval'])}"
     about = (
         f"{len(protocol['seeds'])} seeds of {protocol['num_images']:,} images, {how}, against the "
         f"{protocol['reference_split']} split ({protocol['reference_images']:,} images). Real images are from the other "

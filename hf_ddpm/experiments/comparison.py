@@ -74,14 +74,14 @@ def _write_comparison(config: SweepConfig, rows: Sequence[SweepRow], command: st
         grid = run.folder.last_sample_grid()
         if grid is not None and training.samples is not None:
             write_whole(folder / training.samples, small_png(grid))
-    means = mean_losses(losses)
-    values = [row[name] for found in means.values() for row in found for name in LOSSES if name in row]
-    smoothing = max(map(len, means.values())) // SMOOTHED_POINTS
-    curves = plot_loss_curves(means, smoothing=smoothing if smoothing > 1 else None, log_y=min(values) > 0)
-    save_figure(curves, (folder / LOSS_CURVES).with_suffix(""))
     paths = [folder / "comparison.md", folder / "comparison.json"]
     write_whole(paths[1], text)
     write_whole(paths[0], comparison_page(ComparisonFacts.from_json(text)))
+    means = mean_losses(losses)
+    values = [row[name] for found in means.values() for row in found for name in LOSSES if name in row]
+    smoothing = max(map(len, means.values())) // SMOOTHED_POINTS
+    curves = plot_loss_curves(means, smoothing=smoothing if smoothing > 1 else None, log_y=min(values, default=0) > 0)
+    save_figure(curves, (folder / LOSS_CURVES).with_suffix(""))
     return paths
 
 

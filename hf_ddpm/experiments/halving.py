@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from hf_ddpm.experiments.verdict import Verdict
 from hf_ddpm.results import MetricValue
 from hf_ddpm.tuning_results import Candidate
 
@@ -13,8 +14,6 @@ FINALISTS = 3
 """At most so many candidates are compared in the last round."""
 FEWEST_IMAGES = 100
 """At least so many images of each seed, or as many as in the last round: distances of few favour samples that vary less."""
-ERRORS = 2
-"""Standard errors of a paired difference beyond which it is measurable."""
 
 
 def plan_rounds(num_candidates: int, num_images: int) -> list[tuple[int, int]]:
@@ -35,12 +34,11 @@ def difference(one: Candidate, other: Candidate, metric: str) -> MetricValue:
 
 def is_below(value: MetricValue) -> bool:
     """Whether a difference is measurably below 0."""
-    assert value.stderr is not None, "there are several seeds"
-    return value.mean < -ERRORS * value.stderr
+    return Verdict(difference=value.mean, stderr=value.stderr).word == "lower"
 
 
 def ranked(candidates: Sequence[Candidate], metric: str, least_recall: float | None) -> list[Candidate]:
-    """From the smallest distance on; then those that have not the least recall, from the highest recall on."""
+    """By increasing distance; then those below the least recall, by decreasing recall."""
 
     def place(one: Candidate) -> tuple[bool, float]:
         fails = not _has_recall(one, least_recall)
@@ -62,8 +60,8 @@ def survivors(
 
 
 def best_of(candidates: Sequence[Candidate], metric: str, least_recall: float | None = None) -> Candidate | None:
-    """The one with the fewest network calls of those that are not measurably worse than the best; None = none has the least
-    recall."""
+    """The one with the fewest network calls of those that are not measurably worse than the best; None = none reaches
+    the least recall."""
     return next(iter(_equals_of_best(candidates, metric, least_recall)), None)
 
 

@@ -230,8 +230,10 @@ class Comparison:
             if all(cell.recipe != recipe for cell in found):
                 self._only(self.facts.cells, recipe=recipe, **axes)  # raises
         cells = [cell for recipe in recipes for cell in found if cell.recipe == recipe]
-        runs = [run for recipe in recipes for run in self.facts.runs if run.recipe == recipe]
-        return replace(self, facts=replace(self.facts, recipes=list(recipes), cells=cells, runs=runs))
+        seeds = [axes["train_seed"]] if "train_seed" in axes else self.facts.train_seeds
+        runs = [run for recipe in recipes for run in self.facts.runs if run.recipe == recipe and run.train_seed in seeds]
+        facts = replace(self.facts, recipes=list(recipes), train_seeds=seeds, cells=cells, runs=runs)
+        return replace(self, facts=facts)
 
     def real(self, name: str, **axes: Any) -> str:
         """Metric of as many real images."""

@@ -325,7 +325,7 @@ def _as_defaults(point: GridPoint, pipeline: Any) -> dict[str, Any]:
     values = {
         "num_inference_steps": point.num_inference_steps,
         "guidance_scale": point.guidance_scale,
-        "guidance": point.guidance,
+        "guidance": point.guidance or pipeline.sampling_defaults.get("guidance"),
         "guidance_interval": interval and list(interval),
     }
     return {name: value for name, value in values.items() if value is not None}

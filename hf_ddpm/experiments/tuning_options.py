@@ -38,7 +38,8 @@ class TuningGrid(SamplingGrid):
     guidance_scale: list[float] | None = None
     """s in u + s (c - u), 1 = no guidance; None = 1, 1.25, 1.5, 2 and 3."""
     guidance: list[Literal["cfg", "apg", "cfg_zero_star", "autoguidance"]] | None = None
-    """How the output is guided, see hf-ddpm sample; None = autoguidance if there is a guide, else cfg."""
+    """How the output is guided, see hf-ddpm sample; None = as saved with the model, or autoguidance if there is a guide,
+    else cfg."""
     guidance_interval: list[tuple[float, float]] | None = None
     """Intervals in which guidance acts, low <= t / T < high; None = [0, 1], which is everywhere, and [0.2, 0.8]."""
 
@@ -64,8 +65,8 @@ class TuneConfig(MeasurementConfig):
     """Features of another judge, in which the chosen candidate and the present defaults are measured at the end, on the
     split that is not `reference_split`."""
     min_recall: float | None = None
-    """Least recall of the chosen candidate in the last round; None = any. In rounds of fewer images it is as much less as
-    that of real images."""
+    """Least recall of the chosen candidate in the last round; None = any. In rounds of fewer images it is scaled down
+    like the recall of real images."""
     write_defaults: Literal["gain", "always", "never"] = "gain"
     """Save the chosen candidate as the defaults of the model, and in its card: `gain` = if it is better in the end, or as
     good in fewer network calls."""

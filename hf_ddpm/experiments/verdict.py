@@ -37,7 +37,8 @@ class Verdict:
             both = MetricValue.over_seeds([one - other for one, other in zip(first, second, strict=True)], n=None)
             return cls(difference=both.mean, stderr=both.stderr)
         one, other = (MetricValue.over_seeds(list(values), n=None) for values in (first, second))
-        return cls(difference=one.mean - other.mean, stderr=math.hypot(one.stderr or 0.0, other.stderr or 0.0))
+        stderr = None if one.stderr is None or other.stderr is None else math.hypot(one.stderr, other.stderr)
+        return cls(difference=one.mean - other.mean, stderr=stderr)
 
     @property
     def word(self) -> str:

@@ -14,6 +14,7 @@ from hf_ddpm.figures.blocks import plain
 from hf_ddpm.figures.options import GuidanceOptions, SamplingOptions
 from hf_ddpm.figures.real_images import RealImages
 from hf_ddpm.figures.view import to_view
+from hf_ddpm.markdown import interval_text
 from hf_ddpm.pipeline import CFGDDPMPipeline, Condition, require
 from hf_ddpm.sampling import (
     ImagePipeline,
@@ -103,9 +104,9 @@ def describe_sampling(
         name = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
         parts += [name, f"{config.num_inference_steps or pipeline.default_steps} steps"]
         parts += [] if guidance_scale is None else [scale_text(guidance_scale)]
-        saved = pipeline.sampling_defaults
+        saved = {} if guidance_scale == 1 else pipeline.sampling_defaults
         parts += [saved["guidance"]] if "guidance" in saved else []
-        parts += ["for {:g} <= t / T < {:g}".format(*saved["guidance_interval"])] if "guidance_interval" in saved else []
+        parts += [interval_text(saved["guidance_interval"])] if "guidance_interval" in saved else []
     seed = config.seed
     return ", ".join([*parts, f"seed {seed}" if num_images == 1 else f"seeds {seed} to {seed + num_images - 1}"])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_ddpm.markdown import counted
+from hf_ddpm.markdown import counted, interval_text
 from hf_ddpm.runtime.reading import read_json
 
 KINDS = {"num_inference_steps": int, "guidance_scale": int | float, "guidance": str, "guidance_interval": list}
@@ -36,5 +36,5 @@ def describe_defaults(saved: Mapping[str, Any]) -> str:
     words = [counted(saved["num_inference_steps"], "step")] if "num_inference_steps" in saved else []
     words += [f"guidance scale {saved['guidance_scale']:g}"] if "guidance_scale" in saved else []
     words += [saved["guidance"]] if "guidance" in saved else []
-    words += ["for {:g} <= t / T < {:g}".format(*saved["guidance_interval"])] if "guidance_interval" in saved else []
+    words += [interval_text(saved["guidance_interval"])] if "guidance_interval" in saved else []
     return ", ".join(words)

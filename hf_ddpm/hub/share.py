@@ -43,7 +43,7 @@ from hf_ddpm.run_folder import RunFolder
 from hf_ddpm.runtime.files import write_whole
 from hf_ddpm.runtime.folders import publish_directory
 from hf_ddpm.runtime.reading import read_json
-from hf_ddpm.sampling import all_conditions, default_guidance_scale, generate, load_pipeline
+from hf_ddpm.sampling import default_guidance_scale, generate, load_pipeline, resolve_labels
 from hf_ddpm.saved_model import INDEX, class_name_of
 from hf_ddpm.tuning_results import FILE as TUNING
 
@@ -155,8 +155,7 @@ def compare_images(model: Path, other: Path, *, weights: Weights, num_images: in
     without further options, with the usual guidance; in units of the pixels, such as 255ths."""
     pipelines = [load_pipeline(str(folder), device="cpu") for folder in (model, other)]
     first = pipelines[0]
-    conditions = all_conditions(first) or [None]
-    labels = [conditions[image % len(conditions)] for image in range(num_images)]
+    labels = resolve_labels(first, None, None, num_images)
     scale = default_guidance_scale(first)
     images = []
     for pipeline in pipelines:

@@ -36,5 +36,4 @@ def main(args: list[str] | None = None) -> None:
         read_pipeline(Path(config.model))  # refuses a folder that is not a pipeline, before the imports below
         from hf_ddpm.hub.push import push_folder
 
-        choices = CardChoices(license=config.license, dataset=config.dataset)
-        print(push_folder(config.model, config.repo_id, private=config.private, choices=choices))
+        print(push_folder(config.model, config.repo_id, private=config.private, choices=config))

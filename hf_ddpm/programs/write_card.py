@@ -52,9 +52,9 @@ def main(args: list[str] | None = None) -> None:
     with user_errors(CardConfig):
         from hf_ddpm.hub.card import find_run, write_card
 
-        model, choices = Path(config.model), CardChoices(license=config.license, dataset=config.dataset)
+        model = Path(config.model)
         if config.output_dir is None:
-            if write_card(model, find_run(model), choices):
+            if write_card(model, find_run(model), config):
                 print(f"card: {model / 'README.md'}")
             return
         check_model(str(model))
@@ -63,6 +63,6 @@ def main(args: list[str] | None = None) -> None:
 
         folder = Path(config.output_dir)
         count = (config.compared_images or COMPARED_IMAGES) if config.weights == "float16" else None
-        write_shared(model, folder, weights=config.weights, choices=choices, compared_images=count)
+        write_shared(model, folder, weights=config.weights, choices=config, compared_images=count)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         print(f"{folder}: {size / 1e6:.2f} MB; the card: {folder / 'README.md'}")

@@ -42,7 +42,9 @@ def load_teacher(config: DistillConfig) -> CFGDDPMPipeline:
     scale, reason = config.guidance_scale, "has no null label" if teacher.is_conditional else "is unconditional"
     can_guide = scale in (None, 1) or can_be_guided(teacher)
     require(can_guide, "guidance_scale", scale, f"the teacher {reason} and cannot be guided, leave it out")
-    own = sorted({"guidance", "guidance_interval"} & set(teacher.sampling_defaults))
+    learned = {"guidance": "cfg" if teacher.guide is None else "autoguidance"}
+    saved = teacher.sampling_defaults
+    own = [it for it in ("guidance", "guidance_interval") if it in saved and saved[it] != learned.get(it)]
     remedy = f"that of the teacher is for its own {' and '.join(own)}, which a student does not learn, give one"
     require(scale is not None or not own, "guidance_scale", scale, remedy)
     for network in networks_of(teacher):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from hf_ddpm.dcgan_pipeline import DCGANPipeline
 from hf_ddpm.pipeline import CFGDDPMPipeline
@@ -102,7 +103,9 @@ def model_facts(pipeline: ImagePipeline, model: str, title: str | None = None) -
     num_classes, names = pipeline.num_classes, pipeline.id2label or {}
     samplers = export_samplers(pipeline)
     first = next(iter(samplers.values()))
-    has_steps = pipeline.is_distilled or "num_inference_steps" in pipeline.sampling_defaults
+    # The page begins with the saved scheduler if it has that one; another one needs another number of steps.
+    is_saved = isinstance(pipeline.scheduler, (DDIMScheduler, DPMSolverMultistepScheduler))
+    has_steps = pipeline.is_distilled or (is_saved and "num_inference_steps" in pipeline.sampling_defaults)
     steps = pipeline.default_steps if has_steps else DEFAULT_STEPS
     interval, total = pipeline.sampling_defaults.get("guidance_interval"), pipeline.scheduler.config.num_train_timesteps
     return {

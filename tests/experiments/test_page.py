@@ -138,6 +138,9 @@ def test_a_part_of_a_comparison_has_its_recipes_settings_and_costs(names):
     assert "gan" not in page and "1.5" not in page
     assert "| unet | 1,300 |" in names["abc"].select("unet").training_table
     assert names["abc"].select("gan", "unet").facts.recipes == ["gan", "unet"]
+    single = names["abc"].select(train_seed=0)
+    assert single.facts.train_seeds == [0] == list({run.train_seed for run in single.facts.runs})
+    assert single.verdict("gan", {"recipe": "unet", "guidance_scale": 1}, "fd_judge").word == "undecided"
     assert names["abc"].select() == names["abc"] == names["abc"].select(num_images=100)
 
 
@@ -154,6 +157,8 @@ def test_a_part_of_a_comparison_has_its_recipes_settings_and_costs(names):
         ([0.0, 2.0], [0.0, 0.0], False, "undecided", "**undecided** (1 ± 1 higher)"),
         ([1.0, 1.0], [1.0, 1.0], True, "undecided", "**undecided** (no difference)"),
         ([1.0, 1.0], [0.5, 0.5], False, "higher", "**higher** by 0.5 ± 0"),
+        ([1.0], [0.5], False, "undecided", "**undecided** (one training run each)"),
+        ([1.0], [0.5], True, "undecided", "**undecided** (one training run each)"),
     ],
 )
 def test_only_a_difference_of_more_than_two_standard_errors_decides(first, second, paired, word, text):
